@@ -1,0 +1,251 @@
+// The C++ client of a varve-store: the same interface against a remote store and an embedded one.
+//
+//   remote:   Client::Connect(options)                                  gRPC to an address, UCX for the bytes
+//   embedded: Client::Connect(channel, transport, options)              an in-process store's channel and loopback
+//             (server::EmbeddedStore makes both)
+//
+// The store moves the bytes: Put reads from and Get writes into memory that this client registered or allocated.
+//
+// Threads: all methods may be called from any thread; calls block until answered unless named Async. Callbacks run on a
+// gRPC thread and must not block. Ownership: Memory must be destroyed before its Client.
+// Errors: UNAVAILABLE the store cannot be reached or the session was lost (the client reconnects by itself on the next
+// call and re-registers its memory; calls in flight fail); the others as in proto/varve/v1/store.proto.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "kvstore/page/digest/digest.h"
+#include "kvstore/page/digest/score.h"
+#include "kvstore/page/geometry.h"
+#include "kvstore/page/object_key.h"
+
+namespace grpc {
+class Channel;
+}
+namespace varve::transport {
+class Transport;
+}
+
+namespace varve::client {
+
+struct ClientOptions {
+  std::string address = "127.0.0.1:7411";  // host:port or unix:/path; unused when a channel is given
+  std::string client_name = "client";
+  std::string key_namespace = "default";
+  std::vector<std::string> lanes = {"rdma", "shm", "tcp"};  // empty: inline only, no transport
+  std::vector<std::string> devices;
+  absl::Duration connect_timeout = absl::Seconds(10);
+  absl::Duration transfer_deadline = absl::Seconds(10);  // given to the store for each batch
+};
+
+// Registered memory of this process, known to the store.
+class Memory {
+ public:
+  virtual ~Memory() = default;
+  virtual std::span<std::byte> bytes() const = 0;
+};
+
+// A piece of registered memory.
+struct Piece {
+  const Memory* memory = nullptr;
+  size_t offset = 0;
+  size_t bytes = 0;
+};
+
+struct PutItem {
+  page::ObjectKey key;
+  std::vector<Piece> sources;  // concatenated
+  page::ObjectLayout layout;   // num_kv_heads 0: opaque
+  std::string codec;           // empty: raw
+  std::optional<uint32_t> crc32c;
+};
+enum class PutOutcome { kStored, kExists, kNoSpace, kCorrupt, kFailed, kInvalid };
+struct PutResult {
+  PutOutcome outcome = PutOutcome::kFailed;
+  std::string message;
+};
+
+struct GetItem {
+  page::ObjectKey key;
+  page::ObjectRange range;
+  std::vector<Piece> destinations;
+};
+enum class Tier { kNone, kGpu, kHost, kNvme };
+enum class MissReason { kNone, kNeverStored, kEvicted, kExpired, kIncompatible, kCorrupt, kFailed };
+struct GetResult {
+  bool hit = false;
+  Tier tier = Tier::kNone;
+  uint64_t bytes = 0;
+  MissReason reason = MissReason::kNone;  // kNone with !hit: a bad item, see message
+  std::string message;
+};
+
+struct ObjectInfo {
+  page::ObjectKey key;
+  uint64_t bytes = 0;
+  Tier tier = Tier::kNone;
+  std::string codec;
+  uint32_t pins = 0;
+  page::ObjectLayout layout;
+  uint32_t crc32c = 0;
+};
+struct ObjectPage {
+  std::vector<ObjectInfo> objects;
+  std::string next_page_token;  // empty: no more
+};
+
+struct ContextInfo {
+  std::string context_id;
+  bool attached = false;
+  page::Geometry geometry;
+  page::DigestKind digest_kind = page::DigestKind::kMinMax;
+  uint32_t num_blocks = 0;
+  uint32_t epoch = 0;
+  uint64_t digest_bytes = 0;
+  std::vector<uint32_t> digest_blocks;
+  std::vector<std::string> block_hashes;  // Attach only
+  uint32_t attached_sessions = 0;
+};
+
+struct RecallHead {
+  uint32_t budget_pages = 0;
+  std::vector<uint32_t> resident;
+  std::vector<Piece> slots;  // one page (or part) each
+  page::Part part = page::Part::kKV;
+};
+struct RecallLayer {
+  uint32_t layer = 0;
+  std::span<const float> queries;  // [num_query_heads][head_dim]
+  std::vector<RecallHead> heads;
+};
+struct RecallQuery {
+  std::string context_id;
+  uint32_t epoch = 0;
+  std::vector<RecallLayer> layers;
+  page::ScoreMerge merge = page::ScoreMerge::kSoftmaxMean;
+  uint32_t sinks = 0;
+  uint32_t window = 0;
+  uint32_t num_blocks = 0;
+  bool explain = false;
+};
+struct RecalledPage {
+  uint32_t page = 0;
+  uint32_t slot = 0;
+  bool done = false;
+  MissReason reason = MissReason::kNone;
+  std::string message;
+};
+struct RecallHeadResult {
+  std::vector<uint32_t> selected;
+  std::vector<RecalledPage> recalled;
+  std::vector<float> scores;
+};
+struct RecallTimings {
+  double score_us = 0, select_us = 0, locate_us = 0, transfer_us = 0, total_us = 0;
+};
+struct RecallResult {
+  std::vector<std::vector<RecallHeadResult>> layers;  // [layer of the query][KV head]
+  RecallTimings timings;
+};
+
+struct TierInfo {
+  Tier tier = Tier::kNone;
+  uint64_t capacity_bytes = 0, used_bytes = 0, pinned_bytes = 0, objects = 0;
+  double fragmentation_ratio = 0, low_watermark = 0, high_watermark = 0;
+};
+struct SessionInfo {
+  std::string client_name, key_namespace, lane, peer;
+  absl::Duration age;
+  uint32_t regions = 0;
+  uint64_t registered_bytes = 0, read_bytes = 0, written_bytes = 0;
+};
+struct StoreStatus {
+  std::string version;
+  absl::Duration uptime;
+  bool draining = false;
+  std::vector<TierInfo> tiers;
+  std::vector<SessionInfo> sessions;
+  uint64_t contexts = 0, objects = 0;
+  std::vector<std::string> plugins;
+};
+
+class Client {
+ public:
+  static absl::StatusOr<std::unique_ptr<Client>> Connect(const ClientOptions& options);
+  // channel: to the store. transport: null for inline only; must outlive the client.
+  static absl::StatusOr<std::unique_ptr<Client>> Connect(std::shared_ptr<grpc::Channel> channel,
+                                                         transport::Transport* transport,
+                                                         const ClientOptions& options);
+  virtual ~Client() = default;
+
+  virtual std::string lane() const = 0;  // "loopback", "shm", "tcp", "rdma", "inline"
+
+  // The caller's memory must outlive the handle. Allocate gives the lane's fastest kind.
+  virtual absl::StatusOr<std::unique_ptr<Memory>> Register(std::span<std::byte> memory) = 0;
+  virtual absl::StatusOr<std::unique_ptr<Memory>> Allocate(size_t bytes) = 0;
+
+  // ---- objects: one result per item, in order
+  virtual absl::StatusOr<std::vector<bool>> Exists(std::span<const page::ObjectKey> keys) = 0;
+  virtual absl::StatusOr<uint32_t> LongestPrefix(std::span<const page::ObjectKey> keys) = 0;
+  virtual absl::StatusOr<std::vector<PutResult>> Put(std::span<const PutItem> items) = 0;
+  virtual absl::StatusOr<std::vector<GetResult>> Get(std::span<const GetItem> items) = 0;
+  virtual void PutAsync(std::vector<PutItem> items,
+                        std::function<void(absl::StatusOr<std::vector<PutResult>>)> done) = 0;
+  virtual void GetAsync(std::vector<GetItem> items,
+                        std::function<void(absl::StatusOr<std::vector<GetResult>>)> done) = 0;
+  virtual absl::StatusOr<std::vector<bool>> Remove(std::span<const page::ObjectKey> keys, bool force) = 0;
+  // ttl infinite: until unpinned or the session ends.
+  virtual absl::StatusOr<std::vector<bool>> Pin(std::span<const page::ObjectKey> keys, absl::Duration ttl) = 0;
+  virtual absl::StatusOr<std::vector<bool>> Unpin(std::span<const page::ObjectKey> keys) = 0;
+  virtual absl::StatusOr<ObjectPage> List(std::string_view key_prefix, uint32_t page_size,
+                                          const std::string& page_token) = 0;
+
+  // Values inside gRPC messages: works on every lane.
+  virtual absl::StatusOr<PutResult> PutInline(const page::ObjectKey& key, std::span<const std::byte> value,
+                                              const page::ObjectLayout& layout) = 0;
+  // The value is set only on a hit.
+  virtual absl::StatusOr<GetResult> GetInline(const page::ObjectKey& key, const page::ObjectRange& range,
+                                              std::string* value) = 0;
+
+  // ---- contexts and recall
+  virtual absl::StatusOr<ContextInfo> OpenContext(const std::string& id, const page::Geometry& geometry,
+                                                  page::DigestKind kind) = 0;
+  virtual absl::StatusOr<ContextInfo> AppendContext(const std::string& id, uint32_t first_block,
+                                                    std::span<const std::string> block_hashes) = 0;
+  virtual absl::StatusOr<ContextInfo> TruncateContext(const std::string& id, uint32_t num_blocks) = 0;
+  virtual absl::StatusOr<ContextInfo> ForkContext(const std::string& id, const std::string& new_id,
+                                                  uint32_t num_blocks) = 0;
+  virtual absl::StatusOr<ContextInfo> AttachContext(const std::string& id) = 0;
+  virtual absl::StatusOr<ContextInfo> ParkContext(const std::string& id) = 0;
+  virtual absl::Status DropContext(const std::string& id) = 0;
+  // All contexts of the namespace.
+  virtual absl::StatusOr<std::vector<ContextInfo>> ListContexts() = 0;
+  // rows: [block][kv head][vectors][head_dim]. Sent on a long-lived stream; blocks until acknowledged.
+  virtual absl::Status SendDigests(const std::string& id, uint32_t epoch, uint32_t layer, uint32_t first_block,
+                                   uint32_t num_blocks, std::string rows, absl::Time sealed) = 0;
+  // Calls sink(layer, first_block, num_blocks, rows) in order.
+  virtual absl::Status ReadDigests(
+      const std::string& id, uint32_t layer_begin, uint32_t layer_count,
+      const std::function<absl::Status(uint32_t, uint32_t, uint32_t, std::string_view)>& sink) = 0;
+  // One round trip on a long-lived stream.
+  virtual absl::StatusOr<RecallResult> Recall(const RecallQuery& query) = 0;
+
+  // ---- administration
+  virtual absl::StatusOr<StoreStatus> Status() = 0;
+  virtual absl::StatusOr<std::string> Config() = 0;
+  virtual absl::Status Drain() = 0;
+  // Round trip of an empty request and a `bytes`-long payload each way (benchmarks).
+  virtual absl::Status Echo(size_t bytes) = 0;
+};
+
+}  // namespace varve::client

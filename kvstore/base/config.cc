@@ -1,0 +1,295 @@
+#include "kvstore/base/config.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <functional>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "kvstore/base/status.h"
+#include "kvstore/base/units.h"
+
+extern char** environ;
+
+namespace varve::base {
+namespace {
+
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+
+struct FieldRef {
+  Message* owner;
+  const FieldDescriptor* field;
+};
+
+// Calls fn(path, owner, field) for every scalar field below message, in schema order.
+void Walk(Message* message, const std::string& prefix,
+          const std::function<void(const std::string&, Message*, const FieldDescriptor*)>& fn) {
+  const auto* descriptor = message->GetDescriptor();
+  for (int i = 0; i < descriptor->field_count(); ++i) {
+    const FieldDescriptor* field = descriptor->field(i);
+    const std::string path = prefix + field->name();
+    if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+      Walk(message->GetReflection()->MutableMessage(message, field), path + ".", fn);
+    } else {
+      fn(path, message, field);
+    }
+  }
+}
+
+std::map<std::string, FieldRef> Fields(Message* message) {
+  std::map<std::string, FieldRef> fields;
+  Walk(message, "", [&](const std::string& path, Message* owner, const FieldDescriptor* field) {
+    fields[path] = {owner, field};
+  });
+  return fields;
+}
+
+bool IsBytes(const FieldDescriptor* field) { return absl::EndsWith(field->name(), "_bytes"); }
+bool IsDuration(const FieldDescriptor* field) { return absl::EndsWith(field->name(), "_ms"); }
+
+std::string TypeName(const FieldDescriptor* field) {
+  if (IsBytes(field)) return "size";
+  if (IsDuration(field)) return "duration";
+  switch (field->cpp_type()) {
+    case FieldDescriptor::CPPTYPE_BOOL: return "true|false";
+    case FieldDescriptor::CPPTYPE_DOUBLE: return "number";
+    case FieldDescriptor::CPPTYPE_STRING: return field->is_repeated() ? "list of text" : "text";
+    default: return "whole number";
+  }
+}
+
+std::string ValueText(const Message& owner, const FieldDescriptor* field) {
+  const auto* reflection = owner.GetReflection();
+  if (field->is_repeated()) {
+    std::vector<std::string> items;
+    for (int i = 0; i < reflection->FieldSize(owner, field); ++i) {
+      items.push_back(reflection->GetRepeatedString(owner, field, i));
+    }
+    return absl::StrCat("[", absl::StrJoin(items, ", "), "]");
+  }
+  switch (field->cpp_type()) {
+    case FieldDescriptor::CPPTYPE_BOOL: return reflection->GetBool(owner, field) ? "true" : "false";
+    case FieldDescriptor::CPPTYPE_DOUBLE: return absl::StrCat(reflection->GetDouble(owner, field));
+    case FieldDescriptor::CPPTYPE_STRING: return absl::StrCat("\"", reflection->GetString(owner, field), "\"");
+    case FieldDescriptor::CPPTYPE_UINT32: return absl::StrCat(reflection->GetUInt32(owner, field));
+    case FieldDescriptor::CPPTYPE_UINT64: {
+      const uint64_t value = reflection->GetUInt64(owner, field);
+      if (IsBytes(field)) return FormatBytes(value);
+      if (IsDuration(field)) return absl::FormatDuration(absl::Milliseconds(value));
+      return absl::StrCat(value);
+    }
+    default: return "?";
+  }
+}
+
+absl::Status Assign(const FieldRef& ref, const std::string& text) {
+  const FieldDescriptor* field = ref.field;
+  const auto* reflection = ref.owner->GetReflection();
+  const absl::Status wrong = absl::InvalidArgumentError(absl::StrCat("'", text, "' is no ", TypeName(field)));
+  if (field->is_repeated()) {
+    reflection->ClearField(ref.owner, field);
+    for (const auto& item : absl::StrSplit(text, ',', absl::SkipWhitespace())) {
+      reflection->AddString(ref.owner, field, std::string(absl::StripAsciiWhitespace(item)));
+    }
+    return absl::OkStatus();
+  }
+  switch (field->cpp_type()) {
+    case FieldDescriptor::CPPTYPE_BOOL: {
+      bool value;
+      if (!absl::SimpleAtob(text, &value)) return wrong;
+      reflection->SetBool(ref.owner, field, value);
+      return absl::OkStatus();
+    }
+    case FieldDescriptor::CPPTYPE_DOUBLE: {
+      double value;
+      if (!absl::SimpleAtod(text, &value) || value != value) return wrong;
+      reflection->SetDouble(ref.owner, field, value);
+      return absl::OkStatus();
+    }
+    case FieldDescriptor::CPPTYPE_STRING:
+      reflection->SetString(ref.owner, field, text);
+      return absl::OkStatus();
+    case FieldDescriptor::CPPTYPE_UINT32: {
+      uint32_t value;
+      if (!absl::SimpleAtoi(text, &value)) return wrong;
+      reflection->SetUInt32(ref.owner, field, value);
+      return absl::OkStatus();
+    }
+    case FieldDescriptor::CPPTYPE_UINT64: {
+      uint64_t value = 0;
+      if (IsBytes(field)) {
+        VARVE_ASSIGN_OR_RETURN(value, ParseBytes(text));
+      } else if (IsDuration(field)) {
+        VARVE_ASSIGN_OR_RETURN(absl::Duration duration, ParseDuration(text));
+        value = static_cast<uint64_t>(absl::ToInt64Milliseconds(duration));
+      } else if (!absl::SimpleAtoi(text, &value)) {
+        return wrong;
+      }
+      reflection->SetUInt64(ref.owner, field, value);
+      return absl::OkStatus();
+    }
+    default:
+      return absl::InternalError(absl::StrCat("config schema: unsupported type of ", field->full_name()));
+  }
+}
+
+// Flattens a YAML tree into path -> text; sequences of scalars join with commas.
+void Flatten(const YAML::Node& node, const std::string& prefix, std::map<std::string, std::string>& out,
+             std::vector<std::string>& problems) {
+  for (const auto& entry : node) {
+    const std::string path = prefix + entry.first.as<std::string>();
+    if (entry.second.IsMap()) {
+      Flatten(entry.second, path + ".", out, problems);
+    } else if (entry.second.IsSequence()) {
+      std::vector<std::string> items;
+      for (const auto& item : entry.second) {
+        if (!item.IsScalar()) problems.push_back(path + ": a list of plain values is expected");
+        else items.push_back(item.as<std::string>());
+      }
+      out[path] = absl::StrJoin(items, ",");
+    } else if (entry.second.IsScalar()) {
+      out[path] = entry.second.as<std::string>();
+    } else {
+      problems.push_back(path + ": has no value");
+    }
+  }
+}
+
+absl::Status Problems(const std::vector<std::string>& problems) {
+  if (problems.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrJoin(problems, "\n"));
+}
+
+}  // namespace
+
+ConfigLoader::ConfigLoader(Message* message, std::string env_prefix)
+    : message_(message), env_prefix_(std::move(env_prefix)) {}
+
+absl::Status ConfigLoader::Set(const std::string& path, const std::string& value, const std::string& origin) {
+  const auto fields = Fields(message_);
+  const auto found = fields.find(path);
+  if (found == fields.end()) {
+    std::vector<std::string> names;
+    for (const auto& [name, ref] : fields) names.push_back(name);
+    return absl::InvalidArgumentError(
+        absl::StrCat(origin, ": unknown setting '", path, "', known: ", absl::StrJoin(names, ", ")));
+  }
+  VARVE_RETURN_IF_ERROR(Annotate(Assign(found->second, value), absl::StrCat(origin, ": ", path)));
+  origin_[path] = origin;
+  return absl::OkStatus();
+}
+
+absl::Status ConfigLoader::LoadYamlFile(const std::string& path) {
+  try {
+    const YAML::Node root = YAML::LoadFile(path);
+    return LoadYamlText(YAML::Dump(root), path);
+  } catch (const YAML::BadFile&) {
+    return absl::NotFoundError(absl::StrCat("cannot read config file ", path));
+  } catch (const YAML::Exception& e) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": ", e.what()));
+  }
+}
+
+absl::Status ConfigLoader::LoadYamlText(const std::string& text, const std::string& origin) {
+  std::map<std::string, std::string> values;
+  std::vector<std::string> problems;
+  try {
+    const YAML::Node root = YAML::Load(text);
+    if (root.IsNull()) return absl::OkStatus();
+    if (!root.IsMap()) return absl::InvalidArgumentError(absl::StrCat(origin, ": a map of settings is expected"));
+    Flatten(root, "", values, problems);
+  } catch (const YAML::Exception& e) {
+    return absl::InvalidArgumentError(absl::StrCat(origin, ": ", e.what()));
+  }
+  for (const auto& [path, value] : values) {
+    const absl::Status status = Set(path, value, origin);
+    if (!status.ok()) problems.push_back(std::string(status.message()));
+  }
+  return Problems(problems);
+}
+
+absl::Status ConfigLoader::LoadEnvironment(const std::map<std::string, std::string>& environment) {
+  std::map<std::string, std::string> path_of;
+  for (const auto& [path, ref] : Fields(message_)) {
+    path_of[env_prefix_ + absl::AsciiStrToUpper(absl::StrReplaceAll(path, {{".", "_"}}))] = path;
+  }
+  std::vector<std::string> problems;
+  for (const auto& [name, value] : environment) {
+    if (!absl::StartsWith(name, env_prefix_)) continue;
+    const auto found = path_of.find(name);
+    // VARVE_CONFIG names the file itself and belongs to main.
+    if (found == path_of.end()) {
+      if (name != env_prefix_ + "CONFIG") problems.push_back(absl::StrCat("environment: unknown setting '", name, "'"));
+      continue;
+    }
+    const absl::Status status = Set(found->second, value, absl::StrCat("environment ", name));
+    if (!status.ok()) problems.push_back(std::string(status.message()));
+  }
+  return Problems(problems);
+}
+
+absl::StatusOr<std::vector<std::string>> ConfigLoader::LoadFlags(const std::vector<std::string>& args) {
+  std::vector<std::string> rest, problems;
+  const auto fields = Fields(message_);
+  for (size_t i = 0; i < args.size(); ++i) {
+    const size_t equals = args[i].find('=');
+    const std::string name = absl::StartsWith(args[i], "--") ? args[i].substr(2, equals - 2) : "";
+    if (equals == std::string::npos && !fields.contains(args[i].substr(std::min<size_t>(2, args[i].size())))) {
+      rest.push_back(args[i]);
+      continue;
+    }
+    const std::string path = equals == std::string::npos ? args[i].substr(2) : name;
+    if (!fields.contains(path)) {
+      rest.push_back(args[i]);
+      continue;
+    }
+    if (equals == std::string::npos && i + 1 == args.size()) {
+      problems.push_back(absl::StrCat("command line: --", path, " needs a value"));
+      continue;
+    }
+    const std::string value = equals == std::string::npos ? args[++i] : args[i].substr(equals + 1);
+    const absl::Status status = Set(path, value, "command line");
+    if (!status.ok()) problems.push_back(std::string(status.message()));
+  }
+  VARVE_RETURN_IF_ERROR(Problems(problems));
+  return rest;
+}
+
+std::string ConfigLoader::Print() const {
+  std::string text;
+  Walk(message_, "", [&](const std::string& path, Message* owner, const FieldDescriptor* field) {
+    const auto found = origin_.find(path);
+    absl::StrAppend(&text, path, ": ", ValueText(*owner, field), "  # ",
+                    found == origin_.end() ? "default" : found->second, "\n");
+  });
+  return text;
+}
+
+std::string ConfigLoader::Describe() const {
+  std::string text;
+  Walk(message_, "", [&](const std::string& path, Message* owner, const FieldDescriptor* field) {
+    absl::StrAppend(&text, "  --", path, "=<", TypeName(field), ">  (default ", ValueText(*owner, field), ")\n");
+  });
+  return text;
+}
+
+std::map<std::string, std::string> Environment() {
+  std::map<std::string, std::string> environment;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view text = *entry;
+    const size_t equals = text.find('=');
+    if (equals != std::string_view::npos) {
+      environment.emplace(text.substr(0, equals), text.substr(equals + 1));
+    }
+  }
+  return environment;
+}
+
+}  // namespace varve::base

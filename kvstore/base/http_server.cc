@@ -1,0 +1,74 @@
+#include "kvstore/base/http_server.h"
+
+#include <CivetServer.h>
+
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+
+namespace varve::base {
+namespace {
+
+const char* Reason(int code) {
+  switch (code) {
+    case 200: return "OK";
+    case 404: return "Not Found";
+    case 503: return "Service Unavailable";
+    default: return "Error";
+  }
+}
+
+class PathHandler final : public CivetHandler {
+ public:
+  PathHandler(std::string path, HttpHandler handler) : path_(std::move(path)), handler_(std::move(handler)) {}
+
+  bool handleGet(CivetServer*, mg_connection* connection) override {
+    const mg_request_info* request = mg_get_request_info(connection);
+    // civetweb matches by prefix: "/" would answer for every path.
+    HttpResponse response = path_ == request->local_uri
+                                ? handler_(request->query_string ? request->query_string : "")
+                                : HttpResponse{404, "text/plain; charset=utf-8", "no such page\n"};
+    const std::string head = absl::StrCat("HTTP/1.1 ", response.code, " ", Reason(response.code),
+                                          "\r\nContent-Type: ", response.content_type,
+                                          "\r\nContent-Length: ", response.body.size(),
+                                          "\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n");
+    mg_write(connection, head.data(), head.size());
+    mg_write(connection, response.body.data(), response.body.size());
+    return true;
+  }
+
+ private:
+  std::string path_;
+  HttpHandler handler_;
+};
+
+}  // namespace
+
+struct HttpServer::Impl {
+  std::vector<std::unique_ptr<PathHandler>> handlers;
+  std::unique_ptr<CivetServer> server;  // destroyed first: it calls the handlers
+};
+
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& address,
+                                                              std::map<std::string, HttpHandler> handlers) {
+  auto impl = std::make_unique<Impl>();
+  try {
+    impl->server = std::make_unique<CivetServer>(
+        std::vector<std::string>{"listening_ports", address, "num_threads", "4", "request_timeout_ms", "10000"});
+  } catch (const CivetException& e) {
+    return absl::UnavailableError(absl::StrCat("cannot serve HTTP on ", address, ": ", e.what()));
+  }
+  for (auto& [path, handler] : handlers) {
+    impl->handlers.push_back(std::make_unique<PathHandler>(path, std::move(handler)));
+    impl->server->addHandler(path, impl->handlers.back().get());
+  }
+  return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
+}
+
+HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+HttpServer::~HttpServer() = default;
+
+int HttpServer::port() const { return impl_->server->getListeningPorts().at(0); }
+
+}  // namespace varve::base

@@ -1,0 +1,126 @@
+// Contexts and their digest indexes: which blocks a context has, what their pages look like from afar, and which pages
+// matter for a query.
+//
+// A context is an ordered list of block hashes plus, per layer, the digest matrix over them, one matrix per KV head.
+// Forks share blocks and digests by reference (copy on truncate or divergent append). While at least one session is
+// attached, the blocks are held in the page store; parked contexts keep only digests.
+//
+// Threads: all methods may be called from any thread; Select runs concurrently with everything else on a snapshot.
+// Errors: NOT_FOUND no such context; ALREADY_EXISTS; INVALID_ARGUMENT names the field and what is allowed;
+// FAILED_PRECONDITION stale epoch, holes, or too few digests; RESOURCE_EXHAUSTED over max_digest_bytes or max_contexts.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kvstore/page/digest/digest.h"
+#include "kvstore/page/digest/score.h"
+#include "kvstore/store/page_store.h"
+
+namespace varve::recall {
+
+struct ContextOptions {
+  page::Geometry geometry;
+  page::DigestKind digest_kind = page::DigestKind::kMinMax;
+};
+
+struct ContextSnapshot {
+  std::string context_id;
+  ContextOptions options;
+  uint32_t num_blocks = 0;
+  uint32_t epoch = 0;
+  uint64_t digest_bytes = 0;
+  std::vector<uint32_t> digest_blocks;  // per layer: leading blocks with digests
+  uint32_t attached_sessions = 0;
+  std::vector<std::string> block_hashes;  // only when asked for
+};
+
+struct HeadQuery {
+  uint32_t budget_pages = 0;            // selected pages, pinned ones included; at least 1
+  std::span<const uint32_t> resident;   // page ids the worker has, ascending
+};
+struct LayerQuery {
+  uint32_t layer = 0;
+  std::span<const float> queries;  // [num_query_heads][head_dim]
+  std::vector<HeadQuery> heads;    // num_kv_heads
+};
+struct SelectParams {
+  uint32_t epoch = 0;
+  page::ScoreMerge merge = page::ScoreMerge::kSoftmaxMean;
+  uint32_t sinks = 0;
+  uint32_t window = 0;
+  uint32_t num_blocks = 0;  // candidates are pages [0, num_blocks); 0: all with digests in the layer
+  bool explain = false;
+};
+struct HeadSelection {
+  std::vector<uint32_t> selected;  // ascending
+  std::vector<uint32_t> missing;   // selected and not resident, ascending
+  std::vector<float> scores;       // explain only
+};
+struct LayerSelection {
+  uint32_t layer = 0;
+  std::vector<HeadSelection> heads;
+  std::vector<std::string> block_hashes;  // of the pages in any head's `missing`, parallel to missing_pages
+  std::vector<uint32_t> missing_pages;    // union over heads, ascending
+};
+struct SelectTimings {
+  double score_seconds = 0;
+  double select_seconds = 0;
+};
+
+struct ContextTableOptions {
+  uint64_t max_digest_bytes = 4ull << 30;
+  uint32_t max_contexts = 10000;
+};
+
+class ContextTable {
+ public:
+  // store must outlive the table.
+  static std::unique_ptr<ContextTable> Create(store::PageStore* store, const ContextTableOptions& options);
+  virtual ~ContextTable() = default;
+
+  // The opening session is attached.
+  virtual absl::StatusOr<ContextSnapshot> Open(store::NamespaceId ns, const std::string& id,
+                                               const ContextOptions& options, uint64_t session) = 0;
+  virtual absl::StatusOr<ContextSnapshot> Append(store::NamespaceId ns, const std::string& id, uint32_t first_block,
+                                                 std::span<const std::string> block_hashes) = 0;
+  virtual absl::StatusOr<ContextSnapshot> Truncate(store::NamespaceId ns, const std::string& id,
+                                                   uint32_t num_blocks) = 0;
+  // num_blocks 0: all. The forking session is attached to the fork.
+  virtual absl::StatusOr<ContextSnapshot> Fork(store::NamespaceId ns, const std::string& id,
+                                               const std::string& new_id, uint32_t num_blocks, uint64_t session) = 0;
+  // Attaching twice from one session is one attachment. The snapshot carries block_hashes.
+  virtual absl::StatusOr<ContextSnapshot> Attach(store::NamespaceId ns, const std::string& id, uint64_t session) = 0;
+  virtual absl::StatusOr<ContextSnapshot> Park(store::NamespaceId ns, const std::string& id, uint64_t session) = 0;
+  virtual absl::Status Drop(store::NamespaceId ns, const std::string& id) = 0;
+  // The session ended: parks every context that it was attached to.
+  virtual void DetachSession(uint64_t session) = 0;
+  virtual absl::StatusOr<ContextSnapshot> Get(store::NamespaceId ns, const std::string& id) const = 0;
+  virtual std::vector<ContextSnapshot> List(store::NamespaceId ns, std::string_view after, size_t limit) const = 0;
+  virtual size_t size() const = 0;
+  virtual uint64_t digest_bytes() const = 0;
+
+  // rows: num_blocks digest rows [kv head][vectors][head_dim]. Re-sending rows already there is accepted when they are
+  // identical, refused otherwise. Answers the layer's digest_blocks.
+  virtual absl::StatusOr<uint32_t> AppendDigests(store::NamespaceId ns, const std::string& id, uint32_t epoch,
+                                                 uint32_t layer, uint32_t first_block, uint32_t num_blocks,
+                                                 std::string_view rows) = 0;
+  // Rows [first_block, first_block + num_blocks) of a layer in the same form, for attaching workers.
+  virtual absl::StatusOr<std::string> ReadDigests(store::NamespaceId ns, const std::string& id, uint32_t layer,
+                                                  uint32_t first_block, uint32_t num_blocks) const = 0;
+
+  // Scores and selects, all layers of the request. One selection per layer, in the order asked.
+  virtual absl::StatusOr<std::vector<LayerSelection>> Select(store::NamespaceId ns, const std::string& id,
+                                                             const SelectParams& params,
+                                                             std::span<const LayerQuery> layers,
+                                                             SelectTimings* timings) const = 0;
+};
+
+}  // namespace varve::recall

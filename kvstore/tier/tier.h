@@ -1,0 +1,57 @@
+// Where bytes rest: a place with slots. A tier knows no keys and no policy.
+//
+// Threads: every method may be called from any thread. A slot belongs to whoever reserved it until Free. Done runs
+// exactly once, never under a tier lock; for memory tiers it runs before the call returns.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace varve::tier {
+
+// A reserved piece of a tier. generation differs each time the same place is reserved again.
+struct Slot {
+  uint64_t offset = 0;
+  uint64_t bytes = 0;  // as asked for; the tier may use more
+  uint64_t generation = 0;
+};
+
+struct TierUsage {
+  uint64_t capacity_bytes = 0;
+  uint64_t used_bytes = 0;          // reserved, rounding included
+  uint64_t largest_free_bytes = 0;  // the biggest slot that can be reserved now
+  uint64_t slots = 0;
+};
+
+class Tier {
+ public:
+  using Done = absl::AnyInvocable<void(absl::Status) &&>;
+  virtual ~Tier() = default;
+
+  virtual const char* name() const = 0;  // "host", "nvme", "gpu"
+
+  // RESOURCE_EXHAUSTED when no hole is big enough; INVALID_ARGUMENT for 0 bytes or more than the capacity.
+  absl::StatusOr<Slot> Reserve(uint64_t bytes);
+  void Free(const Slot& slot);
+  // The slot's memory; empty for tiers that cannot be addressed.
+  std::span<std::byte> Map(const Slot& slot);
+  // Copies in or out, starting at offset inside the slot. OUT_OF_RANGE when it does not fit the slot.
+  void Write(const Slot& slot, uint64_t offset, std::span<const std::byte> from, Done done);
+  void Read(const Slot& slot, uint64_t offset, std::span<std::byte> to, Done done);
+  virtual TierUsage Usage() const = 0;
+
+ private:
+  virtual absl::StatusOr<Slot> DoReserve(uint64_t bytes) = 0;
+  virtual void DoFree(const Slot& slot) = 0;
+  virtual std::span<std::byte> DoMap(const Slot& slot) = 0;
+  virtual void DoWrite(const Slot& slot, uint64_t offset, std::span<const std::byte> from, Done done) = 0;
+  virtual void DoRead(const Slot& slot, uint64_t offset, std::span<std::byte> to, Done done) = 0;
+};
+
+}  // namespace varve::tier

@@ -1,0 +1,116 @@
+// How bytes travel between a client's registered memory and the store. The store drives every transfer.
+//
+// One interface for both sides. A client registers memory and hands (address, region descriptors) to the store through
+// the control plane; the store connects an Endpoint back to the client and reads from or writes into the regions.
+// No side ever holds write access to the store's memory.
+//
+// Threads: every method may be called from any thread. Done callbacks run on a transport thread, exactly once, never
+// under a transport lock and possibly before the call that posted the transfer returns; they must not block.
+// Ownership: a Region unregisters its memory on destruction and must be destroyed before its Transport; the memory
+// given to Register must outlive it. Local buffers of a transfer belong to the transport until Done.
+// Errors: UNAVAILABLE peer gone; DEADLINE_EXCEEDED peer stalled (the endpoint is then closed: a late write may still
+// land in the client's memory, never in the store's); OUT_OF_RANGE outside the remote region; INVALID_ARGUMENT
+// malformed descriptor; CANCELLED endpoint closed.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace varve::transport {
+
+using Done = absl::AnyInvocable<void(absl::Status) &&>;
+
+// Registered memory of this process. Non-copyable RAII.
+class Region {
+ public:
+  virtual ~Region() = default;
+  std::span<std::byte> memory() const { return memory_; }
+  // Opaque bytes by which the peer reaches this memory (lane-specific keys, region id, length).
+  const std::string& descriptor() const { return descriptor_; }
+
+ protected:
+  Region(std::span<std::byte> memory, std::string descriptor)
+      : memory_(memory), descriptor_(std::move(descriptor)) {}
+
+ private:
+  std::span<std::byte> memory_;
+  std::string descriptor_;
+};
+
+// A peer's region as the store sees it, parsed from its descriptor by an Endpoint. Valid while the Endpoint lives.
+class RemoteRegion {
+ public:
+  virtual ~RemoteRegion() = default;
+  size_t bytes() const { return bytes_; }
+
+ protected:
+  explicit RemoteRegion(size_t bytes) : bytes_(bytes) {}
+
+ private:
+  size_t bytes_;
+};
+
+// One piece of a transfer.
+struct Segment {
+  std::span<std::byte> local;
+  const RemoteRegion* remote = nullptr;
+  size_t remote_offset = 0;
+};
+
+// The store's connection to one client. Destroying it closes it: outstanding transfers end with CANCELLED and their
+// Dones have all run when the destructor returns (so it must not be called from a Done).
+class Endpoint {
+ public:
+  virtual ~Endpoint() = default;
+
+  // INVALID_ARGUMENT when the descriptor is malformed or was made by another kind of transport.
+  virtual absl::StatusOr<std::unique_ptr<RemoteRegion>> Import(const std::string& descriptor) = 0;
+
+  // Reads remote -> local (a client's put) or writes local -> remote (a client's get), all segments, in any order. Done
+  // means remotely complete: for Read the bytes are in local, for Write they are visible to the peer's CPU.
+  // Bounds are checked here: a segment outside its region fails the whole transfer with OUT_OF_RANGE before any byte
+  // moves.
+  void Read(std::vector<Segment> segments, absl::Time deadline, Done done);
+  void Write(std::vector<Segment> segments, absl::Time deadline, Done done);
+
+  // Closes now, from any thread; safe in a Done. Outstanding transfers end with CANCELLED soon after.
+  virtual void Close() = 0;
+  // OK while the peer is believed alive.
+  virtual absl::Status Health() const = 0;
+  // Lane actually used: "loopback", "shm", "tcp", "rdma"; a label of metrics.
+  virtual const char* lane() const = 0;
+
+ private:
+  virtual void DoRead(std::vector<Segment> segments, absl::Time deadline, Done done) = 0;
+  virtual void DoWrite(std::vector<Segment> segments, absl::Time deadline, Done done) = 0;
+};
+
+class Transport {
+ public:
+  virtual ~Transport() = default;
+
+  // "loopback", "ucx"
+  virtual const char* name() const = 0;
+  // What a peer passes to Connect: opaque bytes naming this process's lanes.
+  virtual std::string Address() const = 0;
+
+  // Registers the caller's memory. INVALID_ARGUMENT for empty or null memory.
+  virtual absl::StatusOr<std::unique_ptr<Region>> Register(std::span<std::byte> memory) = 0;
+  // Allocates memory of the transport's fastest kind (for shared memory: truly one-sided), zeroed and pre-faulted.
+  virtual absl::StatusOr<std::unique_ptr<Region>> Allocate(size_t bytes) = 0;
+
+  // Connects to a peer's Address(). INVALID_ARGUMENT for bytes that are no address of this transport, UNAVAILABLE when
+  // the peer or a common lane is missing.
+  virtual absl::StatusOr<std::unique_ptr<Endpoint>> Connect(const std::string& address) = 0;
+};
+
+}  // namespace varve::transport

@@ -1,0 +1,27 @@
+// UCX transport (Debian's libucx 1.13): shared memory, TCP, and RDMA verbs where a device exists.
+//
+// shm: one-sided put/get for memory from Allocate; active messages for the caller's own memory. tcp: active messages in
+// both directions, never put/get (UCX 1.13 can abort the survivor when a peer dies in emulated put/get). rdma: one-sided.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "kvstore/transport/transport.h"
+
+namespace varve::transport {
+
+struct UcxOptions {
+  std::vector<std::string> lanes = {"rdma", "shm", "tcp"};  // offered, in order of preference
+  std::vector<std::string> devices;                         // of tcp and rdma; empty: all
+  size_t segment_bytes = 256 << 10;
+  absl::Duration keepalive = absl::Milliseconds(500);
+};
+
+// INVALID_ARGUMENT for unknown lanes or devices, UNAVAILABLE when no lane can be opened.
+absl::StatusOr<std::unique_ptr<Transport>> MakeUcxTransport(const UcxOptions& options);
+
+}  // namespace varve::transport

@@ -1,0 +1,15 @@
+// Checks over runs of elements. Thread-safe.
+#pragma once
+
+#include <cstddef>
+
+#include "kvstore/page/dtype.h"
+
+namespace varve::page {
+
+// True when any of `count` elements is NaN.
+bool HasNaN(const void* data, size_t count, DType dtype);
+// True when no element is NaN or infinite.
+bool AllFinite(const void* data, size_t count, DType dtype);
+
+}  // namespace varve::page

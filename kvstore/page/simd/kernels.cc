@@ -1,0 +1,57 @@
+#include "kvstore/page/simd/kernels.h"
+
+#include <algorithm>
+#include <array>
+
+#include "kvstore/page/simd/cpu_features.h"
+#include "kvstore/page/simd/kernel_util.h"
+#include "kvstore/page/simd/tables.h"
+
+namespace varve::page {
+namespace {
+
+struct Available {
+  std::array<const KernelTable*, 4> tables{};
+  size_t count = 0;
+  void Add(const KernelTable& table) { tables[count++] = &table; }
+};
+
+Available Detect() {
+  Available available;
+#if defined(__x86_64__)
+  if (Cpu().avx512) available.Add(kAvx512Kernels);
+  if (Cpu().avx2) available.Add(kAvx2Kernels);
+#endif
+  available.Add(kPortableKernels);
+  return available;
+}
+
+}  // namespace
+
+std::span<const KernelTable* const> AllKernels() {
+  static const Available available = Detect();
+  return {available.tables.data(), available.count};
+}
+
+const KernelTable& Kernels() {
+  static const KernelTable& best = *AllKernels().front();
+  return best;
+}
+
+void MakeScoreWeights(DigestKind kind, const float* queries, uint32_t heads, uint32_t head_dim,
+                      float* weights) {
+  const bool box = Info(kind).vectors == 2;
+  const uint32_t elements = box ? 2 * head_dim : head_dim;
+  const uint32_t padded = (elements + 31) / 32 * 32;
+  for (uint32_t h = 0; h < heads; ++h) {
+    const float* q = queries + size_t{h} * head_dim;
+    float* w = weights + size_t{h} * kMaxScoreElements;
+    for (uint32_t i = 0; i < head_dim; ++i) {
+      w[i] = box ? std::max(q[i], 0.0f) : q[i];
+      if (box) w[head_dim + i] = std::min(q[i], 0.0f);
+    }
+    std::fill(w + elements, w + padded, 0.0f);
+  }
+}
+
+}  // namespace varve::page

@@ -1,0 +1,48 @@
+// The vectorised inner loops of this room, one table per instruction set, chosen once by CPUID. Internal to page.
+//
+// Each table is compiled from the same source (kernels_body.h) over a different vector type (vec_*.h), so the
+// implementations differ in width and in fused multiply-add, not in meaning. Digest loops never fuse: their results
+// are equal bit for bit on every CPU. Thread-safe; no allocation; unaligned pointers are fine.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "kvstore/page/attention.h"
+#include "kvstore/page/digest/score.h"
+#include "kvstore/page/dtype.h"
+
+namespace varve::page {
+
+struct KernelTable {
+  std::string_view name;
+
+  // hi = max, lo = min, sum += over keys [tokens][head_dim], in token order, per channel.
+  void (*accumulate_statistics)(const void* keys, uint32_t tokens, uint32_t head_dim, DType dtype,
+                                float* hi, float* lo, float* sum);
+  // deviation += |key - Center(hi, lo)|, in token order, per channel.
+  void (*accumulate_deviation)(const void* keys, uint32_t tokens, uint32_t head_dim, DType dtype,
+                               const float* hi, const float* lo, float* deviation);
+  // raw[g * num_pages + i] = row i . weights of head g.
+  ScoreFn score_pages;
+  // row[i] = exp(scale * (row[i] - max)); returns the sum. Entries are finite or -inf, max is finite.
+  float (*exp_and_sum)(float* row, uint32_t count, float max, float scale);
+  float (*row_max)(const float* row, uint32_t count);
+  // accumulator = accumulator + factor * row, or the maximum of both.
+  void (*add_scaled)(float* accumulator, const float* row, uint32_t count, float factor);
+  void (*max_scaled)(float* accumulator, const float* row, uint32_t count, float factor);
+
+  void (*attend_pages)(const AttentionShape& shape, const float* q,
+                       std::span<const PageView> pages, float* out, float* lse);
+  void (*page_log_mass)(const AttentionShape& shape, const float* q,
+                        std::span<const PageView> pages, float* log_mass);
+};
+
+// The best table for this CPU.
+const KernelTable& Kernels();
+// All tables that this CPU can run, best first.
+std::span<const KernelTable* const> AllKernels();
+
+}  // namespace varve::page

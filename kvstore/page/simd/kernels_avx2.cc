@@ -1,0 +1,32 @@
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "kvstore/page/simd/cpu_features.h"
+#include "kvstore/page/simd/kernel_util.h"
+#include "kvstore/page/simd/tables.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+namespace varve::page {
+namespace {
+
+#include "kvstore/page/simd/vec_avx2.h"
+// clang-format off: each body needs the ones before it
+#include "kvstore/page/simd/body_common.h"
+#include "kvstore/page/simd/body_digest.h"
+#include "kvstore/page/simd/body_score.h"
+#include "kvstore/page/simd/body_attention.h"
+// clang-format on
+
+}  // namespace
+
+const KernelTable kAvx2Kernels = {
+    "avx2",   AccumulateStatistics, AccumulateDeviation, ScorePagesKernel,  ExpAndSum, RowMax,
+    AddScaled, MaxScaled,            AttendPagesKernel,   PageLogMassKernel,
+};
+
+}  // namespace varve::page
+
+#endif  // __x86_64__

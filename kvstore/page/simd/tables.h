@@ -1,0 +1,14 @@
+// The kernel tables by instruction set. Internal to page/simd.
+#pragma once
+
+#include "kvstore/page/simd/kernels.h"
+
+namespace varve::page {
+
+extern const KernelTable kPortableKernels;
+#if defined(__x86_64__)
+extern const KernelTable kAvx2Kernels;
+extern const KernelTable kAvx512Kernels;
+#endif
+
+}  // namespace varve::page

@@ -1,0 +1,56 @@
+// Four floats in the compiler's vector extension: what every CPU of the target family can run. Internal to page/simd;
+// include inside the namespace of one kernel table only.
+#define VARVE_FN [[gnu::always_inline]] inline
+#define VARVE_KERNEL
+
+typedef float Vec __attribute__((vector_size(16)));
+typedef int32_t VecInt __attribute__((vector_size(16)));
+constexpr uint32_t kLanes = 4;
+constexpr uint32_t kScoreRows = 2;
+
+VARVE_FN Vec Set(float x) { return Vec{x, x, x, x}; }
+VARVE_FN Vec LoadF32(const void* p) {
+  Vec v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+VARVE_FN Vec LoadBF16(const void* p) {
+  uint16_t h[kLanes];
+  std::memcpy(h, p, sizeof(h));
+  return Vec{BF16ToF32(h[0]), BF16ToF32(h[1]), BF16ToF32(h[2]), BF16ToF32(h[3])};
+}
+VARVE_FN Vec LoadF16(const void* p) {
+  uint16_t h[kLanes];
+  std::memcpy(h, p, sizeof(h));
+  return Vec{F16ToF32(h[0]), F16ToF32(h[1]), F16ToF32(h[2]), F16ToF32(h[3])};
+}
+VARVE_FN Vec LoadF32Part(const float* p, uint32_t n, float fill) {
+  float x[kLanes] = {fill, fill, fill, fill};
+  std::memcpy(x, p, n * sizeof(float));
+  return LoadF32(x);
+}
+VARVE_FN void Store(float* p, Vec v) { std::memcpy(p, &v, sizeof(v)); }
+VARVE_FN void StorePart(float* p, uint32_t n, Vec v) { std::memcpy(p, &v, n * sizeof(float)); }
+VARVE_FN Vec MulAdd(Vec a, Vec b, Vec c) { return a * b + c; }
+VARVE_FN Vec Max(Vec a, Vec b) { return a > b ? a : b; }
+VARVE_FN Vec Min(Vec a, Vec b) { return a < b ? a : b; }
+VARVE_FN Vec Abs(Vec a) {
+  return reinterpret_cast<Vec>(reinterpret_cast<VecInt>(a) & int32_t{0x7fffffff});
+}
+VARVE_FN float Sum(Vec v) { return (v[0] + v[1]) + (v[2] + v[3]); }
+VARVE_FN float MaxLane(Vec v) {
+  const float a = v[0] > v[1] ? v[0] : v[1];
+  const float b = v[2] > v[3] ? v[2] : v[3];
+  return a > b ? a : b;
+}
+// 2^n for integral n in -126 .. 127.
+VARVE_FN Vec Pow2(Vec n) {
+  const VecInt exponent = __builtin_convertvector(n, VecInt) + 127;
+  return reinterpret_cast<Vec>(exponent << 23);
+}
+// Nearest integer, for |x| < 2^22: adding and subtracting 1.5 * 2^23 leaves no fraction bits.
+VARVE_FN Vec Round(Vec x) { return (x + Set(12582912.0f)) - Set(12582912.0f); }
+// x where a >= b, else 0.
+VARVE_FN Vec KeepWhereAtLeast(Vec x, Vec a, Vec b) {
+  return reinterpret_cast<Vec>(reinterpret_cast<VecInt>(x) & (a >= b));
+}

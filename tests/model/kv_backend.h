@@ -1,0 +1,63 @@
+// What an engine asks of its KV cache. Implemented by dense memory (the reference) and by the service's worker.
+//
+// Order of calls for one sequence, from one thread:
+//   prefill chunk:  Extend(chunk), then Append(layer, ...) once for each layer, in order
+//   FinishPrefill() after the last chunk
+//   decode token:   Extend({token}), then for each layer in order Append(layer, ..., 1) and Attend(layer, ...)
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+
+namespace varve::model {
+
+// A KV policy by name with its parameters.
+struct PolicySpec {
+  std::string name;
+  uint32_t page_tokens = 32;
+  double budget = 1.0;  // share of the prompt's KV that decode may attend to, in (0, 1]
+};
+
+// Time spent in one stage of the decode steps.
+struct StageTime {
+  uint64_t count = 0;
+  double seconds = 0;
+};
+
+// What a backend counted since it was made; decode only. Fields a backend does not know stay 0. Sums, so that the stats
+// of many sequences add up.
+struct BackendStats {
+  uint64_t decode_steps = 0;
+  uint64_t pages_recalled = 0;  // brought to the hot set, all layers and KV heads
+  uint64_t bytes_recalled = 0;
+  uint64_t pages_selected = 0;  // asked for by the policy
+  uint64_t pages_hot = 0;       // of those, already in the hot set
+  double mass_kept_sum = 0;     // softmax mass of full attention that the attended tokens hold
+  uint64_t mass_samples = 0;
+  std::map<std::string, StageTime> stages;
+
+  void Add(const BackendStats& other);
+};
+
+class KvBackend {
+ public:
+  virtual ~KvBackend() = default;
+  // Announces the tokens whose KV comes next (prefill chunk or one decode token).
+  virtual absl::Status Extend(absl::Span<const int32_t> tokens) = 0;
+  // k, v: [tokens][kv_heads][head_dim] fp32, k post-RoPE; tokens as announced.
+  virtual absl::Status Append(uint32_t layer, const float* k, const float* v, uint32_t tokens) = 0;
+  virtual absl::Status FinishPrefill() = 0;
+  // One decode query: q [query_heads][head_dim] fp32 post-RoPE, not scaled -> out, same shape.
+  virtual absl::Status Attend(uint32_t layer, const float* q, float* out) = 0;
+
+  // Per query head, the natural log of the sum of exp(q . k / sqrt(head_dim)) over the tokens that the last Attend
+  // attended to; empty when the backend cannot tell.
+  virtual absl::Span<const float> LastLogSumExp() const { return {}; }
+  virtual BackendStats Stats() const { return {}; }
+};
+
+}  // namespace varve::model

@@ -1,7 +1,11 @@
 // Where bytes rest: a place with slots. A tier knows no keys and no policy.
 //
-// Threads: every method may be called from any thread. A slot belongs to whoever reserved it until Free. Done runs
-// exactly once, never under a tier lock; for memory tiers it runs before the call returns.
+// Threads: every method may be called from any thread. A slot belongs to whoever reserved it until
+// Free. Done runs exactly once, never under a tier lock; for memory tiers it runs before the call
+// returns. Misuse: freeing a slot twice, or one that this tier never gave out, changes nothing but
+// TierUsage::rejected_frees and a line in the log: a lost slot is cheaper than a dead store. Map,
+// Write and Read check bounds only; using a slot after Free reads or writes bytes of its next
+// owner.
 #pragma once
 
 #include <cstddef>
@@ -27,31 +31,46 @@ struct TierUsage {
   uint64_t used_bytes = 0;          // reserved, rounding included
   uint64_t largest_free_bytes = 0;  // the biggest slot that can be reserved now
   uint64_t slots = 0;
+  uint64_t rejected_frees = 0;  // Free of something that is not reserved: a bug of the caller
 };
 
 class Tier {
  public:
   using Done = absl::AnyInvocable<void(absl::Status) &&>;
   virtual ~Tier() = default;
+  Tier(const Tier&) = delete;
+  Tier& operator=(const Tier&) = delete;
 
   virtual const char* name() const = 0;  // "host", "nvme", "gpu"
+  uint64_t capacity_bytes() const { return capacity_bytes_; }
 
-  // RESOURCE_EXHAUSTED when no hole is big enough; INVALID_ARGUMENT for 0 bytes or more than the capacity.
+  // RESOURCE_EXHAUSTED when no hole is big enough; INVALID_ARGUMENT for 0 bytes or more than the
+  // capacity.
   absl::StatusOr<Slot> Reserve(uint64_t bytes);
   void Free(const Slot& slot);
   // The slot's memory; empty for tiers that cannot be addressed.
   std::span<std::byte> Map(const Slot& slot);
-  // Copies in or out, starting at offset inside the slot. OUT_OF_RANGE when it does not fit the slot.
+  // Copies in or out, starting at offset inside the slot. OUT_OF_RANGE when it does not fit the
+  // slot.
   void Write(const Slot& slot, uint64_t offset, std::span<const std::byte> from, Done done);
   void Read(const Slot& slot, uint64_t offset, std::span<std::byte> to, Done done);
   virtual TierUsage Usage() const = 0;
 
+ protected:
+  explicit Tier(uint64_t capacity_bytes) : capacity_bytes_(capacity_bytes) {}
+
  private:
+  bool Contains(const Slot& slot) const;
+  absl::Status CheckAccess(const Slot& slot, uint64_t offset, uint64_t bytes) const;
+
   virtual absl::StatusOr<Slot> DoReserve(uint64_t bytes) = 0;
   virtual void DoFree(const Slot& slot) = 0;
   virtual std::span<std::byte> DoMap(const Slot& slot) = 0;
-  virtual void DoWrite(const Slot& slot, uint64_t offset, std::span<const std::byte> from, Done done) = 0;
+  virtual void DoWrite(const Slot& slot, uint64_t offset, std::span<const std::byte> from,
+                       Done done) = 0;
   virtual void DoRead(const Slot& slot, uint64_t offset, std::span<std::byte> to, Done done) = 0;
+
+  const uint64_t capacity_bytes_;
 };
 
 }  // namespace varve::tier

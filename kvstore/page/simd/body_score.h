@@ -19,10 +19,10 @@ VARVE_FN void ScoreStep(const std::byte* const* rows, size_t offset, const float
 }
 
 template <DType T, uint32_t kRows, uint32_t kHeads>
-VARVE_KERNEL void ScoreTile(const std::byte* const* rows, uint32_t elements, size_t ahead_bytes,
-                            const float* weights, float* raw, size_t raw_stride) {
+VARVE_KERNEL void ScoreTile(const std::byte* const* rows, uint32_t elements, const float* weights,
+                            RowPrefetcher& prefetcher, float* raw, size_t raw_stride) {
   constexpr size_t element = DTypeBytes(T);
-  constexpr uint32_t kLineElements = 64 / element;
+  constexpr uint32_t kLineElements = RowPrefetcher::kLineBytes / element;
   Vec acc[kHeads][kRows];
 #pragma GCC unroll 4
   for (uint32_t h = 0; h < kHeads; ++h) {
@@ -33,9 +33,7 @@ VARVE_KERNEL void ScoreTile(const std::byte* const* rows, uint32_t elements, siz
   for (; i + kLanes <= elements; i += kLanes) {
     if (i % kLineElements == 0) {
 #pragma GCC unroll 4
-      for (uint32_t r = 0; r < kRows; ++r) {
-        __builtin_prefetch(rows[r] + i * element + ahead_bytes);
-      }
+      for (uint32_t r = 0; r < kRows; ++r) prefetcher.Next();
     }
     ScoreStep<T, kRows, kHeads, false>(rows, i * element, weights + i, kMaxScoreElements, acc);
   }
@@ -51,18 +49,21 @@ VARVE_KERNEL void ScoreTile(const std::byte* const* rows, uint32_t elements, siz
   }
 }
 
+// All query heads over one tile of rows. Only the first pass over the tile prefetches.
 template <DType T, uint32_t kRows>
 VARVE_KERNEL void ScoreTileHeads(const std::byte* const* rows, uint32_t elements,
-                                 size_t ahead_bytes, const float* weights, uint32_t heads,
+                                 const float* weights, uint32_t heads, RowPrefetcher& prefetcher,
                                  float* raw, size_t raw_stride) {
+  RowPrefetcher idle = RowPrefetcher::Idle(rows[0]);
   for (uint32_t h = 0; h < heads; h += 4) {
+    RowPrefetcher& next = h == 0 ? prefetcher : idle;
     const float* w = weights + h * kMaxScoreElements;
     float* out = raw + h * raw_stride;
     switch (heads - h) {
-      case 1: ScoreTile<T, kRows, 1>(rows, elements, ahead_bytes, w, out, raw_stride); break;
-      case 2: ScoreTile<T, kRows, 2>(rows, elements, ahead_bytes, w, out, raw_stride); break;
-      case 3: ScoreTile<T, kRows, 3>(rows, elements, ahead_bytes, w, out, raw_stride); break;
-      default: ScoreTile<T, kRows, 4>(rows, elements, ahead_bytes, w, out, raw_stride); break;
+      case 1: ScoreTile<T, kRows, 1>(rows, elements, w, next, out, raw_stride); break;
+      case 2: ScoreTile<T, kRows, 2>(rows, elements, w, next, out, raw_stride); break;
+      case 3: ScoreTile<T, kRows, 3>(rows, elements, w, next, out, raw_stride); break;
+      default: ScoreTile<T, kRows, 4>(rows, elements, w, next, out, raw_stride); break;
     }
   }
 }
@@ -71,19 +72,20 @@ template <DType T>
 VARVE_KERNEL void ScoreAll(const DigestMatrix& digests, const float* weights, uint32_t heads,
                            float* raw) {
   const uint32_t elements = Info(digests.kind).vectors * digests.head_dim;
-  const size_t ahead_bytes = PrefetchDistance(digests.row_stride_bytes);
+  RowPrefetcher prefetcher(digests.rows, elements * DTypeBytes(T), digests.row_stride_bytes);
   const std::byte* rows[kScoreRows];
   uint32_t page = 0;
   for (; page + kScoreRows <= digests.num_pages; page += kScoreRows) {
     for (uint32_t r = 0; r < kScoreRows; ++r) {
       rows[r] = digests.rows + (page + r) * digests.row_stride_bytes;
     }
-    ScoreTileHeads<T, kScoreRows>(rows, elements, ahead_bytes, weights, heads, raw + page,
+    ScoreTileHeads<T, kScoreRows>(rows, elements, weights, heads, prefetcher, raw + page,
                                   digests.num_pages);
   }
   for (; page < digests.num_pages; ++page) {
     rows[0] = digests.rows + page * digests.row_stride_bytes;
-    ScoreTileHeads<T, 1>(rows, elements, 0, weights, heads, raw + page, digests.num_pages);
+    ScoreTileHeads<T, 1>(rows, elements, weights, heads, prefetcher, raw + page,
+                         digests.num_pages);
   }
 }
 

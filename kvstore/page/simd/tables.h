@@ -9,6 +9,7 @@ extern const KernelTable kPortableKernels;
 #if defined(__x86_64__)
 extern const KernelTable kAvx2Kernels;
 extern const KernelTable kAvx512Kernels;
+const KernelTable& Avx512BF16Kernels();  // AVX-512 with VDPBF16PS for bf16 digests
 #endif
 
 }  // namespace varve::page

@@ -5,6 +5,7 @@
 
 typedef float Vec __attribute__((vector_size(16)));
 typedef int32_t VecInt __attribute__((vector_size(16)));
+typedef uint16_t VecHalf __attribute__((vector_size(8)));
 constexpr uint32_t kLanes = 4;
 constexpr uint32_t kScoreRows = 2;
 
@@ -14,15 +15,19 @@ VARVE_FN Vec LoadF32(const void* p) {
   std::memcpy(&v, p, sizeof(v));
   return v;
 }
-VARVE_FN Vec LoadBF16(const void* p) {
-  uint16_t h[kLanes];
-  std::memcpy(h, p, sizeof(h));
-  return Vec{BF16ToF32(h[0]), BF16ToF32(h[1]), BF16ToF32(h[2]), BF16ToF32(h[3])};
+VARVE_FN VecInt LoadHalves(const void* p) {
+  VecHalf h;
+  std::memcpy(&h, p, sizeof(h));
+  return __builtin_convertvector(h, VecInt);
 }
+VARVE_FN Vec LoadBF16(const void* p) { return reinterpret_cast<Vec>(LoadHalves(p) << 16); }
 VARVE_FN Vec LoadF16(const void* p) {
-  uint16_t h[kLanes];
-  std::memcpy(h, p, sizeof(h));
-  return Vec{F16ToF32(h[0]), F16ToF32(h[1]), F16ToF32(h[2]), F16ToF32(h[3])};
+  const VecInt h = LoadHalves(p);
+  const VecInt magnitude = (h & 0x7fff) << 13;
+  // The exponent bias differs by 112; the product is exact, for fp16 subnormals too.
+  const Vec scaled = reinterpret_cast<Vec>(magnitude) * Set(0x1p112f);
+  const VecInt special = (magnitude >= VecInt{} + (0x7c00 << 13)) & 0x7f800000;
+  return reinterpret_cast<Vec>(reinterpret_cast<VecInt>(scaled) | special | ((h & 0x8000) << 16));
 }
 VARVE_FN Vec LoadF32Part(const float* p, uint32_t n, float fill) {
   float x[kLanes] = {fill, fill, fill, fill};

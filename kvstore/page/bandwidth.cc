@@ -1,0 +1,125 @@
+#include "kvstore/page/bandwidth.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include "kvstore/page/simd/cpu_features.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace varve::page {
+namespace {
+
+constexpr size_t kChunk = 256;
+constexpr size_t kLine = 64;
+
+using ReadFn = uint64_t (*)(const std::byte* memory, size_t bytes, size_t ahead);
+
+// Folds everything into one value, so that no load can be left out.
+uint64_t ReadPortable(const std::byte* memory, size_t bytes, size_t ahead) {
+  uint64_t lanes[kChunk / 8] = {};
+  for (size_t i = 0; i + kChunk <= bytes; i += kChunk) {
+    for (size_t line = 0; line < kChunk; line += kLine) {
+      __builtin_prefetch(memory + i + line + ahead);
+    }
+    uint64_t words[kChunk / 8];
+    std::memcpy(words, memory + i, kChunk);
+    for (size_t w = 0; w < kChunk / 8; ++w) lanes[w] ^= words[w];
+  }
+  uint64_t total = 0;
+  for (uint64_t lane : lanes) total += lane;
+  return total;
+}
+
+#if defined(__x86_64__)
+VARVE_TARGET_AVX512 uint64_t ReadAvx512(const std::byte* memory, size_t bytes, size_t ahead) {
+  __m512i a = _mm512_setzero_si512();
+  __m512i b = a, c = a, d = a;
+  for (size_t i = 0; i + kChunk <= bytes; i += kChunk) {
+    const std::byte* p = memory + i;
+    if (ahead != 0) {
+      for (size_t line = 0; line < kChunk; line += kLine) __builtin_prefetch(p + line + ahead);
+    }
+    a = _mm512_xor_si512(a, _mm512_loadu_si512(p));
+    b = _mm512_xor_si512(b, _mm512_loadu_si512(p + kLine));
+    c = _mm512_xor_si512(c, _mm512_loadu_si512(p + 2 * kLine));
+    d = _mm512_xor_si512(d, _mm512_loadu_si512(p + 3 * kLine));
+  }
+  a = _mm512_xor_si512(_mm512_xor_si512(a, b), _mm512_xor_si512(c, d));
+  uint64_t words[8];
+  std::memcpy(words, &a, sizeof(words));
+  uint64_t total = 0;
+  for (uint64_t word : words) total += word;
+  return total;
+}
+#endif
+
+ReadFn ChooseRead() {
+#if defined(__x86_64__)
+  if (Cpu().avx512) return ReadAvx512;
+#endif
+  return ReadPortable;
+}
+
+// GB/s of the best pass.
+template <typename Pass>
+double Best(size_t bytes, int repeats, Pass pass) {
+  double best = 0;
+  for (int i = 0; i < repeats; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    pass();
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    best = std::max(best, static_cast<double>(bytes) / elapsed.count() / 1e9);
+  }
+  return best;
+}
+
+struct Release {
+  void operator()(std::byte* p) const { ::operator delete(p, std::align_val_t{4096}); }
+};
+using Buffer = std::unique_ptr<std::byte, Release>;
+
+// Written, so that every page exists: the kernel backs untouched pages with one shared page of zeros.
+Buffer Touched(size_t bytes, int value) {
+  auto* p = static_cast<std::byte*>(::operator new(bytes, std::align_val_t{4096}, std::nothrow));
+  if (p != nullptr) std::memset(p, value, bytes);
+  return Buffer(p);
+}
+
+}  // namespace
+
+double ReadBandwidth(std::span<const std::byte> memory, int repeats) {
+  const ReadFn read = ChooseRead();
+  double best = 0;
+  for (size_t ahead : {size_t{0}, size_t{1024}, size_t{4096}, size_t{8192}}) {
+    best = std::max(best, Best(memory.size(), repeats, [&] {
+      volatile uint64_t sink = read(memory.data(), memory.size(), ahead);
+      static_cast<void>(sink);
+    }));
+  }
+  return best;
+}
+
+std::optional<double> MeasureReadBandwidth(size_t bytes, int repeats) {
+  const Buffer memory = Touched(bytes, 1);
+  if (memory == nullptr) return std::nullopt;
+  return ReadBandwidth({memory.get(), bytes}, repeats);
+}
+
+std::optional<double> MeasureMemcpy(size_t bytes, int repeats) {
+  const Buffer from = Touched(bytes, 1);
+  const Buffer to = Touched(bytes, 2);
+  if (from == nullptr || to == nullptr) return std::nullopt;
+  return Best(bytes, repeats, [&] {
+    std::memcpy(to.get(), from.get(), bytes);
+    asm volatile("" : : "r"(to.get()) : "memory");
+  });
+}
+
+}  // namespace varve::page

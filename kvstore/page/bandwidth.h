@@ -1,0 +1,23 @@
+// Speed of light of one core, measured: what a kernel that is bound by memory is compared with.
+//
+// Pin the calling thread first and measure in the same run as the kernel: neighbours on the machine change the limit.
+// Both allocate, touch and release `bytes` (or twice that); choose a size far above the last-level cache. Results are
+// the best of `repeats` passes, in GB/s (1e9 bytes). Nothing when memory cannot be had. Thread-safe.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <span>
+
+namespace varve::page {
+
+// Bytes read per second by one thread: vector loads, several unrolling and prefetch distances tried, best kept.
+std::optional<double> MeasureReadBandwidth(size_t bytes, int repeats);
+
+// The same over memory of the caller's, which must have been written before.
+double ReadBandwidth(std::span<const std::byte> memory, int repeats);
+
+// Bytes copied per second by std::memcpy of `bytes` between two buffers.
+std::optional<double> MeasureMemcpy(size_t bytes, int repeats);
+
+}  // namespace varve::page

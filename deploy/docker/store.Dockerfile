@@ -1,0 +1,28 @@
+# varve-store: docker build -f deploy/docker/store.Dockerfile -t varve-store .   (from the root of the checkout)
+FROM debian:bookworm AS build
+WORKDIR /src
+COPY deploy/install_deps.sh deploy/
+RUN ./deploy/install_deps.sh && rm -rf /var/lib/apt/lists/*
+COPY CMakeLists.txt CMakePresets.json ./
+COPY proto/ proto/
+COPY kvstore/ kvstore/
+COPY client/ client/
+COPY gpu_worker/ gpu_worker/
+RUN cmake --preset release -DVARVE_BUILD_TESTS=OFF -DVARVE_CUDA=OFF \
+    && cmake --build build/release --target varve-store varvectl \
+    && strip build/release/bin/varve-store build/release/bin/varvectl
+
+FROM debian:bookworm-slim
+# The libraries that `ldd varve-store varvectl` names, by their packages, and an init that forwards signals.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends \
+        tini libgrpc++1.51 libprotobuf32 libucx0 libprometheus-cpp-core1.0 libcivetweb1 libspdlog1.10 libyaml-cpp0.7 \
+        libssl3 zlib1g \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --system --uid 65532 --user-group --no-create-home --shell /usr/sbin/nologin varve
+COPY --from=build /src/build/release/bin/varve-store /src/build/release/bin/varvectl /usr/local/bin/
+COPY deploy/config/varve-store.yaml /etc/varve/varve-store.yaml
+USER 65532:65532
+EXPOSE 7411 7412
+ENTRYPOINT ["/usr/bin/tini", "--", "/usr/local/bin/varve-store"]
+CMD ["--config=/etc/varve/varve-store.yaml", "--listen=0.0.0.0:7411", "--http_listen=0.0.0.0:7412"]

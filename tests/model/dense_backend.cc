@@ -22,11 +22,11 @@ float Softmax(float* scores, uint32_t tokens, uint32_t padded) {
 }
 
 void BackendStats::Add(const BackendStats& other) {
-  decode_steps += other.decode_steps;
-  pages_recalled += other.pages_recalled;
-  bytes_recalled += other.bytes_recalled;
   pages_selected += other.pages_selected;
   pages_hot += other.pages_hot;
+  pages_recalled += other.pages_recalled;
+  bytes_recalled += other.bytes_recalled;
+  pages_evicted += other.pages_evicted;
   mass_kept_sum += other.mass_kept_sum;
   mass_samples += other.mass_samples;
   for (const auto& [name, time] : other.stages) {
@@ -49,7 +49,6 @@ absl::Status DenseBackend::Extend(absl::Span<const int32_t> tokens) {
     }
   }
   announced_ += static_cast<uint32_t>(tokens.size());
-  if (prompt_tokens_ != 0) ++stats_.decode_steps;
   return absl::OkStatus();
 }
 

@@ -108,7 +108,6 @@ TEST_P(Forward, DecodeWithDenseAttentionEqualsPrefill) {
     ASSERT_LT(MaxDifference(*logits, absl::MakeSpan(whole).subspan(t * vocab, vocab)), 1e-4)
         << "position " << t;
   }
-  EXPECT_EQ(backend.Stats().decode_steps, golden.ids.size() - prompt);
 }
 
 INSTANTIATE_TEST_SUITE_P(Kernels, Forward, testing::ValuesIn(RunnableKernels()),

@@ -19,7 +19,7 @@ namespace varve::model {
 struct PolicySpec {
   std::string name;
   uint32_t page_tokens = 32;
-  double budget = 1.0;  // share of the prompt's KV that decode may attend to, in (0, 1]
+  double budget = 1.0;  // share of the prompt's pages (or tokens) that decode may attend to, in (0, 1]
 };
 
 // Time spent in one stage of the decode steps.
@@ -28,15 +28,15 @@ struct StageTime {
   double seconds = 0;
 };
 
-// What a backend counted since it was made; decode only. Fields a backend does not know stay 0. Sums, so that the stats
-// of many sequences add up.
+// What a backend counted since it was made; decode only, over all layers and KV heads. Fields a backend does not know
+// stay 0. All are sums, so that the stats of many sequences add up.
 struct BackendStats {
-  uint64_t decode_steps = 0;
-  uint64_t pages_recalled = 0;  // brought to the hot set, all layers and KV heads
-  uint64_t bytes_recalled = 0;
   uint64_t pages_selected = 0;  // asked for by the policy
   uint64_t pages_hot = 0;       // of those, already in the hot set
-  double mass_kept_sum = 0;     // softmax mass of full attention that the attended tokens hold
+  uint64_t pages_recalled = 0;  // brought to the hot set
+  uint64_t bytes_recalled = 0;
+  uint64_t pages_evicted = 0;
+  double mass_kept_sum = 0;  // share of full attention's softmax mass that the attended tokens hold, per query head
   uint64_t mass_samples = 0;
   std::map<std::string, StageTime> stages;
 

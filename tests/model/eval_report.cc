@@ -1,0 +1,146 @@
+#include "tests/model/eval_report.h"
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/console/table.h"
+
+namespace varve::model {
+namespace {
+
+using console::Align;
+using console::Column;
+using console::Table;
+
+double PerStep(const EvalRow& row, double sum) {
+  return row.decode_steps == 0 ? 0 : sum / static_cast<double>(row.decode_steps);
+}
+
+std::optional<double> Ratio(double part, uint64_t whole) {
+  if (whole == 0) return std::nullopt;
+  return part / static_cast<double>(whole);
+}
+
+std::optional<double> HotHitRatio(const EvalRow& row) {
+  return Ratio(static_cast<double>(row.stats.pages_hot), row.stats.pages_selected);
+}
+
+std::optional<double> MassKept(const EvalRow& row) {
+  return Ratio(row.stats.mass_kept_sum, row.stats.mass_samples);
+}
+
+std::string Percent(const std::optional<double>& ratio, int digits) {
+  return ratio.has_value() ? absl::StrFormat("%.*f %%", digits, *ratio * 100) : "-";
+}
+
+bool SameSet(const EvalRow& a, const EvalRow& b) {
+  return a.task == b.task && a.length == b.length;
+}
+
+std::string RenderAccuracy(absl::Span<const EvalRow> rows) {
+  Table table({{"task"},
+               {"length", Align::kRight},
+               {"policy"},
+               {"page", Align::kRight},
+               {"budget", Align::kRight},
+               {"prompts", Align::kRight},
+               {"answers right", Align::kRight},
+               {"accuracy", Align::kRight},
+               {"pages/step", Align::kRight},
+               {"KiB/step", Align::kRight},
+               {"hot hits", Align::kRight},
+               {"mass kept", Align::kRight},
+               {"ms/step", Align::kRight}});
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const EvalRow& row = rows[i];
+    if (i > 0 && !SameSet(row, rows[i - 1])) table.AddRule();
+    const BackendStats& stats = row.stats;
+    table.AddRow({row.task, absl::StrCat(row.length), row.policy.name,
+                  absl::StrCat(row.policy.page_tokens), Percent(row.policy.budget, 0),
+                  absl::StrCat(row.prompts), absl::StrCat(row.answers_right, "/", row.answers),
+                  Percent(row.Accuracy(), 1),
+                  absl::StrFormat("%.1f", PerStep(row, static_cast<double>(stats.pages_recalled))),
+                  absl::StrFormat(
+                      "%.1f", PerStep(row, static_cast<double>(stats.bytes_recalled)) / 1024),
+                  Percent(HotHitRatio(row), 1), Percent(MassKept(row), 1),
+                  absl::StrFormat("%.2f", PerStep(row, row.decode_seconds) * 1e3)});
+  }
+  return table.Render();
+}
+
+std::string RenderStages(absl::Span<const EvalRow> rows) {
+  std::set<std::string> names;
+  for (const EvalRow& row : rows) {
+    for (const auto& [name, time] : row.stats.stages) names.insert(name);
+  }
+  if (names.empty()) return "";
+  std::vector<Column> columns = {
+      {"task"}, {"length", Align::kRight}, {"policy"}, {"budget", Align::kRight}};
+  for (const std::string& name : names) {
+    columns.push_back({std::string(absl::StrCat(name, " us/step")), Align::kRight});
+  }
+  Table table(std::move(columns));
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const EvalRow& row = rows[i];
+    if (i > 0 && !SameSet(row, rows[i - 1])) table.AddRule();
+    std::vector<std::string> cells = {row.task, absl::StrCat(row.length), row.policy.name,
+                                      Percent(row.policy.budget, 0)};
+    for (const std::string& name : names) {
+      const auto it = row.stats.stages.find(name);
+      cells.push_back(it == row.stats.stages.end()
+                          ? "-"
+                          : absl::StrFormat("%.1f", PerStep(row, it->second.seconds) * 1e6));
+    }
+    table.AddRow(std::move(cells));
+  }
+  return absl::StrCat("\n", table.Render());
+}
+
+nlohmann::json ToJson(const std::optional<double>& value) {
+  return value.has_value() ? nlohmann::json(*value) : nlohmann::json();
+}
+
+nlohmann::ordered_json ToJson(const EvalRow& row) {
+  const BackendStats& stats = row.stats;
+  nlohmann::ordered_json stages = nlohmann::ordered_json::object();
+  for (const auto& [name, time] : stats.stages) stages[name] = PerStep(row, time.seconds) * 1e6;
+  return {
+      {"policy", row.policy.name},
+      {"page_tokens", row.policy.page_tokens},
+      {"budget", row.policy.budget},
+      {"task", row.task},
+      {"length", row.length},
+      {"prompts", row.prompts},
+      {"prompts_right", row.prompts_right},
+      {"answers", row.answers},
+      {"answers_right", row.answers_right},
+      {"accuracy", row.Accuracy()},
+      {"decode_steps", row.decode_steps},
+      {"decode_us_per_step", PerStep(row, row.decode_seconds) * 1e6},
+      {"pages_selected_per_step", PerStep(row, static_cast<double>(stats.pages_selected))},
+      {"pages_recalled_per_step", PerStep(row, static_cast<double>(stats.pages_recalled))},
+      {"bytes_per_step", PerStep(row, static_cast<double>(stats.bytes_recalled))},
+      {"pages_evicted", stats.pages_evicted},
+      {"hot_hit_ratio", ToJson(HotHitRatio(row))},
+      {"attention_mass_kept", ToJson(MassKept(row))},
+      {"stage_us_per_step", std::move(stages)},
+  };
+}
+
+}  // namespace
+
+std::string RenderTables(absl::Span<const EvalRow> rows) {
+  return absl::StrCat(RenderAccuracy(rows), RenderStages(rows));
+}
+
+std::string RenderJson(absl::Span<const EvalRow> rows) {
+  nlohmann::ordered_json results = nlohmann::ordered_json::array();
+  for (const EvalRow& row : rows) results.push_back(ToJson(row));
+  using Json = nlohmann::ordered_json;
+  return Json{{"results", std::move(results)}}.dump(2, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace varve::model

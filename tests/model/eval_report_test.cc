@@ -1,0 +1,73 @@
+// Tables and JSON of evaluation results.
+#include "tests/model/eval_report.h"
+
+#include <nlohmann/json.hpp>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace varve::model {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+
+EvalRow MakeRow() {
+  EvalRow row{.policy = {"arkvale", 32, 0.1}, .task = "vt", .length = 4096};
+  row.prompts = 20;
+  row.prompts_right = 18;
+  row.answers = 60;
+  row.answers_right = 57;
+  row.decode_steps = 100;
+  row.decode_seconds = 0.25;
+  row.stats.pages_selected = 7800;
+  row.stats.pages_hot = 5850;
+  row.stats.pages_recalled = 1950;
+  row.stats.bytes_recalled = 1950 * 16384;
+  row.stats.mass_kept_sum = 9.5;
+  row.stats.mass_samples = 10;
+  row.stats.stages["score"] = {100, 0.002};
+  return row;
+}
+
+TEST(EvalReport, JsonHasEveryFieldOfARow) {
+  const EvalRow rows[] = {MakeRow()};
+  const auto json = nlohmann::json::parse(RenderJson(rows));
+  ASSERT_EQ(json["results"].size(), 1u);
+  const auto expected = nlohmann::json::parse(R"({
+    "policy": "arkvale", "page_tokens": 32, "budget": 0.1, "task": "vt", "length": 4096,
+    "prompts": 20, "prompts_right": 18, "answers": 60, "answers_right": 57, "accuracy": 0.95,
+    "decode_steps": 100, "decode_us_per_step": 2500.0, "pages_selected_per_step": 78.0,
+    "pages_recalled_per_step": 19.5, "bytes_per_step": 319488.0, "pages_evicted": 0,
+    "hot_hit_ratio": 0.75, "attention_mass_kept": 0.95, "stage_us_per_step": {"score": 20.0}})");
+  EXPECT_EQ(json["results"][0], expected);
+}
+
+TEST(EvalReport, WhatWasNotMeasuredIsNullAndADash) {
+  const EvalRow rows[] = {{.policy = {"full", 32, 1.0}, .task = "agg", .length = 1024}};
+  const auto row = nlohmann::json::parse(RenderJson(rows))["results"][0];
+  EXPECT_TRUE(row["hot_hit_ratio"].is_null());
+  EXPECT_TRUE(row["attention_mass_kept"].is_null());
+  EXPECT_EQ(row["accuracy"], 0);
+  EXPECT_EQ(row["pages_recalled_per_step"], 0);
+  EXPECT_THAT(RenderTables(rows), HasSubstr("     -"));
+  EXPECT_THAT(RenderTables(rows), Not(HasSubstr("us/step")));
+}
+
+TEST(EvalReport, NoRowsAreAnEmptyList) {
+  EXPECT_TRUE(nlohmann::json::parse(RenderJson({}))["results"].is_array());
+}
+
+TEST(EvalReport, TablesShowAccuracyAndStages) {
+  EvalRow other = MakeRow();
+  other.task = "agg";
+  other.stats.stages.clear();
+  const EvalRow rows[] = {MakeRow(), other};
+  const std::string text = RenderTables(rows);
+  for (const char* part : {"57/60", "95.0 %", "19.5", "312.0", "75.0 %", "2.50", "score us/step"}) {
+    EXPECT_THAT(text, HasSubstr(part));
+  }
+}
+
+}  // namespace
+}  // namespace varve::model

@@ -119,21 +119,25 @@ class PageStore {
   virtual std::unique_ptr<GetHandle> Acquire(NamespaceId ns, const page::ObjectKey& key, Miss* miss) = 0;
 
   virtual bool Exists(NamespaceId ns, const page::ObjectKey& key) const = 0;
-  // False: not stored, or pinned and not forced.
+  // False: not stored, or pinned or held and not forced. Open handles keep their bytes.
   virtual bool Remove(NamespaceId ns, const page::ObjectKey& key, bool force) = 0;
 
-  // Pins by owner (a session): counted per owner. ttl: soft pin that lapses by itself; infinite: hard pin.
+  // Pins by owner (a session). Infinite ttl: a hard pin, counted, Unpin takes one back. Finite ttl: a soft pin, one per
+  // object and owner, that lapses by itself; pinning again can only prolong it, and Unpin takes it back after the hard
+  // ones. False: not stored, or ttl <= 0; Unpin: not pinned by this owner.
   virtual bool Pin(NamespaceId ns, const page::ObjectKey& key, uint64_t owner, absl::Duration ttl) = 0;
   virtual bool Unpin(NamespaceId ns, const page::ObjectKey& key, uint64_t owner) = 0;
   virtual void UnpinAll(uint64_t owner) = 0;
 
-  // Holds: keep every object of a block (its group: the key without the 4-byte layer suffix) from eviction, stored
-  // already or later. Counted; attached contexts hold their blocks.
+  // Holds: keep every object of a block (its group: the key without the 4-byte layer suffix; keys shorter than 8 bytes
+  // have none) from eviction, stored already or later. Counted; attached contexts hold their blocks. O(1) a block,
+  // however many objects it has; the lock is released every 128 blocks.
   virtual void Hold(NamespaceId ns, std::span<const std::string> block_hashes) = 0;
   virtual void Release(NamespaceId ns, std::span<const std::string> block_hashes) = 0;
 
-  // Objects with keys > after (empty: from the start) and the prefix, ascending, at most limit. More exist when the
-  // result is full.
+  // Objects with keys > after (empty: from the start) and the prefix, ascending, at most limit. More may exist when the
+  // result is full. O(log n + limit), the lock is released every 256 rows: objects that come and go meanwhile may or may
+  // not be listed.
   virtual std::vector<ObjectRow> List(NamespaceId ns, std::string_view prefix, std::string_view after,
                                       size_t limit) const = 0;
   virtual PageStoreUsage Usage() const = 0;

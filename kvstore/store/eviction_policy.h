@@ -1,0 +1,53 @@
+// Which object goes first when room is needed. A policy orders objects; whether one may go (pins,
+// holds, handles) is the index's business.
+//
+// Not thread-safe: the store calls a policy under its lock, so every method must be O(1) or
+// amortised O(1) and must not allocate per call in the steady state. Nodes are embedded in the
+// objects (no look-up, no allocation); a node is in at most one policy, and must be erased or taken
+// as a victim before it is destroyed.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+#include "kvstore/base/registry.h"
+
+namespace varve::store {
+
+struct EvictionNode {
+  uint64_t identity =
+      0;  // the same for every life of one key: lets a policy recognise a key that came back
+  uint64_t bytes = 0;
+
+  // The policy's own, 0 while the node is in none.
+  EvictionNode* newer = nullptr;
+  EvictionNode* older = nullptr;
+  uint8_t queue = 0;
+  uint8_t frequency = 0;
+};
+
+class EvictionPolicy {
+ public:
+  virtual ~EvictionPolicy() = default;
+  // node is in no policy.
+  virtual void Insert(EvictionNode& node) = 0;
+  // node is in this policy, and was used.
+  virtual void Touch(EvictionNode& node) = 0;
+  // node is in this policy, and leaves it for a reason of its own (removed, pinned).
+  virtual void Erase(EvictionNode& node) = 0;
+  // Takes out the node to evict next; null when there is none.
+  virtual EvictionNode* Victim() = 0;
+  virtual size_t size() const = 0;
+};
+
+struct EvictionPolicyRow {
+  std::unique_ptr<EvictionPolicy> (*create)(uint64_t capacity_bytes);
+  std::string_view summary;
+};
+
+// The known policies: lru.
+const base::Registry<EvictionPolicyRow>& EvictionPolicies();
+
+}  // namespace varve::store

@@ -1,0 +1,187 @@
+// What keeps objects from eviction: pins, holds, and the parking of guarded objects outside the
+// policy.
+#include <algorithm>
+#include <utility>
+
+#include "kvstore/store/object_index.h"
+
+namespace varve::store {
+namespace {
+
+constexpr size_t kGroupSuffixBytes = 4;
+constexpr size_t kMinGroupedKeyBytes = 8;
+
+}  // namespace
+
+uint32_t Object::pin_count() const {
+  uint32_t count = 0;
+  for (const OwnerPin& pin : pins) count += pin.count();
+  return count;
+}
+
+// ---- parking
+
+void ObjectIndex::Park(Object* object) {
+  object->parked = true;
+  if (object->group == nullptr) return;
+  object->parked_index = static_cast<uint32_t>(object->group->parked.size());
+  object->group->parked.push_back(object);
+}
+
+void ObjectIndex::LeaveParked(Object* object) {
+  object->parked = false;
+  if (object->group == nullptr) return;
+  std::vector<Object*>& parked = object->group->parked;
+  parked.back()->parked_index = object->parked_index;
+  parked[object->parked_index] = parked.back();
+  parked.pop_back();
+}
+
+void ObjectIndex::Unpark(Object* object) {
+  LeaveParked(object);
+  policy_->Insert(*object);
+}
+
+void ObjectIndex::GuardsChanged(Object* object, bool was_self_guarded) {
+  const bool is_self_guarded = object->self_guarded();
+  if (is_self_guarded == was_self_guarded) return;
+  ObjectGroup* group = object->group;
+  if (group != nullptr) {
+    group->unguarded_bytes += is_self_guarded ? -object->bytes : object->bytes;
+  }
+  if (group == nullptr || group->holds == 0) {
+    guarded_bytes_ += is_self_guarded ? object->bytes : -object->bytes;
+    if (!is_self_guarded && object->parked) Unpark(object);
+  }
+}
+
+// ---- groups and holds
+
+void ObjectIndex::JoinGroup(Object* object) {
+  const std::string_view key = object->key.key.bytes();
+  if (key.size() < kMinGroupedKeyBytes) return;
+  const GroupKey name(object->key.ns, std::string(key.substr(0, key.size() - kGroupSuffixBytes)));
+  std::unique_ptr<ObjectGroup>& group = groups_[name];
+  if (group == nullptr) group = std::make_unique<ObjectGroup>();
+  object->group = group.get();
+  ++group->objects;
+  group->unguarded_bytes += object->bytes;
+  if (group->holds > 0) guarded_bytes_ += object->bytes;
+}
+
+void ObjectIndex::LeaveGroup(Object* object) {
+  ObjectGroup* group = std::exchange(object->group, nullptr);
+  if (group == nullptr) return;
+  --group->objects;
+  if (!object->self_guarded()) group->unguarded_bytes -= object->bytes;
+  if (group->objects > 0 || group->holds > 0) return;
+  const std::string_view key = object->key.key.bytes();
+  groups_.erase(
+      GroupKey(object->key.ns, std::string(key.substr(0, key.size() - kGroupSuffixBytes))));
+}
+
+void ObjectIndex::Hold(NamespaceId ns, const std::string& group_name) {
+  std::unique_ptr<ObjectGroup>& group = groups_[GroupKey(ns, group_name)];
+  if (group == nullptr) group = std::make_unique<ObjectGroup>();
+  if (group->holds++ == 0) guarded_bytes_ += group->unguarded_bytes;
+}
+
+bool ObjectIndex::Release(NamespaceId ns, const std::string& group_name) {
+  const auto found = groups_.find(GroupKey(ns, group_name));
+  if (found == groups_.end() || found->second->holds == 0) return false;
+  ObjectGroup& group = *found->second;
+  if (--group.holds > 0) return true;
+  guarded_bytes_ -= group.unguarded_bytes;
+  for (size_t i = group.parked.size(); i-- > 0;) {
+    if (!group.parked[i]->self_guarded()) Unpark(group.parked[i]);
+  }
+  if (group.objects == 0) groups_.erase(found);
+  return true;
+}
+
+// ---- pins
+
+void ObjectIndex::Pin(Object* object, uint64_t owner, absl::Time until) {
+  const bool was_self_guarded = object->self_guarded();
+  OwnerPin* pin = nullptr;
+  for (OwnerPin& p : object->pins) {
+    if (p.owner == owner) pin = &p;
+  }
+  if (pin == nullptr) {
+    pin = &object->pins.emplace_back(OwnerPin{.owner = owner});
+    owners_[owner].insert(object);
+  }
+  if (until == absl::InfiniteFuture()) {
+    ++pin->hard;
+  } else if (until > pin->soft_until) {
+    ClearSoftPin(object, *pin);
+    pin->soft_until = until;
+    soft_pins_.emplace(until, object, owner);
+  }
+  GuardsChanged(object, was_self_guarded);
+}
+
+void ObjectIndex::ClearSoftPin(Object* object, OwnerPin& pin) {
+  soft_pins_.erase({pin.soft_until, object, pin.owner});
+  pin.soft_until = absl::InfinitePast();
+}
+
+void ObjectIndex::ForgetPin(Object* object, size_t pin_index) {
+  OwnerPin& pin = object->pins[pin_index];
+  ClearSoftPin(object, pin);
+  const auto owned = owners_.find(pin.owner);
+  owned->second.erase(object);
+  if (owned->second.empty()) owners_.erase(owned);
+  pin = object->pins.back();
+  object->pins.pop_back();
+}
+
+bool ObjectIndex::Unpin(Object* object, uint64_t owner) {
+  for (size_t i = 0; i < object->pins.size(); ++i) {
+    OwnerPin& pin = object->pins[i];
+    if (pin.owner != owner) continue;
+    if (pin.hard > 0) {
+      --pin.hard;
+    } else {
+      ClearSoftPin(object, pin);
+    }
+    if (pin.count() == 0) {
+      ForgetPin(object, i);
+      GuardsChanged(object, true);
+    }
+    return true;
+  }
+  return false;
+}
+
+bool ObjectIndex::UnpinSome(uint64_t owner, size_t limit) {
+  for (; limit > 0; --limit) {
+    // Forgetting the last pin of an owner erases its row.
+    const auto owned = owners_.find(owner);
+    if (owned == owners_.end()) return false;
+    Object* object = *owned->second.begin();
+    const auto pin = std::find_if(object->pins.begin(), object->pins.end(),
+                                  [owner](const OwnerPin& p) { return p.owner == owner; });
+    ForgetPin(object, static_cast<size_t>(pin - object->pins.begin()));
+    GuardsChanged(object, true);
+  }
+  return owners_.contains(owner);
+}
+
+void ObjectIndex::ExpirePins(absl::Time now) {
+  while (!soft_pins_.empty() && std::get<0>(*soft_pins_.begin()) <= now) {
+    const auto [deadline, object, owner] = *soft_pins_.begin();
+    for (size_t i = 0; i < object->pins.size(); ++i) {
+      OwnerPin& pin = object->pins[i];
+      if (pin.owner != owner) continue;
+      ClearSoftPin(object, pin);
+      if (pin.count() == 0) {
+        ForgetPin(object, i);
+        GuardsChanged(object, true);
+      }
+      break;
+    }
+  }
+}
+
+}  // namespace varve::store

@@ -46,6 +46,17 @@ struct ClientOptions {
   std::vector<std::string> devices;
   absl::Duration connect_timeout = absl::Seconds(10);
   absl::Duration transfer_deadline = absl::Seconds(10);  // given to the store for each batch
+  absl::Duration call_timeout = absl::Seconds(30);       // of calls that move no values
+  // Opens the session on the first call that needs one instead of in Connect: administration works without a session,
+  // so it reaches a store that is draining.
+  bool lazy_session = false;
+};
+
+// What the store allows; batches above max_batch_items are split by the client.
+struct ClientLimits {
+  uint32_t max_batch_items = 0;
+  uint64_t max_object_bytes = 0;
+  uint32_t max_regions = 0;
 };
 
 // Registered memory of this process, known to the store.
@@ -188,7 +199,10 @@ class Client {
                                                          const ClientOptions& options);
   virtual ~Client() = default;
 
-  virtual std::string lane() const = 0;  // "loopback", "shm", "tcp", "rdma", "inline"
+  // "loopback", "shm", "tcp", "rdma", "inline"; of the last session, empty before the first.
+  virtual std::string lane() const = 0;
+  // Of the last session; all zero before the first.
+  virtual ClientLimits limits() const { return {}; }
 
   // The caller's memory must outlive the handle. Allocate gives the lane's fastest kind.
   virtual absl::StatusOr<std::unique_ptr<Memory>> Register(std::span<std::byte> memory) = 0;

@@ -1,0 +1,223 @@
+// The one implementation of Client, spread over objects.cc, contexts.cc, recall.cc and admin.cc.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "client/client.h"
+#include "client/convert.h"
+#include "client/exchange_stream.h"
+#include "client/in_flight.h"
+#include "client/inline_transfer.h"
+#include "client/registered_memory.h"
+#include "client/session.h"
+#include "grpcpp/channel.h"
+#include "kvstore/transport/transport.h"
+#include "varve/v1/store.grpc.pb.h"
+
+namespace varve::client {
+
+// A long-lived stream that belongs to one session: opened on first use and again for each new session.
+template <typename Request, typename Reply>
+class SessionStream {
+ public:
+  using Stream = ExchangeStream<Request, Reply>;
+  SessionStream(typename Stream::Bind bind, typename Stream::TagOf tag_of)
+      : bind_(std::move(bind)), tag_of_(tag_of) {}
+
+  std::shared_ptr<Stream> For(uint64_t generation) {
+    base::MutexLock lock(mutex_);
+    if (stream_ != nullptr && generation_ == generation && stream_->alive()) return stream_;
+    if (stream_ != nullptr) Retire();
+    stream_ = Stream::Start(bind_, tag_of_, [] {});
+    generation_ = generation;
+    return stream_;
+  }
+  void Close() {
+    base::MutexLock lock(mutex_);
+    if (stream_ != nullptr) Retire();
+    for (const std::shared_ptr<Stream>& old : retired_) old->CancelAndWait();
+  }
+
+ private:
+  // Kept until it has ended, so that Close leaves nothing behind.
+  void Retire() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    stream_->Cancel();
+    std::erase_if(retired_, [](const auto& old) { return old->finished(); });
+    retired_.push_back(std::move(stream_));
+  }
+
+  const typename Stream::Bind bind_;
+  const typename Stream::TagOf tag_of_;
+  base::Mutex mutex_;
+  uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::shared_ptr<Stream> stream_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::shared_ptr<Stream>> retired_ ABSL_GUARDED_BY(mutex_);
+};
+
+class ClientImpl final : public Client {
+ public:
+  // transport null: inline only. own_transport: the same one when the client owns it.
+  ClientImpl(std::shared_ptr<grpc::Channel> channel, transport::Transport* transport,
+             std::unique_ptr<transport::Transport> own_transport, const ClientOptions& options);
+  ~ClientImpl() override;
+
+  // Opens the session.
+  absl::Status Start();
+
+  std::string lane() const override;
+  ClientLimits limits() const override;
+  absl::StatusOr<std::unique_ptr<Memory>> Register(std::span<std::byte> memory) override;
+  absl::StatusOr<std::unique_ptr<Memory>> Allocate(size_t bytes) override;
+
+  absl::StatusOr<std::vector<bool>> Exists(std::span<const page::ObjectKey> keys) override;
+  absl::StatusOr<uint32_t> LongestPrefix(std::span<const page::ObjectKey> keys) override;
+  absl::StatusOr<std::vector<PutResult>> Put(std::span<const PutItem> items) override;
+  absl::StatusOr<std::vector<GetResult>> Get(std::span<const GetItem> items) override;
+  void PutAsync(std::vector<PutItem> items,
+                std::function<void(absl::StatusOr<std::vector<PutResult>>)> done) override;
+  void GetAsync(std::vector<GetItem> items,
+                std::function<void(absl::StatusOr<std::vector<GetResult>>)> done) override;
+  absl::StatusOr<std::vector<bool>> Remove(std::span<const page::ObjectKey> keys, bool force) override;
+  absl::StatusOr<std::vector<bool>> Pin(std::span<const page::ObjectKey> keys, absl::Duration ttl) override;
+  absl::StatusOr<std::vector<bool>> Unpin(std::span<const page::ObjectKey> keys) override;
+  absl::StatusOr<ObjectPage> List(std::string_view key_prefix, uint32_t page_size,
+                                  const std::string& page_token) override;
+  absl::StatusOr<PutResult> PutInline(const page::ObjectKey& key, std::span<const std::byte> value,
+                                      const page::ObjectLayout& layout) override;
+  absl::StatusOr<GetResult> GetInline(const page::ObjectKey& key, const page::ObjectRange& range,
+                                      std::string* value) override;
+
+  absl::StatusOr<ContextInfo> OpenContext(const std::string& id, const page::Geometry& geometry,
+                                          page::DigestKind kind) override;
+  absl::StatusOr<ContextInfo> AppendContext(const std::string& id, uint32_t first_block,
+                                            std::span<const std::string> block_hashes) override;
+  absl::StatusOr<ContextInfo> TruncateContext(const std::string& id, uint32_t num_blocks) override;
+  absl::StatusOr<ContextInfo> ForkContext(const std::string& id, const std::string& new_id,
+                                          uint32_t num_blocks) override;
+  absl::StatusOr<ContextInfo> AttachContext(const std::string& id) override;
+  absl::StatusOr<ContextInfo> ParkContext(const std::string& id) override;
+  absl::Status DropContext(const std::string& id) override;
+  absl::StatusOr<std::vector<ContextInfo>> ListContexts() override;
+  absl::Status SendDigests(const std::string& id, uint32_t epoch, uint32_t layer, uint32_t first_block,
+                           uint32_t num_blocks, std::string rows, absl::Time sealed) override;
+  absl::Status ReadDigests(
+      const std::string& id, uint32_t layer_begin, uint32_t layer_count,
+      const std::function<absl::Status(uint32_t, uint32_t, uint32_t, std::string_view)>& sink) override;
+  absl::StatusOr<RecallResult> Recall(const RecallQuery& query) override;
+
+  absl::StatusOr<StoreStatus> Status() override;
+  absl::StatusOr<std::string> Config() override;
+  absl::Status Drain() override;
+  absl::Status Echo(size_t bytes) override;
+
+ private:
+  template <typename Request, typename Reply>
+  using Method = grpc::Status (v1::Store::StubInterface::*)(grpc::ClientContext*, const Request&, Reply*);
+
+  // One blocking call without a session.
+  template <typename Request, typename Reply>
+  absl::Status CallBare(Method<Request, Reply> method, const Request& request, Reply* reply, absl::Duration deadline);
+  // One blocking call within the session; once more in a new session when the store had forgotten this one (it has
+  // then not looked at the request).
+  template <typename Request, typename Reply>
+  absl::Status Call(Method<Request, Reply> method, Request& request, Reply* reply, absl::Duration deadline);
+
+  bool inline_only() const { return transport_ == nullptr; }
+  // UNAUTHENTICATED, the store's word for a session that it lost, is UNAVAILABLE to callers; other errors of the
+  // connection name the store.
+  absl::Status Explain(const absl::Status& status) const;
+  absl::Duration transfer_call_deadline() const;
+
+  // Items of one request; everything before the first session.
+  size_t batch_limit() const;
+  template <typename Request, typename Reply>
+  absl::StatusOr<std::vector<bool>> CallForKeys(Method<Request, Reply> method, std::span<const page::ObjectKey> keys,
+                                                Request request,
+                                                const google::protobuf::RepeatedField<bool>& (Reply::*results)()
+                                                    const);
+  absl::StatusOr<v1::PutRequest> PutRequestFor(std::span<const PutItem> items) const;
+  absl::StatusOr<v1::GetRequest> GetRequestFor(std::span<const GetItem> items) const;
+  void PutInlineAsync(std::vector<PutItem> items, InlineDone<PutResult> done);
+  void GetInlineAsync(std::vector<GetItem> items, InlineDone<GetResult> done);
+  // Runs start within the session, retried like Call.
+  template <typename Result>
+  void InSession(std::function<void(const InlineChannel&, InlineDone<Result>)> start, InlineDone<Result> done,
+                 bool retried);
+  absl::StatusOr<std::vector<PutResult>> PutBatch(std::span<const PutItem> items);
+  absl::StatusOr<std::vector<GetResult>> GetBatch(std::span<const GetItem> items);
+  // One asynchronous call within the session, retried like Call.
+  template <typename Request, typename Reply>
+  using AsyncStart = void (*)(v1::Store::Stub*, grpc::ClientContext*, const Request*, Reply*,
+                              std::function<void(grpc::Status)>);
+  template <typename Request, typename Reply>
+  void CallAsync(std::shared_ptr<Request> request, AsyncStart<Request, Reply> start,
+                 std::function<void(absl::Status, const Reply&)> done, bool retried);
+
+  absl::StatusOr<v1::RecallRequest> RecallRequestFor(const RecallQuery& query) const;
+  absl::Status FetchRecalled(const RecallQuery& query, RecallResult* selection);
+  // One exchange on a stream of the session, retried like Call. connect: the stream to use.
+  template <typename Request, typename Reply>
+  absl::StatusOr<Reply> ExchangeInSession(SessionStream<Request, Reply>& streams, Request request, uint64_t tag);
+
+  const ClientOptions options_;
+  const std::unique_ptr<transport::Transport> own_transport_;
+  transport::Transport* const transport_;
+  const std::shared_ptr<grpc::Channel> channel_;
+  const std::unique_ptr<v1::Store::Stub> stub_;
+  InFlight in_flight_;
+  std::atomic<uint64_t> next_region_id_{1};
+  std::atomic<uint64_t> next_recall_tag_{1};
+  SessionStream<v1::DigestBatch, v1::DigestAck> digests_;
+  SessionStream<v1::RecallRequest, v1::RecallReply> recalls_;
+  Session session_;
+};
+
+// ---- templates
+
+template <typename Request, typename Reply>
+absl::StatusOr<Reply> ClientImpl::ExchangeInSession(SessionStream<Request, Reply>& streams, Request request,
+                                                    uint64_t tag) {
+  for (bool retried = false;; retried = true) {
+    absl::StatusOr<Session::OpenedPtr> session = session_.Acquire();
+    if (!session.ok()) return Explain(session.status());
+    request.set_session_id((*session)->session_id);
+    absl::StatusOr<Reply> reply =
+        streams.For((*session)->generation)->Exchange(request, tag, transfer_call_deadline());
+    if (reply.status().code() != absl::StatusCode::kUnauthenticated) {
+      if (!reply.ok()) return Explain(reply.status());
+      return reply;
+    }
+    session_.Lost((*session)->generation);
+    if (retried) return Explain(reply.status());
+  }
+}
+
+template <typename Request, typename Reply>
+absl::Status ClientImpl::CallBare(Method<Request, Reply> method, const Request& request, Reply* reply,
+                                  absl::Duration deadline) {
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
+  if (!in_flight_.Add(&context)) return ClosingError();
+  const absl::Status status = FromGrpc((stub_.get()->*method)(&context, request, reply));
+  in_flight_.Remove(&context);
+  return status;
+}
+
+template <typename Request, typename Reply>
+absl::Status ClientImpl::Call(Method<Request, Reply> method, Request& request, Reply* reply, absl::Duration deadline) {
+  for (bool retried = false;; retried = true) {
+    absl::StatusOr<Session::OpenedPtr> session = session_.Acquire();
+    if (!session.ok()) return Explain(session.status());
+    request.set_session_id((*session)->session_id);
+    const absl::Status status = CallBare(method, request, reply, deadline);
+    if (status.code() != absl::StatusCode::kUnauthenticated) return Explain(status);
+    session_.Lost((*session)->generation);
+    if (retried) return Explain(status);
+  }
+}
+
+}  // namespace varve::client

@@ -1,0 +1,193 @@
+#include "client/convert.h"
+
+#include <string>
+
+namespace varve::client {
+namespace {
+
+Tier FromProto(v1::Tier tier) {
+  switch (tier) {
+    case v1::TIER_GPU: return Tier::kGpu;
+    case v1::TIER_HOST: return Tier::kHost;
+    case v1::TIER_NVME: return Tier::kNvme;
+    default: return Tier::kNone;
+  }
+}
+
+MissReason FromProto(v1::MissReason reason) {
+  switch (reason) {
+    case v1::MISS_REASON_UNSPECIFIED: return MissReason::kNone;
+    case v1::MISS_REASON_NEVER_STORED: return MissReason::kNeverStored;
+    case v1::MISS_REASON_EVICTED: return MissReason::kEvicted;
+    case v1::MISS_REASON_EXPIRED: return MissReason::kExpired;
+    case v1::MISS_REASON_INCOMPATIBLE: return MissReason::kIncompatible;
+    case v1::MISS_REASON_CORRUPT: return MissReason::kCorrupt;
+    default: return MissReason::kFailed;
+  }
+}
+
+PutOutcome FromProto(v1::PutResult result) {
+  switch (result) {
+    case v1::PUT_RESULT_STORED: return PutOutcome::kStored;
+    case v1::PUT_RESULT_EXISTS: return PutOutcome::kExists;
+    case v1::PUT_RESULT_NO_SPACE: return PutOutcome::kNoSpace;
+    case v1::PUT_RESULT_CORRUPT: return PutOutcome::kCorrupt;
+    case v1::PUT_RESULT_INVALID: return PutOutcome::kInvalid;
+    default: return PutOutcome::kFailed;
+  }
+}
+
+page::Geometry FromProto(const v1::Geometry& g) {
+  return {.num_layers = g.num_layers(),
+          .num_kv_heads = g.num_kv_heads(),
+          .num_query_heads = g.num_query_heads(),
+          .head_dim = g.head_dim(),
+          .page_tokens = g.page_tokens(),
+          .dtype = static_cast<page::DType>(g.dtype())};
+}
+
+page::ObjectLayout FromProto(const v1::ObjectLayout& layout) {
+  return {.num_kv_heads = layout.num_kv_heads(), .part_bytes = layout.part_bytes()};
+}
+
+RecallHeadResult FromProto(const v1::HeadRecallResult& head) {
+  RecallHeadResult result;
+  result.selected.assign(head.selected().begin(), head.selected().end());
+  result.scores.assign(head.scores().begin(), head.scores().end());
+  result.recalled.reserve(head.recalled_size());
+  for (const v1::RecalledPage& page : head.recalled()) {
+    result.recalled.push_back({.page = page.page(),
+                               .slot = page.slot(),
+                               .done = page.done(),
+                               .reason = FromProto(page.miss_reason()),
+                               .message = page.message()});
+  }
+  return result;
+}
+
+TierInfo FromProto(const v1::TierStatus& tier) {
+  return {.tier = FromProto(tier.tier()),
+          .capacity_bytes = tier.capacity_bytes(),
+          .used_bytes = tier.used_bytes(),
+          .pinned_bytes = tier.pinned_bytes(),
+          .objects = tier.objects(),
+          .fragmentation_ratio = tier.fragmentation_ratio(),
+          .low_watermark = tier.low_watermark(),
+          .high_watermark = tier.high_watermark()};
+}
+
+SessionInfo FromProto(const v1::SessionStatus& session) {
+  return {.client_name = session.client_name(),
+          .key_namespace = session.key_namespace(),
+          .lane = session.lane(),
+          .peer = session.peer(),
+          .age = absl::Milliseconds(session.age_ms()),
+          .regions = session.regions(),
+          .registered_bytes = session.registered_bytes(),
+          .read_bytes = session.read_bytes(),
+          .written_bytes = session.written_bytes()};
+}
+
+}  // namespace
+
+absl::Status FromGrpc(const grpc::Status& status) {
+  if (status.ok()) return absl::OkStatus();
+  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+}
+
+v1::Geometry ToProto(const page::Geometry& geometry) {
+  v1::Geometry proto;
+  proto.set_num_layers(geometry.num_layers);
+  proto.set_num_kv_heads(geometry.num_kv_heads);
+  proto.set_num_query_heads(geometry.num_query_heads);
+  proto.set_head_dim(geometry.head_dim);
+  proto.set_page_tokens(geometry.page_tokens);
+  proto.set_dtype(static_cast<v1::DType>(geometry.dtype));
+  return proto;
+}
+
+v1::ObjectLayout ToProto(const page::ObjectLayout& layout) {
+  v1::ObjectLayout proto;
+  proto.set_num_kv_heads(layout.num_kv_heads);
+  proto.set_part_bytes(layout.part_bytes);
+  return proto;
+}
+
+v1::ObjectRange ToProto(const page::ObjectRange& range) {
+  v1::ObjectRange proto;
+  proto.set_part(static_cast<v1::Part>(range.part));
+  proto.set_head_begin(range.head_begin);
+  proto.set_head_count(range.head_count);
+  return proto;
+}
+
+v1::DigestKind ToProto(page::DigestKind kind) { return static_cast<v1::DigestKind>(kind); }
+v1::ScoreMerge ToProto(page::ScoreMerge merge) { return static_cast<v1::ScoreMerge>(merge); }
+
+PutResult FromProto(const v1::PutItemResult& result) {
+  return {.outcome = FromProto(result.result()), .message = result.message()};
+}
+
+GetResult FromProto(const v1::GetItemResult& result) {
+  return {.hit = result.hit(),
+          .tier = FromProto(result.tier()),
+          .bytes = result.value_bytes(),
+          .reason = FromProto(result.miss_reason()),
+          .message = result.message()};
+}
+
+ObjectInfo FromProto(const v1::ObjectInfo& info) {
+  return {.key = page::ObjectKey::FromBytes(info.key()).value_or(page::ObjectKey()),
+          .bytes = info.value_bytes(),
+          .tier = FromProto(info.tier()),
+          .codec = info.codec(),
+          .pins = info.pins(),
+          .layout = FromProto(info.layout()),
+          .crc32c = info.crc32c()};
+}
+
+ContextInfo FromProto(const v1::ContextInfo& info) {
+  return {.context_id = info.context_id(),
+          .attached = info.state() == v1::CONTEXT_STATE_ATTACHED,
+          .geometry = FromProto(info.geometry()),
+          .digest_kind = static_cast<page::DigestKind>(info.digest_kind()),
+          .num_blocks = info.num_blocks(),
+          .epoch = info.epoch(),
+          .digest_bytes = info.digest_bytes(),
+          .digest_blocks = {info.digest_blocks().begin(), info.digest_blocks().end()},
+          .block_hashes = {info.block_hashes().begin(), info.block_hashes().end()},
+          .attached_sessions = info.attached_sessions()};
+}
+
+RecallResult FromProto(const v1::RecallReply& reply) {
+  RecallResult result;
+  result.layers.reserve(reply.layers_size());
+  for (const v1::LayerRecallResult& layer : reply.layers()) {
+    std::vector<RecallHeadResult>& heads = result.layers.emplace_back();
+    for (const v1::HeadRecallResult& head : layer.heads()) heads.push_back(FromProto(head));
+  }
+  const v1::RecallTimings& timings = reply.timings();
+  result.timings = {.score_us = static_cast<double>(timings.score_us()),
+                    .select_us = static_cast<double>(timings.select_us()),
+                    .locate_us = static_cast<double>(timings.locate_us()),
+                    .transfer_us = static_cast<double>(timings.transfer_us()),
+                    .total_us = static_cast<double>(timings.total_us())};
+  return result;
+}
+
+StoreStatus FromProto(const v1::StoreStatus& status) {
+  StoreStatus result;
+  result.version = status.version();
+  result.uptime = absl::Milliseconds(status.uptime_ms());
+  result.draining = status.draining();
+  for (const v1::TierStatus& tier : status.tiers()) result.tiers.push_back(FromProto(tier));
+  for (const v1::SessionStatus& session : status.sessions()) {
+    result.sessions.push_back(FromProto(session));
+  }
+  result.contexts = status.contexts();
+  result.objects = status.objects();
+  result.plugins.assign(status.plugins().begin(), status.plugins().end());
+  return result;
+}
+
+}  // namespace varve::client

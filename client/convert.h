@@ -1,0 +1,30 @@
+// Between the client's types and the wire's (proto/varve/v1). Pure functions; unknown enum values of a newer store map
+// to kNone, kFailed or kInvalid, never to a success.
+#pragma once
+
+#include "absl/status/status.h"
+#include "client/client.h"
+#include "grpcpp/support/status.h"
+#include "varve/v1/store.pb.h"
+
+namespace varve::client {
+
+namespace v1 = ::varve::v1;
+
+// gRPC and absl number their codes alike.
+absl::Status FromGrpc(const grpc::Status& status);
+
+v1::Geometry ToProto(const page::Geometry& geometry);
+v1::ObjectLayout ToProto(const page::ObjectLayout& layout);
+v1::ObjectRange ToProto(const page::ObjectRange& range);
+v1::DigestKind ToProto(page::DigestKind kind);
+v1::ScoreMerge ToProto(page::ScoreMerge merge);
+
+PutResult FromProto(const v1::PutItemResult& result);
+GetResult FromProto(const v1::GetItemResult& result);
+ObjectInfo FromProto(const v1::ObjectInfo& info);
+ContextInfo FromProto(const v1::ContextInfo& info);
+RecallResult FromProto(const v1::RecallReply& reply);
+StoreStatus FromProto(const v1::StoreStatus& status);
+
+}  // namespace varve::client

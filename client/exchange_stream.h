@@ -1,0 +1,164 @@
+// Requests and their replies on one long-lived gRPC stream, many in flight.
+//
+// Replies are matched to requests by the order of sending, or by a tag when the stream has a tag function. A stream
+// that broke stays broken: its owner starts another one. The final status of the stream is the error of every exchange
+// that was waiting.
+//
+// Threads: all methods from any thread; on_closed runs once, on a gRPC thread, after the last exchange has been failed.
+// Ownership: the stream keeps itself alive until gRPC is done with it.
+#pragma once
+
+#include <chrono>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "client/convert.h"
+#include "grpcpp/client_context.h"
+#include "grpcpp/support/client_callback.h"
+#include "kvstore/base/mutex.h"
+
+namespace varve::client {
+
+template <typename Request, typename Reply>
+class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
+ public:
+  using Reactor = grpc::ClientBidiReactor<Request, Reply>;
+  using TagOf = uint64_t (*)(const Reply&);
+  using Bind = std::function<void(grpc::ClientContext*, Reactor*)>;
+
+  // bind: calls the stub's method. tag_of: null when replies come in the order of the requests.
+  static std::shared_ptr<ExchangeStream> Start(const Bind& bind, TagOf tag_of,
+                                               std::function<void()> on_closed) {
+    std::shared_ptr<ExchangeStream> stream(new ExchangeStream(tag_of, std::move(on_closed)));
+    stream->self_ = stream;
+    bind(&stream->context_, stream.get());
+    stream->AddHold();  // writes start outside of reactions
+    stream->StartRead(&stream->reply_);
+    stream->StartCall();
+    return stream;
+  }
+
+  // Sends and waits. tag: what the reply will carry (ignored without a tag function); unique among those in flight.
+  // DEADLINE_EXCEEDED when no reply came in time, the stream's final status when it broke.
+  absl::StatusOr<Reply> Exchange(Request request, uint64_t tag, absl::Duration timeout) {
+    auto slot = std::make_shared<Slot>();
+    base::MutexLock lock(mutex_);
+    if (read_closed_) return BrokenLocked();
+    const uint64_t id = tag_of_ == nullptr ? next_sent_++ : tag;
+    waiting_[id] = slot;
+    SendLocked(std::move(request));
+    const absl::Time deadline = absl::Now() + timeout;
+    while (!slot->result.has_value()) {
+      const absl::Duration left = deadline - absl::Now();
+      if (left <= absl::ZeroDuration()) {
+        // An ordered stream keeps the slot: its reply still takes its turn.
+        if (tag_of_ != nullptr) waiting_.erase(id);
+        return absl::DeadlineExceededError("the store did not answer in time");
+      }
+      slot->done.WaitFor(mutex_, absl::ToChronoNanoseconds(left));
+    }
+    return std::move(*slot->result);
+  }
+
+  bool alive() const {
+    base::MutexLock lock(mutex_);
+    return !read_closed_;
+  }
+  // gRPC is done with it.
+  bool finished() const {
+    base::MutexLock lock(mutex_);
+    return finished_;
+  }
+  void Cancel() { context_.TryCancel(); }
+  // Must not be called from on_closed.
+  void CancelAndWait() {
+    Cancel();
+    base::MutexLock lock(mutex_);
+    while (!finished_) all_done_.Wait(mutex_);
+  }
+
+ private:
+  struct Slot {
+    base::CondVar done;
+    std::optional<absl::StatusOr<Reply>> result;
+  };
+
+  ExchangeStream(TagOf tag_of, std::function<void()> on_closed)
+      : tag_of_(tag_of), on_closed_(std::move(on_closed)) {}
+
+  absl::Status BrokenLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return final_.value_or(absl::UnavailableError("the stream to the store broke"));
+  }
+
+  void SendLocked(Request request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    queue_.push_back(std::move(request));
+    if (queue_.size() == 1) this->StartWrite(&queue_.front());
+  }
+
+  void OnWriteDone(bool ok) override {
+    base::MutexLock lock(mutex_);
+    queue_.pop_front();
+    if (ok && !read_closed_ && !queue_.empty()) this->StartWrite(&queue_.front());
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) {
+      base::MutexLock lock(mutex_);
+      read_closed_ = true;
+      this->RemoveHold();
+      return;
+    }
+    {
+      base::MutexLock lock(mutex_);
+      auto it = tag_of_ == nullptr ? waiting_.begin() : waiting_.find(tag_of_(reply_));
+      if (it != waiting_.end()) {
+        it->second->result = std::move(reply_);
+        it->second->done.NotifyAll();
+        waiting_.erase(it);
+      }
+    }
+    reply_ = Reply();
+    this->StartRead(&reply_);
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    std::shared_ptr<ExchangeStream> self = std::move(self_);
+    {
+      base::MutexLock lock(mutex_);
+      final_ = status.ok() ? absl::UnavailableError("the store closed the stream") : FromGrpc(status);
+      for (auto& [tag, slot] : waiting_) {
+        slot->result = *final_;
+        slot->done.NotifyAll();
+      }
+      waiting_.clear();
+    }
+    on_closed_();
+    base::MutexLock lock(mutex_);
+    finished_ = true;
+    all_done_.NotifyAll();
+  }
+
+  const TagOf tag_of_;
+  const std::function<void()> on_closed_;
+  grpc::ClientContext context_;
+  Reply reply_;  // of the read under way
+  std::shared_ptr<ExchangeStream> self_;
+
+  mutable base::Mutex mutex_;
+  base::CondVar all_done_;
+  std::deque<Request> queue_ ABSL_GUARDED_BY(mutex_);  // front: being written
+  std::map<uint64_t, std::shared_ptr<Slot>> waiting_ ABSL_GUARDED_BY(mutex_);
+  uint64_t next_sent_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool read_closed_ ABSL_GUARDED_BY(mutex_) = false;
+  std::optional<absl::Status> final_ ABSL_GUARDED_BY(mutex_);
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace varve::client

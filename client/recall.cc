@@ -1,0 +1,68 @@
+// Recall: one exchange on a long-lived stream.
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/client_impl.h"
+#include "kvstore/base/status.h"
+
+namespace varve::client {
+namespace {
+
+absl::Status ReplyError(const v1::RecallReply& reply) {
+  if (reply.error().empty() && reply.error_code() == 0) return absl::OkStatus();
+  const auto code = static_cast<absl::StatusCode>(reply.error_code());
+  return absl::Status(code == absl::StatusCode::kOk ? absl::StatusCode::kUnknown : code, reply.error());
+}
+
+bool WantsPages(const RecallQuery& query) {
+  for (const RecallLayer& layer : query.layers) {
+    for (const RecallHead& head : layer.heads) {
+      if (!head.slots.empty()) return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+absl::StatusOr<v1::RecallRequest> ClientImpl::RecallRequestFor(const RecallQuery& query) const {
+  v1::RecallRequest request;
+  request.set_context_id(query.context_id);
+  request.set_epoch(query.epoch);
+  request.set_merge(ToProto(query.merge));
+  request.set_sinks(query.sinks);
+  request.set_window(query.window);
+  request.set_num_blocks(query.num_blocks);
+  request.set_explain(query.explain);
+  request.set_deadline_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.transfer_deadline)));
+  for (const RecallLayer& layer : query.layers) {
+    v1::LayerRecall* wire = request.add_layers();
+    wire->set_layer(layer.layer);
+    wire->mutable_queries()->Add(layer.queries.begin(), layer.queries.end());
+    for (size_t h = 0; h < layer.heads.size(); ++h) {
+      const RecallHead& head = layer.heads[h];
+      v1::HeadRecall* wire_head = wire->add_heads();
+      wire_head->set_budget_pages(head.budget_pages);
+      wire_head->mutable_resident()->Add(head.resident.begin(), head.resident.end());
+      wire_head->set_part(static_cast<v1::Part>(head.part));
+      if (inline_only()) continue;  // FetchRecalled fills the slots
+      VARVE_RETURN_IF_ERROR(AppendRefs(&session_, head.slots,
+                                       absl::StrCat("layer ", layer.layer, ", head ", h, ": slots"),
+                                       wire_head->mutable_slots()));
+    }
+  }
+  return request;
+}
+
+absl::StatusOr<RecallResult> ClientImpl::Recall(const RecallQuery& query) {
+  VARVE_ASSIGN_OR_RETURN(v1::RecallRequest request, RecallRequestFor(query));
+  const uint64_t tag = next_recall_tag_.fetch_add(1);
+  request.set_tag(tag);
+  VARVE_ASSIGN_OR_RETURN(const v1::RecallReply reply, ExchangeInSession(recalls_, std::move(request), tag));
+  VARVE_RETURN_IF_ERROR(ReplyError(reply));
+  RecallResult result = FromProto(reply);
+  if (inline_only() && WantsPages(query)) VARVE_RETURN_IF_ERROR(FetchRecalled(query, &result));
+  return result;
+}
+
+}  // namespace varve::client

@@ -3,16 +3,22 @@
 #include <array>
 #include <cstring>
 
+#include "kvstore/page/simd/cpu_features.h"
+#include "kvstore/page/simd/crc32c.h"
+
 namespace varve::page {
 namespace {
 
-constexpr uint32_t kPolynomial = 0x82f63b78u;  // Castagnoli, reflected
+using Tables = std::array<std::array<uint32_t, 256>, 8>;
 
-constexpr std::array<std::array<uint32_t, 256>, 8> MakeTables() {
-  std::array<std::array<uint32_t, 256>, 8> tables{};
+// tables[k][b]: the CRC state that byte b leaves after k more zero bytes.
+constexpr Tables MakeTables() {
+  Tables tables{};
   for (uint32_t i = 0; i < 256; ++i) {
     uint32_t crc = i;
-    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1u) != 0 ? kPolynomial : 0u);
+    for (int bit = 0; bit < 8; ++bit) {
+      crc = (crc >> 1) ^ ((crc & 1u) != 0 ? crc::kPolynomial : 0u);
+    }
     tables[0][i] = crc;
   }
   for (size_t t = 1; t < 8; ++t) {
@@ -23,11 +29,9 @@ constexpr std::array<std::array<uint32_t, 256>, 8> MakeTables() {
   }
   return tables;
 }
-constexpr auto kTables = MakeTables();
+constexpr Tables kTables = MakeTables();
 
-}  // namespace
-
-uint32_t Crc32c(const void* data, size_t bytes, uint32_t crc) {
+uint32_t TableCrc(const void* data, size_t bytes, uint32_t crc) {
   const auto* p = static_cast<const uint8_t*>(data);
   uint32_t state = ~crc;
   for (; bytes >= 8; bytes -= 8, p += 8) {
@@ -41,27 +45,36 @@ uint32_t Crc32c(const void* data, size_t bytes, uint32_t crc) {
   return ~state;
 }
 
-namespace {
-// a * b modulo the polynomial, reflected: bit 31 is x^0.
-uint32_t Multiply(uint32_t a, uint32_t b) {
-  uint32_t product = 0;
-  for (uint32_t bit = 0x80000000u; bit != 0; bit >>= 1) {
-    if ((a & bit) != 0) product ^= b;
-    b = (b >> 1) ^ ((b & 1u) != 0 ? kPolynomial : 0u);
-  }
-  return product;
+struct Impls {
+  std::array<Crc32cImpl, 3> impls{};
+  size_t count = 0;
+};
+
+Impls ListImpls() {
+  Impls list;
+#if defined(__x86_64__)
+  if (Cpu().vpclmul512) list.impls[list.count++] = {"vpclmulqdq", crc::Vpclmul};
+  if (Cpu().sse42) list.impls[list.count++] = {"sse4.2", crc::Sse42};
+#endif
+  list.impls[list.count++] = {"table", TableCrc};
+  return list;
 }
+
 }  // namespace
 
+std::span<const Crc32cImpl> Crc32cImpls() {
+  static const Impls list = ListImpls();
+  return {list.impls.data(), list.count};
+}
+
+uint32_t Crc32c(const void* data, size_t bytes, uint32_t crc) {
+  static const Crc32cFn best = Crc32cImpls().front().fn;
+  return best(data, bytes, crc);
+}
+
 uint32_t Crc32cCombine(uint32_t first, uint32_t second, size_t second_bytes) {
-  // first * x^(8 n) + second; x^(8 n) by squaring.
-  uint32_t factor = 0x80000000u;  // 1
-  uint32_t power = 0x00800000u;   // x^8
-  for (size_t n = second_bytes; n != 0; n >>= 1) {
-    if ((n & 1) != 0) factor = Multiply(factor, power);
-    power = Multiply(power, power);
-  }
-  return Multiply(first, factor) ^ second;
+  // The initial and final XOR cancel: first * x^(8 n) + second.
+  return crc::Multiply(first, crc::Power(crc::kX8, second_bytes)) ^ second;
 }
 
 }  // namespace varve::page

@@ -5,12 +5,23 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
+#include <string_view>
 
 namespace varve::page {
 
+// CRC of data appended to what `crc` is the CRC of; crc 0 starts.
 uint32_t Crc32c(const void* data, size_t bytes, uint32_t crc = 0);
 
 // CRC of the concatenation of two pieces, from their CRCs and the second piece's length.
 uint32_t Crc32cCombine(uint32_t first, uint32_t second, size_t second_bytes);
+
+// Named implementations available on this CPU, for tests and benchmarks; the first is the one Crc32c uses.
+using Crc32cFn = uint32_t (*)(const void* data, size_t bytes, uint32_t crc);
+struct Crc32cImpl {
+  std::string_view name;
+  Crc32cFn fn;
+};
+std::span<const Crc32cImpl> Crc32cImpls();
 
 }  // namespace varve::page

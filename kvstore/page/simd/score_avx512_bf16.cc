@@ -5,7 +5,9 @@
 #if defined(__x86_64__)
 // GCC 12 takes the deliberately undefined pass-through operand of its own intrinsics for a mistake (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"
+#if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 
 namespace varve::page {

@@ -64,8 +64,7 @@ std::string Progress::Counts() const {
 
 void Progress::Draw(const std::string& note) {
   const std::string bar = terminal_ && total_ != 0 ? Bar() + " " : "";
-  const std::string line =
-      absl::StrCat(title_, " ", bar, Counts(), note.empty() ? "" : "  ", note);
+  const std::string line = absl::StrCat(title_, " ", bar, Counts(), note.empty() ? "" : "  ", note);
   std::fputs(terminal_ ? absl::StrCat(kClearLine, line).c_str() : absl::StrCat(line, "\n").c_str(),
              out_);
   std::fflush(out_);

@@ -25,8 +25,9 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  // `done` units are complete; note: what is going on, shown behind the bar. Redraws a terminal at most ten times a
-  // second; writes a log line at every tenth of the work, at most one every two seconds, at least one every thirty.
+  // `done` units are complete; note: what is going on, shown behind the bar. Redraws a terminal at
+  // most ten times a second; writes a log line at every tenth of the work, at most one every two
+  // seconds, at least one every thirty.
   void Update(uint64_t done, const std::string& note);
   // Clears the bar; a log gets a closing line. Idempotent.
   void Finish();
@@ -43,8 +44,8 @@ class Progress {
   const std::function<double()> seconds_;
   const bool terminal_;
   const double start_;
-  double last_ = 0;           // time of the last output
-  uint64_t last_tenth_ = 0;   // of the work, at the last log line
+  double last_ = 0;          // time of the last output
+  uint64_t last_tenth_ = 0;  // of the work, at the last log line
   uint64_t done_ = 0;
   bool finished_ = false;
 };

@@ -12,8 +12,9 @@ constexpr char kGap[] = "  ";
 
 // Code points: bytes that do not continue a UTF-8 sequence.
 size_t DisplayWidth(const std::string& text) {
-  return static_cast<size_t>(std::count_if(
-      text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) {
+    return (static_cast<unsigned char>(c) & 0xC0) != 0x80;
+  }));
 }
 
 std::string Pad(const std::string& text, size_t width, Align align) {

@@ -14,8 +14,13 @@ namespace {
 
 using testing::HasSubstr;
 
-constexpr ModelConfig kConfig = {
-    .hidden = 16, .ffn = 16, .layers = 2, .query_heads = 6, .kv_heads = 2, .head_dim = 32, .vocab = 16};
+constexpr ModelConfig kConfig = {.hidden = 16,
+                                 .ffn = 16,
+                                 .layers = 2,
+                                 .query_heads = 6,
+                                 .kv_heads = 2,
+                                 .head_dim = 32,
+                                 .vocab = 16};
 
 class Backend : public testing::Test {
  protected:
@@ -41,7 +46,8 @@ class Backend : public testing::Test {
   std::unique_ptr<KvBackend> Make(const PolicySpec& spec) {
     return SelectionBackend::Make(kConfig, BestKernels(), spec).value();
   }
-  static std::vector<float> Attend(KvBackend& backend, uint32_t layer, const std::vector<float>& q) {
+  static std::vector<float> Attend(KvBackend& backend, uint32_t layer,
+                                   const std::vector<float>& q) {
     std::vector<float> out(kConfig.QueryWidth());
     EXPECT_EQ(backend.Attend(layer, q.data(), out.data()), absl::OkStatus());
     return out;
@@ -55,7 +61,8 @@ TEST_F(Backend, ABudgetOfEveryPageIsFullAttentionBitForBit) {
   DenseBackend dense(kConfig, BestKernels());
   std::vector<std::unique_ptr<KvBackend>> owned;
   std::vector<KvBackend*> all = {&dense};
-  for (const char* name : {"full", "stream", "oracle", "arkvale-max", "arkvale-sum", "arkvale-center"}) {
+  for (const char* name :
+       {"full", "stream", "oracle", "arkvale-max", "arkvale-sum", "arkvale-center"}) {
     owned.push_back(Make({name, 16, 1.0}));
     all.push_back(owned.back().get());
   }

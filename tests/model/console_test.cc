@@ -73,7 +73,8 @@ class ProgressOutput : public testing::Test {
 TEST_F(ProgressOutput, ATerminalGetsABarThatIsRedrawnAtMostTenTimesASecond) {
   Progress progress("eval", 200, Options(true));
   progress.Update(100, "vt 1024");
-  EXPECT_EQ(Take(), "\r\033[Keval [###############...............]  50 % 100/200, 0 ms left  vt 1024");
+  EXPECT_EQ(Take(),
+            "\r\033[Keval [###############...............]  50 % 100/200, 0 ms left  vt 1024");
   now_ += 0.05;
   progress.Update(101, "vt 1024");
   EXPECT_EQ(Take(), "");

@@ -43,17 +43,16 @@ DenseBackend::DenseBackend(const ModelConfig& config, const Kernels& kernels)
 absl::Status DenseBackend::Extend(absl::Span<const int32_t> tokens) {
   for (uint32_t l = 0; l < config_.layers; ++l) {
     if (layers_[l].tokens() != announced_) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("Extend: layer ", l, " has ", layers_[l].tokens(), " tokens of ", announced_,
-                       " announced before"));
+      return absl::FailedPreconditionError(absl::StrCat("Extend: layer ", l, " has ",
+                                                        layers_[l].tokens(), " tokens of ",
+                                                        announced_, " announced before"));
     }
   }
   announced_ += static_cast<uint32_t>(tokens.size());
   return absl::OkStatus();
 }
 
-absl::Status DenseBackend::Append(uint32_t layer, const float* k, const float* v,
-                                  uint32_t tokens) {
+absl::Status DenseBackend::Append(uint32_t layer, const float* k, const float* v, uint32_t tokens) {
   if (layer >= config_.layers || layers_[layer].tokens() + tokens != announced_) {
     return absl::FailedPreconditionError(
         absl::StrCat("Append: ", tokens, " tokens to layer ", layer, " of ", config_.layers,

@@ -1,5 +1,5 @@
-// Exact attention over KV in plain memory, and a probe that measures how much of its mass another backend kept.
-// One thread per object.
+// Exact attention over KV in plain memory, and a probe that measures how much of its mass another
+// backend kept. One thread per object.
 #pragma once
 
 #include <cstdint>
@@ -13,11 +13,12 @@
 
 namespace varve::model {
 
-// Turns scores[0, tokens) into softmax weights and zeroes scores[tokens, padded); returns the log of the sum of the
-// exponentials. REQUIRES: 1 <= tokens <= padded.
+// Turns scores[0, tokens) into softmax weights and zeroes scores[tokens, padded); returns the log
+// of the sum of the exponentials. REQUIRES: 1 <= tokens <= padded.
 float Softmax(float* scores, uint32_t tokens, uint32_t padded);
 
-// Full attention over everything appended. FAILED_PRECONDITION when the calls come in the wrong order.
+// Full attention over everything appended. FAILED_PRECONDITION when the calls come in the wrong
+// order.
 class DenseBackend : public KvBackend {
  public:
   DenseBackend(const ModelConfig& config, const Kernels& kernels);
@@ -29,8 +30,8 @@ class DenseBackend : public KvBackend {
   absl::Span<const float> LastLogSumExp() const final { return log_sum_exp_; }
   BackendStats Stats() const final { return stats_; }
 
-  // True attention mass per page for a query: [query_heads][pages], each row sums to 1. Pages cover all tokens so far,
-  // the last one may be partial.
+  // True attention mass per page for a query: [query_heads][pages], each row sums to 1. Pages cover
+  // all tokens so far, the last one may be partial.
   std::vector<float> PageMass(uint32_t layer, const float* q, uint32_t page_tokens) const;
 
  protected:
@@ -38,8 +39,8 @@ class DenseBackend : public KvBackend {
   static constexpr float kMasked = -1e30f;
 
   // Called once per KV head of an Attend: may set scores [Group()][stride] of tokens to kMasked.
-  virtual void Mask(uint32_t /*layer*/, uint32_t /*kv_head*/, const float* /*q*/,
-                    float* /*scores*/, size_t /*stride*/) {}
+  virtual void Mask(uint32_t /*layer*/, uint32_t /*kv_head*/, const float* /*q*/, float* /*scores*/,
+                    size_t /*stride*/) {}
 
   const ModelConfig& config() const { return config_; }
   const DenseKv& layer(uint32_t index) const { return layers_[index]; }
@@ -55,8 +56,9 @@ class DenseBackend : public KvBackend {
   BackendStats stats_;
 };
 
-// Passes everything to another backend and, at every `every`-th Attend, compares its log-sum-exp with full attention:
-// exp(theirs - full) is the share of the attention mass that the attended tokens hold. Keeps a dense copy of the KV.
+// Passes everything to another backend and, at every `every`-th Attend, compares its log-sum-exp
+// with full attention: exp(theirs - full) is the share of the attention mass that the attended
+// tokens hold. Keeps a dense copy of the KV.
 class MassProbe final : public KvBackend {
  public:
   // every: at least 1.

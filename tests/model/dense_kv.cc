@@ -45,7 +45,8 @@ void DenseKv::AttendCausal(const float* q, uint32_t tokens, uint32_t first_posit
                            float* out) const {
   const uint32_t tiles = (tokens + kTileTokens - 1) / kTileTokens;
   ParallelFor(tiles * config_.kv_heads, threads, [&](uint32_t item) {
-    // Late tiles have the longest rows: starting with them keeps the threads equally busy to the end.
+    // Late tiles have the longest rows: starting with them keeps the threads equally busy to the
+    // end.
     const uint32_t first = (tiles - 1 - item / config_.kv_heads) * kTileTokens;
     const size_t row = size_t{first} * config_.QueryWidth();
     AttendTile(item % config_.kv_heads, q + row, std::min(kTileTokens, tokens - first),
@@ -53,15 +54,15 @@ void DenseKv::AttendCausal(const float* q, uint32_t tokens, uint32_t first_posit
   });
 }
 
-// Flash attention of one tile: the query heads of a group are extra rows, so each key block is read once for all.
-void DenseKv::AttendTile(uint32_t kv_head, const float* q, uint32_t tokens,
-                         uint32_t first_position, float* out) const {
+// Flash attention of one tile: the query heads of a group are extra rows, so each key block is read
+// once for all.
+void DenseKv::AttendTile(uint32_t kv_head, const float* q, uint32_t tokens, uint32_t first_position,
+                         float* out) const {
   const uint32_t dim = config_.head_dim;
   const uint32_t group = config_.Group();
   const uint32_t rows = tokens * group;
   const auto offset = [&](uint32_t row) {
-    return size_t{row / group} * config_.QueryWidth() +
-           size_t{kv_head * group + row % group} * dim;
+    return size_t{row / group} * config_.QueryWidth() + size_t{kv_head * group + row % group} * dim;
   };
   std::vector<float> query(size_t{rows} * dim), sum(size_t{rows} * dim);
   std::vector<float> scores(size_t{rows} * kBlockTokens);

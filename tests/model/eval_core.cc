@@ -19,7 +19,8 @@ struct ItemResult {
   double seconds = 0;
 };
 
-// The conversation after the prompt: questions are fed, answers are the model's own tokens, fed back.
+// The conversation after the prompt: questions are fed, answers are the model's own tokens, fed
+// back.
 absl::StatusOr<ItemResult> RunTurns(const TinyModel& model, KvBackend& backend,
                                     const EvalItem& item) {
   const auto start = std::chrono::steady_clock::now();
@@ -39,8 +40,7 @@ absl::StatusOr<ItemResult> RunTurns(const TinyModel& model, KvBackend& backend,
     }
   }
   result.steps = decoder.position() - item.prompt.size();
-  result.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }
 
@@ -55,7 +55,8 @@ class SetRunner {
     }
   }
 
-  // One prompt under the policies [first, first + count), which share its prefill. after: called for each.
+  // One prompt under the policies [first, first + count), which share its prefill. after: called
+  // for each.
   absl::Status RunItem(const EvalItem& item, size_t first, size_t count,
                        const std::function<void()>& after) {
     std::vector<std::unique_ptr<KvBackend>> owned;
@@ -134,8 +135,7 @@ absl::StatusOr<std::vector<EvalRow>> RunEval(const TinyModel& model, const EvalO
                                              BackendProvider& provider,
                                              const EvalProgress& progress) {
   VARVE_RETURN_IF_ERROR(CheckOptions(options));
-  VARVE_ASSIGN_OR_RETURN(const std::vector<EvalSet> sets,
-                         ReadSets(options, model.config().vocab));
+  VARVE_ASSIGN_OR_RETURN(const std::vector<EvalSet> sets, ReadSets(options, model.config().vocab));
   const size_t policies = options.policies.size();
   uint64_t total = 0;
   for (const EvalSet& set : sets) total += set.items.size() * policies;

@@ -29,9 +29,10 @@ struct EvalOptions {
   std::vector<std::string> tasks;
   std::vector<uint32_t> lengths;
   std::vector<PolicySpec> policies;
-  uint32_t max_prompts = 0;         // per task and length; 0: all of the set
-  uint32_t sequences_at_once = 8;   // policies that share one prefill; bounds the service's memory
-  uint32_t mass_sample_every = 16;  // one of this many attention calls is compared with full attention; 0: none
+  uint32_t max_prompts = 0;        // per task and length; 0: all of the set
+  uint32_t sequences_at_once = 8;  // policies that share one prefill; bounds the service's memory
+  uint32_t mass_sample_every =
+      16;  // one of this many attention calls is compared with full attention; 0: none
   uint32_t chunk_tokens = PrefillOptions().chunk_tokens;
 };
 
@@ -55,9 +56,9 @@ struct EvalRow {
 // Called from the evaluation's thread after each (prompt, policy); `what` names the set.
 using EvalProgress = std::function<void(uint64_t done, uint64_t total, const std::string& what)>;
 
-// All rows, sets in the order asked, policies in order within a set. Every set is read before the first prompt runs, so
-// that a wrong name costs no time. INVALID_ARGUMENT for empty lists; else the first error of a file, the model or a
-// backend, which names set, prompt and policy.
+// All rows, sets in the order asked, policies in order within a set. Every set is read before the
+// first prompt runs, so that a wrong name costs no time. INVALID_ARGUMENT for empty lists; else the
+// first error of a file, the model or a backend, which names set, prompt and policy.
 absl::StatusOr<std::vector<EvalRow>> RunEval(const TinyModel& model, const EvalOptions& options,
                                              BackendProvider& provider,
                                              const EvalProgress& progress);

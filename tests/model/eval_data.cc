@@ -51,8 +51,8 @@ absl::StatusOr<EvalItem> ParseItem(std::string_view line, const EvalSet& set, ui
   EvalItem item;
   VARVE_ASSIGN_OR_RETURN(item.prompt, TokenList(json, "prompt", vocab));
   if (item.prompt.size() != set.length) {
-    return absl::InvalidArgumentError(absl::StrCat("\"prompt\" has ", item.prompt.size(),
-                                                   " tokens, \"len\" says ", set.length));
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"prompt\" has ", item.prompt.size(), " tokens, \"len\" says ", set.length));
   }
   const auto turns = json.find("turns");
   if (turns == json.end() || !turns->is_array() || turns->empty()) {

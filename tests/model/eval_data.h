@@ -11,7 +11,7 @@
 namespace varve::model {
 
 struct EvalTurn {
-  std::vector<int32_t> feed;    // given to the model after the prompt or the turn before; never empty
+  std::vector<int32_t> feed;  // given to the model after the prompt or the turn before; never empty
   std::vector<int32_t> answer;  // what it must then produce; never empty
 };
 
@@ -26,9 +26,10 @@ struct EvalSet {
   std::vector<EvalItem> items;
 };
 
-// Reads DIR/eval_{task}_{length}.jsonl.gz, at most max_items prompts of it (0: all). Errors name the file and the line:
-// NOT_FOUND (with the sets that DIR does have), DATA_LOSS for a damaged gzip file, INVALID_ARGUMENT for a line that is
-// no such JSON, belongs to another task or length, or holds a token outside [0, vocab).
+// Reads DIR/eval_{task}_{length}.jsonl.gz, at most max_items prompts of it (0: all). Errors name
+// the file and the line: NOT_FOUND (with the sets that DIR does have), DATA_LOSS for a damaged gzip
+// file, INVALID_ARGUMENT for a line that is no such JSON, belongs to another task or length, or
+// holds a token outside [0, vocab).
 absl::StatusOr<EvalSet> ReadEvalSet(const std::string& dir, const std::string& task,
                                     uint32_t length, uint32_t vocab, uint32_t max_items);
 

@@ -58,15 +58,14 @@ std::string RenderAccuracy(absl::Span<const EvalRow> rows) {
     const EvalRow& row = rows[i];
     if (i > 0 && !SameSet(row, rows[i - 1])) table.AddRule();
     const BackendStats& stats = row.stats;
-    table.AddRow({row.task, absl::StrCat(row.length), row.policy.name,
-                  absl::StrCat(row.policy.page_tokens), Percent(row.policy.budget, 0),
-                  absl::StrCat(row.prompts), absl::StrCat(row.answers_right, "/", row.answers),
-                  Percent(row.Accuracy(), 1),
-                  absl::StrFormat("%.1f", PerStep(row, static_cast<double>(stats.pages_recalled))),
-                  absl::StrFormat(
-                      "%.1f", PerStep(row, static_cast<double>(stats.bytes_recalled)) / 1024),
-                  Percent(HotHitRatio(row), 1), Percent(MassKept(row), 1),
-                  absl::StrFormat("%.2f", PerStep(row, row.decode_seconds) * 1e3)});
+    table.AddRow(
+        {row.task, absl::StrCat(row.length), row.policy.name, absl::StrCat(row.policy.page_tokens),
+         Percent(row.policy.budget, 0), absl::StrCat(row.prompts),
+         absl::StrCat(row.answers_right, "/", row.answers), Percent(row.Accuracy(), 1),
+         absl::StrFormat("%.1f", PerStep(row, static_cast<double>(stats.pages_recalled))),
+         absl::StrFormat("%.1f", PerStep(row, static_cast<double>(stats.bytes_recalled)) / 1024),
+         Percent(HotHitRatio(row), 1), Percent(MassKept(row), 1),
+         absl::StrFormat("%.2f", PerStep(row, row.decode_seconds) * 1e3)});
   }
   return table.Render();
 }

@@ -132,8 +132,8 @@ TEST_F(Eval, ReportsProgressOncePerPromptAndPolicy) {
     seen.push_back(absl::StrCat(done, "/", total, " ", what));
   };
   ASSERT_TRUE(RunEval(model_, options, provider_, progress).ok());
-  EXPECT_THAT(seen, testing::ElementsAre("1/4 vt 1024", "2/4 vt 1024", "3/4 agg 1024",
-                                         "4/4 agg 1024"));
+  EXPECT_THAT(seen,
+              testing::ElementsAre("1/4 vt 1024", "2/4 vt 1024", "3/4 agg 1024", "4/4 agg 1024"));
 }
 
 TEST_F(Eval, RefusesWhatItCannotRun) {
@@ -143,7 +143,8 @@ TEST_F(Eval, RefusesWhatItCannotRun) {
   ExpectRefused({.tasks = {"vt"}, .lengths = {1000}, .policies = {full}},
                 absl::StatusCode::kNotFound, "eval_vt_1000.jsonl.gz");
   ExpectRefused({.tasks = {"vt"}, .lengths = {1024}, .policies = {{"nope", 32, 0.1}}},
-                absl::StatusCode::kInvalidArgument, "vt 1024 prompt 0: policy nope: unknown policy");
+                absl::StatusCode::kInvalidArgument,
+                "vt 1024 prompt 0: policy nope: unknown policy");
   ExpectRefused(
       {.tasks = {"vt"}, .lengths = {1024}, .policies = {full}, .max_prompts = 1, .chunk_tokens = 0},
       absl::StatusCode::kInvalidArgument, "chunk_tokens is 0");

@@ -7,10 +7,12 @@
 
 namespace varve::model {
 
-// NOT_FOUND when the file cannot be opened, DATA_LOSS when it cannot be read to its end; the message names the path.
+// NOT_FOUND when the file cannot be opened, DATA_LOSS when it cannot be read to its end; the
+// message names the path.
 absl::StatusOr<std::string> ReadFile(const std::string& path);
 
-// The decompressed content. DATA_LOSS for a file that is no gzip file, is cut short or fails its checksum.
+// The decompressed content. DATA_LOSS for a file that is no gzip file, is cut short or fails its
+// checksum.
 absl::StatusOr<std::string> ReadGzipFile(const std::string& path);
 
 }  // namespace varve::model

@@ -1,4 +1,5 @@
-// The forward pass against logits of an independent float64 implementation, and prefill against decode.
+// The forward pass against logits of an independent float64 implementation, and prefill against
+// decode.
 #include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>

@@ -1,6 +1,6 @@
 // The four dense loops of the test model, compiled once per instruction set and chosen at run time.
-// Pure functions on caller-owned memory; any thread. Results of one row never depend on how many rows are passed
-// together: prefill in chunks equals prefill in one go, bit for bit.
+// Pure functions on caller-owned memory; any thread. Results of one row never depend on how many
+// rows are passed together: prefill in chunks equals prefill in one go, bit for bit.
 #pragma once
 
 #include <cstddef>
@@ -38,8 +38,9 @@ struct SoftmaxState {
 struct Kernels {
   const char* name;
   void (*gemm)(const GemmArgs& args);
-  // Replaces scores[0, kBlockTokens) by exp(score - new maximum), those from `valid` on by 0, and updates the state.
-  // Returns the factor by which what was accumulated under the old maximum must be multiplied.
+  // Replaces scores[0, kBlockTokens) by exp(score - new maximum), those from `valid` on by 0, and
+  // updates the state. Returns the factor by which what was accumulated under the old maximum must
+  // be multiplied.
   float (*online_softmax)(float* scores, uint32_t valid, SoftmaxState* state);
   // gate[i] = silu(gate[i]) * up[i]; count is a multiple of kDimMultiple.
   void (*silu_mul)(float* gate, const float* up, uint32_t count);

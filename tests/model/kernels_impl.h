@@ -1,6 +1,7 @@
-// Template of one kernel set over W, the floats in a vector register. Each including file compiles it with its own
-// instruction-set flags and W, so no two translation units share an instantiation. No library function may be
-// called here: an inline one compiled for AVX-512 could be the copy that the linker keeps for everyone.
+// Template of one kernel set over W, the floats in a vector register. Each including file compiles
+// it with its own instruction-set flags and W, so no two translation units share an instantiation.
+// No library function may be called here: an inline one compiled for AVX-512 could be the copy that
+// the linker keeps for everyone.
 #pragma once
 
 #include "tests/model/kernels.h"
@@ -21,12 +22,14 @@ struct Simd {
     __builtin_memcpy(p, &v, sizeof(F));
   }
 
-  // e^x in place, relative error below 3e-7 for x in [-87, 87]; values outside are clamped to that range.
+  // e^x in place, relative error below 3e-7 for x in [-87, 87]; values outside are clamped to that
+  // range.
   static inline __attribute__((always_inline)) void Exp(F* inout) {
     F x = *inout;
     x = x < -87.0f ? F{} - 87.0f : x;
     x = x > 87.0f ? F{} + 87.0f : x;
-    constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the rounded integer in the low bits
+    constexpr float kRound =
+        12582912.0f;  // 1.5 * 2^23: adding it leaves the rounded integer in the low bits
     const F shifted = x * 1.44269504088896341f + kRound;
     const F n = shifted - kRound;
     const F r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
@@ -46,8 +49,7 @@ struct Simd {
 
 // R rows by N vectors of the product, kept in registers.
 template <int W, int R, int N>
-inline __attribute__((always_inline)) void GemmTile(const GemmArgs& g, uint32_t row,
-                                                    uint32_t col) {
+inline __attribute__((always_inline)) void GemmTile(const GemmArgs& g, uint32_t row, uint32_t col) {
   using S = Simd<W>;
   typename S::F acc[R][N] = {};
   const float* a = g.a + row * g.a_stride;

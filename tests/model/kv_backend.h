@@ -1,9 +1,11 @@
-// What an engine asks of its KV cache. Implemented by dense memory (the reference) and by the service's worker.
+// What an engine asks of its KV cache. Implemented by dense memory (the reference) and by the
+// service's worker.
 //
 // Order of calls for one sequence, from one thread:
 //   prefill chunk:  Extend(chunk), then Append(layer, ...) once for each layer, in order
 //   FinishPrefill() after the last chunk
-//   decode token:   Extend({token}), then for each layer in order Append(layer, ..., 1) and Attend(layer, ...)
+//   decode token:   Extend({token}), then for each layer in order Append(layer, ..., 1) and
+//   Attend(layer, ...)
 #pragma once
 
 #include <cstdint>
@@ -19,7 +21,8 @@ namespace varve::model {
 struct PolicySpec {
   std::string name;
   uint32_t page_tokens = 32;
-  double budget = 1.0;  // share of the prompt's pages (or tokens) that decode may attend to, in (0, 1]
+  double budget =
+      1.0;  // share of the prompt's pages (or tokens) that decode may attend to, in (0, 1]
 };
 
 // Time spent in one stage of the decode steps.
@@ -28,15 +31,16 @@ struct StageTime {
   double seconds = 0;
 };
 
-// What a backend counted since it was made; decode only, over all layers and KV heads. Fields a backend does not know
-// stay 0. All are sums, so that the stats of many sequences add up.
+// What a backend counted since it was made; decode only, over all layers and KV heads. Fields a
+// backend does not know stay 0. All are sums, so that the stats of many sequences add up.
 struct BackendStats {
   uint64_t pages_selected = 0;  // asked for by the policy
   uint64_t pages_hot = 0;       // of those, already in the hot set
   uint64_t pages_recalled = 0;  // brought to the hot set
   uint64_t bytes_recalled = 0;
   uint64_t pages_evicted = 0;
-  double mass_kept_sum = 0;  // share of full attention's softmax mass that the attended tokens hold, per query head
+  double mass_kept_sum =
+      0;  // share of full attention's softmax mass that the attended tokens hold, per query head
   uint64_t mass_samples = 0;
   std::map<std::string, StageTime> stages;
 
@@ -54,8 +58,8 @@ class KvBackend {
   // One decode query: q [query_heads][head_dim] fp32 post-RoPE, not scaled -> out, same shape.
   virtual absl::Status Attend(uint32_t layer, const float* q, float* out) = 0;
 
-  // Per query head, the natural log of the sum of exp(q . k / sqrt(head_dim)) over the tokens that the last Attend
-  // attended to; empty when the backend cannot tell.
+  // Per query head, the natural log of the sum of exp(q . k / sqrt(head_dim)) over the tokens that
+  // the last Attend attended to; empty when the backend cannot tell.
   virtual absl::Span<const float> LastLogSumExp() const { return {}; }
   virtual BackendStats Stats() const { return {}; }
 };

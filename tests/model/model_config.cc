@@ -61,9 +61,9 @@ absl::StatusOr<ModelConfig> FromJson(const Json& json) {
   VARVE_ASSIGN_OR_RETURN(const double eps, ReadPositive(json, "rms_norm_eps"));
   config.rms_eps = static_cast<float>(eps);
   if (config.query_heads % config.kv_heads != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("\"num_attention_heads\" ", config.query_heads,
-                     " is not a multiple of \"num_key_value_heads\" ", config.kv_heads));
+    return absl::InvalidArgumentError(absl::StrCat("\"num_attention_heads\" ", config.query_heads,
+                                                   " is not a multiple of \"num_key_value_heads\" ",
+                                                   config.kv_heads));
   }
   const auto tied = json.find("tie_word_embeddings");
   if (tied == json.end() || *tied != true) {

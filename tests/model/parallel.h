@@ -9,8 +9,8 @@
 
 namespace varve::model {
 
-// Runs body(0) .. body(count - 1), each once, on at most `threads` threads of which the caller's is one; returns when
-// all are done. body must not throw.
+// Runs body(0) .. body(count - 1), each once, on at most `threads` threads of which the caller's is
+// one; returns when all are done. body must not throw.
 inline void ParallelFor(uint32_t count, int threads, const std::function<void(uint32_t)>& body) {
   std::atomic<uint32_t> next{0};
   const auto work = [&] {

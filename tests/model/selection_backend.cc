@@ -28,8 +28,7 @@ absl::StatusOr<std::unique_ptr<KvBackend>> SelectionBackend::Make(const ModelCon
   };
   if (spec.page_tokens == 0) return absl::InvalidArgumentError("page_tokens is 0");
   if (!(spec.budget > 0 && spec.budget <= 1)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("budget ", spec.budget, ", must be in (0, 1]"));
+    return absl::InvalidArgumentError(absl::StrCat("budget ", spec.budget, ", must be in (0, 1]"));
   }
   std::string known;
   for (const auto& [name, rule] : kRules) {
@@ -46,9 +45,8 @@ absl::Status SelectionBackend::FinishPrefill() {
   VARVE_RETURN_IF_ERROR(DenseBackend::FinishPrefill());
   if (!IsPaged()) return absl::OkStatus();
   if (prompt_tokens() % spec_.page_tokens != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("prompt of ", prompt_tokens(),
-                                                   " tokens is not whole pages of ",
-                                                   spec_.page_tokens));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "prompt of ", prompt_tokens(), " tokens is not whole pages of ", spec_.page_tokens));
   }
   for (uint32_t l = 0; l < config().layers; ++l) BuildDigests(l);
   return absl::OkStatus();

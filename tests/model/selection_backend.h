@@ -1,5 +1,5 @@
-// Page and window policies by the book on KV in plain memory: the truth that the service's policies are compared with,
-// written for clarity. One thread per object.
+// Page and window policies by the book on KV in plain memory: the truth that the service's policies
+// are compared with, written for clarity. One thread per object.
 #pragma once
 
 #include <cstdint>
@@ -11,19 +11,20 @@
 
 namespace varve::model {
 
-// Restricts, per layer and KV head, which tokens of the PROMPT decode attends to; KV of decoded tokens is always kept
-// and not counted. Names and rules:
+// Restricts, per layer and KV head, which tokens of the PROMPT decode attends to; KV of decoded
+// tokens is always kept and not counted. Names and rules:
 //   full            everything
 //   stream          first 4 tokens and the most recent, ceil(budget * prompt) tokens in all
 //   oracle          pages by true softmax mass of the query, summed over the group
-//   arkvale-max     pages by the bound sum_d max(q_d min_d, q_d max_d) of their keys, maximum over the group
-//   arkvale-sum     the same, sum over the group
-//   arkvale-center  pages by q . (min + max) / 2, maximum over the group
-// Page policies take max(3, ceil(budget * pages)) pages at every step, the first and the last always among them; equal
-// scores are taken in order of page id.
+//   arkvale-max     pages by the bound sum_d max(q_d min_d, q_d max_d) of their keys, maximum over
+//   the group arkvale-sum     the same, sum over the group arkvale-center  pages by q . (min + max)
+//   / 2, maximum over the group
+// Page policies take max(3, ceil(budget * pages)) pages at every step, the first and the last
+// always among them; equal scores are taken in order of page id.
 class SelectionBackend final : public DenseBackend {
  public:
-  // INVALID_ARGUMENT for an unknown name (the message lists the known ones), a page size of 0 or a budget outside (0, 1].
+  // INVALID_ARGUMENT for an unknown name (the message lists the known ones), a page size of 0 or a
+  // budget outside (0, 1].
   static absl::StatusOr<std::unique_ptr<KvBackend>> Make(const ModelConfig& config,
                                                          const Kernels& kernels,
                                                          const PolicySpec& spec);

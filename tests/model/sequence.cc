@@ -35,8 +35,7 @@ class Prefiller {
         VARVE_RETURN_IF_ERROR(backend->Append(layer, k_.data(), v_.data(), count));
       }
       layers_[layer].Append(k_.data(), v_.data(), count);
-      layers_[layer].AttendCausal(q_.data(), count, position_, model_.threads(),
-                                  attention_.data());
+      layers_[layer].AttendCausal(q_.data(), count, position_, model_.threads(), attention_.data());
       model_.LayerRest(layer, attention_.data(), count, x_.data());
     }
     position_ += count;
@@ -57,9 +56,8 @@ class Prefiller {
 absl::Status CheckPrefill(const ModelConfig& config, size_t tokens, const PrefillOptions& options) {
   if (tokens == 0) return absl::InvalidArgumentError("empty prompt, at least 1 token is needed");
   if (tokens > config.max_positions) {
-    return absl::InvalidArgumentError(absl::StrCat("prompt of ", tokens,
-                                                   " tokens, the model has ", config.max_positions,
-                                                   " positions"));
+    return absl::InvalidArgumentError(absl::StrCat("prompt of ", tokens, " tokens, the model has ",
+                                                   config.max_positions, " positions"));
   }
   if (options.chunk_tokens == 0) {
     return absl::InvalidArgumentError("chunk_tokens is 0, must be at least 1");
@@ -69,8 +67,7 @@ absl::Status CheckPrefill(const ModelConfig& config, size_t tokens, const Prefil
 
 }  // namespace
 
-absl::StatusOr<std::vector<float>> Prefill(const TinyModel& model,
-                                           absl::Span<const int32_t> prompt,
+absl::StatusOr<std::vector<float>> Prefill(const TinyModel& model, absl::Span<const int32_t> prompt,
                                            const PrefillOptions& options,
                                            absl::Span<KvBackend* const> backends) {
   const ModelConfig& c = model.config();

@@ -16,7 +16,8 @@
 namespace varve::model {
 namespace {
 
-// Tokens that one thread takes through a layer together: activations stay in the second-level cache.
+// Tokens that one thread takes through a layer together: activations stay in the second-level
+// cache.
 constexpr uint32_t kTileTokens = 48;
 
 uint32_t Tiles(uint32_t tokens) { return (tokens + kTileTokens - 1) / kTileTokens; }
@@ -47,7 +48,8 @@ class TinyModel::Loader {
     return data;
   }
 
-  // Writes the [out][in] matrix `name` transposed into columns [column, column + out) of a [in][columns] matrix.
+  // Writes the [out][in] matrix `name` transposed into columns [column, column + out) of a
+  // [in][columns] matrix.
   absl::Status TakeTransposed(const std::string& name, uint32_t out, uint32_t in, uint32_t column,
                               uint32_t columns, std::vector<float>* to) {
     VARVE_ASSIGN_OR_RETURN(const std::vector<float> matrix, Take(name, {out, in}));
@@ -76,10 +78,9 @@ class TinyModel::Loader {
         take("self_attn.k_proj.weight", c.KvWidth(), c.hidden, c.QueryWidth(), qkv, &layer->qkv));
     VARVE_RETURN_IF_ERROR(take("self_attn.v_proj.weight", c.KvWidth(), c.hidden,
                                c.QueryWidth() + c.KvWidth(), qkv, &layer->qkv));
-    VARVE_RETURN_IF_ERROR(take("self_attn.o_proj.weight", c.hidden, c.QueryWidth(), 0, c.hidden,
-                               &layer->output));
     VARVE_RETURN_IF_ERROR(
-        take("mlp.gate_proj.weight", c.ffn, c.hidden, 0, c.ffn, &layer->gate));
+        take("self_attn.o_proj.weight", c.hidden, c.QueryWidth(), 0, c.hidden, &layer->output));
+    VARVE_RETURN_IF_ERROR(take("mlp.gate_proj.weight", c.ffn, c.hidden, 0, c.ffn, &layer->gate));
     VARVE_RETURN_IF_ERROR(take("mlp.up_proj.weight", c.ffn, c.hidden, 0, c.ffn, &layer->up));
     return take("mlp.down_proj.weight", c.hidden, c.ffn, 0, c.hidden, &layer->down);
   }
@@ -229,8 +230,7 @@ void TinyModel::LayerQkv(uint32_t layer, const float* x, uint32_t tokens, uint32
   });
 }
 
-void TinyModel::LayerRest(uint32_t layer, const float* attention, uint32_t tokens,
-                          float* x) const {
+void TinyModel::LayerRest(uint32_t layer, const float* attention, uint32_t tokens, float* x) const {
   ParallelFor(Tiles(tokens), threads_, [&](uint32_t tile) {
     const size_t first = size_t{tile} * kTileTokens;
     RestTile(layers_[layer], attention + first * config_.QueryWidth(), TileSize(tile, tokens),

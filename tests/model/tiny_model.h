@@ -1,8 +1,11 @@
-// Forward pass of a small Llama (RMS norm, rotate-half RoPE, grouped-query attention, SwiGLU, tied embedding), fp32.
+// Forward pass of a small Llama (RMS norm, rotate-half RoPE, grouped-query attention, SwiGLU, tied
+// embedding), fp32.
 //
 // TinyModel holds weights and offers the pieces between which an engine puts its attention:
-//   x = Embed(tokens); per layer { q, k, v = LayerQkv(x); a = attention(q, KV); x = LayerRest(a, x) }; Logits(x)
-// All arrays are row-major fp32 and belong to the caller. Immutable after Load, any number of threads.
+//   x = Embed(tokens); per layer { q, k, v = LayerQkv(x); a = attention(q, KV); x = LayerRest(a, x)
+//   }; Logits(x)
+// All arrays are row-major fp32 and belong to the caller. Immutable after Load, any number of
+// threads.
 #pragma once
 
 #include <cstdint>
@@ -37,14 +40,14 @@ struct ModelConfig {
 absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& path);
 
 struct ModelOptions {
-  int threads = 2;                   // for calls with many tokens; a single token runs on the caller's thread
+  int threads = 2;  // for calls with many tokens; a single token runs on the caller's thread
   const Kernels* kernels = nullptr;  // null: BestKernels()
 };
 
 class TinyModel {
  public:
-  // Reads DIR/config.json and DIR/model.safetensors. INVALID_ARGUMENT or NOT_FOUND says which file, field or tensor is
-  // wrong; tensors that the architecture does not know are an error too.
+  // Reads DIR/config.json and DIR/model.safetensors. INVALID_ARGUMENT or NOT_FOUND says which file,
+  // field or tensor is wrong; tensors that the architecture does not know are an error too.
   static absl::StatusOr<TinyModel> Load(const std::string& dir, const ModelOptions& options = {});
 
   const ModelConfig& config() const { return config_; }
@@ -53,11 +56,13 @@ class TinyModel {
 
   // x: [tokens][hidden]. INVALID_ARGUMENT for a token id outside the vocabulary.
   absl::Status Embed(absl::Span<const int32_t> tokens, float* x) const;
-  // q: [tokens][query_heads][head_dim], k and v: [tokens][kv_heads][head_dim]; q and k post-RoPE for positions
-  // first_position, first_position + 1, ... REQUIRES: first_position + tokens <= max_positions.
+  // q: [tokens][query_heads][head_dim], k and v: [tokens][kv_heads][head_dim]; q and k post-RoPE
+  // for positions first_position, first_position + 1, ... REQUIRES: first_position + tokens <=
+  // max_positions.
   void LayerQkv(uint32_t layer, const float* x, uint32_t tokens, uint32_t first_position, float* q,
                 float* k, float* v) const;
-  // Output projection, residual and feed-forward, in place on x; attention: [tokens][query_heads][head_dim].
+  // Output projection, residual and feed-forward, in place on x; attention:
+  // [tokens][query_heads][head_dim].
   void LayerRest(uint32_t layer, const float* attention, uint32_t tokens, float* x) const;
   // logits: [tokens][vocab].
   void Logits(const float* x, uint32_t tokens, float* logits) const;

@@ -1,0 +1,122 @@
+#include "tests/model/eval_args.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "kvstore/base/status.h"
+
+namespace varve::model {
+namespace {
+
+// What the options are read into before they are combined.
+struct Raw {
+  std::string policies = "full,streaming,quest,arkvale";
+  std::vector<double> budgets = {0.1};
+  uint32_t page_tokens = 32;
+};
+
+void AddSelection(CLI::App& app, Raw& raw, EvalOptions& eval) {
+  app.add_option("--policies", raw.policies, "KV policies: name or name(key=value,...)")
+      ->capture_default_str();
+  app.add_option("--budgets", raw.budgets, "share of the prompt's pages each policy may attend to")
+      ->delimiter(',')
+      ->capture_default_str();
+  app.add_option("--page-tokens", raw.page_tokens, "tokens in a page")
+      ->check(CLI::IsMember({8, 16, 32}))
+      ->capture_default_str();
+  app.add_option("--tasks", eval.tasks, "evaluation tasks")->delimiter(',')->capture_default_str();
+  app.add_option("--lengths", eval.lengths, "prompt lengths in tokens")
+      ->delimiter(',')
+      ->capture_default_str();
+  app.add_option("--prompts", eval.max_prompts, "prompts per task and length, 0 for all")
+      ->capture_default_str();
+}
+
+void AddRun(CLI::App& app, EvalArgs& args) {
+  app.add_option("--data", args.eval.data_dir, "directory of eval_{task}_{length}.jsonl.gz")
+      ->capture_default_str();
+  app.add_option("--model", args.model_dir, "directory of model.safetensors and config.json")
+      ->capture_default_str();
+  app.add_option("--chunk-tokens", args.eval.chunk_tokens, "prompt tokens per prefill chunk")
+      ->check(CLI::Range(1u, 1u << 18))
+      ->capture_default_str();
+  app.add_option("--mass-sample-every", args.eval.mass_sample_every,
+                 "compare one of this many attention calls with full attention, 0 for none")
+      ->capture_default_str();
+  app.add_option("--sequences", args.eval.sequences_at_once, "policies that share one prefill")
+      ->check(CLI::Range(1u, 64u))
+      ->capture_default_str();
+  app.add_option("--threads", args.threads, "threads of the model's prefill")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  app.add_flag("--embedded", args.embedded, "store and worker inside this process");
+  app.add_flag("--json", args.json, "one JSON document on stdout instead of tables");
+}
+
+absl::Status Combine(const Raw& raw, EvalArgs* args) {
+  for (const double budget : raw.budgets) {
+    if (!(budget > 0 && budget <= 1)) {
+      return absl::InvalidArgumentError(absl::StrCat("--budgets: ", budget, ", must be in (0, 1]"));
+    }
+  }
+  for (const uint32_t length : args->eval.lengths) {
+    if (length == 0) return absl::InvalidArgumentError("--lengths: 0, must be at least 1");
+  }
+  auto names = SplitPolicies(raw.policies);
+  if (!names.ok()) return base::Annotate(names.status(), "--policies");
+  args->eval.policies = CrossPolicies(*names, raw.budgets, raw.page_tokens);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<std::string>> SplitPolicies(const std::string& text) {
+  std::vector<std::string> names(1);
+  int depth = 0;
+  for (const char c : text) {
+    depth += c == '(' ? 1 : c == ')' ? -1 : 0;
+    if (depth < 0 || depth > 1) break;
+    if (c == ',' && depth == 0) {
+      names.emplace_back();
+    } else {
+      names.back() += c;
+    }
+  }
+  if (depth != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("\"", text, "\": unbalanced parentheses"));
+  }
+  if (std::any_of(names.begin(), names.end(), [](const auto& name) { return name.empty(); })) {
+    return absl::InvalidArgumentError(absl::StrCat("\"", text, "\": empty policy name"));
+  }
+  return names;
+}
+
+absl::StatusOr<EvalArgs> ParseEvalArgs(const std::vector<std::string>& args,
+                                       const std::string& default_dir) {
+  EvalArgs parsed{.model_dir = default_dir};
+  parsed.eval.data_dir = default_dir;
+  parsed.eval.tasks = {"niah_single", "niah_multikey", "niah_multiquery", "vt", "agg"};
+  parsed.eval.lengths = {4096};
+  parsed.eval.max_prompts = 20;
+  Raw raw;
+  CLI::App app("Answers of a small trained model whose KV cache lives in Varve", "varve-eval");
+  AddSelection(app, raw, parsed.eval);
+  AddRun(app, parsed);
+  try {
+    // CLI11 takes the last argument first.
+    app.parse(std::vector<std::string>(args.rbegin(), args.rend()));
+  } catch (const CLI::CallForHelp&) {
+    parsed.help = true;
+    parsed.help_text = app.help();
+    return parsed;
+  } catch (const CLI::ParseError& error) {
+    return absl::InvalidArgumentError(error.what());
+  }
+  VARVE_RETURN_IF_ERROR(Combine(raw, &parsed));
+  return parsed;
+}
+
+}  // namespace varve::model

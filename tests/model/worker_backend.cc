@@ -1,0 +1,88 @@
+#include "tests/model/worker_backend.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kvstore/base/status.h"
+#include "kvstore/page/dtype.h"
+
+namespace varve::model {
+namespace {
+
+class WorkerBackend final : public KvBackend {
+ public:
+  WorkerBackend(worker::Worker& worker, worker::SequenceId sequence)
+      : worker_(worker),
+        sequence_(sequence),
+        log_sum_exp_(worker.options().geometry.num_query_heads) {}
+  // A sequence that is gone already (the worker died) needs no closing.
+  ~WorkerBackend() override { (void)worker_.Close(sequence_); }
+
+  absl::Status Extend(absl::Span<const int32_t> tokens) override {
+    return worker_.Extend(sequence_, tokens);
+  }
+
+  absl::Status Append(uint32_t layer, const float* k, const float* v, uint32_t tokens) override {
+    const page::Geometry& g = worker_.options().geometry;
+    if (g.dtype == page::DType::kF32) return worker_.Append(sequence_, layer, k, v, tokens);
+    const size_t elements = size_t{tokens} * g.num_kv_heads * g.head_dim;
+    narrow_k_.resize(elements);
+    narrow_v_.resize(elements);
+    for (size_t i = 0; i < elements; ++i) {
+      page::StoreF32(narrow_k_.data(), g.dtype, i, k[i]);
+      page::StoreF32(narrow_v_.data(), g.dtype, i, v[i]);
+    }
+    return worker_.Append(sequence_, layer, narrow_k_.data(), narrow_v_.data(), tokens);
+  }
+
+  absl::Status FinishPrefill() override { return worker_.FinishPrefill(sequence_); }
+
+  absl::Status Attend(uint32_t layer, const float* q, float* out) override {
+    const worker::AttendItem item{sequence_, q, out, log_sum_exp_.data()};
+    return worker_.Attend(layer, {&item, 1});
+  }
+
+  absl::Span<const float> LastLogSumExp() const override { return log_sum_exp_; }
+
+  BackendStats Stats() const override {
+    BackendStats stats;
+    const auto info = worker_.Info(sequence_);
+    if (!info.ok()) return stats;
+    const worker::SequenceStats& counted = info->stats;
+    stats.pages_selected = counted.selected_pages;
+    stats.pages_hot = counted.hot_pages;
+    stats.pages_recalled = counted.recalled_pages;
+    stats.bytes_recalled = counted.recalled_bytes;
+    stats.pages_evicted = counted.evicted_pages;
+    for (const auto& [stage, time] :
+         {std::pair{"score", counted.score}, std::pair{"select", counted.select},
+          std::pair{"recall", counted.recall}, std::pair{"attend", counted.attend}}) {
+      stats.stages[stage] = {counted.steps, absl::ToDoubleSeconds(time)};
+    }
+    return stats;
+  }
+
+ private:
+  worker::Worker& worker_;
+  const worker::SequenceId sequence_;
+  std::vector<float> log_sum_exp_;
+  std::vector<uint16_t> narrow_k_, narrow_v_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<KvBackend>> WorkerProvider::Open(const PolicySpec& policy) {
+  std::string text = policy.name;
+  if (policy.name != "full") {
+    absl::StrAppend(&text, "(budget=", policy.budget);
+    if (!extra_parameters_.empty() && policy.name != "streaming")
+      absl::StrAppend(&text, ",", extra_parameters_);
+    absl::StrAppend(&text, ")");
+  }
+  worker::SequenceOptions options;
+  VARVE_ASSIGN_OR_RETURN(options.policy, worker::ParsePolicy(text));
+  VARVE_ASSIGN_OR_RETURN(const worker::SequenceId sequence, worker_.Open(options));
+  return std::make_unique<WorkerBackend>(worker_, sequence);
+}
+
+}  // namespace varve::model

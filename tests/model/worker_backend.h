@@ -1,0 +1,31 @@
+// The service as the evaluation's KV cache: one sequence of a Varve worker per backend.
+// One thread per object; several objects may share a worker.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "gpu_worker/worker.h"
+#include "tests/model/eval_core.h"
+#include "tests/model/kv_backend.h"
+
+namespace varve::model {
+
+// Opens sequences with the policy "name(budget=..., <extra>)"; extra: more parameters of
+// gpu_worker/policy.h, such as "merge=max", for the policies that select. The worker must outlive
+// the provider and its backends.
+class WorkerProvider final : public BackendProvider {
+ public:
+  WorkerProvider(worker::Worker& worker, std::string extra_parameters)
+      : worker_(worker), extra_parameters_(std::move(extra_parameters)) {}
+
+  absl::StatusOr<std::unique_ptr<KvBackend>> Open(const PolicySpec& policy) override;
+
+ private:
+  worker::Worker& worker_;
+  const std::string extra_parameters_;
+};
+
+}  // namespace varve::model

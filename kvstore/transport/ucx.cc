@@ -1,0 +1,192 @@
+#include "kvstore/transport/ucx.h"
+
+#include <net/if.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kvstore/base/log.h"
+#include "kvstore/base/status.h"
+#include "kvstore/transport/host_memory.h"
+#include "kvstore/transport/region_table.h"
+#include "kvstore/transport/ucx_endpoint.h"
+#include "kvstore/transport/ucx_handles.h"
+#include "kvstore/transport/ucx_port.h"
+#include "kvstore/transport/ucx_protocol.h"
+#include "kvstore/transport/wire.h"
+
+namespace varve::transport {
+namespace {
+
+constexpr size_t kMinSegmentBytes = 4 << 10;
+constexpr size_t kMaxSegmentBytes = 64 << 20;
+// Operations on a region that is going away may end by themselves for this long.
+constexpr absl::Duration kUnregisterGrace = absl::Seconds(1);
+
+using Ports = std::vector<std::shared_ptr<Port>>;
+
+// What regions share with their transport.
+struct Shared {
+  RegionTable regions;
+  Ports ports;  // in order of preference; constant after construction
+};
+
+// The memory behind a region: the caller's, ours, or UCX's; and its registrations.
+struct Backing {
+  HostMemory host;
+  std::vector<UcxMemory> mapped;
+  std::vector<UcxDescriptor::LaneKey> keys;
+};
+
+class UcxRegion final : public Region {
+ public:
+  UcxRegion(std::shared_ptr<Shared> shared, Backing backing, std::span<std::byte> memory, uint64_t id,
+            std::string descriptor)
+      : Region(memory, std::move(descriptor)), shared_(std::move(shared)), backing_(std::move(backing)), id_(id) {}
+  ~UcxRegion() override {
+    while (!shared_->regions.Remove(id_, kUnregisterGrace)) {
+      for (const auto& port : shared_->ports) port->CloseSessions(id_);
+    }
+  }
+
+ private:
+  std::shared_ptr<Shared> shared_;
+  Backing backing_;
+  uint64_t id_;
+};
+
+class UcxTransport final : public Transport {
+ public:
+  UcxTransport(std::shared_ptr<Shared> shared, const UcxOptions& options)
+      : shared_(std::move(shared)), options_(options) {}
+  ~UcxTransport() override {
+    for (const auto& port : shared_->ports) port->Close();
+  }
+
+  const char* name() const override { return "ucx"; }
+
+  std::string Address() const override {
+    UcxAddress address{instance_, HostIdentity::Mine(), {}};
+    for (const auto& port : shared_->ports) {
+      address.lanes.push_back({port->lane().kind(), port->lane().worker_address()});
+    }
+    return Encode(address);
+  }
+
+  absl::StatusOr<std::unique_ptr<Region>> Register(std::span<std::byte> memory) override {
+    if (memory.data() == nullptr || memory.empty()) return absl::InvalidArgumentError("cannot register empty memory");
+    Backing backing;
+    VARVE_RETURN_IF_ERROR(MapForRdma(memory, &backing));
+    return MakeRegion(std::move(backing), memory);
+  }
+
+  absl::StatusOr<std::unique_ptr<Region>> Allocate(size_t bytes) override {
+    if (bytes == 0) return absl::InvalidArgumentError("cannot allocate 0 bytes");
+    Backing backing;
+    VARVE_ASSIGN_OR_RETURN(const std::span<std::byte> memory, AllocateBacking(bytes, &backing));
+    VARVE_RETURN_IF_ERROR(MapForRdma(memory, &backing));
+    return MakeRegion(std::move(backing), memory);
+  }
+
+  absl::StatusOr<std::unique_ptr<Endpoint>> Connect(const std::string& bytes) override {
+    VARVE_ASSIGN_OR_RETURN(const UcxAddress address, DecodeAddress(bytes));
+    std::string failures;
+    for (const auto& port : shared_->ports) {
+      for (const auto& lane : address.lanes) {
+        if (lane.kind != port->lane().kind()) continue;
+        if (lane.kind == LaneKind::kShm && !(address.host == HostIdentity::Mine())) continue;
+        auto endpoint = ConnectUcx(port, address, lane.worker, options_.segment_bytes, options_.connect_timeout);
+        if (endpoint.ok()) return endpoint;
+        absl::StrAppend(&failures, failures.empty() ? "" : "; ", endpoint.status().message());
+      }
+    }
+    return absl::UnavailableError(failures.empty() ? "no lane in common with the peer" : failures);
+  }
+
+ private:
+  Port* FindPort(LaneKind kind) const {
+    for (const auto& port : shared_->ports) {
+      if (port->lane().kind() == kind) return port.get();
+    }
+    return nullptr;
+  }
+
+  absl::Status MapForRdma(std::span<std::byte> memory, Backing* backing) const {
+    Port* rdma = FindPort(LaneKind::kRdma);
+    if (rdma == nullptr) return absl::OkStatus();
+    VARVE_ASSIGN_OR_RETURN(UcxMemory mapped, UcxMemory::Map(rdma->lane().context(), memory.data(), memory.size()));
+    VARVE_ASSIGN_OR_RETURN(std::string key, mapped.PackKey());
+    backing->keys.push_back({LaneKind::kRdma, std::move(key)});
+    backing->mapped.push_back(std::move(mapped));
+    return absl::OkStatus();
+  }
+
+  // Shared memory of UCX where there is that lane, else anonymous memory.
+  absl::StatusOr<std::span<std::byte>> AllocateBacking(size_t bytes, Backing* backing) const {
+    Port* shm = FindPort(LaneKind::kShm);
+    if (shm == nullptr) {
+      VARVE_ASSIGN_OR_RETURN(backing->host, HostMemory::Allocate(bytes));
+      return backing->host.span();
+    }
+    VARVE_ASSIGN_OR_RETURN(UcxMemory mapped, UcxMemory::Map(shm->lane().context(), nullptr, bytes));
+    const std::span<std::byte> memory(static_cast<std::byte*>(mapped.address()), bytes);
+    if (!Prefault(memory)) return absl::ResourceExhaustedError(absl::StrCat("no memory for ", bytes, " bytes"));
+    VARVE_ASSIGN_OR_RETURN(std::string key, mapped.PackKey());
+    backing->keys.push_back({LaneKind::kShm, std::move(key)});
+    backing->mapped.push_back(std::move(mapped));
+    return memory;
+  }
+
+  std::unique_ptr<Region> MakeRegion(Backing backing, std::span<std::byte> memory) {
+    const uint64_t id = shared_->regions.Add(memory);
+    UcxDescriptor descriptor{instance_, id, reinterpret_cast<uint64_t>(memory.data()), memory.size(), backing.keys};
+    return std::make_unique<UcxRegion>(shared_, std::move(backing), memory, id, Encode(descriptor));
+  }
+
+  const uint64_t instance_ = RandomId();
+  const std::shared_ptr<Shared> shared_;
+  const UcxOptions options_;
+};
+
+absl::Status CheckOptions(const UcxOptions& options) {
+  if (options.lanes.empty()) return absl::InvalidArgumentError("no transport lanes given, known: shm, tcp, rdma");
+  for (const std::string& device : options.devices) {
+    // UCX names RDMA ports "device:port".
+    const bool network = if_nametoindex(device.c_str()) != 0;
+    if (!network && device.find(':') == std::string::npos) {
+      return absl::InvalidArgumentError(absl::StrCat("unknown network device '", device, "'"));
+    }
+  }
+  if (options.segment_bytes < kMinSegmentBytes || options.segment_bytes > kMaxSegmentBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("transport segment of ", options.segment_bytes,
+                                                   " bytes, allowed: ", kMinSegmentBytes, " to ", kMaxSegmentBytes));
+  }
+  if (options.keepalive < absl::Milliseconds(1) || options.connect_timeout < absl::Milliseconds(1)) {
+    return absl::InvalidArgumentError("transport keepalive and connect timeout must be at least 1 ms");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Transport>> MakeUcxTransport(const UcxOptions& options) {
+  VARVE_RETURN_IF_ERROR(CheckOptions(options));
+  RouteUcxLog();
+  auto shared = std::make_shared<Shared>();
+  std::string failures;
+  for (const std::string& name : options.lanes) {
+    VARVE_ASSIGN_OR_RETURN(const LaneKind kind, ParseLane(name));
+    auto lane = Lane::Open(kind, options);
+    if (lane.ok()) {
+      shared->ports.push_back(std::make_shared<Port>(*std::move(lane), shared->regions));
+    } else {
+      base::LogDebug("transport: ", lane.status().ToString());
+      absl::StrAppend(&failures, failures.empty() ? "" : "; ", lane.status().message());
+    }
+  }
+  if (shared->ports.empty()) return absl::UnavailableError(absl::StrCat("no transport lane works: ", failures));
+  return std::make_unique<UcxTransport>(std::move(shared), options);
+}
+
+}  // namespace varve::transport

@@ -1,0 +1,210 @@
+#include "kvstore/transport/ucx_endpoint.h"
+
+#include <cstring>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "kvstore/transport/host_memory.h"
+#include "kvstore/transport/shared_mapping.h"
+
+namespace varve::transport {
+namespace {
+
+// An inline copy looks after every such piece whether the endpoint still is open.
+constexpr size_t kCopyBytes = 1 << 20;
+
+// True while this thread runs the Done of an inline copy. A Done that posts the next copy then does not nest.
+thread_local bool t_in_done = false;
+
+class UcxRemoteRegion final : public RemoteRegion {
+ public:
+  UcxRemoteRegion(std::shared_ptr<Port> port, size_t bytes, const RemoteAccess& access, ucp_rkey_h mapped)
+      : RemoteRegion(bytes), port_(std::move(port)), access_(access), mapped_(mapped) {}
+  ~UcxRemoteRegion() override {
+    const ucp_rkey_h key = mapped_;
+    if (key != nullptr) {
+      port_->lane().RunSync([key] { ucp_rkey_destroy(key); });
+    }
+  }
+  const RemoteAccess& access() const { return access_; }
+
+ private:
+  std::shared_ptr<Port> port_;
+  RemoteAccess access_;
+  ucp_rkey_h mapped_;  // holds the mapping of access_.direct, or is access_.key
+};
+
+// Copies running on callers' threads; the endpoint's destructor waits for them.
+class InlineCopies {
+ public:
+  void Enter() {
+    base::MutexLock lock(mutex_);
+    ++running_;
+  }
+  void Leave() {
+    base::MutexLock lock(mutex_);
+    if (--running_ == 0) idle_.NotifyAll();
+  }
+  void Wait() {
+    base::MutexLock lock(mutex_);
+    while (running_ > 0) idle_.Wait(mutex_);
+  }
+
+ private:
+  base::Mutex mutex_;
+  base::CondVar idle_;
+  int running_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+void Copy(bool read, std::byte* local, std::byte* remote, size_t bytes) {
+  if (read) {
+    std::memcpy(local, remote, bytes);
+  } else {
+    std::memcpy(remote, local, bytes);
+  }
+}
+
+class UcxEndpoint final : public Endpoint {
+ public:
+  UcxEndpoint(std::shared_ptr<Port> port, uint64_t peer, size_t segment_bytes)
+      : port_(std::move(port)),
+        peer_(peer),
+        connection_(std::make_shared<Connection>(port_->lane(), port_->requester(), segment_bytes)) {}
+
+  ~UcxEndpoint() override {
+    Close();
+    connection_->WaitUntilClosed();
+    copies_->Wait();
+  }
+
+  absl::Status Open(const std::string& worker_address, absl::Duration timeout) {
+    port_->lane().Post([connection = connection_, worker_address, timeout] {
+      connection->Open(worker_address, timeout);
+    });
+    return connection_->WaitUntilOpen();
+  }
+
+  absl::StatusOr<std::unique_ptr<RemoteRegion>> Import(const std::string& descriptor) override {
+    const auto decoded = DecodeDescriptor(descriptor);
+    if (!decoded.ok()) return decoded.status();
+    if (decoded->instance != peer_) return absl::InvalidArgumentError("region descriptor of another peer");
+    RemoteAccess access{decoded->region, decoded->address};
+    ucp_rkey_h key = nullptr;
+    for (const auto& lane_key : decoded->keys) {
+      if (lane_key.kind == port_->lane().kind() && key == nullptr) key = connection_->UnpackKey(lane_key.key);
+    }
+    auto region = std::make_unique<UcxRemoteRegion>(port_, decoded->bytes, WithKey(access, key, decoded->bytes), key);
+    return region;
+  }
+
+  void Close() override {
+    port_->lane().Post([connection = connection_] { connection->Close(); });
+  }
+  absl::Status Health() const override { return connection_->health(); }
+  const char* lane() const override { return port_->lane().name(); }
+
+ private:
+  // How to use a key: over shm the region's mapping, when it is as large as the peer says; over rdma the key.
+  RemoteAccess WithKey(RemoteAccess access, ucp_rkey_h key, size_t bytes) const {
+    if (key == nullptr) return access;
+    if (port_->lane().kind() == LaneKind::kRdma) {
+      access.key = key;
+      return access;
+    }
+    void* mapped = nullptr;
+    if (ucp_rkey_ptr(key, access.address, &mapped) != UCS_OK) return access;
+    const std::span<std::byte> memory(static_cast<std::byte*>(mapped), bytes);
+    if (IsOneSharedMapping(memory) && Prefault(memory)) access.direct = memory.data();
+    return access;
+  }
+
+  void DoRead(std::vector<Segment> segments, absl::Time deadline, Done done) override {
+    Start(true, std::move(segments), deadline, std::move(done));
+  }
+  void DoWrite(std::vector<Segment> segments, absl::Time deadline, Done done) override {
+    Start(false, std::move(segments), deadline, std::move(done));
+  }
+
+  static const RemoteAccess& Access(const Segment& segment) {
+    return static_cast<const UcxRemoteRegion*>(segment.remote)->access();
+  }
+
+  // Memory that is mapped here is copied by the caller's thread: it scales with the callers and needs no wake-up.
+  void Start(bool read, std::vector<Segment> segments, absl::Time deadline, Done done) {
+    Transfer transfer{.read = read, .parts = {}, .deadline = deadline, .done = std::move(done)};
+    bool direct = false;
+    for (const Segment& segment : segments) {
+      if (segment.local.empty()) continue;
+      if (Access(segment).direct != nullptr) {
+        direct = true;
+      } else {
+        transfer.parts.push_back({segment.local, &Access(segment), segment.remote_offset});
+      }
+    }
+    if (!direct && transfer.parts.empty()) return std::move(transfer.done)(absl::OkStatus());
+    if (!direct) return Submit(connection_, std::move(transfer));
+    copies_->Enter();
+    if (!t_in_done) {
+      return CopyAndSubmit(connection_, copies_, segments, std::move(transfer));
+    }
+    port_->lane().Post([connection = connection_, copies = copies_, segments = std::move(segments),
+                        transfer = std::move(transfer)]() mutable {
+      CopyAndSubmit(connection, copies, segments, std::move(transfer));
+    });
+  }
+
+  static void CopyAndSubmit(const std::shared_ptr<Connection>& connection, const std::shared_ptr<InlineCopies>& copies,
+                            const std::vector<Segment>& segments, Transfer transfer) {
+    absl::Status status = CopyDirect(*connection, segments, transfer);
+    if (status.ok() && !transfer.parts.empty()) {
+      Submit(connection, std::move(transfer));
+    } else {
+      const bool nested = std::exchange(t_in_done, true);
+      std::move(transfer.done)(std::move(status));
+      transfer.done = nullptr;  // what it captured is gone before the endpoint's destructor may return
+      t_in_done = nested;
+    }
+    copies->Leave();
+  }
+
+  static absl::Status CopyDirect(const Connection& connection, const std::vector<Segment>& segments,
+                                 const Transfer& transfer) {
+    if (absl::Now() > transfer.deadline) {
+      return absl::DeadlineExceededError("deadline passed before the transfer began");
+    }
+    for (const Segment& segment : segments) {
+      std::byte* direct = Access(segment).direct;
+      if (direct == nullptr) continue;
+      for (size_t at = 0; at < segment.local.size(); at += kCopyBytes) {
+        if (!connection.open()) return connection.health();
+        const size_t bytes = std::min(kCopyBytes, segment.local.size() - at);
+        Copy(transfer.read, segment.local.data() + at, direct + segment.remote_offset + at, bytes);
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  static void Submit(const std::shared_ptr<Connection>& connection, Transfer transfer) {
+    connection->lane().Post([connection, transfer = std::move(transfer)]() mutable {
+      connection->Submit(std::move(transfer));
+    });
+  }
+
+  const std::shared_ptr<Port> port_;
+  const uint64_t peer_;
+  const std::shared_ptr<Connection> connection_;
+  const std::shared_ptr<InlineCopies> copies_ = std::make_shared<InlineCopies>();
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Endpoint>> ConnectUcx(std::shared_ptr<Port> port, const UcxAddress& peer,
+                                                     const std::string& worker_address, size_t segment_bytes,
+                                                     absl::Duration timeout) {
+  auto endpoint = std::make_unique<UcxEndpoint>(std::move(port), peer.instance, segment_bytes);
+  const absl::Status status = endpoint->Open(worker_address, timeout);
+  if (!status.ok()) return status;
+  return endpoint;
+}
+
+}  // namespace varve::transport

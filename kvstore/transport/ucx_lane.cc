@@ -1,0 +1,365 @@
+#include "kvstore/transport/ucx_lane.h"
+
+#include <immintrin.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "kvstore/base/log.h"
+#include "kvstore/base/status.h"
+
+namespace varve::transport {
+namespace {
+
+using Settings = std::vector<std::pair<std::string, std::string>>;
+using std::chrono::steady_clock;
+
+// How long the thread spins after the last event before it sleeps: about the cost of a wake-up.
+constexpr auto kSpin = std::chrono::microseconds(30);
+constexpr auto kStopGrace = std::chrono::seconds(2);
+// A TCP segment carries one packed message: its payload, the header with its pieces, and UCX's own headers.
+constexpr size_t kTcpSegmentBytes = 256 << 10;
+constexpr size_t kTcpPackBytes = kTcpSegmentBytes - (8 << 10);
+constexpr size_t kTcpEagerBytes = 32 << 10;
+// Above this, cross-memory attach (one copy, one system call) beats the 8 KiB FIFO segments.
+constexpr size_t kShmEagerBytes = 4 << 10;
+
+Settings LaneSettings(LaneKind kind, const UcxOptions& options) {
+  Settings settings = {
+      {"KEEPALIVE_INTERVAL", absl::StrCat(absl::ToInt64Milliseconds(options.keepalive), "ms")},
+      // Kernel buffers and rails of several devices for one transfer cost more than they bring on one machine.
+      {"MAX_RNDV_RAILS", "1"},
+  };
+  if (!options.devices.empty() && kind != LaneKind::kShm) {
+    settings.emplace_back("NET_DEVICES", absl::StrJoin(options.devices, ","));
+  }
+  switch (kind) {
+    case LaneKind::kShm:
+      // Without error handling a dead peer would never be noticed. MM is the common part of posix and sysv: set through
+      // ucp_config_modify the setting has that name alone.
+      settings.insert(settings.end(), {{"TLS", "posix,sysv,cma"}, {"MM_ERROR_HANDLING", "y"}});
+      break;
+    case LaneKind::kTcp:
+      settings.insert(settings.end(), {{"TLS", "tcp"},
+                                       {"TCP_TX_SEG_SIZE", absl::StrCat(kTcpSegmentBytes)},
+                                       {"TCP_RX_SEG_SIZE", absl::StrCat(kTcpSegmentBytes)},
+                                       {"TCP_MAX_IOV", absl::StrCat(kMaxPieces + 4)},
+                                       {"TCP_CONN_NB", "y"}});
+      break;
+    case LaneKind::kRdma: settings.insert(settings.end(), {{"TLS", "rc,dc,ud"}}); break;
+  }
+  return settings;
+}
+
+uint64_t LaneFeatures(LaneKind kind) {
+  // No RMA over tcp: emulated put/get can abort the survivor when its peer dies.
+  return UCP_FEATURE_AM | UCP_FEATURE_WAKEUP | (kind == LaneKind::kTcp ? 0 : UCP_FEATURE_RMA);
+}
+
+void OnSent(void* request, ucs_status_t status, void* operation) {
+  ucp_request_free(request);
+  static_cast<UcxOperation*>(operation)->Complete(status);
+}
+
+void OnReceived(void* request, ucs_status_t status, size_t /*bytes*/, void* operation) {
+  OnSent(request, status, operation);
+}
+
+// Attributes of an operation over one contiguous buffer or several pieces.
+ucp_request_param_t Parameters(UcxOperation* operation) {
+  ucp_request_param_t param{};
+  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
+  param.cb.send = OnSent;
+  param.user_data = operation;
+  return param;
+}
+
+// An operation that ended in the call reports here; the others through their callback.
+void Settle(ucs_status_ptr_t result, UcxOperation* operation) {
+  if (result == nullptr) return operation->Complete(UCS_OK);
+  if (UCS_PTR_IS_ERR(result)) operation->Complete(UCS_PTR_STATUS(result));
+}
+
+void OnEndpointError(void* owner, ucp_ep_h /*endpoint*/, ucs_status_t status) {
+  static_cast<UcxEndpointOwner*>(owner)->OnEndpointError(status);
+}
+
+// Deletes itself when the close has completed.
+class CloseOperation final : public UcxOperation {
+ public:
+  explicit CloseOperation(Lane::Task closed) : closed_(std::move(closed)) {}
+  void Complete(ucs_status_t /*status*/) override {
+    std::move(closed_)();
+    delete this;
+  }
+
+ private:
+  Lane::Task closed_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Lane>> Lane::Open(LaneKind kind, const UcxOptions& options) {
+  std::unique_ptr<Lane> lane(new Lane(kind));
+  const absl::Status status = lane->Init(options);
+  if (!status.ok()) return base::Annotate(status, absl::StrCat("lane ", LaneName(kind)));
+  return lane;
+}
+
+absl::Status Lane::Init(const UcxOptions& options) {
+  VARVE_ASSIGN_OR_RETURN(context_, MakeUcxContext(LaneSettings(kind_, options), LaneFeatures(kind_)));
+  VARVE_ASSIGN_OR_RETURN(worker_, MakeUcxWorker(context_.get()));
+  VARVE_ASSIGN_OR_RETURN(worker_address_, UcxWorkerAddress(worker_.get()));
+  ucp_worker_attr_t attributes{};
+  attributes.field_mask = UCP_WORKER_ATTR_FIELD_MAX_AM_HEADER;
+  VARVE_RETURN_IF_ERROR(FromUcs(ucp_worker_query(worker_.get(), &attributes), "ucp_worker_query"));
+  if (attributes.max_am_header < sizeof(MessageHead) + sizeof(Piece)) {
+    return absl::UnavailableError("active message headers are too small");
+  }
+  max_pieces_ = std::min(kMaxPieces, (attributes.max_am_header - sizeof(MessageHead)) / sizeof(Piece));
+  eager_bytes_ = kind_ == LaneKind::kShm ? kShmEagerBytes : kTcpEagerBytes;
+  pack_bytes_ = kind_ == LaneKind::kTcp ? kTcpPackBytes : 0;
+  VARVE_RETURN_IF_ERROR(FromUcs(ucp_worker_get_efd(worker_.get(), &ucx_fd_), "ucp_worker_get_efd"));
+  wake_fd_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  if (wake_fd_ < 0) return absl::ResourceExhaustedError("no file descriptor for an eventfd");
+  return absl::OkStatus();
+}
+
+Lane::~Lane() {
+  Stop();
+  worker_.reset();
+  if (wake_fd_ >= 0) close(wake_fd_);
+}
+
+void Lane::Start(MessageHandler handler) {
+  handler_ = std::move(handler);
+  ucp_am_handler_param_t param{};
+  param.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG |
+                     UCP_AM_HANDLER_PARAM_FIELD_FLAGS;
+  param.id = kMessageId;
+  param.cb = OnMessage;
+  param.arg = this;
+  param.flags = UCP_AM_FLAG_WHOLE_MSG;
+  ucp_worker_set_am_recv_handler(worker_.get(), &param);
+  {
+    base::MutexLock lock(mutex_);
+    stopped_ = false;
+  }
+  thread_ = std::thread([this] { Loop(); });
+}
+
+void Lane::Stop() {
+  if (!thread_.joinable()) return;
+  Post([this] {
+    stopping_ = true;
+    stop_by_ = steady_clock::now() + kStopGrace;
+  });
+  thread_.join();
+  thread_id_ = std::thread::id();
+}
+
+void Lane::Post(Task task) {
+  bool queued = false;
+  {
+    base::MutexLock lock(mutex_);
+    if (!stopped_) {
+      commands_.push_back(std::move(task));
+      has_commands_.store(true, std::memory_order_seq_cst);
+      queued = true;
+    }
+  }
+  if (!queued) return std::move(task)();
+  if (asleep_.load(std::memory_order_seq_cst)) Wake();
+}
+
+void Lane::RunSync(absl::FunctionRef<void()> function) {
+  if (OnThread()) return function();
+  struct {
+    base::Mutex mutex;
+    base::CondVar changed;
+    bool done = false;
+  } wait;
+  Post([&] {
+    function();
+    base::MutexLock lock(wait.mutex);
+    wait.done = true;
+    wait.changed.NotifyAll();
+  });
+  base::MutexLock lock(wait.mutex);
+  while (!wait.done) wait.changed.Wait(wait.mutex);
+}
+
+void Lane::Wake() {
+  const uint64_t one = 1;
+  // A full counter already wakes the thread.
+  [[maybe_unused]] const ssize_t written = write(wake_fd_, &one, sizeof(one));
+}
+
+void Lane::Loop() {
+  thread_id_ = std::this_thread::get_id();
+  base::NameThisThread(absl::StrCat("ucx-", name()));
+  auto last_event = steady_clock::now();
+  while (!Finished()) {
+    bool active = RunCommands();
+    while (ucp_worker_progress(worker_.get()) != 0) active = true;
+    active |= !later_.empty();
+    RunLaterTasks();
+    active |= RunTimers();
+    const auto now = steady_clock::now();
+    if (active) {
+      last_event = now;
+    } else if (now - last_event < kSpin) {
+      _mm_pause();
+    } else {
+      Sleep();
+    }
+  }
+  // Later posters run their tasks themselves; what was queued before runs here.
+  {
+    base::MutexLock lock(mutex_);
+    stopped_ = true;
+  }
+  RunCommands();
+  RunLaterTasks();
+}
+
+bool Lane::RunCommands() {
+  if (!has_commands_.load(std::memory_order_relaxed)) return false;
+  {
+    base::MutexLock lock(mutex_);
+    running_.swap(commands_);
+    has_commands_.store(false, std::memory_order_relaxed);
+  }
+  for (Task& task : running_) std::move(task)();
+  running_.clear();
+  return true;
+}
+
+void Lane::RunLaterTasks() {
+  // Tasks may add more of them.
+  for (size_t i = 0; i < later_.size(); ++i) {
+    Task task = std::move(later_[i]);
+    std::move(task)();
+  }
+  later_.clear();
+}
+
+bool Lane::RunTimers() {
+  if (timers_.empty()) return false;
+  const auto now = steady_clock::now();
+  bool ran = false;
+  while (!timers_.empty() && timers_.begin()->first <= now) {
+    Task task = std::move(timers_.extract(timers_.begin()).mapped());
+    std::move(task)();
+    ran = true;
+  }
+  return ran;
+}
+
+void Lane::Sleep() {
+  asleep_.store(true, std::memory_order_seq_cst);
+  // A poster either sees asleep_ and writes the eventfd, or its command is seen here.
+  if (has_commands_.load(std::memory_order_seq_cst) || ucp_worker_arm(worker_.get()) == UCS_ERR_BUSY) {
+    asleep_.store(false, std::memory_order_relaxed);
+    return;
+  }
+  auto wait = stopping_ ? stop_by_ - steady_clock::now() : steady_clock::duration(std::chrono::seconds(3600));
+  if (!timers_.empty()) wait = std::min(wait, timers_.begin()->first - steady_clock::now());
+  const auto wait_ns = std::max<int64_t>(0, std::chrono::duration_cast<std::chrono::nanoseconds>(wait).count());
+  const timespec timeout = {wait_ns / 1'000'000'000, wait_ns % 1'000'000'000};
+  pollfd fds[] = {{ucx_fd_, POLLIN, 0}, {wake_fd_, POLLIN, 0}};
+  ppoll(fds, 2, &timeout, nullptr);
+  asleep_.store(false, std::memory_order_relaxed);
+  if ((fds[1].revents & POLLIN) != 0) {
+    uint64_t drained;
+    [[maybe_unused]] const ssize_t got = read(wake_fd_, &drained, sizeof(drained));
+  }
+}
+
+ucs_status_t Lane::OnMessage(void* arg, const void* header, size_t header_bytes, void* data, size_t bytes,
+                             const ucp_am_recv_param_t* param) {
+  auto* lane = static_cast<Lane*>(arg);
+  Message message;
+  if (!ParseMessage(header, header_bytes, &message)) return UCS_OK;  // no message of ours: dropped
+  lane->handler_({message, data, bytes, (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0});
+  return UCS_OK;
+}
+
+absl::StatusOr<ucp_ep_h> Lane::CreateEndpoint(const std::string& worker_address, UcxEndpointOwner* owner) {
+  // Slack: UCX takes no length and may read past the end of damaged bytes.
+  std::vector<char> address(worker_address.begin(), worker_address.end());
+  address.resize(address.size() + 4096);
+  ucp_ep_params_t params{};
+  params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
+                      UCP_EP_PARAM_FIELD_ERR_HANDLER;
+  params.address = reinterpret_cast<const ucp_address_t*>(address.data());
+  params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
+  params.err_handler = {.cb = OnEndpointError, .arg = owner};
+  ucp_ep_h endpoint = nullptr;
+  const ucs_status_t status = ucp_ep_create(worker_.get(), &params, &endpoint);
+  if (status != UCS_OK) return FromUcs(status, absl::StrCat("connecting over ", name()));
+  return endpoint;
+}
+
+void Lane::CloseEndpoint(ucp_ep_h endpoint, Task closed) {
+  ++closing_;
+  auto* operation = new CloseOperation([this, closed = std::move(closed)]() mutable {
+    --closing_;
+    RunLater(std::move(closed));
+  });
+  ucp_request_param_t param = Parameters(operation);
+  param.op_attr_mask |= UCP_OP_ATTR_FIELD_FLAGS;
+  param.flags = UCP_EP_CLOSE_FLAG_FORCE;
+  Settle(ucp_ep_close_nbx(endpoint, &param), operation);
+}
+
+void Lane::Send(ucp_ep_h endpoint, const Message& message, const ucp_dt_iov_t* pieces, size_t count, size_t bytes,
+                UcxOperation* operation) {
+  ucp_request_param_t param = Parameters(operation);
+  param.op_attr_mask |= UCP_OP_ATTR_FIELD_FLAGS;
+  param.flags = bytes <= eager_bytes_ || count > 1 ? UCP_AM_SEND_FLAG_EAGER : UCP_AM_SEND_FLAG_RNDV;
+  const void* buffer = count == 1 ? pieces->buffer : pieces;
+  size_t length = count == 1 ? pieces->length : count;
+  if (count > 1) {
+    param.op_attr_mask |= UCP_OP_ATTR_FIELD_DATATYPE;
+    param.datatype = UCP_DATATYPE_IOV;
+  }
+  Settle(ucp_am_send_nbx(endpoint, kMessageId, &message, message.bytes(), buffer, length, &param), operation);
+}
+
+void Lane::Receive(void* descriptor, const ucp_dt_iov_t* pieces, size_t count, size_t bytes,
+                   UcxOperation* operation) {
+  ucp_request_param_t param = Parameters(operation);
+  param.cb.recv_am = OnReceived;
+  const void* buffer = count == 1 ? pieces->buffer : pieces;
+  size_t length = count == 1 ? bytes : count;
+  if (count > 1) {
+    param.op_attr_mask |= UCP_OP_ATTR_FIELD_DATATYPE;
+    param.datatype = UCP_DATATYPE_IOV;
+  }
+  Settle(ucp_am_recv_data_nbx(worker_.get(), descriptor, const_cast<void*>(buffer), length, &param), operation);
+}
+
+void Lane::Put(ucp_ep_h endpoint, std::span<const std::byte> local, uint64_t address, ucp_rkey_h key,
+               UcxOperation* operation) {
+  const ucp_request_param_t param = Parameters(operation);
+  Settle(ucp_put_nbx(endpoint, local.data(), local.size(), address, key, &param), operation);
+}
+
+void Lane::Get(ucp_ep_h endpoint, std::span<std::byte> local, uint64_t address, ucp_rkey_h key,
+               UcxOperation* operation) {
+  const ucp_request_param_t param = Parameters(operation);
+  Settle(ucp_get_nbx(endpoint, local.data(), local.size(), address, key, &param), operation);
+}
+
+void Lane::Flush(ucp_ep_h endpoint, UcxOperation* operation) {
+  const ucp_request_param_t param = Parameters(operation);
+  Settle(ucp_ep_flush_nbx(endpoint, &param), operation);
+}
+
+}  // namespace varve::transport

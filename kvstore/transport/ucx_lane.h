@@ -1,0 +1,150 @@
+// One way to travel (shm, tcp or rdma): a UCX context and worker, and the one thread that calls them.
+//
+// Threads: every UCX call on the worker happens on the lane's thread, apart from Import's. Post, RunSync and the
+// constant accessors may be called from any thread; the rest on the lane's thread only. The thread spins for a few tens
+// of microseconds after the last event and then sleeps in poll() until UCX, a command or a timer wakes it.
+#pragma once
+
+#include <ucp/api/ucp.h>
+
+#include <atomic>
+#include <chrono>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "kvstore/base/executor.h"
+#include "kvstore/base/mutex.h"
+#include "kvstore/transport/ucx.h"
+#include "kvstore/transport/ucx_handles.h"
+#include "kvstore/transport/ucx_protocol.h"
+
+namespace varve::transport {
+
+// Something that waits for UCX operations. Complete runs on the lane's thread, once for each operation.
+class UcxOperation {
+ public:
+  virtual void Complete(ucs_status_t status) = 0;
+
+ protected:
+  ~UcxOperation() = default;
+};
+
+// Owner of a UCX endpoint. Called on the lane's thread inside UCX progress: note it and act later.
+class UcxEndpointOwner {
+ public:
+  virtual void OnEndpointError(ucs_status_t status) = 0;
+
+ protected:
+  ~UcxEndpointOwner() = default;
+};
+
+// A received active message. rendezvous: data is UCX's descriptor, to be taken by Lane::Receive inside the call.
+struct Incoming {
+  const Message& message;
+  void* data;
+  size_t bytes;
+  bool rendezvous;
+};
+
+class Lane {
+ public:
+  using Task = base::Task;
+  using SteadyTime = std::chrono::steady_clock::time_point;
+  using Timers = std::multimap<SteadyTime, Task>;
+  using MessageHandler = absl::AnyInvocable<void(const Incoming&)>;
+
+  // UNAVAILABLE when the machine has no device for this kind.
+  static absl::StatusOr<std::unique_ptr<Lane>> Open(LaneKind kind, const UcxOptions& options);
+  ~Lane();
+  Lane(const Lane&) = delete;
+  Lane& operator=(const Lane&) = delete;
+
+  // handler: gets every message, inside UCX progress.
+  void Start(MessageHandler handler);
+  // Waits until all endpoints in CloseEndpoint are closed (2 s at most) and ends the thread. Posted tasks then run on
+  // their caller's thread.
+  void Stop();
+
+  void Post(Task task);
+  // Runs on the lane's thread and waits; at once when called on it.
+  void RunSync(absl::FunctionRef<void()> function);
+  bool OnThread() const { return std::this_thread::get_id() == thread_id_; }
+
+  LaneKind kind() const { return kind_; }
+  const char* name() const { return LaneName(kind_); }
+  ucp_context_h context() const { return context_.get(); }
+  const std::string& worker_address() const { return worker_address_; }
+  // Largest message sent eagerly in one piece, and largest one packed from several small pieces (0: never packed).
+  size_t eager_bytes() const { return eager_bytes_; }
+  size_t pack_bytes() const { return pack_bytes_; }
+  size_t max_pieces() const { return max_pieces_; }
+
+  // ---- lane's thread only ----
+  // Runs after the current UCX progress call, in order.
+  void RunLater(Task task) { later_.push_back(std::move(task)); }
+  Timers::iterator At(SteadyTime when, Task task) { return timers_.emplace(when, std::move(task)); }
+  void Cancel(Timers::iterator timer) { timers_.erase(timer); }
+
+  absl::StatusOr<ucp_ep_h> CreateEndpoint(const std::string& worker_address, UcxEndpointOwner* owner);
+  // Force-closes; closed runs when UCX touches neither the endpoint nor its owner any more.
+  void CloseEndpoint(ucp_ep_h endpoint, Task closed);
+
+  // True: the operation is under way and will Complete. False: it has Completed in the call.
+  void Send(ucp_ep_h endpoint, const Message& message, const ucp_dt_iov_t* pieces, size_t count, size_t bytes,
+            UcxOperation* operation);
+  void Receive(void* descriptor, const ucp_dt_iov_t* pieces, size_t count, size_t bytes, UcxOperation* operation);
+  void Put(ucp_ep_h endpoint, std::span<const std::byte> local, uint64_t address, ucp_rkey_h key,
+           UcxOperation* operation);
+  void Get(ucp_ep_h endpoint, std::span<std::byte> local, uint64_t address, ucp_rkey_h key, UcxOperation* operation);
+  void Flush(ucp_ep_h endpoint, UcxOperation* operation);
+
+ private:
+  explicit Lane(LaneKind kind) : kind_(kind) {}
+  absl::Status Init(const UcxOptions& options);
+  static ucs_status_t OnMessage(void* lane, const void* header, size_t header_bytes, void* data, size_t bytes,
+                                const ucp_am_recv_param_t* param);
+  void Loop();
+  bool RunCommands();
+  bool RunTimers();
+  void RunLaterTasks();
+  void Sleep();
+  void Wake();
+  bool Finished() const { return stopping_ && (closing_ == 0 || std::chrono::steady_clock::now() > stop_by_); }
+
+  const LaneKind kind_;
+  UcxContext context_;
+  UcxWorker worker_;
+  std::string worker_address_;
+  size_t eager_bytes_ = 0;
+  size_t pack_bytes_ = 0;
+  size_t max_pieces_ = 1;
+  int ucx_fd_ = -1;   // owned by the worker
+  int wake_fd_ = -1;  // eventfd
+
+  base::Mutex mutex_;
+  std::vector<Task> commands_ ABSL_GUARDED_BY(mutex_);
+  bool stopped_ ABSL_GUARDED_BY(mutex_) = true;
+  std::atomic<bool> asleep_{false};
+  std::atomic<bool> has_commands_{false};
+
+  std::thread thread_;
+  std::atomic<std::thread::id> thread_id_;
+
+  // Lane's thread only.
+  MessageHandler handler_;
+  std::vector<Task> running_;
+  std::vector<Task> later_;
+  Timers timers_;
+  int closing_ = 0;
+  bool stopping_ = false;
+  SteadyTime stop_by_;
+};
+
+}  // namespace varve::transport

@@ -1,0 +1,230 @@
+#include "kvstore/transport/ucx_responder.h"
+
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kvstore/base/log.h"
+
+namespace varve::transport {
+namespace {
+
+// Far above what a client needs; bounds what a misbehaving peer can make us open.
+constexpr size_t kMaxSessions = 4096;
+
+}  // namespace
+
+// One store's session with us: the endpoint by which we answer.
+class Responder::Session final : public UcxEndpointOwner, public std::enable_shared_from_this<Responder::Session> {
+ public:
+  Session(Responder& responder, uint64_t id) : responder_(responder), id_(id) {}
+
+  uint64_t id() const { return id_; }
+  ucp_ep_h endpoint() const { return endpoint_; }
+  bool closed() const { return endpoint_ == nullptr; }
+
+  absl::Status Open(const std::string& worker_address) {
+    auto endpoint = responder_.lane_.CreateEndpoint(worker_address, this);
+    if (!endpoint.ok()) return endpoint.status();
+    endpoint_ = *endpoint;
+    return absl::OkStatus();
+  }
+
+  // Idempotent.
+  void Close() {
+    if (closed()) return;
+    // Keeps this alive until UCX has let go.
+    responder_.lane_.CloseEndpoint(std::exchange(endpoint_, nullptr), [self = shared_from_this()] {});
+  }
+
+  void OnEndpointError(ucs_status_t status) override {
+    responder_.lane_.RunLater([&responder = responder_, id = id_, status] {
+      base::LogDebug("transport session ended: ", ucs_status_string(status));
+      responder.CloseSession(id);
+    });
+  }
+
+ private:
+  Responder& responder_;
+  const uint64_t id_;
+  ucp_ep_h endpoint_ = nullptr;
+};
+
+// One request being answered. Recycled.
+class Responder::Answer final : public UcxOperation {
+ public:
+  explicit Answer(Responder& responder) : responder_(responder) {}
+
+  void Reset(std::shared_ptr<Session> session, const Message& request) {
+    session_ = std::move(session);
+    request_ = request;
+    bytes_ = 0;
+    pinned_ = 0;
+    receiving_ = false;
+  }
+
+  bool Uses(uint64_t region) const {
+    for (size_t i = 0; i < pinned_; ++i) {
+      if (request_.pieces[i].region == region) return true;
+    }
+    return false;
+  }
+  bool busy() const { return session_ != nullptr; }
+  const std::shared_ptr<Session>& session() const { return session_; }
+  size_t bytes() const { return bytes_; }
+  size_t pieces() const { return pinned_; }
+  const ucp_dt_iov_t* iov() const { return iov_; }
+
+  absl::Status Pin() {
+    for (; pinned_ < request_.head.pieces; ++pinned_) {
+      const Piece& piece = request_.pieces[pinned_];
+      const auto memory = responder_.regions_.Pin(piece.region, piece.offset, piece.length);
+      if (!memory.ok()) return memory.status();
+      iov_[pinned_] = {*memory, piece.length};
+      bytes_ += piece.length;
+    }
+    return pinned_ > 0 ? absl::OkStatus() : absl::InvalidArgumentError("request without pieces");
+  }
+
+  void SendData() {
+    reply_ = MakeMessage(MessageType::kData, session_->id(), request_.head.request);
+    Send(iov_, pinned_, bytes_);
+  }
+
+  void SendAck(absl::StatusCode code) { SendStatus(MessageType::kAck, code); }
+  void SendWelcome() { SendStatus(MessageType::kWelcome, absl::StatusCode::kOk); }
+
+  // The bytes of an eager write.
+  void Scatter(const void* data) {
+    const char* next = static_cast<const char*>(data);
+    for (size_t i = 0; i < pinned_; ++i) {
+      std::memcpy(iov_[i].buffer, next, iov_[i].length);
+      next += iov_[i].length;
+    }
+  }
+
+  void ReceiveWrite(void* descriptor) {
+    receiving_ = true;
+    responder_.lane_.Receive(descriptor, iov_, pinned_, bytes_, this);
+  }
+
+  void Complete(ucs_status_t status) override {
+    if (std::exchange(receiving_, false)) {
+      // An error here is the endpoint's too: its own callback ends the session.
+      if (status == UCS_OK) return SendAck(absl::StatusCode::kOk);
+    }
+    for (size_t i = 0; i < pinned_; ++i) responder_.regions_.Unpin(request_.pieces[i].region);
+    session_.reset();
+    responder_.Recycle(this);
+  }
+
+ private:
+  void SendStatus(MessageType type, absl::StatusCode code) {
+    reply_ = MakeMessage(type, session_->id(), request_.head.request);
+    reply_.head.status = static_cast<uint8_t>(code);
+    const ucp_dt_iov_t nothing = {nullptr, 0};
+    Send(&nothing, 1, 0);
+  }
+  void Send(const ucp_dt_iov_t* iov, size_t count, size_t bytes) {
+    if (session_->closed()) return Complete(UCS_ERR_CANCELED);
+    responder_.lane_.Send(session_->endpoint(), reply_, iov, count, bytes, this);
+  }
+
+  Responder& responder_;
+  std::shared_ptr<Session> session_;
+  Message request_;
+  Message reply_;  // UCX reads it until the send completes
+  ucp_dt_iov_t iov_[kMaxPieces];
+  size_t bytes_ = 0;
+  size_t pinned_ = 0;
+  bool receiving_ = false;
+};
+
+Responder::Responder(Lane& lane, RegionTable& regions) : lane_(lane), regions_(regions) {}
+Responder::~Responder() = default;
+
+void Responder::OnMessage(const Incoming& incoming) {
+  switch (static_cast<MessageType>(incoming.message.head.type)) {
+    case MessageType::kHello: return OnHello(incoming);
+    case MessageType::kBye: {
+      return lane_.RunLater([this, id = incoming.message.head.session] { CloseSession(id); });
+    }
+    case MessageType::kRead: return OnRead(incoming);
+    case MessageType::kWrite: return OnWrite(incoming);
+    default: return;
+  }
+}
+
+void Responder::OnHello(const Incoming& incoming) {
+  if (incoming.rendezvous || incoming.bytes == 0) return;
+  std::string address(static_cast<const char*>(incoming.data), incoming.bytes);
+  lane_.RunLater([this, id = incoming.message.head.session, address = std::move(address)] {
+    OpenSession(id, address);
+  });
+}
+
+void Responder::OpenSession(uint64_t id, const std::string& worker_address) {
+  if (sessions_.contains(id) || sessions_.size() >= kMaxSessions) return;
+  auto session = std::make_shared<Session>(*this, id);
+  const absl::Status status = session->Open(worker_address);
+  if (!status.ok()) return base::LogWarning("transport session refused: ", status.ToString());
+  sessions_[id] = session;
+  NewAnswer(std::move(session), MakeMessage(MessageType::kHello, id, 0))->SendWelcome();
+}
+
+void Responder::CloseSession(uint64_t id) {
+  const auto it = sessions_.find(id);
+  if (it == sessions_.end()) return;
+  it->second->Close();
+  sessions_.erase(it);
+}
+
+void Responder::CloseSessions(uint64_t region) {
+  for (const auto& answer : answers_) {
+    if (region != 0 && answer->busy() && answer->Uses(region)) CloseSession(answer->session()->id());
+  }
+  if (region != 0) return;
+  for (const auto& [id, session] : sessions_) session->Close();
+  sessions_.clear();
+}
+
+void Responder::OnRead(const Incoming& incoming) {
+  std::shared_ptr<Session> session = Find(incoming.message.head.session);
+  if (session == nullptr) return;
+  Answer* answer = NewAnswer(std::move(session), incoming.message);
+  const absl::Status status = answer->Pin();
+  if (!status.ok()) return answer->SendAck(status.code());
+  answer->SendData();
+}
+
+void Responder::OnWrite(const Incoming& incoming) {
+  std::shared_ptr<Session> session = Find(incoming.message.head.session);
+  if (session == nullptr) return;
+  Answer* answer = NewAnswer(std::move(session), incoming.message);
+  const absl::Status status = answer->Pin();
+  if (!status.ok()) return answer->SendAck(status.code());
+  if (answer->bytes() != incoming.bytes) return answer->SendAck(absl::StatusCode::kInvalidArgument);
+  if (incoming.rendezvous) return answer->ReceiveWrite(incoming.data);
+  answer->Scatter(incoming.data);
+  answer->SendAck(absl::StatusCode::kOk);
+}
+
+std::shared_ptr<Responder::Session> Responder::Find(uint64_t id) const {
+  const auto it = sessions_.find(id);
+  return it == sessions_.end() ? nullptr : it->second;
+}
+
+Responder::Answer* Responder::NewAnswer(std::shared_ptr<Session> session, const Message& request) {
+  if (free_answers_.empty()) {
+    answers_.push_back(std::make_unique<Answer>(*this));
+    free_answers_.push_back(answers_.back().get());
+  }
+  Answer* answer = free_answers_.back();
+  free_answers_.pop_back();
+  answer->Reset(std::move(session), request);
+  return answer;
+}
+
+void Responder::Recycle(Answer* answer) { free_answers_.push_back(answer); }
+
+}  // namespace varve::transport

@@ -81,13 +81,14 @@ double Best(size_t bytes, int repeats, Pass pass) {
 }
 
 struct Release {
-  void operator()(std::byte* p) const { ::operator delete(p, std::align_val_t{4096}); }
+  void operator()(std::byte* p) const { ::operator delete (p, std::align_val_t{4096}); }
 };
 using Buffer = std::unique_ptr<std::byte, Release>;
 
-// Written, so that every page exists: the kernel backs untouched pages with one shared page of zeros.
+// Written, so that every page exists: the kernel backs untouched pages with one shared page of
+// zeros.
 Buffer Touched(size_t bytes, int value) {
-  auto* p = static_cast<std::byte*>(::operator new(bytes, std::align_val_t{4096}, std::nothrow));
+  auto* p = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{4096}, std::nothrow));
   if (p != nullptr) std::memset(p, value, bytes);
   return Buffer(p);
 }
@@ -99,9 +100,9 @@ double ReadBandwidth(std::span<const std::byte> memory, int repeats) {
   double best = 0;
   for (size_t ahead : {size_t{0}, size_t{1024}, size_t{4096}, size_t{8192}}) {
     best = std::max(best, Best(memory.size(), repeats, [&] {
-      volatile uint64_t sink = read(memory.data(), memory.size(), ahead);
-      static_cast<void>(sink);
-    }));
+                      volatile uint64_t sink = read(memory.data(), memory.size(), ahead);
+                      static_cast<void>(sink);
+                    }));
   }
   return best;
 }

@@ -1,8 +1,9 @@
 // Speed of light of one core, measured: what a kernel that is bound by memory is compared with.
 //
-// Pin the calling thread first and measure in the same run as the kernel: neighbours on the machine change the limit.
-// Both allocate, touch and release `bytes` (or twice that); choose a size far above the last-level cache. Results are
-// the best of `repeats` passes, in GB/s (1e9 bytes). Nothing when memory cannot be had. Thread-safe.
+// Pin the calling thread first and measure in the same run as the kernel: neighbours on the machine
+// change the limit. Both allocate, touch and release `bytes` (or twice that); choose a size far
+// above the last-level cache. Results are the best of `repeats` passes, in GB/s (1e9 bytes).
+// Nothing when memory cannot be had. Thread-safe.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +12,8 @@
 
 namespace varve::page {
 
-// Bytes read per second by one thread: vector loads, several unrolling and prefetch distances tried, best kept.
+// Bytes read per second by one thread: vector loads, several unrolling and prefetch distances
+// tried, best kept.
 std::optional<double> MeasureReadBandwidth(size_t bytes, int repeats);
 
 // The same over memory of the caller's, which must have been written before.

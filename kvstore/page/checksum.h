@@ -1,6 +1,8 @@
-// CRC32C (Castagnoli, reflected, initial and final XOR 0xffffffff; RFC 3720 appendix B.4 test vectors).
+// CRC32C (Castagnoli, reflected, initial and final XOR 0xffffffff; RFC 3720 appendix B.4 test
+// vectors).
 //
-// Thread-safe. The implementation (VPCLMULQDQ folding, SSE4.2, table) is chosen once at run time; all give the same value.
+// Thread-safe. The implementation (VPCLMULQDQ folding, SSE4.2, table) is chosen once at run time;
+// all give the same value.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +18,8 @@ uint32_t Crc32c(const void* data, size_t bytes, uint32_t crc = 0);
 // CRC of the concatenation of two pieces, from their CRCs and the second piece's length.
 uint32_t Crc32cCombine(uint32_t first, uint32_t second, size_t second_bytes);
 
-// Named implementations available on this CPU, for tests and benchmarks; the first is the one Crc32c uses.
+// Named implementations available on this CPU, for tests and benchmarks; the first is the one
+// Crc32c uses.
 using Crc32cFn = uint32_t (*)(const void* data, size_t bytes, uint32_t crc);
 struct Crc32cImpl {
   std::string_view name;

@@ -62,7 +62,8 @@ float DroppedMassBound(std::span<const float> scores, float score_slack,
   }
   const double log_sum = dropped.Value();
   if (log_sum == kNone) return 0.0f;
-  const double log_dropped = log_sum + std::log(static_cast<double>(page_tokens)) + double{score_slack} * scale;
+  const double log_dropped =
+      log_sum + std::log(static_cast<double>(page_tokens)) + double{score_slack} * scale;
   // The vector exponential is good to a few ulp: one part in 10^5 rounds every step up.
   const double share = 1.0 / (1.0 + std::exp(double{kept_lse} - log_dropped));
   return static_cast<float>(std::min(1.0, share * 1.00001));

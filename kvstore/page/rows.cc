@@ -6,8 +6,8 @@
 namespace varve::page {
 namespace {
 
-// Greatest magnitude bits of a run. NaN and infinity are the patterns at and above the exponent mask, so one integer
-// maximum answers both questions, and the loop vectorises.
+// Greatest magnitude bits of a run. NaN and infinity are the patterns at and above the exponent
+// mask, so one integer maximum answers both questions, and the loop vectorises.
 template <typename Bits>
 Bits GreatestMagnitude(const void* data, size_t count) {
   constexpr Bits kMagnitude = static_cast<Bits>(~Bits{0}) >> 1;

@@ -4,8 +4,8 @@
 
 #include "kvstore/page/digest/digest.h"
 #include "kvstore/page/digest/digest_math.h"
-#include "kvstore/page/simd/kernels.h"
 #include "kvstore/page/rows.h"
+#include "kvstore/page/simd/kernels.h"
 
 namespace varve::page {
 namespace {
@@ -69,7 +69,12 @@ bool BuildDigest(DigestKind kind, const void* keys, uint32_t tokens, uint32_t he
 }
 
 DigestBuilder::DigestBuilder(DigestKind kind, uint32_t head_dim, DType dtype)
-    : kind_(kind), head_dim_(head_dim), dtype_(dtype), hi_(head_dim), lo_(head_dim), sum_(head_dim) {
+    : kind_(kind),
+      head_dim_(head_dim),
+      dtype_(dtype),
+      hi_(head_dim),
+      lo_(head_dim),
+      sum_(head_dim) {
   Reset();
 }
 

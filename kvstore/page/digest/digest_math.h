@@ -1,5 +1,5 @@
-// The scalar truth of digest values, shared by the CPU and the CUDA twin: both evaluate exactly these expressions in
-// token order, uncontracted, so their bytes are equal. Keys are finite here.
+// The scalar truth of digest values, shared by the CPU and the CUDA twin: both evaluate exactly
+// these expressions in token order, uncontracted, so their bytes are equal. Keys are finite here.
 #pragma once
 
 #include "kvstore/page/dtype.h"
@@ -18,7 +18,8 @@ VARVE_HOST_DEVICE inline float Deviation(float key, float center) {
   return difference < 0 ? -difference : difference;
 }
 
-// Clamped to the box: a sum that overflowed, or a rounding up, must not make a shrunk digest exceed MINMAX.
+// Clamped to the box: a sum that overflowed, or a rounding up, must not make a shrunk digest exceed
+// MINMAX.
 VARVE_HOST_DEVICE inline float ShrunkHi(float hi, float center, float half) {
   return Min(center + half, hi);
 }
@@ -29,10 +30,13 @@ VARVE_HOST_DEVICE inline float Mean(float sum, float tokens, float hi, float lo)
   return Max(Min(sum / tokens, hi), lo);
 }
 
-// Rounds to the dtype and stores; a zero of either sign is stored as +0, also one that rounding produced.
+// Rounds to the dtype and stores; a zero of either sign is stored as +0, also one that rounding
+// produced.
 VARVE_HOST_DEVICE inline void StoreCanonical(void* out, DType dtype, size_t i, float v) {
   switch (dtype) {
-    case DType::kF32: static_cast<float*>(out)[i] = v + 0.0f; break;
+    case DType::kF32:
+      static_cast<float*>(out)[i] = v + 0.0f;
+      break;
     case DType::kF16: {
       const uint16_t bits = F32ToF16(v);
       static_cast<uint16_t*>(out)[i] = (bits & 0x7fffu) == 0 ? uint16_t{0} : bits;

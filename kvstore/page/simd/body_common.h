@@ -1,4 +1,5 @@
-// Shared by the kernel bodies. Internal to page/simd; include inside the namespace of one kernel table, after vec_*.h.
+// Shared by the kernel bodies. Internal to page/simd; include inside the namespace of one kernel
+// table, after vec_*.h.
 
 // One vector of a row of T. head_dim is a multiple of 8, so a 16-lane row may end in half a vector.
 template <DType T, bool kHalf>
@@ -26,7 +27,8 @@ VARVE_FN void StoreFloats(float* p, uint32_t n, Vec v) {
   }
 }
 
-// exp(x) for x <= 0 within 2 ulp; below -87 the result is 0 (the true value is under 2e-38), also for -inf.
+// exp(x) for x <= 0 within 2 ulp; below -87 the result is 0 (the true value is under 2e-38), also
+// for -inf.
 VARVE_FN Vec Exp(Vec x) {
   const Vec bounded = Max(x, Set(-87.0f));
   const Vec n = Round(bounded * Set(1.44269504088896341f));

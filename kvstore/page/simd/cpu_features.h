@@ -15,12 +15,14 @@ const CpuFeatures& Cpu();
 
 }  // namespace varve::page
 
-// Function attributes rather than per-file compiler flags: with flags, inline functions of shared headers could be
-// emitted with these instructions and be the copies the linker keeps for every CPU.
+// Function attributes rather than per-file compiler flags: with flags, inline functions of shared
+// headers could be emitted with these instructions and be the copies the linker keeps for every
+// CPU.
 #if defined(__x86_64__)
 #define VARVE_TARGET_SSE42 __attribute__((target("sse4.2,pclmul")))
 #define VARVE_TARGET_AVX2 __attribute__((target("avx2,fma,f16c")))
-#define VARVE_TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
+#define VARVE_TARGET_AVX512 \
+  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
 #define VARVE_TARGET_AVX512_BF16 \
   __attribute__((target("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
 #define VARVE_TARGET_VPCLMUL \

@@ -2,7 +2,8 @@
 #include "kvstore/page/simd/crc32c.h"
 
 #if defined(__x86_64__)
-// GCC 12 takes the deliberately undefined pass-through operand of its own intrinsics for a mistake (GCC bug 105593).
+// GCC 12 takes the deliberately undefined pass-through operand of its own intrinsics for a mistake
+// (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -29,8 +30,8 @@ VARVE_TARGET_SSE42 uint32_t Serial(const uint8_t* p, size_t bytes, uint32_t stat
   return narrow;
 }
 
-// The instruction has a latency of three cycles and a throughput of one: three independent thirds of a block keep it
-// busy, and two multiplications join them.
+// The instruction has a latency of three cycles and a throughput of one: three independent thirds
+// of a block keep it busy, and two multiplications join them.
 template <size_t kThird>
 VARVE_TARGET_SSE42 uint32_t ThreeWay(const uint8_t*& p, size_t& bytes, uint32_t state) {
   constexpr uint32_t kShift = Power(kX8, kThird);
@@ -49,9 +50,9 @@ VARVE_TARGET_SSE42 uint32_t ThreeWay(const uint8_t*& p, size_t& bytes, uint32_t 
   return state;
 }
 
-// Multiplies 128 bits of message by x^kBits, in a form that is again 128 bits wide: the low half (the earlier bytes)
-// by x^(kBits + 32), the high half by x^(kBits - 32); the carry-less product of two reflected words stands one bit
-// low, which the shifted constants make up for.
+// Multiplies 128 bits of message by x^kBits, in a form that is again 128 bits wide: the low half
+// (the earlier bytes) by x^(kBits + 32), the high half by x^(kBits - 32); the carry-less product of
+// two reflected words stands one bit low, which the shifted constants make up for.
 constexpr uint64_t FoldLow(size_t bits) { return uint64_t{Power(kOne >> 1, bits + 32)} << 1; }
 constexpr uint64_t FoldHigh(size_t bits) { return uint64_t{Power(kOne >> 1, bits - 32)} << 1; }
 
@@ -59,8 +60,8 @@ template <size_t kBits>
 VARVE_TARGET_VPCLMUL __m512i Fold(__m512i x, __m512i next) {
   constexpr uint64_t kLow = FoldLow(kBits);
   constexpr uint64_t kHigh = FoldHigh(kBits);
-  const __m512i k =
-      _mm512_broadcast_i32x4(_mm_set_epi64x(static_cast<int64_t>(kHigh), static_cast<int64_t>(kLow)));
+  const __m512i k = _mm512_broadcast_i32x4(
+      _mm_set_epi64x(static_cast<int64_t>(kHigh), static_cast<int64_t>(kLow)));
   const __m512i low = _mm512_clmulepi64_epi128(x, k, 0x00);
   const __m512i high = _mm512_clmulepi64_epi128(x, k, 0x11);
   return _mm512_ternarylogic_epi64(low, high, next, 0x96);

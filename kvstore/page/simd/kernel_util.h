@@ -12,14 +12,14 @@ constexpr uint32_t kMaxPageTokens = 32;
 constexpr uint32_t kMaxScoreElements = 512;  // two vectors of 256
 constexpr uint32_t kScoreHeads = 16;         // query heads per sweep over the digests
 
-// Weight row of each head, kMaxScoreElements floats apart: [max(q, 0) | min(q, 0)] against [hi | lo], or q against
-// [mean]; zero from the row's end to the next multiple of 32 elements.
+// Weight row of each head, kMaxScoreElements floats apart: [max(q, 0) | min(q, 0)] against [hi |
+// lo], or q against [mean]; zero from the row's end to the next multiple of 32 elements.
 void MakeScoreWeights(DigestKind kind, const float* queries, uint32_t heads, uint32_t head_dim,
                       float* weights);
 
-// Walks the cache lines of the digest rows in address order, a fixed distance ahead of the rows in work. Kernels read
-// several rows side by side; prefetched in that interleaved order, a DRAM-bound scan measured 15 % slower.
-// A prefetch never faults, so running past the last row is harmless.
+// Walks the cache lines of the digest rows in address order, a fixed distance ahead of the rows in
+// work. Kernels read several rows side by side; prefetched in that interleaved order, a DRAM-bound
+// scan measured 15 % slower. A prefetch never faults, so running past the last row is harmless.
 class RowPrefetcher {
  public:
   RowPrefetcher(const std::byte* row, uint32_t row_bytes, size_t stride)

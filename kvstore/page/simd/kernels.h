@@ -1,8 +1,10 @@
-// The vectorised inner loops of this room, one table per instruction set, chosen once by CPUID. Internal to page.
+// The vectorised inner loops of this room, one table per instruction set, chosen once by CPUID.
+// Internal to page.
 //
-// Each table is compiled from the same source (kernels_body.h) over a different vector type (vec_*.h), so the
-// implementations differ in width and in fused multiply-add, not in meaning. Digest loops never fuse: their results
-// are equal bit for bit on every CPU. Thread-safe; no allocation; unaligned pointers are fine.
+// Each table is compiled from the same source (kernels_body.h) over a different vector type
+// (vec_*.h), so the implementations differ in width and in fused multiply-add, not in meaning.
+// Digest loops never fuse: their results are equal bit for bit on every CPU. Thread-safe; no
+// allocation; unaligned pointers are fine.
 #pragma once
 
 #include <cstddef>
@@ -27,15 +29,16 @@ struct KernelTable {
                                const float* hi, const float* lo, float* deviation);
   // raw[g * num_pages + i] = row i . weights of head g.
   ScoreFn score_pages;
-  // row[i] = exp(scale * (row[i] - max)); returns the sum. Entries are finite or -inf, max is finite.
+  // row[i] = exp(scale * (row[i] - max)); returns the sum. Entries are finite or -inf, max is
+  // finite.
   float (*exp_and_sum)(float* row, uint32_t count, float max, float scale);
   float (*row_max)(const float* row, uint32_t count);
   // accumulator = accumulator + factor * row, or the maximum of both.
   void (*add_scaled)(float* accumulator, const float* row, uint32_t count, float factor);
   void (*max_scaled)(float* accumulator, const float* row, uint32_t count, float factor);
 
-  void (*attend_pages)(const AttentionShape& shape, const float* q,
-                       std::span<const PageView> pages, float* out, float* lse);
+  void (*attend_pages)(const AttentionShape& shape, const float* q, std::span<const PageView> pages,
+                       float* out, float* lse);
   void (*page_log_mass)(const AttentionShape& shape, const float* q,
                         std::span<const PageView> pages, float* log_mass);
 };

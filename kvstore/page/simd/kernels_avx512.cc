@@ -7,7 +7,8 @@
 #include "kvstore/page/simd/tables.h"
 
 #if defined(__x86_64__)
-// GCC 12 takes the deliberately undefined pass-through operand of its own intrinsics for a mistake (GCC bug 105593).
+// GCC 12 takes the deliberately undefined pass-through operand of its own intrinsics for a mistake
+// (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -19,17 +20,25 @@ namespace {
 
 #include "kvstore/page/simd/vec_avx512.h"
 // clang-format off: each body needs the ones before it
+#include "kvstore/page/simd/body_attention.h"
 #include "kvstore/page/simd/body_common.h"
 #include "kvstore/page/simd/body_digest.h"
 #include "kvstore/page/simd/body_score.h"
-#include "kvstore/page/simd/body_attention.h"
 // clang-format on
 
 }  // namespace
 
 const KernelTable kAvx512Kernels = {
-    "avx512",   AccumulateStatistics, AccumulateDeviation, ScorePagesKernel,  ExpAndSum, RowMax,
-    AddScaled, MaxScaled,            AttendPagesKernel,   PageLogMassKernel,
+    "avx512",
+    AccumulateStatistics,
+    AccumulateDeviation,
+    ScorePagesKernel,
+    ExpAndSum,
+    RowMax,
+    AddScaled,
+    MaxScaled,
+    AttendPagesKernel,
+    PageLogMassKernel,
 };
 
 }  // namespace varve::page

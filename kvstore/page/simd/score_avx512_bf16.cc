@@ -3,7 +3,8 @@
 #include "kvstore/page/simd/tables.h"
 
 #if defined(__x86_64__)
-// GCC 12 takes the deliberately undefined pass-through operand of its own intrinsics for a mistake (GCC bug 105593).
+// GCC 12 takes the deliberately undefined pass-through operand of its own intrinsics for a mistake
+// (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -16,8 +17,9 @@ namespace {
 #define VARVE_FN [[gnu::always_inline]] VARVE_TARGET_AVX512_BF16 inline
 #define VARVE_KERNEL VARVE_TARGET_AVX512_BF16
 
-// VDPBF16PS multiplies bf16 by bf16. The query is fp32, so its weights are split into a bf16 value and a bf16
-// remainder: what is lost is at most 2^-18 of a weight, less than the fp32 accumulation error the contract allows.
+// VDPBF16PS multiplies bf16 by bf16. The query is fp32, so its weights are split into a bf16 value
+// and a bf16 remainder: what is lost is at most 2^-18 of a weight, less than the fp32 accumulation
+// error the contract allows.
 constexpr uint32_t kStep = 32;  // elements per vector
 constexpr uint32_t kRows = 4;
 
@@ -28,7 +30,8 @@ struct SplitWeights {
 
 VARVE_FN __m512bh Bits(__m512i v) { return reinterpret_cast<__m512bh>(v); }
 
-VARVE_KERNEL void Split(const float* weights, uint32_t heads, uint32_t elements, SplitWeights& out) {
+VARVE_KERNEL void Split(const float* weights, uint32_t heads, uint32_t elements,
+                        SplitWeights& out) {
   for (uint32_t h = 0; h < heads; ++h) {
     for (uint32_t i = 0; i < elements; ++i) {
       const float w = weights[h * kMaxScoreElements + i];
@@ -76,9 +79,9 @@ VARVE_FN __m128 Sum4(const __m512 (&v)[kRows]) {
 }
 
 template <uint32_t kHeads>
-VARVE_KERNEL void Tile(const std::byte* const* rows, uint32_t elements,
-                       const SplitWeights& weights, uint32_t head, RowPrefetcher& prefetcher,
-                       float* raw, size_t raw_stride, uint32_t pages) {
+VARVE_KERNEL void Tile(const std::byte* const* rows, uint32_t elements, const SplitWeights& weights,
+                       uint32_t head, RowPrefetcher& prefetcher, float* raw, size_t raw_stride,
+                       uint32_t pages) {
   __m512 acc[kHeads][kRows];
 #pragma GCC unroll 4
   for (uint32_t h = 0; h < kHeads; ++h) {
@@ -109,10 +112,18 @@ VARVE_KERNEL void TileHeads(const std::byte* const* rows, uint32_t elements,
     RowPrefetcher& next = h == 0 ? prefetcher : idle;
     float* out = raw + h * raw_stride;
     switch (heads - h) {
-      case 1: Tile<1>(rows, elements, weights, h, next, out, raw_stride, pages); break;
-      case 2: Tile<2>(rows, elements, weights, h, next, out, raw_stride, pages); break;
-      case 3: Tile<3>(rows, elements, weights, h, next, out, raw_stride, pages); break;
-      default: Tile<4>(rows, elements, weights, h, next, out, raw_stride, pages); break;
+      case 1:
+        Tile<1>(rows, elements, weights, h, next, out, raw_stride, pages);
+        break;
+      case 2:
+        Tile<2>(rows, elements, weights, h, next, out, raw_stride, pages);
+        break;
+      case 3:
+        Tile<3>(rows, elements, weights, h, next, out, raw_stride, pages);
+        break;
+      default:
+        Tile<4>(rows, elements, weights, h, next, out, raw_stride, pages);
+        break;
     }
   }
 }

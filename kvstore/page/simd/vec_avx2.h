@@ -1,4 +1,5 @@
-// Eight floats in AVX2 with FMA and F16C. Internal to page/simd; include inside the namespace of one kernel table only.
+// Eight floats in AVX2 with FMA and F16C. Internal to page/simd; include inside the namespace of
+// one kernel table only.
 #define VARVE_FN [[gnu::always_inline]] VARVE_TARGET_AVX2 inline
 #define VARVE_KERNEL VARVE_TARGET_AVX2
 

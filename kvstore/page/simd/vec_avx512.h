@@ -1,4 +1,5 @@
-// Sixteen floats in AVX-512. Internal to page/simd; include inside the namespace of one kernel table only.
+// Sixteen floats in AVX-512. Internal to page/simd; include inside the namespace of one kernel
+// table only.
 #define VARVE_FN [[gnu::always_inline]] VARVE_TARGET_AVX512 inline
 #define VARVE_KERNEL VARVE_TARGET_AVX512
 #define VARVE_HALF_VECTORS
@@ -23,17 +24,14 @@ VARVE_FN Vec LoadF32Part(const float* p, uint32_t n, float fill) {
   return _mm512_mask_loadu_ps(Set(fill), FirstLanes(n), p);
 }
 VARVE_FN void Store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
-VARVE_FN void StorePart(float* p, uint32_t n, Vec v) {
-  _mm512_mask_storeu_ps(p, FirstLanes(n), v);
-}
+VARVE_FN void StorePart(float* p, uint32_t n, Vec v) { _mm512_mask_storeu_ps(p, FirstLanes(n), v); }
 // The first eight elements, the rest zero.
 VARVE_FN Vec LoadHalfF32(const void* p) { return _mm512_maskz_loadu_ps(FirstLanes(8), p); }
 VARVE_FN Vec LoadHalfBF16(const void* p) {
   return WidenBF16(_mm256_zextsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(p))));
 }
 VARVE_FN Vec LoadHalfF16(const void* p) {
-  return _mm512_cvtph_ps(
-      _mm256_zextsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(p))));
+  return _mm512_cvtph_ps(_mm256_zextsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(p))));
 }
 VARVE_FN Vec MulAdd(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 VARVE_FN Vec Max(Vec a, Vec b) { return _mm512_max_ps(a, b); }

@@ -1,5 +1,5 @@
-// Four floats in the compiler's vector extension: what every CPU of the target family can run. Internal to page/simd;
-// include inside the namespace of one kernel table only.
+// Four floats in the compiler's vector extension: what every CPU of the target family can run.
+// Internal to page/simd; include inside the namespace of one kernel table only.
 #define VARVE_FN [[gnu::always_inline]] inline
 #define VARVE_KERNEL
 

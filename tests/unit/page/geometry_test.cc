@@ -38,13 +38,11 @@ TEST(GeometryTest, EachFieldOutOfRangeIsNamedWithWhatIsAllowed) {
       {"num_layers is 0, allowed: 1..1024", [](Geometry& g) { g.num_layers = 0; }},
       {"num_layers is 1025", [](Geometry& g) { g.num_layers = 1025; }},
       {"num_kv_heads is 0, allowed: 1..256", [](Geometry& g) { g.num_kv_heads = 0; }},
-      {"num_kv_heads is 257",
-       [](Geometry& g) { g.num_kv_heads = 257, g.num_query_heads = 514; }},
+      {"num_kv_heads is 257", [](Geometry& g) { g.num_kv_heads = 257, g.num_query_heads = 514; }},
       {"num_query_heads is 0", [](Geometry& g) { g.num_query_heads = 0; }},
       {"num_query_heads is 33", [](Geometry& g) { g.num_query_heads = 33; }},
       {"num_query_heads is 1032", [](Geometry& g) { g.num_query_heads = 1032; }},
-      {"head_dim is 24, allowed: a multiple of 8 in 32..256",
-       [](Geometry& g) { g.head_dim = 24; }},
+      {"head_dim is 24, allowed: a multiple of 8 in 32..256", [](Geometry& g) { g.head_dim = 24; }},
       {"head_dim is 100", [](Geometry& g) { g.head_dim = 100; }},
       {"head_dim is 264", [](Geometry& g) { g.head_dim = 264; }},
       {"page_tokens is 12, allowed: 8, 16 or 32", [](Geometry& g) { g.page_tokens = 12; }},
@@ -67,18 +65,18 @@ TEST(GeometryTest, IdDependsOnStoredShapeOnly) {
   Geometry g = base;
   g.num_query_heads = 64;
   EXPECT_EQ(g.Id(), base.Id());
-  for (auto change : {+[](Geometry& x) { x.num_layers = 33; },
-                      +[](Geometry& x) { x.num_kv_heads = 16; },
-                      +[](Geometry& x) { x.head_dim = 64; },
-                      +[](Geometry& x) { x.page_tokens = 16; },
-                      +[](Geometry& x) { x.dtype = DType::kF16; }}) {
+  for (auto change :
+       {+[](Geometry& x) { x.num_layers = 33; }, +[](Geometry& x) { x.num_kv_heads = 16; },
+        +[](Geometry& x) { x.head_dim = 64; }, +[](Geometry& x) { x.page_tokens = 16; },
+        +[](Geometry& x) { x.dtype = DType::kF16; }}) {
     g = base;
     change(g);
     EXPECT_NE(g.Id(), base.Id());
   }
 }
 
-// The bytes that a range selects, by definition: walk every byte of the object and ask whether it is in.
+// The bytes that a range selects, by definition: walk every byte of the object and ask whether it
+// is in.
 std::vector<size_t> BytesOf(const ObjectLayout& layout, const ObjectRange& range) {
   const uint32_t count =
       range.head_count == 0 ? layout.num_kv_heads - range.head_begin : range.head_count;

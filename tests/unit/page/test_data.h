@@ -1,5 +1,5 @@
-// Random pages, queries and digests for the page tests. Every generator has a fixed seed; VARVE_SEED names it in the
-// message of a failure.
+// Random pages, queries and digests for the page tests. Every generator has a fixed seed;
+// VARVE_SEED names it in the message of a failure.
 #pragma once
 
 #include <cstdint>
@@ -36,11 +36,16 @@ class Rng {
   // Mostly normal, with zeros of both signs, outliers and small values mixed in.
   float Value() {
     switch (Below(12)) {
-      case 0: return 0.0f;
-      case 1: return -0.0f;
-      case 2: return 30.0f * Normal();
-      case 3: return 1e-4f * Normal();
-      default: return Normal();
+      case 0:
+        return 0.0f;
+      case 1:
+        return -0.0f;
+      case 2:
+        return 30.0f * Normal();
+      case 3:
+        return 1e-4f * Normal();
+      default:
+        return Normal();
     }
   }
 

@@ -1,0 +1,464 @@
+#include "kvstore/page/digest/digest.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "kvstore/page/digest/digest_math.h"
+#include "kvstore/page/digest/score.h"
+#include "kvstore/page/simd/kernels.h"
+#include "tests/unit/page/test_data.h"
+
+namespace varve::page {
+namespace {
+
+using testing::Encode;
+using testing::RandomElements;
+using testing::Rng;
+
+using Bytes = std::vector<std::byte>;
+
+struct Page {
+  uint32_t tokens;
+  uint32_t head_dim;
+  DType dtype;
+  Bytes keys;
+  size_t row_bytes() const { return head_dim * DTypeBytes(dtype); }
+};
+
+Page RandomPage(Rng& rng) {
+  Page page{rng.Between(1, 32), rng.HeadDim(), rng.AnyDType(), {}};
+  page.keys = RandomElements(rng, size_t{page.tokens} * page.head_dim, page.dtype);
+  return page;
+}
+
+Bytes Build(DigestKind kind, const Page& page) {
+  Bytes out(DigestBytes(kind, page.head_dim, page.dtype));
+  EXPECT_TRUE(
+      BuildDigest(kind, page.keys.data(), page.tokens, page.head_dim, page.dtype, out.data()));
+  return out;
+}
+
+double Key(const Page& page, uint32_t token, uint32_t i) {
+  return LoadAsF32(page.keys.data(), page.dtype, size_t{token} * page.head_dim + i);
+}
+
+// q.k of one key and the rounding allowance of a score, both in float64.
+double Dot(const Page& page, uint32_t token, const std::vector<float>& q) {
+  double dot = 0;
+  for (uint32_t i = 0; i < page.head_dim; ++i) dot += q[i] * Key(page, token, i);
+  return dot;
+}
+
+double GreatestDot(const Page& page, const std::vector<float>& q) {
+  double greatest = -std::numeric_limits<double>::infinity();
+  for (uint32_t t = 0; t < page.tokens; ++t) greatest = std::max(greatest, Dot(page, t, q));
+  return greatest;
+}
+
+double Score(DigestKind kind, const Page& page, const Bytes& digest, const std::vector<float>& q) {
+  double score = 0;
+  const DigestMatrix matrix{kind, page.dtype, page.head_dim, digest.data(), digest.size(), 1};
+  ScorePagesReference(matrix, q.data(), 1, &score);
+  return score;
+}
+
+// P1 and P3: MEAN <= greatest q.k <= MINMAX, and MINMAX is exact for a page of one key.
+TEST(DigestPropertyTest, MinMaxBoundsEveryKeyFromAbove) {
+  constexpr uint64_t kSeed = 101;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  for (int i = 0; i < 400; ++i) {
+    const Page page = RandomPage(rng);
+    const std::vector<float> q = rng.Floats(page.head_dim);
+    const double upper = Score(DigestKind::kMinMax, page, Build(DigestKind::kMinMax, page), q);
+    const double greatest = GreatestDot(page, q);
+    // Float64 sums of exact products: only their own rounding separates the two.
+    const double slack = 1e-12 * (std::abs(upper) + page.head_dim);
+    EXPECT_LE(greatest, upper + slack);
+    if (page.tokens == 1) {
+      EXPECT_NEAR(greatest, upper, slack);
+    }
+  }
+}
+
+TEST(DigestPropertyTest, MeanBoundsTheBestKeyFromBelow) {
+  constexpr uint64_t kSeed = 102;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  for (int i = 0; i < 400; ++i) {
+    Page page = RandomPage(rng);
+    const std::vector<float> q = rng.Floats(page.head_dim);
+    const double lower = Score(DigestKind::kMean, page, Build(DigestKind::kMean, page), q);
+    const double upper = Score(DigestKind::kMinMax, page, Build(DigestKind::kMinMax, page), q);
+    double scale = 0;
+    for (uint32_t c = 0; c < page.head_dim; ++c) {
+      double greatest = 0;
+      for (uint32_t t = 0; t < page.tokens; ++t) {
+        greatest = std::max(greatest, std::abs(Key(page, t, c)));
+      }
+      scale += std::abs(q[c]) * greatest;
+    }
+    // The mean is rounded once to the dtype.
+    const double ulp = page.dtype == DType::kF32 ? 1e-5 : page.dtype == DType::kF16 ? 1e-3 : 8e-3;
+    EXPECT_LE(lower, GreatestDot(page, q) + ulp * scale);
+    EXPECT_LE(lower, upper + 1e-12 * scale) << "rounding is monotonic and the mean is clamped";
+  }
+}
+
+// P4: the shrunk box lies inside the true box, channel by channel.
+TEST(DigestPropertyTest, BoxMeanLiesInsideMinMax) {
+  constexpr uint64_t kSeed = 103;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  for (int i = 0; i < 400; ++i) {
+    const Page page = RandomPage(rng);
+    const Bytes box = Build(DigestKind::kMinMax, page);
+    const Bytes shrunk = Build(DigestKind::kBoxMean, page);
+    const Bytes mean = Build(DigestKind::kMean, page);
+    for (uint32_t c = 0; c < page.head_dim; ++c) {
+      const float hi = LoadAsF32(box.data(), page.dtype, c);
+      const float lo = LoadAsF32(box.data(), page.dtype, page.head_dim + c);
+      const float shrunk_hi = LoadAsF32(shrunk.data(), page.dtype, c);
+      const float shrunk_lo = LoadAsF32(shrunk.data(), page.dtype, page.head_dim + c);
+      ASSERT_LE(shrunk_hi, hi);
+      ASSERT_GE(shrunk_lo, lo);
+      ASSERT_LE(shrunk_lo, shrunk_hi);
+      ASSERT_LE(LoadAsF32(mean.data(), page.dtype, c), hi);
+      ASSERT_GE(LoadAsF32(mean.data(), page.dtype, c), lo);
+    }
+    const std::vector<float> q = rng.Floats(page.head_dim);
+    const double upper = Score(DigestKind::kMinMax, page, box, q);
+    EXPECT_LE(Score(DigestKind::kBoxMean, page, shrunk, q), upper + 1e-12 * std::abs(upper));
+  }
+}
+
+// The values themselves, from the definition in float64.
+TEST(DigestTest, ValuesMatchTheirDefinition) {
+  constexpr uint64_t kSeed = 104;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  for (int i = 0; i < 200; ++i) {
+    const Page page = RandomPage(rng);
+    const Bytes box = Build(DigestKind::kMinMax, page);
+    const Bytes shrunk = Build(DigestKind::kBoxMean, page);
+    const Bytes mean = Build(DigestKind::kMean, page);
+    const double unit = page.dtype == DType::kF32   ? 0x1p-20
+                        : page.dtype == DType::kF16 ? 0x1p-10
+                                                    : 0x1p-7;
+    for (uint32_t c = 0; c < page.head_dim; ++c) {
+      double hi = Key(page, 0, c), lo = hi, sum = 0, deviation = 0;
+      for (uint32_t t = 0; t < page.tokens; ++t) {
+        hi = std::max(hi, Key(page, t, c));
+        lo = std::min(lo, Key(page, t, c));
+        sum += Key(page, t, c);
+      }
+      const double center = (hi + lo) / 2;
+      for (uint32_t t = 0; t < page.tokens; ++t) deviation += std::abs(Key(page, t, c) - center);
+      const double half = deviation / page.tokens;
+      const double tolerance = unit * (std::abs(hi) + std::abs(lo)) + 1e-7;
+      ASSERT_EQ(LoadAsF32(box.data(), page.dtype, c), hi);
+      ASSERT_EQ(LoadAsF32(box.data(), page.dtype, page.head_dim + c), lo);
+      ASSERT_NEAR(LoadAsF32(shrunk.data(), page.dtype, c), center + half, tolerance);
+      ASSERT_NEAR(LoadAsF32(shrunk.data(), page.dtype, page.head_dim + c), center - half,
+                  tolerance);
+      ASSERT_NEAR(LoadAsF32(mean.data(), page.dtype, c), sum / page.tokens, tolerance);
+    }
+  }
+}
+
+// P5, first half: any split of the tokens gives the same bits as the batch, for every kind.
+TEST(DigestPropertyTest, IncrementalEqualsBatchForAnySplit) {
+  constexpr uint64_t kSeed = 105;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  for (int i = 0; i < 300; ++i) {
+    const Page page = RandomPage(rng);
+    for (const DigestKindInfo& info : DigestKinds()) {
+      SCOPED_TRACE(info.name);
+      DigestBuilder builder(info.kind, page.head_dim, page.dtype);
+      for (uint32_t token = 0; token < page.tokens;) {
+        const uint32_t count = rng.Below(page.tokens - token + 1);
+        ASSERT_TRUE(builder.Append(page.keys.data() + token * page.row_bytes(), count));
+        token += count;
+        ASSERT_EQ(builder.tokens(), token);
+      }
+      Bytes out(DigestBytes(info.kind, page.head_dim, page.dtype));
+      ASSERT_TRUE(builder.Finish(page.keys.data(), out.data()));
+      EXPECT_EQ(out, Build(info.kind, page));
+    }
+  }
+}
+
+Page Permuted(const Page& page, Rng& rng) {
+  std::vector<uint32_t> order(page.tokens);
+  std::iota(order.begin(), order.end(), 0u);
+  std::shuffle(order.begin(), order.end(), rng.engine());
+  Page permuted = page;
+  for (uint32_t t = 0; t < page.tokens; ++t) {
+    std::memcpy(permuted.keys.data() + t * page.row_bytes(),
+                page.keys.data() + order[t] * page.row_bytes(), page.row_bytes());
+  }
+  return permuted;
+}
+
+// P5, second half: MINMAX does not depend on the order of the tokens, -0 and +0 included.
+TEST(DigestPropertyTest, MinMaxIsInvariantToTokenOrder) {
+  constexpr uint64_t kSeed = 106;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  for (int i = 0; i < 300; ++i) {
+    Page page = RandomPage(rng);
+    std::vector<float> values(size_t{page.tokens} * page.head_dim);
+    // Many channels hold nothing but zeros of both signs.
+    for (float& v : values) v = rng.Chance(0.7) ? (rng.Chance(0.5) ? 0.0f : -0.0f) : -rng.Value();
+    page.keys = Encode(values, page.dtype);
+    EXPECT_EQ(Build(DigestKind::kMinMax, Permuted(page, rng)), Build(DigestKind::kMinMax, page));
+  }
+}
+
+bool HoldsNegativeZero(const Bytes& digest, DType dtype) {
+  for (size_t i = 0; i < digest.size() / DTypeBytes(dtype); ++i) {
+    const float v = LoadAsF32(digest.data(), dtype, i);
+    if (v == 0 && std::signbit(v)) return true;
+  }
+  return false;
+}
+
+TEST(DigestTest, NegativeZeroIsStoredAsZero) {
+  for (DType dtype : testing::kAllDTypes) {
+    for (const DigestKindInfo& info : DigestKinds()) {
+      SCOPED_TRACE(std::string(info.name) + " " + DTypeName(dtype));
+      const Page zeros{4, 32, dtype, Encode(std::vector<float>(4 * 32, -0.0f), dtype)};
+      EXPECT_FALSE(HoldsNegativeZero(Build(info.kind, zeros), dtype));
+    }
+  }
+  // A negative mean that rounds to zero in fp16: the smallest subnormal, once among 32 zeros.
+  std::vector<float> tiny(32 * 32, 0.0f);
+  for (uint32_t c = 0; c < 32; ++c) tiny[c] = -0x1p-24f;
+  const Page page{32, 32, DType::kF16, Encode(tiny, DType::kF16)};
+  EXPECT_FALSE(HoldsNegativeZero(Build(DigestKind::kMean, page), page.dtype));
+}
+
+TEST(DigestTest, NaNAndInfinityAreRejectedAndNothingIsWritten) {
+  const float bad_values[] = {std::numeric_limits<float>::quiet_NaN(),
+                              std::numeric_limits<float>::infinity(),
+                              -std::numeric_limits<float>::infinity()};
+  constexpr uint64_t kSeed = 107;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  for (int i = 0; i < 100; ++i) {
+    Page page = RandomPage(rng);
+    const Page good = page;
+    StoreF32(page.keys.data(), page.dtype, rng.Below(page.tokens * page.head_dim),
+             bad_values[rng.Below(3)]);
+    for (const DigestKindInfo& info : DigestKinds()) {
+      Bytes out(DigestBytes(info.kind, page.head_dim, page.dtype), std::byte{0x5a});
+      const Bytes untouched = out;
+      EXPECT_FALSE(BuildDigest(info.kind, page.keys.data(), page.tokens, page.head_dim, page.dtype,
+                               out.data()));
+      EXPECT_EQ(out, untouched);
+      // A rejected append leaves the builder as it was.
+      DigestBuilder builder(info.kind, page.head_dim, page.dtype);
+      EXPECT_FALSE(builder.Finish(page.keys.data(), out.data()));
+      EXPECT_FALSE(builder.Append(page.keys.data(), page.tokens));
+      EXPECT_EQ(builder.tokens(), 0u);
+      ASSERT_TRUE(builder.Append(good.keys.data(), good.tokens));
+      ASSERT_TRUE(builder.Finish(good.keys.data(), out.data()));
+      EXPECT_EQ(out, Build(info.kind, good));
+    }
+  }
+  std::byte out[4 * 32 * 2];
+  EXPECT_FALSE(BuildDigest(DigestKind::kMinMax, nullptr, 0, 32, DType::kF16, out));
+}
+
+TEST(DigestTest, ResetForgetsEverything) {
+  constexpr uint64_t kSeed = 108;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  for (const DigestKindInfo& info : DigestKinds()) {
+    const Page first = RandomPage(rng);
+    Page second = first;
+    second.keys = RandomElements(rng, size_t{first.tokens} * first.head_dim, first.dtype);
+    DigestBuilder builder(info.kind, first.head_dim, first.dtype);
+    ASSERT_TRUE(builder.Append(first.keys.data(), first.tokens));
+    builder.Reset();
+    ASSERT_TRUE(builder.Append(second.keys.data(), second.tokens));
+    Bytes out(DigestBytes(info.kind, first.head_dim, first.dtype));
+    ASSERT_TRUE(builder.Finish(second.keys.data(), out.data()));
+    EXPECT_EQ(out, Build(info.kind, second));
+  }
+}
+
+// P5, merge: the digest of a union, and a parent that never scores below a child.
+TEST(DigestPropertyTest, MergeEqualsTheDigestOfTheUnion) {
+  constexpr uint64_t kSeed = 109;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  for (int i = 0; i < 300; ++i) {
+    const Page a = RandomPage(rng);
+    Page b = a;
+    b.tokens = rng.Between(1, 32);
+    b.keys = RandomElements(rng, size_t{b.tokens} * b.head_dim, b.dtype);
+    Page both = a;
+    both.tokens += b.tokens;
+    both.keys.insert(both.keys.end(), b.keys.begin(), b.keys.end());
+    const Bytes digest_a = Build(DigestKind::kMinMax, a);
+    const Bytes digest_b = Build(DigestKind::kMinMax, b);
+    Bytes merged(digest_a.size());
+    MergeMinMax(digest_a.data(), digest_b.data(), a.head_dim, a.dtype, merged.data());
+    EXPECT_EQ(merged, Build(DigestKind::kMinMax, both));
+    const std::vector<float> q = rng.Floats(a.head_dim);
+    const double parent = Score(DigestKind::kMinMax, both, merged, q);
+    EXPECT_GE(parent, Score(DigestKind::kMinMax, a, digest_a, q));
+    EXPECT_GE(parent, Score(DigestKind::kMinMax, b, digest_b, q));
+  }
+}
+
+// P6: a page whose bound lies below the k-th best exact value cannot be among the best k.
+TEST(DigestPropertyTest, PruningByTheBoundNeverLosesATopPage) {
+  constexpr uint64_t kSeed = 110;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  int pruned = 0;
+  for (int i = 0; i < 60; ++i) {
+    const uint32_t head_dim = rng.HeadDim();
+    const DType dtype = rng.AnyDType();
+    const std::vector<float> q = rng.Floats(head_dim);
+    std::vector<double> exact, bound;
+    for (int p = 0; p < 40; ++p) {
+      Page page{rng.PageTokens(), head_dim, dtype, {}};
+      std::vector<float> values = rng.Floats(size_t{page.tokens} * head_dim);
+      // Pages differ in size, so that some bounds fall below some values.
+      const float size = 0.02f + 2.0f * static_cast<float>(rng.Below(100)) / 100;
+      for (float& v : values) v *= size;
+      page.keys = Encode(values, dtype);
+      exact.push_back(GreatestDot(page, q));
+      bound.push_back(Score(DigestKind::kMinMax, page, Build(DigestKind::kMinMax, page), q));
+    }
+    const uint32_t k = rng.Between(1, 10);
+    std::vector<double> sorted = exact;
+    std::sort(sorted.rbegin(), sorted.rend());
+    for (size_t p = 0; p < exact.size(); ++p) {
+      if (bound[p] < sorted[k - 1]) {
+        ++pruned;
+        EXPECT_LT(exact[p], sorted[k - 1]);
+      }
+    }
+  }
+  EXPECT_GT(pruned, 50) << "the test prunes nothing";
+}
+
+// The digest loops of every instruction set give the same bits.
+TEST(DigestPropertyTest, EveryInstructionSetGivesTheSameBits) {
+  constexpr uint64_t kSeed = 111;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  for (int i = 0; i < 200; ++i) {
+    const Page page = RandomPage(rng);
+    const size_t d = page.head_dim;
+    std::vector<float> first;
+    for (const KernelTable* table : AllKernels()) {
+      SCOPED_TRACE(table->name);
+      std::vector<float> s(4 * d, 0.0f);
+      std::fill_n(s.begin(), d, -std::numeric_limits<float>::infinity());
+      std::fill_n(s.begin() + static_cast<std::ptrdiff_t>(d), d,
+                  std::numeric_limits<float>::infinity());
+      table->accumulate_statistics(page.keys.data(), page.tokens, page.head_dim, page.dtype,
+                                   s.data(), s.data() + d, s.data() + 2 * d);
+      table->accumulate_deviation(page.keys.data(), page.tokens, page.head_dim, page.dtype,
+                                  s.data(), s.data() + d, s.data() + 3 * d);
+      // Zeros of both signs compare equal, and are made equal when stored.
+      if (first.empty()) first = s;
+      EXPECT_EQ(s, first);
+      // And they are the scalar truth.
+      for (size_t c = 0; c < d; ++c) {
+        float hi = -std::numeric_limits<float>::infinity(), lo = -hi, sum = 0, deviation = 0;
+        for (uint32_t t = 0; t < page.tokens; ++t) {
+          const float key = LoadAsF32(page.keys.data(), page.dtype, t * d + c);
+          hi = digest_math::Max(hi, key);
+          lo = digest_math::Min(lo, key);
+          sum += key;
+        }
+        const float center = digest_math::Center(hi, lo);
+        for (uint32_t t = 0; t < page.tokens; ++t) {
+          deviation +=
+              digest_math::Deviation(LoadAsF32(page.keys.data(), page.dtype, t * d + c), center);
+        }
+        ASSERT_EQ(s[c], hi);
+        ASSERT_EQ(s[d + c], lo);
+        ASSERT_EQ(s[2 * d + c], sum);
+        ASSERT_EQ(s[3 * d + c], deviation);
+      }
+    }
+  }
+}
+
+TEST(DigestTest, GreatestFiniteKeysGiveAFiniteDigest) {
+  constexpr float kMax = std::numeric_limits<float>::max();
+  std::vector<float> values(8 * 32, kMax);
+  for (uint32_t c = 0; c < 16; ++c) values[c] = -kMax;
+  for (DType dtype : testing::kAllDTypes) {
+    const float greatest = dtype == DType::kF16    ? 65504.0f
+                           : dtype == DType::kBF16 ? 3.3895314e38f
+                                                   : kMax;
+    std::vector<float> scaled = values;
+    for (float& v : scaled) v = std::copysign(greatest, v);
+    const Page page{8, 32, dtype, Encode(scaled, dtype)};
+    const Geometry g{1, 1, 1, 32, 8, dtype};
+    for (const DigestKindInfo& info : DigestKinds()) {
+      SCOPED_TRACE(std::string(info.name) + " " + DTypeName(dtype));
+      EXPECT_TRUE(DigestRowIsSane(info.kind, Build(info.kind, page).data(), g));
+    }
+  }
+}
+
+TEST(DigestRowTest, SanityFindsEveryKindOfDamage) {
+  const Geometry g{1, 3, 3, 32, 8, DType::kF16};
+  constexpr uint64_t kSeed = 112;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  const Page page{8, 32, DType::kF16, RandomElements(rng, 8 * 32, DType::kF16)};
+  for (const DigestKindInfo& info : DigestKinds()) {
+    SCOPED_TRACE(info.name);
+    Bytes row;
+    for (uint32_t head = 0; head < g.num_kv_heads; ++head) {
+      const Bytes digest = Build(info.kind, page);
+      row.insert(row.end(), digest.begin(), digest.end());
+    }
+    ASSERT_EQ(row.size(), DigestRowBytes(info.kind, g));
+    EXPECT_TRUE(DigestRowIsSane(info.kind, row.data(), g));
+    const size_t elements = row.size() / 2;
+    for (size_t i = 0; i < elements; ++i) {
+      for (uint16_t bad : {uint16_t{0x7c00}, uint16_t{0xfc00}, uint16_t{0x7e00}}) {
+        Bytes damaged = row;
+        std::memcpy(damaged.data() + 2 * i, &bad, 2);
+        ASSERT_FALSE(DigestRowIsSane(info.kind, damaged.data(), g)) << i;
+      }
+    }
+    if (info.vectors == 2) {
+      Bytes crossed = row;
+      StoreF32(crossed.data(), g.dtype, elements - 1, 60000.0f);  // lo of the last head
+      EXPECT_FALSE(DigestRowIsSane(info.kind, crossed.data(), g));
+    }
+  }
+}
+
+TEST(DigestKindTest, NamesAndBounds) {
+  EXPECT_EQ(DigestKindByName("minmax"), DigestKind::kMinMax);
+  EXPECT_EQ(DigestKindByName("box_mean"), DigestKind::kBoxMean);
+  EXPECT_EQ(DigestKindByName("mean"), DigestKind::kMean);
+  EXPECT_EQ(DigestKindByName("MINMAX"), std::nullopt);
+  EXPECT_EQ(DigestKindByName(""), std::nullopt);
+  EXPECT_TRUE(Info(DigestKind::kMinMax).is_upper_bound);
+  EXPECT_FALSE(Info(DigestKind::kBoxMean).is_upper_bound);
+  EXPECT_TRUE(Info(DigestKind::kMean).is_lower_bound);
+  EXPECT_EQ(DigestBytes(DigestKind::kMinMax, 128, DType::kBF16), 512u);
+  EXPECT_EQ(DigestBytes(DigestKind::kMean, 128, DType::kF32), 512u);
+}
+
+}  // namespace
+}  // namespace varve::page

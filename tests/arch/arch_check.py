@@ -4,6 +4,7 @@
 Usage: arch_check.py [ROOT]. Prints one line per violation and exits 1 when there is any. Standard library only.
 """
 
+import glob
 import os
 import re
 import subprocess
@@ -55,6 +56,9 @@ SCRIPTS = (".py", ".sh")
 MAX_LINES = 500
 # Spelled in halves so that this file passes its own check.
 LEFTOVERS = re.compile(r"\b(?:TO" r"DO|FIX" r"ME|XX" r"X|HA" r"CK)\b|\bDISABLED" r"_|\bGTEST_" r"SKIP|^[ \t]*#[ \t]*if 0\b", re.M)
+DOC_LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+DOC_CODE = re.compile(r"`([^`\s]+)`")
+DOC_PATH = re.compile(r"(?:proto|kvstore|gpu_worker|client|deploy|tests|docs)/[\w./*-]*$|[\w-]+\.md$")
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"\n]+)[>"]', re.M)
 TARGET = re.compile(r"\b(?:varve_library|varve_binary|varve_benchmark|varve_cuda_library|add_library|add_executable)"
                     r"\s*\(\s*([\w.+-]+)")
@@ -188,10 +192,31 @@ def check_files(root, files):
     return problems
 
 
+def doc_targets(path, text):
+    """Paths that a document names, relative to the root or to the document."""
+    for target in DOC_LINK.findall(text):
+        if "://" not in target:
+            yield os.path.join(os.path.dirname(path), target)
+    for code in DOC_CODE.findall(text):
+        if DOC_PATH.match(code):
+            yield code if "/" in code else os.path.join(os.path.dirname(path), code)
+
+
+def check_docs(root, files):
+    problems = []
+    for path in files:
+        if not path.endswith(".md"):
+            continue
+        for target in sorted(set(doc_targets(path, read(root, path)))):
+            if not glob.glob(os.path.join(root, target)):
+                problems.append(f"{path}: names {target}, which does not exist")
+    return problems
+
+
 def check(root):
     files = files_of(root)
     return (check_table() + check_names(root) + check_includes(root, files) + check_links(root, files) +
-            check_files(root, files))
+            check_files(root, files) + check_docs(root, files))
 
 
 def main():

@@ -105,6 +105,13 @@ class ArchCheckTest(unittest.TestCase):
         self.expect({"client/b.cc": "\n" * 501}, "501 lines")
         self.assertEqual(self.problems({"client/b.cc": "\n" * 500}), [])
 
+    def test_documents_name_what_exists(self):
+        good = "See [a](../client/a.h#top), [web](https://x.y), `client/*.h`, `kvstore/page/`, `b.md`, `varve_page`.\n"
+        self.assertEqual(self.problems({"docs/a.md": good, "docs/b.md": "\n"}), [])
+        for text in ("[a](gone.md)", "`client/gone.h`", "`gone.md`", "`docs/gone/*.md`"):
+            with self.subTest(text=text):
+                self.expect({"docs/a.md": text + "\n"}, "docs/a.md", "gone", "does not exist")
+
     def test_cycle_in_the_table(self):
         arch_check.ARROWS["base"].add("server")
         try:

@@ -1,0 +1,134 @@
+#include "kvstore/server/convert.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kvstore/base/status.h"
+#include "kvstore/server/config.h"
+
+namespace varve::server {
+
+using absl::InvalidArgumentError;
+using absl::StrCat;
+
+absl::StatusOr<page::ObjectKey> ParseKey(const std::string& bytes) {
+  auto key = page::ObjectKey::FromBytes(bytes);
+  if (key.has_value()) return *key;
+  return InvalidArgumentError(StrCat("key of ", bytes.size(), " bytes; allowed: ",
+                                     page::ObjectKey::kMinBytes, " to ",
+                                     page::ObjectKey::kMaxBytes));
+}
+
+absl::StatusOr<std::vector<page::ObjectKey>> ParseKeys(
+    const google::protobuf::RepeatedPtrField<std::string>& keys, uint32_t max_items) {
+  VARVE_RETURN_IF_ERROR(CheckBatchSize("keys", keys.size(), max_items));
+  std::vector<page::ObjectKey> parsed;
+  parsed.reserve(keys.size());
+  for (int i = 0; i < keys.size(); ++i) {
+    absl::StatusOr<page::ObjectKey> key = ParseKey(keys[i]);
+    if (!key.ok()) return base::Annotate(key.status(), "keys[" + std::to_string(i) + "]");
+    parsed.push_back(*key);
+  }
+  return parsed;
+}
+
+absl::StatusOr<page::ObjectLayout> ParseLayout(const varve::v1::ObjectLayout& layout) {
+  const page::ObjectLayout parsed{layout.num_kv_heads(), layout.part_bytes()};
+  if (layout.num_kv_heads() == 0 && layout.part_bytes() == 0) return parsed;
+  if (layout.num_kv_heads() == 0 || layout.num_kv_heads() > 256 || layout.part_bytes() == 0) {
+    return InvalidArgumentError(StrCat(
+        "layout of ", layout.num_kv_heads(), " KV heads with parts of ", layout.part_bytes(),
+        " bytes; allowed: 1 to 256 heads with parts of at least 1 byte, or both 0 for an opaque value"));
+  }
+  return parsed;
+}
+
+absl::StatusOr<page::Part> ParsePart(int part) {
+  if (part >= 0 && part <= 2) return static_cast<page::Part>(part);
+  return InvalidArgumentError(StrCat("part ", part, "; allowed: PART_KV (0), PART_K (1), PART_V (2)"));
+}
+
+absl::StatusOr<page::ObjectRange> ParseRange(const varve::v1::ObjectRange& range) {
+  page::ObjectRange parsed;
+  VARVE_ASSIGN_OR_RETURN(parsed.part, ParsePart(range.part()));
+  parsed.head_begin = range.head_begin();
+  parsed.head_count = range.head_count();
+  return parsed;
+}
+
+absl::StatusOr<page::Geometry> ParseGeometry(const varve::v1::Geometry& geometry) {
+  if (geometry.dtype() < 1 || geometry.dtype() > 3) {
+    return InvalidArgumentError(StrCat("geometry.dtype ", static_cast<int>(geometry.dtype()),
+                                       "; allowed: DTYPE_F32 (1), DTYPE_F16 (2), DTYPE_BF16 (3)"));
+  }
+  page::Geometry parsed;
+  parsed.num_layers = geometry.num_layers();
+  parsed.num_kv_heads = geometry.num_kv_heads();
+  parsed.num_query_heads = geometry.num_query_heads();
+  parsed.head_dim = geometry.head_dim();
+  parsed.page_tokens = geometry.page_tokens();
+  parsed.dtype = static_cast<page::DType>(geometry.dtype());
+  if (const auto wrong = parsed.Invalid()) return InvalidArgumentError("geometry: " + *wrong);
+  return parsed;
+}
+
+absl::StatusOr<page::DigestKind> ParseDigestKind(int kind) {
+  if (kind >= 1 && kind <= 3) return static_cast<page::DigestKind>(kind);
+  return InvalidArgumentError(StrCat("digest_kind ", kind,
+                                     "; allowed: DIGEST_KIND_MINMAX (1), DIGEST_KIND_BOX_MEAN (2), "
+                                     "DIGEST_KIND_MEAN (3)"));
+}
+
+absl::StatusOr<page::ScoreMerge> ParseScoreMerge(int merge) {
+  if (merge == 0) return page::ScoreMerge::kSoftmaxMean;
+  if (merge >= 1 && merge <= 4) return static_cast<page::ScoreMerge>(merge);
+  return InvalidArgumentError(
+      StrCat("merge ", merge,
+             "; allowed: SCORE_MERGE_SOFTMAX_MEAN (1, or 0), SCORE_MERGE_SOFTMAX_MAX (2), "
+             "SCORE_MERGE_MAX (3), SCORE_MERGE_MEAN (4)"));
+}
+
+absl::Status CheckBatchSize(const char* field, int64_t items, uint32_t max_items) {
+  if (items <= max_items) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      StrCat(items, " ", field, " in one batch; sessions.max_batch_items allows ", max_items));
+}
+
+absl::StatusOr<uint32_t> ParsePageSize(uint32_t page_size) {
+  if (page_size == 0) return kDefaultListPage;
+  if (page_size <= kMaxListPage) return page_size;
+  return InvalidArgumentError(StrCat("page_size ", page_size, "; allowed: 1 to ", kMaxListPage,
+                                     ", or 0 for ", kDefaultListPage));
+}
+
+varve::v1::Tier ToProto(store::TierId tier) { return static_cast<varve::v1::Tier>(tier); }
+varve::v1::MissReason ToProto(store::MissReason reason) {
+  return static_cast<varve::v1::MissReason>(reason);
+}
+
+void ToProto(const page::ObjectLayout& layout, varve::v1::ObjectLayout* out) {
+  out->set_num_kv_heads(layout.num_kv_heads);
+  out->set_part_bytes(layout.part_bytes);
+}
+
+void ToProto(const recall::ContextSnapshot& snapshot, varve::v1::ContextInfo* out) {
+  out->set_context_id(snapshot.context_id);
+  out->set_state(snapshot.attached_sessions > 0 ? varve::v1::CONTEXT_STATE_ATTACHED
+                                                : varve::v1::CONTEXT_STATE_PARKED);
+  const page::Geometry& g = snapshot.options.geometry;
+  out->mutable_geometry()->set_num_layers(g.num_layers);
+  out->mutable_geometry()->set_num_kv_heads(g.num_kv_heads);
+  out->mutable_geometry()->set_num_query_heads(g.num_query_heads);
+  out->mutable_geometry()->set_head_dim(g.head_dim);
+  out->mutable_geometry()->set_page_tokens(g.page_tokens);
+  out->mutable_geometry()->set_dtype(static_cast<varve::v1::DType>(g.dtype));
+  out->set_digest_kind(static_cast<varve::v1::DigestKind>(snapshot.options.digest_kind));
+  out->set_num_blocks(snapshot.num_blocks);
+  out->set_epoch(snapshot.epoch);
+  out->set_digest_bytes(snapshot.digest_bytes);
+  out->mutable_digest_blocks()->Add(snapshot.digest_blocks.begin(), snapshot.digest_blocks.end());
+  for (const std::string& hash : snapshot.block_hashes) out->add_block_hashes(hash);
+  out->set_attached_sessions(snapshot.attached_sessions);
+}
+
+}  // namespace varve::server

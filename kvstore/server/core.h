@@ -1,0 +1,38 @@
+// What the services share. Everything outlives every call.
+#pragma once
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "kvstore/base/executor.h"
+#include "kvstore/recall/context_table.h"
+#include "kvstore/server/metrics.h"
+#include "kvstore/server/open_streams.h"
+#include "kvstore/server/session_table.h"
+#include "kvstore/store/page_store.h"
+#include "kvstore/transport/transport.h"
+#include "varve/v1/config.pb.h"
+
+namespace varve::server {
+
+// Answers a call, exactly once, on any thread. Request and reply live until then.
+using Answer = absl::AnyInvocable<void(absl::Status) &&>;
+
+struct Core {
+  const varve::v1::StoreConfig& config;
+  StoreMetrics& metrics;
+  store::PageStore& pages;
+  recall::ContextTable& contexts;
+  SessionTable& sessions;
+  OpenStreams& streams;
+  transport::Transport& transport;
+  base::Executor& data_pool;     // checksums and copies
+  base::Executor& recall_pool;   // scoring
+  base::Executor& control_pool;  // connecting, importing, ending sessions
+};
+
+// UNAUTHENTICATED, or FAILED_PRECONDITION while draining (counted as rejected).
+absl::StatusOr<SessionRef> RequireSession(Core& core, const std::string& session_id);
+// Counts RESOURCE_EXHAUSTED under `limit`; passes the status on.
+absl::Status CountReject(Core& core, const char* limit, absl::Status status);
+
+}  // namespace varve::server

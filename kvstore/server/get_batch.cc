@@ -1,0 +1,198 @@
+#include "kvstore/server/get_batch.h"
+
+#include <atomic>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "kvstore/base/status.h"
+#include "kvstore/server/convert.h"
+#include "kvstore/server/memory_refs.h"
+#include "kvstore/server/transfer.h"
+
+namespace varve::server {
+namespace {
+
+// Small values share a transfer and a task up to this size.
+constexpr uint64_t kChunkBytes = 256 << 10;
+
+class GetBatch : public std::enable_shared_from_this<GetBatch> {
+ public:
+  GetBatch(Core& core, SessionRef session, const varve::v1::GetRequest& request,
+           varve::v1::GetReply* reply, absl::Time deadline, Answer answer)
+      : core_(core),
+        session_(std::move(session)),
+        request_(request),
+        reply_(reply),
+        deadline_(deadline),
+        answer_(std::move(answer)),
+        items_(request.items_size()) {}
+
+  void Run() {
+    for (int i = 0; i < request_.items_size(); ++i) reply_->add_results();
+    std::vector<std::vector<int>> chunks = Prepare();
+    open_chunks_ = chunks.size() + 1;
+    for (std::vector<int>& chunk : chunks) {
+      if (core_.config.host_tier().verify_reads()) {
+        // The checksum reads all bytes: not on a gRPC thread, and while earlier chunks travel.
+        core_.data_pool.Run([self = shared_from_this(), chunk = std::move(chunk)]() mutable {
+          self->Verify(chunk);
+          self->Post(std::move(chunk));
+        });
+      } else {
+        Post(std::move(chunk));
+      }
+    }
+    CloseChunk();
+  }
+
+ private:
+  struct Item {
+    page::ObjectRange range;
+    uint64_t bytes = 0;
+    std::vector<Piece> pieces;
+    std::unique_ptr<store::GetHandle> handle;  // null: has its result already
+  };
+
+  std::vector<std::vector<int>> Prepare() {
+    std::vector<std::vector<int>> chunks;
+    uint64_t chunk_bytes = kChunkBytes;
+    for (int i = 0; i < request_.items_size(); ++i) {
+      store::Miss miss;
+      const absl::Status status = Acquire(i, &miss);
+      if (!status.ok()) {
+        items_[i].handle.reset();
+        reply_->mutable_results(i)->set_message(std::string(status.message()));
+      } else if (items_[i].handle == nullptr) {
+        SetMiss(core_, miss.reason, reply_->mutable_results(i));
+      } else {
+        if (chunk_bytes >= kChunkBytes) {
+          chunks.emplace_back();
+          chunk_bytes = 0;
+        }
+        chunks.back().push_back(i);
+        chunk_bytes += items_[i].bytes;
+      }
+    }
+    return chunks;
+  }
+
+  // OK with no handle: a miss.
+  absl::Status Acquire(int i, store::Miss* miss) {
+    const varve::v1::GetItem& wire = request_.items(i);
+    Item& item = items_[i];
+    VARVE_ASSIGN_OR_RETURN(const page::ObjectKey key, ParseKey(wire.key()));
+    VARVE_ASSIGN_OR_RETURN(item.range, ParseRange(wire.range()));
+    uint64_t room = 0;
+    VARVE_ASSIGN_OR_RETURN(item.pieces,
+                           ResolveRefs(*session_, wire.destinations(), "destinations", &room));
+    item.handle = core_.pages.Acquire(session_->ns(), key, miss);
+    if (item.handle == nullptr) return absl::OkStatus();
+    VARVE_ASSIGN_OR_RETURN(item.bytes, CheckRange(item.handle->meta(), item.range));
+    if (room < item.bytes) {
+      return absl::InvalidArgumentError(absl::StrCat("destinations hold ", room,
+                                                     " bytes, but the value has ", item.bytes));
+    }
+    return absl::OkStatus();
+  }
+
+  void Verify(std::vector<int>& chunk) {
+    std::erase_if(chunk, [this](int i) {
+      if (items_[i].handle->Verify(items_[i].range).ok()) return false;
+      items_[i].handle.reset();
+      SetMiss(core_, store::MissReason::kCorrupt, reply_->mutable_results(i));
+      return true;
+    });
+  }
+
+  void Post(std::vector<int> chunk) {
+    if (chunk.empty()) return CloseChunk();
+    std::vector<transport::Segment> segments;
+    for (int i : chunk) {
+      PieceCursor cursor(items_[i].pieces);
+      const std::span<std::byte> memory = Mutable(items_[i].handle->memory());
+      ForEachPiece(items_[i].handle->meta(), items_[i].range, [&](page::Extent extent) {
+        cursor.Map(memory.subspan(extent.offset, extent.bytes), segments);
+      });
+    }
+    auto done = [self = shared_from_this(), chunk = std::move(chunk)](const absl::Status& status) {
+      self->Deliver(chunk, status);
+    };
+    StartTransfer(core_, Direction::kToClient, session_, std::move(segments), deadline_,
+                  std::move(done));
+  }
+
+  // On a transport thread: quick, and nothing here waits.
+  void Deliver(const std::vector<int>& chunk, const absl::Status& status) {
+    for (int i : chunk) {
+      varve::v1::GetItemResult* result = reply_->mutable_results(i);
+      if (status.ok()) {
+        SetHit(core_, *items_[i].handle, items_[i].bytes, result);
+        hits_.store(true, std::memory_order_relaxed);
+      } else {
+        SetMiss(core_, store::MissReason::kFailed, result);
+        result->set_message(absl::StrCat("transfer: ", status.message()));
+      }
+      items_[i].handle.reset();
+    }
+    CloseChunk();
+  }
+
+  void CloseChunk() {
+    if (open_chunks_.fetch_sub(1) != 1) return;
+    if (hits_.load()) {
+      core_.metrics.get_seconds_host->Observe(absl::ToDoubleSeconds(absl::Now() - start_));
+    }
+    std::move(answer_)(absl::OkStatus());
+  }
+
+  Core& core_;
+  const SessionRef session_;
+  const varve::v1::GetRequest& request_;
+  varve::v1::GetReply* const reply_;
+  const absl::Time deadline_;
+  const absl::Time start_ = absl::Now();
+  Answer answer_;
+  std::vector<Item> items_;
+  std::atomic<bool> hits_{false};
+  std::atomic<size_t> open_chunks_{0};  // and one for Run itself
+};
+
+}  // namespace
+
+void StartGet(Core& core, SessionRef session, const varve::v1::GetRequest& request,
+              varve::v1::GetReply* reply, absl::Time deadline, Answer answer) {
+  std::make_shared<GetBatch>(core, std::move(session), request, reply, deadline, std::move(answer))
+      ->Run();
+}
+
+absl::StatusOr<uint64_t> CheckRange(const store::ObjectMeta& meta, const page::ObjectRange& range) {
+  if (range.whole()) return meta.bytes;
+  if (meta.layout.num_kv_heads == 0) {
+    return absl::InvalidArgumentError("range: the object is opaque; allowed: the whole object only");
+  }
+  if (const auto bytes = page::RangeBytes(meta.layout, range)) return *bytes;
+  return absl::InvalidArgumentError(
+      absl::StrCat("range: KV heads [", range.head_begin, ", ",
+                   uint64_t{range.head_begin} + range.head_count, "); allowed: within [0, ",
+                   meta.layout.num_kv_heads, ")"));
+}
+
+void SetMiss(Core& core, store::MissReason reason, varve::v1::GetItemResult* result) {
+  result->set_miss_reason(ToProto(reason));
+  core.metrics.CountMiss(reason);
+}
+
+void SetHit(Core& core, const store::GetHandle& handle, uint64_t bytes,
+            varve::v1::GetItemResult* result) {
+  result->set_hit(true);
+  result->set_tier(ToProto(handle.tier()));
+  result->set_value_bytes(bytes);
+  result->set_codec(handle.meta().codec);
+  core.metrics.hits_host->Increment();
+  core.metrics.served_bytes_host->Increment(static_cast<double>(bytes));
+}
+
+}  // namespace varve::server

@@ -1,0 +1,99 @@
+// Every metric family that the store feeds (names: docs/metrics.md), declared with all its label sets.
+//
+// Thread-safe. Handles live as long as the base::Metrics they were declared in.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <map>
+#include <string>
+
+#include "absl/status/status.h"
+#include "kvstore/base/metrics.h"
+#include "kvstore/store/page_store.h"
+#include "varve/v1/store.pb.h"
+
+namespace varve::server {
+
+// The ecosystem's grpc_server_* series of one method.
+class MethodMetrics {
+ public:
+  MethodMetrics(base::Metrics& metrics, const std::string& type, const std::string& method);
+  void Started() { started_->Increment(); }
+  void Handled(absl::StatusCode code, double seconds);
+
+ private:
+  prometheus::Counter* started_;
+  std::array<prometheus::Counter*, 17> handled_;  // by code
+  prometheus::Histogram* seconds_;
+};
+
+// varve_transfer_* of one lane.
+struct LaneMetrics {
+  struct Op {
+    prometheus::Counter* bytes;
+    prometheus::Histogram* seconds;
+  };
+  Op read;   // from clients: puts
+  Op write;  // into clients: gets
+  std::map<std::string, prometheus::Counter*> errors;  // by reason
+};
+
+class StoreMetrics {
+ public:
+  StoreMetrics(base::Metrics& metrics, const std::string& version, const std::string& commit);
+
+  // Methods by name, all declared up front.
+  MethodMetrics& method(const std::string& name) { return methods_.at(name); }
+  void CountMiss(store::MissReason reason);
+  void CountPut(varve::v1::PutResult result);
+  // Of an endpoint's lane: loopback, shm, tcp or rdma.
+  LaneMetrics& lane(const std::string& name) { return lanes_.at(name); }
+  static const char* TransferErrorReason(const absl::Status& status);
+  void Reject(const std::string& reason) { rejects_.at(reason)->Increment(); }
+  void ObserveEviction(uint64_t bytes, double idle_seconds);
+  // Sets the gauges and counters that mirror the page store. One caller at a time.
+  void Mirror(const store::PageStoreUsage& usage);
+
+  prometheus::Gauge* sessions;
+  prometheus::Gauge* contexts;
+  prometheus::Gauge* registered_bytes;
+  prometheus::Counter* hits_host;
+  prometheus::Counter* served_bytes_host;
+  prometheus::Histogram* put_seconds;
+  prometheus::Histogram* get_seconds_host;
+  prometheus::Histogram* recall_seconds;
+  prometheus::Histogram* recall_score_seconds;
+  prometheus::Histogram* recall_select_seconds;
+  prometheus::Histogram* recall_locate_seconds;
+  prometheus::Histogram* recall_transfer_seconds;
+  prometheus::Counter* recall_pages_hot;
+  prometheus::Counter* recall_pages_fetched;
+  prometheus::Histogram* digest_lag_seconds;
+
+ private:
+  void DeclareTier(base::Metrics& metrics);
+  void DeclareObjects(base::Metrics& metrics);
+  void DeclareRecall(base::Metrics& metrics);
+  void DeclareLanes(base::Metrics& metrics);
+
+  std::map<std::string, MethodMetrics> methods_;
+  std::map<std::string, LaneMetrics> lanes_;
+  std::map<std::string, prometheus::Counter*> rejects_;
+  std::array<prometheus::Counter*, 7> misses_{};  // by store::MissReason
+  prometheus::Counter* miss_objects_;
+  std::map<std::string, prometheus::Counter*> puts_;
+  prometheus::Gauge* objects_;
+  prometheus::Gauge* capacity_bytes_;
+  prometheus::Gauge* used_bytes_;
+  prometheus::Gauge* pinned_bytes_;
+  prometheus::Gauge* fragmentation_;
+  prometheus::Counter* checksum_failures_;
+  prometheus::Counter* evicted_bytes_;
+  prometheus::Histogram* evicted_idle_seconds_;
+};
+
+// process_* families; call the result before every scrape, one caller at a time.
+std::function<void()> DeclareProcessMetrics(base::Metrics& metrics);
+
+}  // namespace varve::server

@@ -1,0 +1,141 @@
+#include "kvstore/server/object_service.h"
+
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "kvstore/base/status.h"
+#include "kvstore/server/config.h"
+#include "kvstore/server/convert.h"
+#include "kvstore/server/get_batch.h"
+#include "kvstore/server/put_batch.h"
+#include "kvstore/server/transfer.h"
+
+namespace varve::server {
+
+void ObjectService::Exists(const varve::v1::ExistsRequest& request, varve::v1::ExistsReply* reply,
+                           Answer answer) {
+  std::move(answer)(CountReject(core_, "batch_items", DoExists(request, reply)));
+}
+
+absl::Status ObjectService::DoExists(const varve::v1::ExistsRequest& request,
+                                     varve::v1::ExistsReply* reply) {
+  VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
+  VARVE_ASSIGN_OR_RETURN(const auto keys, ParseKeys(request.keys(), max_items()));
+  for (const page::ObjectKey& key : keys) reply->add_exists(core_.pages.Exists(session->ns(), key));
+  return absl::OkStatus();
+}
+
+void ObjectService::LongestPrefix(const varve::v1::LongestPrefixRequest& request,
+                                  varve::v1::LongestPrefixReply* reply, Answer answer) {
+  std::move(answer)(CountReject(core_, "batch_items", DoLongestPrefix(request, reply)));
+}
+
+absl::Status ObjectService::DoLongestPrefix(const varve::v1::LongestPrefixRequest& request,
+                                            varve::v1::LongestPrefixReply* reply) {
+  VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
+  VARVE_ASSIGN_OR_RETURN(const auto keys, ParseKeys(request.keys(), max_items()));
+  uint32_t present = 0;
+  while (present < keys.size() && core_.pages.Exists(session->ns(), keys[present])) ++present;
+  reply->set_present(present);
+  return absl::OkStatus();
+}
+
+void ObjectService::Put(const varve::v1::PutRequest& request, varve::v1::PutReply* reply,
+                        Answer answer) {
+  absl::StatusOr<SessionRef> session = RequireSession(core_, request.session_id());
+  if (!session.ok()) return std::move(answer)(session.status());
+  absl::Status status =
+      CountReject(core_, "batch_items", CheckBatchSize("items", request.items_size(), max_items()));
+  if (!status.ok()) return std::move(answer)(std::move(status));
+  const absl::StatusOr<absl::Time> deadline = TransferDeadline(core_, request.deadline_ms());
+  if (!deadline.ok()) return std::move(answer)(deadline.status());
+  StartPut(core_, *std::move(session), request, reply, *deadline, std::move(answer));
+}
+
+void ObjectService::Get(const varve::v1::GetRequest& request, varve::v1::GetReply* reply,
+                        Answer answer) {
+  absl::StatusOr<SessionRef> session = RequireSession(core_, request.session_id());
+  if (!session.ok()) return std::move(answer)(session.status());
+  absl::Status status =
+      CountReject(core_, "batch_items", CheckBatchSize("items", request.items_size(), max_items()));
+  if (!status.ok()) return std::move(answer)(std::move(status));
+  const absl::StatusOr<absl::Time> deadline = TransferDeadline(core_, request.deadline_ms());
+  if (!deadline.ok()) return std::move(answer)(deadline.status());
+  StartGet(core_, *std::move(session), request, reply, *deadline, std::move(answer));
+}
+
+void ObjectService::Remove(const varve::v1::RemoveRequest& request, varve::v1::RemoveReply* reply,
+                           Answer answer) {
+  std::move(answer)(CountReject(core_, "batch_items", DoRemove(request, reply)));
+}
+
+absl::Status ObjectService::DoRemove(const varve::v1::RemoveRequest& request,
+                                     varve::v1::RemoveReply* reply) {
+  VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
+  VARVE_ASSIGN_OR_RETURN(const auto keys, ParseKeys(request.keys(), max_items()));
+  for (const page::ObjectKey& key : keys) {
+    reply->add_removed(core_.pages.Remove(session->ns(), key, request.force()));
+  }
+  return absl::OkStatus();
+}
+
+void ObjectService::Pin(const varve::v1::PinRequest& request, varve::v1::PinReply* reply,
+                        Answer answer) {
+  std::move(answer)(CountReject(core_, "batch_items", DoPin(request, reply)));
+}
+
+absl::Status ObjectService::DoPin(const varve::v1::PinRequest& request, varve::v1::PinReply* reply) {
+  VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
+  VARVE_ASSIGN_OR_RETURN(const auto keys, ParseKeys(request.keys(), max_items()));
+  const absl::Duration ttl = request.ttl_ms() == 0 ? absl::InfiniteDuration()
+                                                   : absl::Milliseconds(request.ttl_ms());
+  return session->WhileOpen([&] {
+    for (const page::ObjectKey& key : keys) {
+      reply->add_done(request.unpin()
+                          ? core_.pages.Unpin(session->ns(), key, session->number())
+                          : core_.pages.Pin(session->ns(), key, session->number(), ttl));
+    }
+    return absl::OkStatus();
+  });
+}
+
+void ObjectService::List(const varve::v1::ListRequest& request, varve::v1::ListReply* reply,
+                         Answer answer) {
+  std::move(answer)(DoList(request, reply));
+}
+
+absl::Status ObjectService::DoList(const varve::v1::ListRequest& request,
+                                   varve::v1::ListReply* reply) {
+  VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
+  VARVE_ASSIGN_OR_RETURN(const uint32_t page_size, ParsePageSize(request.page_size()));
+  if (request.key_prefix().size() > page::ObjectKey::kMaxBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("key_prefix of ", request.key_prefix().size(),
+                                                   " bytes; allowed: 0 to ",
+                                                   page::ObjectKey::kMaxBytes));
+  }
+  std::string after;
+  if (!request.page_token().empty()) {
+    const auto key = page::ObjectKey::FromHex(request.page_token());
+    if (!key.has_value()) {
+      return absl::InvalidArgumentError(
+          "page_token: not one that List answered with; allowed: next_page_token of the reply before");
+    }
+    after = std::string(key->bytes());
+  }
+  const auto rows = core_.pages.List(session->ns(), request.key_prefix(), after, page_size);
+  for (const store::ObjectRow& row : rows) {
+    varve::v1::ObjectInfo* object = reply->add_objects();
+    object->set_key(std::string(row.key.bytes()));
+    object->set_value_bytes(row.meta.bytes);
+    object->set_tier(ToProto(row.tier));
+    object->set_codec(row.meta.codec);
+    object->set_pins(row.pins);
+    ToProto(row.meta.layout, object->mutable_layout());
+    object->set_crc32c(row.crc32c);
+  }
+  if (rows.size() == page_size) reply->set_next_page_token(rows.back().key.ToHex());
+  return absl::OkStatus();
+}
+
+}  // namespace varve::server

@@ -1,0 +1,170 @@
+#include "kvstore/server/put_batch.h"
+
+#include <atomic>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "kvstore/base/status.h"
+#include "kvstore/base/units.h"
+#include "kvstore/server/convert.h"
+#include "kvstore/server/memory_refs.h"
+#include "kvstore/server/transfer.h"
+
+namespace varve::server {
+namespace {
+
+using varve::v1::PutResult;
+
+// Small values share a transfer and a task up to this size.
+constexpr uint64_t kChunkBytes = 256 << 10;
+
+class PutBatch : public std::enable_shared_from_this<PutBatch> {
+ public:
+  PutBatch(Core& core, SessionRef session, const varve::v1::PutRequest& request,
+           varve::v1::PutReply* reply, absl::Time deadline, Answer answer)
+      : core_(core),
+        session_(std::move(session)),
+        request_(request),
+        reply_(reply),
+        deadline_(deadline),
+        answer_(std::move(answer)),
+        items_(request.items_size()) {}
+
+  void Run() {
+    for (int i = 0; i < request_.items_size(); ++i) reply_->add_results();
+    std::vector<Chunk> chunks = Prepare();
+    open_chunks_ = chunks.size() + 1;
+    for (Chunk& chunk : chunks) Post(std::move(chunk));
+    CloseChunk();
+  }
+
+ private:
+  struct Item {
+    std::vector<Piece> pieces;
+    std::unique_ptr<store::PutHandle> handle;  // null: has its result already
+  };
+  struct Chunk {
+    std::vector<int> items;
+    std::vector<transport::Segment> segments;
+    uint64_t bytes = 0;
+  };
+
+  std::vector<Chunk> Prepare() {
+    std::vector<Chunk> chunks;
+    for (int i = 0; i < request_.items_size(); ++i) {
+      const absl::Status status = Reserve(i);
+      if (!status.ok()) {
+        SetResult(i, status);
+        continue;
+      }
+      if (chunks.empty() || chunks.back().bytes >= kChunkBytes) chunks.emplace_back();
+      Chunk& chunk = chunks.back();
+      chunk.items.push_back(i);
+      PieceCursor(items_[i].pieces).Map(items_[i].handle->memory(), chunk.segments);
+      chunk.bytes += items_[i].handle->memory().size();
+    }
+    return chunks;
+  }
+
+  absl::Status Reserve(int i) {
+    const varve::v1::PutItem& wire = request_.items(i);
+    VARVE_ASSIGN_OR_RETURN(const page::ObjectKey key, ParseKey(wire.key()));
+    uint64_t bytes = 0;
+    VARVE_ASSIGN_OR_RETURN(items_[i].pieces,
+                           ResolveRefs(*session_, wire.sources(), "sources", &bytes));
+    VARVE_ASSIGN_OR_RETURN(const store::ObjectMeta meta,
+                           ParseMeta(core_, bytes, wire.layout(), wire.codec()));
+    VARVE_ASSIGN_OR_RETURN(items_[i].handle, core_.pages.Reserve(session_->ns(), key, meta));
+    return absl::OkStatus();
+  }
+
+  void Post(Chunk chunk) {
+    auto done = [self = shared_from_this(), items = std::move(chunk.items)](absl::Status status) mutable {
+      // The checksum reads all bytes: not on a transport thread.
+      Core& core = self->core_;
+      core.data_pool.Run([self = std::move(self), items = std::move(items),
+                          status = std::move(status)] { self->Commit(items, status); });
+    };
+    StartTransfer(core_, Direction::kFromClient, session_, std::move(chunk.segments), deadline_,
+                  std::move(done));
+  }
+
+  void Commit(const std::vector<int>& items, const absl::Status& transferred) {
+    for (int i : items) {
+      const varve::v1::PutItem& wire = request_.items(i);
+      if (transferred.ok()) {
+        SetResult(i, items_[i].handle->Commit(wire.has_crc32c() ? std::optional(wire.crc32c())
+                                                                : std::nullopt));
+      } else {
+        SetResult(i, absl::AbortedError(absl::StrCat("transfer: ", transferred.message())));
+      }
+      // Before the answer: what was not committed is given back now.
+      items_[i].handle.reset();
+    }
+    CloseChunk();
+  }
+
+  void SetResult(int i, const absl::Status& status) {
+    varve::v1::PutItemResult& result = *reply_->mutable_results(i);
+    result.set_result(ToPutResult(status));
+    if (!status.ok()) result.set_message(std::string(status.message()));
+    core_.metrics.CountPut(result.result());
+  }
+
+  void CloseChunk() {
+    if (open_chunks_.fetch_sub(1) != 1) return;
+    core_.metrics.put_seconds->Observe(absl::ToDoubleSeconds(absl::Now() - start_));
+    std::move(answer_)(absl::OkStatus());
+  }
+
+  Core& core_;
+  const SessionRef session_;
+  const varve::v1::PutRequest& request_;
+  varve::v1::PutReply* const reply_;
+  const absl::Time deadline_;
+  const absl::Time start_ = absl::Now();
+  Answer answer_;
+  std::vector<Item> items_;
+  std::atomic<size_t> open_chunks_{0};  // and one for Run itself
+};
+
+}  // namespace
+
+void StartPut(Core& core, SessionRef session, const varve::v1::PutRequest& request,
+              varve::v1::PutReply* reply, absl::Time deadline, Answer answer) {
+  std::make_shared<PutBatch>(core, std::move(session), request, reply, deadline, std::move(answer))
+      ->Run();
+}
+
+PutResult ToPutResult(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk: return varve::v1::PUT_RESULT_STORED;
+    case absl::StatusCode::kAlreadyExists: return varve::v1::PUT_RESULT_EXISTS;
+    case absl::StatusCode::kResourceExhausted: return varve::v1::PUT_RESULT_NO_SPACE;
+    case absl::StatusCode::kDataLoss: return varve::v1::PUT_RESULT_CORRUPT;
+    case absl::StatusCode::kInvalidArgument: return varve::v1::PUT_RESULT_INVALID;
+    default: return varve::v1::PUT_RESULT_FAILED;
+  }
+}
+
+absl::StatusOr<store::ObjectMeta> ParseMeta(const Core& core, uint64_t value_bytes,
+                                            const varve::v1::ObjectLayout& layout,
+                                            const std::string& codec) {
+  const uint64_t max_bytes = core.config.sessions().max_object_bytes();
+  if (value_bytes == 0 || value_bytes > max_bytes) {
+    if (value_bytes != 0) core.metrics.Reject("object_bytes");
+    return absl::InvalidArgumentError(
+        absl::StrCat("value of ", value_bytes, " bytes; allowed: 1 to ", max_bytes,
+                     " (sessions.max_object_bytes)"));
+  }
+  store::ObjectMeta meta;
+  meta.bytes = value_bytes;
+  VARVE_ASSIGN_OR_RETURN(meta.layout, ParseLayout(layout));
+  if (!codec.empty()) meta.codec = codec;
+  return meta;
+}
+
+}  // namespace varve::server

@@ -1,0 +1,23 @@
+// One Put: validate, reserve, read the client's memory, commit.
+//
+// All transfers are posted at once; a chunk of items commits (checksum, off the transport threads) while the next is
+// still travelling. The answer goes out when the last chunk has committed.
+#pragma once
+
+#include "kvstore/server/core.h"
+#include "varve/v1/store.pb.h"
+
+namespace varve::server {
+
+// REQUIRES: request and reply live until answer ran.
+void StartPut(Core& core, SessionRef session, const varve::v1::PutRequest& request,
+              varve::v1::PutReply* reply, absl::Time deadline, Answer answer);
+
+// What PageStore::Reserve and Commit mean for an item; OK: stored.
+varve::v1::PutResult ToPutResult(const absl::Status& status);
+// Value size and layout of an item, apart from its memory.
+absl::StatusOr<store::ObjectMeta> ParseMeta(const Core& core, uint64_t value_bytes,
+                                            const varve::v1::ObjectLayout& layout,
+                                            const std::string& codec);
+
+}  // namespace varve::server

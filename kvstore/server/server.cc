@@ -1,0 +1,233 @@
+#include "kvstore/server/server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+
+#include <algorithm>
+#include <atomic>
+#include <map>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "kvstore/base/clock.h"
+#include "kvstore/base/http_server.h"
+#include "kvstore/base/log.h"
+#include "kvstore/base/status.h"
+#include "kvstore/server/config.h"
+#include "kvstore/server/core.h"
+#include "kvstore/server/store_service.h"
+#include "kvstore/server/version.h"
+#include "kvstore/tier/host_tier.h"
+
+namespace varve::server {
+namespace {
+
+// Whole-call checksums and copies; they saturate memory long before they saturate many cores.
+int DataThreads() { return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 2, 8); }
+constexpr int kControlThreads = 2;
+
+void SetChannelArguments(grpc::ServerBuilder& builder) {
+  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  builder.SetMaxSendMessageSize(-1);
+  // Two stores on one port would share its connections without a word.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // A client host that vanished without a word loses its sessions within 20 s.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 10000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
+}
+
+// "host:port" with the bound port in place of the asked one; unix addresses stay.
+std::string BoundAddress(const std::string& asked, int port) {
+  if (absl::StartsWith(asked, "unix:")) return asked;
+  return absl::StrCat(asked.substr(0, asked.rfind(':')), ":", port);
+}
+
+}  // namespace
+
+struct StoreServer::Impl {
+  absl::Status Build(ServerOptions given);
+  absl::Status MakeRooms();
+  absl::Status ServeGrpc();
+  absl::Status ServeHttp();
+  void BeforeScrape();
+  base::HttpResponse Ready() const;
+
+  // Destroyed in reverse: servers, pools (they finish what is queued), sessions, rooms, transport.
+  ServerOptions options;
+  base::Metrics registry;
+  std::unique_ptr<StoreMetrics> metrics;
+  std::unique_ptr<tier::HostTier> host_tier;
+  std::unique_ptr<store::PageStore> pages;
+  std::unique_ptr<recall::ContextTable> contexts;
+  std::unique_ptr<SessionTable> sessions;
+  OpenStreams streams;
+  std::unique_ptr<base::ThreadPool> data_pool;
+  std::unique_ptr<base::ThreadPool> recall_pool;
+  std::unique_ptr<base::ThreadPool> control_pool;
+  std::unique_ptr<Core> core;
+  std::unique_ptr<varve::v1::Store::CallbackService> service;
+  std::unique_ptr<grpc::Server> grpc_server;
+  std::unique_ptr<base::HttpServer> http_server;
+
+  std::string grpc_address;
+  std::string http_address;
+  std::atomic<bool> draining{false};
+  std::atomic<bool> shut_down{false};
+  base::Mutex scrape_mutex;
+};
+
+absl::Status StoreServer::Impl::Build(ServerOptions given) {
+  options = std::move(given);
+  VARVE_RETURN_IF_ERROR(ValidateStoreConfig(options.config));
+  VARVE_RETURN_IF_ERROR(MakeRooms());
+  VARVE_RETURN_IF_ERROR(ServeGrpc());
+  return options.listen ? ServeHttp() : absl::OkStatus();
+}
+
+absl::Status StoreServer::Impl::MakeRooms() {
+  const varve::v1::StoreConfig& config = options.config;
+  metrics = std::make_unique<StoreMetrics>(registry, kVersion, kCommit);
+  registry.OnScrape([this, process = DeclareProcessMetrics(registry)] {
+    base::MutexLock lock(scrape_mutex);
+    BeforeScrape();
+    process();
+  });
+
+  tier::HostTierOptions tier_options;
+  tier_options.capacity_bytes = config.host_tier().capacity_bytes();
+  tier_options.huge_pages = config.host_tier().huge_pages();
+  VARVE_ASSIGN_OR_RETURN(host_tier, tier::HostTier::Create(tier_options));
+
+  store::PageStoreOptions store_options;
+  store_options.eviction = config.host_tier().eviction();
+  store_options.low_watermark = config.host_tier().low_watermark();
+  store_options.high_watermark = config.host_tier().high_watermark();
+  store_options.max_object_bytes = config.sessions().max_object_bytes();
+  store_options.on_evicted = [m = metrics.get()](uint64_t bytes, double idle_seconds) {
+    m->ObserveEviction(bytes, idle_seconds);
+  };
+  VARVE_ASSIGN_OR_RETURN(
+      pages, store::PageStore::Create(host_tier.get(), store_options, &base::SystemClock::Get()));
+  recall::ContextTableOptions context_options;
+  context_options.threads = config.recall().threads();
+  context_options.max_digest_bytes = config.recall().max_digest_bytes();
+  context_options.max_contexts = config.recall().max_contexts();
+  contexts = recall::ContextTable::Create(pages.get(), context_options);
+
+  data_pool = std::make_unique<base::ThreadPool>("data", DataThreads());
+  recall_pool = std::make_unique<base::ThreadPool>("recall", static_cast<int>(config.recall().threads()));
+  control_pool = std::make_unique<base::ThreadPool>("control", kControlThreads);
+  sessions = std::make_unique<SessionTable>(
+      SessionLimits{config.sessions().max_sessions(), config.sessions().max_regions()},
+      control_pool.get(), [this](uint64_t number) {
+        contexts->DetachSession(number);
+        pages->UnpinAll(number);
+      });
+  core.reset(new Core{options.config, *metrics, *pages, *contexts, *sessions, streams,
+                      *options.transport, *data_pool, *recall_pool, *control_pool});
+  return absl::OkStatus();
+}
+
+absl::Status StoreServer::Impl::ServeGrpc() {
+  service = MakeStoreService(*core);
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  SetChannelArguments(builder);
+  builder.RegisterService(service.get());
+  int port = 0;
+  const std::string& listen = options.config.listen();
+  if (options.listen) builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &port);
+  grpc_server = builder.BuildAndStart();
+  if (grpc_server == nullptr) {
+    return absl::UnavailableError(absl::StrCat("cannot serve gRPC on ", listen,
+                                               ": the address is in use or not of this machine"));
+  }
+  if (options.listen) grpc_address = BoundAddress(listen, port);
+  grpc_server->GetHealthCheckService()->SetServingStatus("varve.v1.Store", true);
+  return absl::OkStatus();
+}
+
+absl::Status StoreServer::Impl::ServeHttp() {
+  const std::string& listen = options.config.http_listen();
+  if (listen.empty()) return absl::OkStatus();
+  std::map<std::string, base::HttpHandler> pages_by_path;
+  pages_by_path["/metrics"] = [this](const std::string&) {
+    return base::HttpResponse{200, "text/plain; version=0.0.4; charset=utf-8", registry.Render()};
+  };
+  pages_by_path["/healthz"] = [](const std::string&) { return base::HttpResponse{.body = "ok\n"}; };
+  pages_by_path["/readyz"] = [this](const std::string&) { return Ready(); };
+  VARVE_ASSIGN_OR_RETURN(http_server, base::HttpServer::Start(listen, std::move(pages_by_path)));
+  http_address = BoundAddress(listen, http_server->port());
+  return absl::OkStatus();
+}
+
+base::HttpResponse StoreServer::Impl::Ready() const {
+  if (draining.load()) return {.code = 503, .body = "draining\n"};
+  return {.body = "ready\n"};
+}
+
+void StoreServer::Impl::BeforeScrape() {
+  metrics->Mirror(pages->Usage());
+  metrics->sessions->Set(static_cast<double>(sessions->size()));
+  metrics->contexts->Set(static_cast<double>(contexts->size()));
+  metrics->registered_bytes->Set(static_cast<double>(sessions->registered_bytes()));
+}
+
+absl::StatusOr<std::unique_ptr<StoreServer>> StoreServer::Start(ServerOptions options) {
+  auto impl = std::make_unique<Impl>();
+  const absl::Status status = impl->Build(std::move(options));
+  // From here on the destructor cleans up, however far Build came.
+  std::unique_ptr<StoreServer> server(new StoreServer(std::move(impl)));
+  if (!status.ok()) return status;
+  return server;
+}
+
+StoreServer::StoreServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+StoreServer::~StoreServer() { Shutdown(absl::ZeroDuration()); }
+
+std::shared_ptr<grpc::Channel> StoreServer::InProcessChannel() {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(-1);
+  arguments.SetMaxSendMessageSize(-1);
+  return impl_->grpc_server->InProcessChannel(arguments);
+}
+
+const std::string& StoreServer::grpc_address() const { return impl_->grpc_address; }
+const std::string& StoreServer::http_address() const { return impl_->http_address; }
+
+void StoreServer::StartDraining() {
+  if (impl_->grpc_server == nullptr || impl_->draining.exchange(true)) return;
+  base::LogInfo("draining: ", impl_->sessions->size(), " sessions");
+  impl_->grpc_server->GetHealthCheckService()->SetServingStatus(false);
+  impl_->sessions->Close();
+  impl_->sessions->EndAll(EndMode::kGraceful, absl::OkStatus());
+  impl_->streams.CloseAll(absl::UnavailableError("the store is draining"));
+}
+
+bool StoreServer::Shutdown(absl::Duration grace) {
+  if (impl_->shut_down.exchange(true) || impl_->grpc_server == nullptr) return true;
+  StartDraining();
+  const bool finished = impl_->sessions->AwaitNone(grace);
+  if (!finished) {
+    base::LogWarning("transfers in flight did not finish within ", absl::FormatDuration(grace),
+                     " and are cancelled");
+    impl_->sessions->CloseEndpoints();
+  }
+  impl_->http_server.reset();
+  // Calls without a transfer: a moment is enough for those that are not waiting for something.
+  impl_->grpc_server->Shutdown(absl::ToChronoTime(absl::Now() + absl::Seconds(1)));
+  impl_->grpc_server->Wait();
+  impl_->sessions->AwaitNone(absl::InfiniteDuration());
+  return finished;
+}
+
+}  // namespace varve::server

@@ -1,0 +1,156 @@
+#include "kvstore/server/session_stream.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kvstore/base/log.h"
+#include "kvstore/base/status.h"
+#include "kvstore/server/config.h"
+#include "kvstore/server/version.h"
+
+namespace varve::server {
+namespace {
+
+using varve::v1::SessionReply;
+using varve::v1::SessionRequest;
+
+absl::Status CheckOpenSession(const varve::v1::OpenSession& open) {
+  if (open.client_name().size() > kMaxClientNameBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("client_name of ", open.client_name().size(),
+                                                   " bytes; allowed: up to ", kMaxClientNameBytes));
+  }
+  if (open.key_namespace().size() > kMaxNamespaceBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("key_namespace of ", open.key_namespace().size(),
+                                                   " bytes; allowed: up to ", kMaxNamespaceBytes));
+  }
+  return absl::OkStatus();
+}
+
+class SessionStream final : public StreamCall<SessionRequest, SessionReply> {
+ public:
+  // One request at a time: answers come in order.
+  SessionStream(Core& core, std::string peer)
+      : StreamCall(core, "Session", 1), core_(core), peer_(std::move(peer)) {}
+
+ private:
+  // Connecting and importing take milliseconds: not on a gRPC thread.
+  void OnRequest(std::unique_ptr<SessionRequest> request) override {
+    core_.control_pool.Run([this, self = shared_from_this(), request = std::move(request)] {
+      Respond(Handle(*request));
+    });
+  }
+
+  void OnClosed() override {
+    if (session_ == nullptr) return;
+    core_.control_pool.Run([&core = core_, session = std::move(session_)] {
+      core.sessions.End(session, EndMode::kAbrupt, absl::OkStatus());
+    });
+  }
+
+  std::unique_ptr<SessionReply> Handle(const SessionRequest& request) {
+    switch (request.request_case()) {
+      case SessionRequest::kOpen: return Open(request.open());
+      case SessionRequest::kRegisterRegion: return Register(request.register_region());
+      case SessionRequest::kUnregisterRegion: return Unregister(request.unregister_region());
+      case SessionRequest::REQUEST_NOT_SET: break;
+    }
+    End(absl::InvalidArgumentError(
+        "empty SessionRequest; allowed: open, register_region, unregister_region"));
+    return nullptr;
+  }
+
+  std::unique_ptr<SessionReply> Open(const varve::v1::OpenSession& open) {
+    absl::Status status = session_ == nullptr
+                              ? TryOpen(open)
+                              : absl::FailedPreconditionError("this stream has an open session");
+    if (!status.ok()) {
+      End(status);
+      return nullptr;
+    }
+    auto reply = std::make_unique<SessionReply>();
+    varve::v1::SessionOpened* opened = reply->mutable_opened();
+    opened->set_session_id(session_->id());
+    opened->set_lane(session_->lane());
+    opened->set_store_version(kVersion);
+    const auto& limits = core_.config.sessions();
+    opened->mutable_limits()->set_max_batch_items(limits.max_batch_items());
+    opened->mutable_limits()->set_max_object_bytes(limits.max_object_bytes());
+    opened->mutable_limits()->set_max_inline_chunk_bytes(kMaxInlineChunkBytes);
+    opened->mutable_limits()->set_max_regions(limits.max_regions());
+    return reply;
+  }
+
+  absl::Status TryOpen(const varve::v1::OpenSession& open) {
+    VARVE_RETURN_IF_ERROR(CheckOpenSession(open));
+    // Before connecting: a store that is full or draining must not spend milliseconds on every attempt.
+    VARVE_RETURN_IF_ERROR(CountRefusal(core_.sessions.CheckOpen()));
+    std::unique_ptr<transport::Endpoint> endpoint;
+    if (!open.transport_address().empty()) {
+      absl::StatusOr<std::unique_ptr<transport::Endpoint>> connected =
+          core_.transport.Connect(open.transport_address());
+      if (!connected.ok()) return base::Annotate(connected.status(), "transport_address");
+      endpoint = *std::move(connected);
+    }
+    SessionInfo info{open.client_name(), open.key_namespace(), peer_,
+                     core_.pages.InternNamespace(open.key_namespace()), absl::Now()};
+    absl::StatusOr<SessionRef> session = core_.sessions.Open(std::move(info), std::move(endpoint));
+    VARVE_RETURN_IF_ERROR(CountRefusal(session.status()));
+    session_ = *std::move(session);
+    session_->SetStreamCloser([weak = weak_from_this()](const absl::Status& reason) {
+      if (auto self = weak.lock()) self->End(reason);
+    });
+    // A drain between Open and SetStreamCloser found no closer to call.
+    if (session_->ended()) return absl::UnavailableError("the store is draining");
+    base::LogDebug("session ", session_->number(), " (", open.client_name(), ") opened over ",
+                   session_->lane());
+    return absl::OkStatus();
+  }
+
+  absl::Status CountRefusal(const absl::Status& status) {
+    if (absl::IsResourceExhausted(status)) core_.metrics.Reject("sessions");
+    if (absl::IsFailedPrecondition(status)) core_.metrics.Reject("draining");
+    return status;
+  }
+
+  std::unique_ptr<SessionReply> Register(const varve::v1::RegisterRegion& region) {
+    if (session_ == nullptr) return RefuseFirst("register_region");
+    auto reply = std::make_unique<SessionReply>();
+    reply->mutable_region()->set_region_id(region.region_id());
+    const absl::StatusOr<uint64_t> bytes =
+        session_->AddRegion(region.region_id(), region.descriptor_bytes());
+    if (bytes.ok()) {
+      reply->mutable_region()->set_region_bytes(*bytes);
+    } else {
+      reply->mutable_region()->set_error(
+          std::string(CountReject(core_, "regions", bytes.status()).message()));
+    }
+    return reply;
+  }
+
+  std::unique_ptr<SessionReply> Unregister(const varve::v1::UnregisterRegion& region) {
+    if (session_ == nullptr) return RefuseFirst("unregister_region");
+    auto reply = std::make_unique<SessionReply>();
+    reply->mutable_region()->set_region_id(region.region_id());
+    const absl::Status status = session_->RemoveRegion(region.region_id());
+    if (!status.ok()) reply->mutable_region()->set_error(std::string(status.message()));
+    return reply;
+  }
+
+  std::unique_ptr<SessionReply> RefuseFirst(const char* what) {
+    End(absl::InvalidArgumentError(
+        absl::StrCat(what, " before open; allowed: open as the first message of the stream")));
+    return nullptr;
+  }
+
+  Core& core_;
+  const std::string peer_;
+  SessionRef session_;  // used by one request at a time, then by OnClosed
+};
+
+}  // namespace
+
+SessionReactor* StartSessionStream(Core& core, const std::string& peer) {
+  return std::make_shared<SessionStream>(core, peer)->Begin();
+}
+
+}  // namespace varve::server

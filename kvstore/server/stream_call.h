@@ -1,0 +1,185 @@
+// One bidirectional streaming RPC, as a queue of replies and a bounded number of requests in work.
+//
+// A subclass gets requests one at a time, in order, on a gRPC thread (OnRequest), may work on up to max_in_flight of them
+// anywhere, and answers each exactly once (Respond). Replies go out in the order of Respond. The stream ends with OK when the client
+// has half-closed and every request was answered, or with a
+// status (End: an error, or the store drains) once the requests in work were answered.
+// Threads: Respond and End from any thread. Lifetime: shared; the call holds itself until gRPC is done with it.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <deque>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "kvstore/base/mutex.h"
+#include "kvstore/server/core.h"
+#include "kvstore/server/grpc_status.h"
+
+namespace varve::server {
+
+template <typename Request, typename Reply>
+class StreamCall : public grpc::ServerBidiReactor<Request, Reply>,
+                   public std::enable_shared_from_this<StreamCall<Request, Reply>> {
+ public:
+  // method: its name in the proto.
+  StreamCall(Core& core, const char* method, int max_in_flight)
+      : core_(core), metrics_(core.metrics.method(method)), max_in_flight_(max_in_flight) {}
+
+  // Once, by the service; gRPC takes the returned pointer.
+  grpc::ServerBidiReactor<Request, Reply>* Begin() {
+    keep_alive_ = this->shared_from_this();
+    metrics_.Started();
+    stream_id_ = core_.streams.Add([weak = this->weak_from_this()](const absl::Status& reason) {
+      if (auto self = weak.lock()) self->End(reason);
+    });
+    Advance();
+    return this;
+  }
+
+  // Answers one request. null: nothing to say.
+  void Respond(std::unique_ptr<Reply> reply) {
+    {
+      base::MutexLock lock(mutex_);
+      --in_flight_;
+      if (reply != nullptr) replies_.push_back(std::move(reply));
+    }
+    Advance();
+  }
+
+  // No more requests are read; the first status given wins.
+  void End(const absl::Status& status) {
+    {
+      base::MutexLock lock(mutex_);
+      if (!end_.has_value()) end_ = status;
+    }
+    Advance();
+  }
+
+ protected:
+  // The request is in work until Respond.
+  virtual void OnRequest(std::unique_ptr<Request> request) = 0;
+  // The call is over, however it ended. Exactly once, on a gRPC thread; no request is in work.
+  virtual void OnClosed() {}
+
+  Core& core() { return core_; }
+
+ private:
+  enum class Action { kNone, kRead, kWrite, kFinish };
+
+  // gRPC may run a reaction inside Start* and Finish, so they are called without the lock, by one thread at a time.
+  void Advance() {
+    for (bool first = true;; first = false) {
+      Action action;
+      {
+        base::MutexLock lock(mutex_);
+        if (first && acting_) return;  // the acting thread looks again
+        action = Next();
+        acting_ = action != Action::kNone;
+      }
+      switch (action) {
+        case Action::kNone: return;
+        case Action::kRead:
+          incoming_ = std::make_unique<Request>();
+          this->StartRead(incoming_.get());
+          break;
+        case Action::kWrite: this->StartWrite(outgoing_.get()); break;
+        case Action::kFinish: return Complete();  // *this may be gone afterwards
+      }
+    }
+  }
+
+  Action Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (finished_ || writing_) return ReadOr(Action::kNone);
+    if (!replies_.empty() && !broken_) {
+      outgoing_ = std::move(replies_.front());
+      replies_.pop_front();
+      writing_ = true;
+      return Action::kWrite;
+    }
+    const bool over = end_.has_value() || input_ended_;
+    if (over && in_flight_ == 0 && !delivering_) {
+      finished_ = true;
+      return Action::kFinish;
+    }
+    return ReadOr(Action::kNone);
+  }
+
+  Action ReadOr(Action otherwise) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (finished_ || end_.has_value() || input_ended_ || reading_ || in_flight_ >= max_in_flight_) {
+      return otherwise;
+    }
+    reading_ = true;
+    return Action::kRead;
+  }
+
+  void Complete() {
+    absl::Status status;
+    {
+      base::MutexLock lock(mutex_);
+      status = end_.value_or(broken_ ? absl::CancelledError("client gone") : absl::OkStatus());
+    }
+    metrics_.Handled(status.code(), absl::ToDoubleSeconds(absl::Now() - start_));
+    this->Finish(ToGrpc(status));
+  }
+
+  void OnReadDone(bool ok) override {
+    {
+      base::MutexLock lock(mutex_);
+      input_ended_ |= !ok;
+      in_flight_ += ok ? 1 : 0;
+      delivering_ = ok;  // keeps the call from finishing under OnRequest
+    }
+    if (ok) OnRequest(std::move(incoming_));
+    {
+      base::MutexLock lock(mutex_);
+      reading_ = false;
+      delivering_ = false;
+    }
+    Advance();
+  }
+
+  void OnWriteDone(bool ok) override {
+    {
+      base::MutexLock lock(mutex_);
+      writing_ = false;
+      if (!ok) {
+        broken_ = true;
+        input_ended_ = true;
+      }
+    }
+    Advance();
+  }
+
+  void OnDone() override {
+    core_.streams.Remove(stream_id_);
+    OnClosed();
+    keep_alive_.reset();
+  }
+
+  Core& core_;
+  MethodMetrics& metrics_;
+  uint64_t stream_id_ = 0;
+  const int max_in_flight_;
+  const absl::Time start_ = absl::Now();
+  std::shared_ptr<StreamCall> keep_alive_;
+  std::unique_ptr<Request> incoming_;  // of the read that is out
+  std::unique_ptr<Reply> outgoing_;    // of the write that is out
+
+  base::Mutex mutex_;
+  std::deque<std::unique_ptr<Reply>> replies_ ABSL_GUARDED_BY(mutex_);
+  std::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
+  int in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool acting_ ABSL_GUARDED_BY(mutex_) = false;
+  bool reading_ ABSL_GUARDED_BY(mutex_) = false;
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool delivering_ ABSL_GUARDED_BY(mutex_) = false;
+  bool input_ended_ ABSL_GUARDED_BY(mutex_) = false;
+  bool broken_ ABSL_GUARDED_BY(mutex_) = false;
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace varve::server

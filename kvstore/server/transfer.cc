@@ -1,0 +1,68 @@
+#include "kvstore/server/transfer.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "kvstore/base/status.h"
+#include "kvstore/server/config.h"
+
+namespace varve::server {
+namespace {
+
+// After these the endpoint is closed or useless: the client has to come back with a new session.
+bool EndsSession(const absl::Status& status) {
+  return absl::IsDeadlineExceeded(status) || absl::IsUnavailable(status);
+}
+
+void Account(Core& core, Direction direction, const SessionRef& session, uint64_t bytes,
+             absl::Time start, const absl::Status& status) {
+  LaneMetrics& lane = core.metrics.lane(session->lane());
+  if (!status.ok()) {
+    lane.errors.at(StoreMetrics::TransferErrorReason(status))->Increment();
+    if (!EndsSession(status) || session->ended()) return;
+    const absl::Status reason = absl::UnavailableError(
+        absl::StrCat("the client's memory did not answer: ", status.message()));
+    core.control_pool.Run([&core, session, reason] {
+      core.sessions.End(session, EndMode::kAbrupt, reason);
+    });
+    return;
+  }
+  LaneMetrics::Op& op = direction == Direction::kFromClient ? lane.read : lane.write;
+  op.bytes->Increment(static_cast<double>(bytes));
+  op.seconds->Observe(absl::ToDoubleSeconds(absl::Now() - start));
+  (direction == Direction::kFromClient ? session->read_bytes : session->written_bytes) += bytes;
+}
+
+}  // namespace
+
+void StartTransfer(Core& core, Direction direction, const SessionRef& session,
+                   std::vector<transport::Segment> segments, absl::Time deadline,
+                   transport::Done done) {
+  uint64_t bytes = 0;
+  for (const transport::Segment& segment : segments) bytes += segment.local.size();
+  transport::Endpoint& endpoint = *session->endpoint();
+  auto accounted = [&core, direction, session, bytes, start = absl::Now(),
+                    done = std::move(done)](absl::Status status) mutable {
+    Account(core, direction, session, bytes, start, status);
+    std::move(done)(std::move(status));
+  };
+  if (direction == Direction::kFromClient) {
+    endpoint.Read(std::move(segments), deadline, std::move(accounted));
+  } else {
+    endpoint.Write(std::move(segments), deadline, std::move(accounted));
+  }
+}
+
+absl::StatusOr<absl::Time> TransferDeadline(const Core& core, uint32_t deadline_ms) {
+  if (deadline_ms == 0) deadline_ms = core.config.transport().transfer_deadline_ms();
+  const absl::Duration duration = absl::Milliseconds(deadline_ms);
+  if (duration > kMaxTransferDeadline) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "deadline_ms ", deadline_ms, "; allowed: up to ",
+        absl::ToInt64Milliseconds(kMaxTransferDeadline), ", or 0 for the store's default"));
+  }
+  return absl::Now() + duration;
+}
+
+}  // namespace varve::server

@@ -1,0 +1,24 @@
+// Transfers of a session: the transport's Read and Write with metrics, accounting, and the rule that a client which is gone or
+// stalled loses its session.
+#pragma once
+
+#include <vector>
+
+#include "absl/time/time.h"
+#include "kvstore/server/core.h"
+#include "kvstore/transport/transport.h"
+
+namespace varve::server {
+
+enum class Direction { kFromClient, kToClient };
+
+// Done runs once, on a transport thread (or here, when the transfer is refused). The segments' regions must be kept
+// alive until then; the session is kept alive by the transfer.
+void StartTransfer(Core& core, Direction direction, const SessionRef& session,
+                   std::vector<transport::Segment> segments, absl::Time deadline,
+                   transport::Done done);
+
+// deadline_ms of a request, 0 meaning the configured default; INVALID_ARGUMENT above the maximum.
+absl::StatusOr<absl::Time> TransferDeadline(const Core& core, uint32_t deadline_ms);
+
+}  // namespace varve::server

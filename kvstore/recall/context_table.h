@@ -5,7 +5,13 @@
 // Forks share blocks and digests by reference (copy on truncate or divergent append). While at least one session is
 // attached, the blocks are held in the page store; parked contexts keep only digests.
 //
+// Epochs: every context gets one when it is opened or forked, and a new one with each truncate. An epoch is never given
+// twice in the life of a table, so one that a worker remembers from before a truncate, or from a dropped context of the
+// same id, is refused and nothing stale is ever returned. 0 is no epoch.
+//
+// Limits: ids 1..128 of [A-Za-z0-9._:-]; block hashes 4..59 bytes; 2^22 blocks a context.
 // Threads: all methods may be called from any thread; Select runs concurrently with everything else on a snapshot.
+// A session must not be used in a call that runs concurrently with its DetachSession.
 // Errors: NOT_FOUND no such context; ALREADY_EXISTS; INVALID_ARGUMENT names the field and what is allowed;
 // FAILED_PRECONDITION stale epoch, holes, or too few digests; RESOURCE_EXHAUSTED over max_digest_bytes or max_contexts.
 #pragma once
@@ -36,15 +42,15 @@ struct ContextSnapshot {
   ContextOptions options;
   uint32_t num_blocks = 0;
   uint32_t epoch = 0;
-  uint64_t digest_bytes = 0;
+  uint64_t digest_bytes = 0;            // of all layers, shared ones too
   std::vector<uint32_t> digest_blocks;  // per layer: leading blocks with digests
   uint32_t attached_sessions = 0;
   std::vector<std::string> block_hashes;  // only when asked for
 };
 
 struct HeadQuery {
-  uint32_t budget_pages = 0;            // selected pages, pinned ones included; at least 1
-  std::span<const uint32_t> resident;   // page ids the worker has, ascending
+  uint32_t budget_pages = 0;           // selected pages, pinned ones included; at least 1
+  std::span<const uint32_t> resident;  // page ids the worker has, ascending, below the context's num_blocks
 };
 struct LayerQuery {
   uint32_t layer = 0;
@@ -70,12 +76,14 @@ struct LayerSelection {
   std::vector<std::string> block_hashes;  // of the pages in any head's `missing`, parallel to missing_pages
   std::vector<uint32_t> missing_pages;    // union over heads, ascending
 };
+// Of the busiest thread.
 struct SelectTimings {
   double score_seconds = 0;
   double select_seconds = 0;
 };
 
 struct ContextTableOptions {
+  uint32_t threads = 1;  // that one Select may use; they are started once and shared by all
   uint64_t max_digest_bytes = 4ull << 30;
   uint32_t max_contexts = 10000;
 };
@@ -105,10 +113,12 @@ class ContextTable {
   virtual absl::StatusOr<ContextSnapshot> Get(store::NamespaceId ns, const std::string& id) const = 0;
   virtual std::vector<ContextSnapshot> List(store::NamespaceId ns, std::string_view after, size_t limit) const = 0;
   virtual size_t size() const = 0;
+  // Memory taken by digests; what contexts share counts once.
   virtual uint64_t digest_bytes() const = 0;
 
   // rows: num_blocks digest rows [kv head][vectors][head_dim]. Re-sending rows already there is accepted when they are
-  // identical, refused otherwise. Answers the layer's digest_blocks.
+  // identical, refused otherwise (FAILED_PRECONDITION). The blocks must have been appended to the context before.
+  // Answers the layer's digest_blocks.
   virtual absl::StatusOr<uint32_t> AppendDigests(store::NamespaceId ns, const std::string& id, uint32_t epoch,
                                                  uint32_t layer, uint32_t first_block, uint32_t num_blocks,
                                                  std::string_view rows) = 0;
@@ -116,7 +126,8 @@ class ContextTable {
   virtual absl::StatusOr<std::string> ReadDigests(store::NamespaceId ns, const std::string& id, uint32_t layer,
                                                   uint32_t first_block, uint32_t num_blocks) const = 0;
 
-  // Scores and selects, all layers of the request. One selection per layer, in the order asked.
+  // Scores and selects, all layers of the request. One selection per layer, in the order asked. Pages pinned by sinks
+  // and window must fit the budget. timings may be null.
   virtual absl::StatusOr<std::vector<LayerSelection>> Select(store::NamespaceId ns, const std::string& id,
                                                              const SelectParams& params,
                                                              std::span<const LayerQuery> layers,

@@ -1,0 +1,95 @@
+// One context: its blocks, its digests, its epoch and who is attached.
+//
+// Threads: all methods may be called from any thread. Two locks: change_mutex_ orders whatever
+// changes blocks or attachments and is held while the page store takes or gives up holds; mutex_
+// guards the published state and is held for copies of references only. Digest rows are copied
+// under a lock of their layer alone, so neither a recall nor another layer waits for them. Order:
+// change_mutex_ or a layer's lock, then mutex_.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/container/flat_hash_set.h"
+#include "kvstore/base/mutex.h"
+#include "kvstore/recall/context_table.h"
+#include "kvstore/recall/shared_rows.h"
+
+namespace varve::recall {
+
+constexpr uint32_t kMaxBlocks = 1u << 22;
+
+class Context {
+ public:
+  // store and budget outlive the context.
+  Context(store::NamespaceId ns, std::string id, const ContextOptions& options, uint32_t epoch,
+          store::PageStore* store, ByteBudget* budget);
+  ~Context() = default;
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  const std::string& id() const { return id_; }
+  const ContextOptions& options() const { return options_; }
+
+  ContextSnapshot Snapshot(bool with_hashes) const;
+  // A detached context of the first num_blocks blocks (0: all), sharing rows with this one.
+  absl::StatusOr<std::shared_ptr<Context>> Fork(const std::string& new_id, uint32_t num_blocks,
+                                                uint32_t epoch) const;
+
+  absl::Status Append(uint32_t first_block, std::span<const std::string> block_hashes);
+  absl::Status Truncate(uint32_t num_blocks, uint32_t new_epoch);
+  absl::Status Attach(uint64_t session);
+  // Nothing happens when the session is not attached.
+  void Park(uint64_t session);
+  bool IsAttached(uint64_t session) const;
+  // The end: gives up all holds; every later change is refused.
+  void Retire();
+
+  absl::StatusOr<uint32_t> AppendDigests(uint32_t epoch, uint32_t layer, uint32_t first_block,
+                                         uint32_t num_blocks, std::string_view rows);
+  absl::StatusOr<std::string> ReadDigests(uint32_t layer, uint32_t first_block,
+                                          uint32_t num_blocks) const;
+
+  // What a recall works on. FAILED_PRECONDITION when the epoch is not the context's.
+  struct RecallView {
+    RowList blocks;
+    std::vector<RowList> layers;  // those asked for
+  };
+  absl::StatusOr<RecallView> View(uint32_t epoch, std::span<const LayerQuery> layers) const;
+  absl::Status CheckEpoch(uint32_t epoch) const;
+
+ private:
+  struct State {
+    explicit State(const ContextOptions& options);
+    RowList blocks;
+    std::vector<RowList> layers;
+    uint32_t epoch = 0;
+    absl::flat_hash_set<uint64_t> attached;
+    bool retired = false;
+  };
+
+  absl::Status CheckEpochLocked(uint32_t epoch) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckDigestRows(uint32_t layer, uint32_t num_blocks, std::string_view rows) const;
+  absl::Status CheckAppend(uint32_t first_block, std::span<const std::string> block_hashes) const;
+  absl::Status NotFound() const;
+
+  const store::NamespaceId ns_;
+  const std::string id_;
+  const ContextOptions options_;
+  store::PageStore* const store_;
+  ByteBudget* const budget_;
+
+  base::Mutex change_mutex_;
+  const std::unique_ptr<base::Mutex[]> layer_mutexes_;
+  mutable base::Mutex mutex_;
+  State state_ ABSL_GUARDED_BY(mutex_);
+};
+
+// Block hashes as rows of a RowList.
+std::vector<std::string> DecodeHashes(const RowList& blocks, uint32_t first, uint32_t count);
+
+}  // namespace varve::recall

@@ -1,0 +1,301 @@
+#include "kvstore/recall/context_table.h"
+
+#include <algorithm>
+#include <atomic>
+#include <utility>
+
+#include "absl/container/btree_map.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "kvstore/base/executor.h"
+#include "kvstore/base/mutex.h"
+#include "kvstore/base/status.h"
+#include "kvstore/recall/context.h"
+#include "kvstore/recall/selection.h"
+
+namespace varve::recall {
+namespace {
+
+constexpr size_t kMaxIdBytes = 128;
+
+absl::Status CheckId(const std::string& id) {
+  const bool allowed = std::all_of(id.begin(), id.end(), [](char c) {
+    return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == ':' ||
+           c == '-';
+  });
+  if (allowed && !id.empty() && id.size() <= kMaxIdBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("context id of ", id.size(),
+                                                 " characters is not valid, allowed: 1..",
+                                                 kMaxIdBytes, " of A-Z a-z 0-9 . _ : -"));
+}
+
+absl::Status CheckOptions(const ContextOptions& options) {
+  if (const std::optional<std::string> wrong = options.geometry.Invalid(); wrong.has_value()) {
+    return absl::InvalidArgumentError(absl::StrCat("geometry: ", *wrong));
+  }
+  for (const page::DigestKindInfo& info : page::DigestKinds()) {
+    if (info.kind == options.digest_kind) return absl::OkStatus();
+  }
+  std::string names;
+  for (const page::DigestKindInfo& info : page::DigestKinds()) {
+    absl::StrAppend(&names, names.empty() ? "" : ", ", base::Sv(info.name));
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "digest_kind is ", static_cast<uint32_t>(options.digest_kind), ", allowed: ", names));
+}
+
+class ContextTableImpl final : public ContextTable {
+ public:
+  ContextTableImpl(store::PageStore* store, const ContextTableOptions& options)
+      : store_(store), options_(options), budget_(options.max_digest_bytes) {
+    if (options_.threads > 1) {
+      pool_ = std::make_unique<base::ThreadPool>("recall", static_cast<int>(options_.threads - 1));
+    }
+  }
+  ~ContextTableImpl() override;
+
+  absl::StatusOr<ContextSnapshot> Open(store::NamespaceId ns, const std::string& id,
+                                       const ContextOptions& options, uint64_t session) override;
+  absl::StatusOr<ContextSnapshot> Append(store::NamespaceId ns, const std::string& id,
+                                         uint32_t first_block,
+                                         std::span<const std::string> block_hashes) override;
+  absl::StatusOr<ContextSnapshot> Truncate(store::NamespaceId ns, const std::string& id,
+                                           uint32_t num_blocks) override;
+  absl::StatusOr<ContextSnapshot> Fork(store::NamespaceId ns, const std::string& id,
+                                       const std::string& new_id, uint32_t num_blocks,
+                                       uint64_t session) override;
+  absl::StatusOr<ContextSnapshot> Attach(store::NamespaceId ns, const std::string& id,
+                                         uint64_t session) override;
+  absl::StatusOr<ContextSnapshot> Park(store::NamespaceId ns, const std::string& id,
+                                       uint64_t session) override;
+  absl::Status Drop(store::NamespaceId ns, const std::string& id) override;
+  void DetachSession(uint64_t session) override;
+  absl::StatusOr<ContextSnapshot> Get(store::NamespaceId ns, const std::string& id) const override;
+  std::vector<ContextSnapshot> List(store::NamespaceId ns, std::string_view after,
+                                    size_t limit) const override;
+  size_t size() const override;
+  uint64_t digest_bytes() const override { return budget_.used_bytes(); }
+
+  absl::StatusOr<uint32_t> AppendDigests(store::NamespaceId ns, const std::string& id,
+                                         uint32_t epoch, uint32_t layer, uint32_t first_block,
+                                         uint32_t num_blocks, std::string_view rows) override;
+  absl::StatusOr<std::string> ReadDigests(store::NamespaceId ns, const std::string& id,
+                                          uint32_t layer, uint32_t first_block,
+                                          uint32_t num_blocks) const override;
+  absl::StatusOr<std::vector<LayerSelection>> Select(store::NamespaceId ns, const std::string& id,
+                                                     const SelectParams& params,
+                                                     std::span<const LayerQuery> layers,
+                                                     SelectTimings* timings) const override;
+
+ private:
+  using Key = std::pair<store::NamespaceId, std::string>;
+  using ContextPtr = std::shared_ptr<Context>;  // calls under way outlast a Drop
+
+  absl::StatusOr<ContextPtr> Find(store::NamespaceId ns, const std::string& id) const;
+  // ALREADY_EXISTS or RESOURCE_EXHAUSTED when a context `id` cannot be added.
+  absl::Status CheckRoom(const Key& key) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Attaches the session, then makes the context known.
+  absl::StatusOr<ContextSnapshot> Add(const Key& key, ContextPtr context, uint64_t session);
+  uint32_t NextEpoch() { return next_epoch_.fetch_add(1, std::memory_order_relaxed); }
+
+  store::PageStore* const store_;
+  const ContextTableOptions options_;
+  ByteBudget budget_;  // outlives the contexts
+  std::unique_ptr<base::ThreadPool> pool_;
+  std::atomic<uint32_t> next_epoch_{1};
+  mutable base::Mutex mutex_;
+  absl::btree_map<Key, ContextPtr> contexts_ ABSL_GUARDED_BY(mutex_);
+};
+
+ContextTableImpl::~ContextTableImpl() {
+  // The store lives on: what attached contexts hold is given back.
+  for (auto& [key, context] : contexts_) context->Retire();
+}
+
+absl::StatusOr<ContextTableImpl::ContextPtr> ContextTableImpl::Find(store::NamespaceId ns,
+                                                                    const std::string& id) const {
+  base::MutexLock lock(mutex_);
+  const auto found = contexts_.find(Key(ns, id));
+  if (found != contexts_.end()) return found->second;
+  return absl::NotFoundError(absl::StrCat("no context '", id, "' in this namespace"));
+}
+
+absl::Status ContextTableImpl::CheckRoom(const Key& key) const {
+  if (contexts_.contains(key)) {
+    return absl::AlreadyExistsError(absl::StrCat("context '", key.second, "' exists already"));
+  }
+  if (contexts_.size() >= options_.max_contexts) {
+    return absl::ResourceExhaustedError(absl::StrCat("there are ", contexts_.size(),
+                                                     " contexts, allowed: ", options_.max_contexts,
+                                                     " (max_contexts); drop some first"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ContextSnapshot> ContextTableImpl::Add(const Key& key, ContextPtr context,
+                                                      uint64_t session) {
+  VARVE_RETURN_IF_ERROR(context->Attach(session));
+  absl::Status status;
+  {
+    base::MutexLock lock(mutex_);
+    status = CheckRoom(key);
+    if (status.ok()) contexts_.emplace(key, context);
+  }
+  if (!status.ok()) {
+    context->Retire();
+    return status;
+  }
+  return context->Snapshot(/*with_hashes=*/false);
+}
+
+absl::StatusOr<ContextSnapshot> ContextTableImpl::Open(store::NamespaceId ns, const std::string& id,
+                                                       const ContextOptions& options,
+                                                       uint64_t session) {
+  VARVE_RETURN_IF_ERROR(CheckId(id));
+  VARVE_RETURN_IF_ERROR(CheckOptions(options));
+  return Add(Key(ns, id), std::make_shared<Context>(ns, id, options, NextEpoch(), store_, &budget_),
+             session);
+}
+
+absl::StatusOr<ContextSnapshot> ContextTableImpl::Append(
+    store::NamespaceId ns, const std::string& id, uint32_t first_block,
+    std::span<const std::string> block_hashes) {
+  VARVE_ASSIGN_OR_RETURN(const ContextPtr context, Find(ns, id));
+  VARVE_RETURN_IF_ERROR(context->Append(first_block, block_hashes));
+  return context->Snapshot(/*with_hashes=*/false);
+}
+
+absl::StatusOr<ContextSnapshot> ContextTableImpl::Truncate(store::NamespaceId ns,
+                                                           const std::string& id,
+                                                           uint32_t num_blocks) {
+  VARVE_ASSIGN_OR_RETURN(const ContextPtr context, Find(ns, id));
+  VARVE_RETURN_IF_ERROR(context->Truncate(num_blocks, NextEpoch()));
+  return context->Snapshot(/*with_hashes=*/false);
+}
+
+absl::StatusOr<ContextSnapshot> ContextTableImpl::Fork(store::NamespaceId ns, const std::string& id,
+                                                       const std::string& new_id,
+                                                       uint32_t num_blocks, uint64_t session) {
+  VARVE_RETURN_IF_ERROR(CheckId(new_id));
+  VARVE_ASSIGN_OR_RETURN(const ContextPtr context, Find(ns, id));
+  const Key key(ns, new_id);
+  {
+    base::MutexLock lock(mutex_);
+    VARVE_RETURN_IF_ERROR(CheckRoom(key));
+  }
+  VARVE_ASSIGN_OR_RETURN(ContextPtr fork, context->Fork(new_id, num_blocks, NextEpoch()));
+  return Add(key, std::move(fork), session);
+}
+
+absl::StatusOr<ContextSnapshot> ContextTableImpl::Attach(store::NamespaceId ns,
+                                                         const std::string& id, uint64_t session) {
+  VARVE_ASSIGN_OR_RETURN(const ContextPtr context, Find(ns, id));
+  VARVE_RETURN_IF_ERROR(context->Attach(session));
+  return context->Snapshot(/*with_hashes=*/true);
+}
+
+absl::StatusOr<ContextSnapshot> ContextTableImpl::Park(store::NamespaceId ns, const std::string& id,
+                                                       uint64_t session) {
+  VARVE_ASSIGN_OR_RETURN(const ContextPtr context, Find(ns, id));
+  context->Park(session);
+  return context->Snapshot(/*with_hashes=*/false);
+}
+
+absl::Status ContextTableImpl::Drop(store::NamespaceId ns, const std::string& id) {
+  VARVE_ASSIGN_OR_RETURN(const ContextPtr context, Find(ns, id));
+  {
+    base::MutexLock lock(mutex_);
+    const auto found = contexts_.find(Key(ns, id));
+    // Somebody else dropped it first, and may have opened a new one under its name.
+    if (found == contexts_.end() || found->second != context) {
+      return absl::NotFoundError(absl::StrCat("no context '", id, "' in this namespace"));
+    }
+    contexts_.erase(found);
+  }
+  context->Retire();
+  return absl::OkStatus();
+}
+
+void ContextTableImpl::DetachSession(uint64_t session) {
+  std::vector<ContextPtr> contexts;
+  {
+    base::MutexLock lock(mutex_);
+    contexts.reserve(contexts_.size());
+    for (const auto& [key, context] : contexts_) contexts.push_back(context);
+  }
+  for (const ContextPtr& context : contexts) {
+    if (context->IsAttached(session)) context->Park(session);
+  }
+}
+
+// ---- looking
+
+absl::StatusOr<ContextSnapshot> ContextTableImpl::Get(store::NamespaceId ns,
+                                                      const std::string& id) const {
+  VARVE_ASSIGN_OR_RETURN(const ContextPtr context, Find(ns, id));
+  return context->Snapshot(/*with_hashes=*/false);
+}
+
+std::vector<ContextSnapshot> ContextTableImpl::List(store::NamespaceId ns, std::string_view after,
+                                                    size_t limit) const {
+  std::vector<ContextPtr> contexts;
+  {
+    base::MutexLock lock(mutex_);
+    auto it = contexts_.upper_bound(Key(ns, std::string(after)));
+    for (; it != contexts_.end() && it->first.first == ns && contexts.size() < limit; ++it) {
+      contexts.push_back(it->second);
+    }
+  }
+  std::vector<ContextSnapshot> snapshots;
+  snapshots.reserve(contexts.size());
+  for (const ContextPtr& context : contexts) snapshots.push_back(context->Snapshot(false));
+  return snapshots;
+}
+
+size_t ContextTableImpl::size() const {
+  base::MutexLock lock(mutex_);
+  return contexts_.size();
+}
+
+// ---- digests and recall
+
+absl::StatusOr<uint32_t> ContextTableImpl::AppendDigests(store::NamespaceId ns,
+                                                         const std::string& id, uint32_t epoch,
+                                                         uint32_t layer, uint32_t first_block,
+                                                         uint32_t num_blocks,
+                                                         std::string_view rows) {
+  VARVE_ASSIGN_OR_RETURN(const ContextPtr context, Find(ns, id));
+  return context->AppendDigests(epoch, layer, first_block, num_blocks, rows);
+}
+
+absl::StatusOr<std::string> ContextTableImpl::ReadDigests(store::NamespaceId ns,
+                                                          const std::string& id, uint32_t layer,
+                                                          uint32_t first_block,
+                                                          uint32_t num_blocks) const {
+  VARVE_ASSIGN_OR_RETURN(const ContextPtr context, Find(ns, id));
+  return context->ReadDigests(layer, first_block, num_blocks);
+}
+
+absl::StatusOr<std::vector<LayerSelection>> ContextTableImpl::Select(
+    store::NamespaceId ns, const std::string& id, const SelectParams& params,
+    std::span<const LayerQuery> layers, SelectTimings* timings) const {
+  VARVE_ASSIGN_OR_RETURN(const ContextPtr context, Find(ns, id));
+  VARVE_RETURN_IF_ERROR(CheckQueries(context->options(), params, layers));
+  VARVE_ASSIGN_OR_RETURN(const Context::RecallView view, context->View(params.epoch, layers));
+  VARVE_RETURN_IF_ERROR(CheckCandidates(view, params, layers));
+  const SelectThreads threads{pool_.get(), std::max(options_.threads, 1u)};
+  std::vector<LayerSelection> selections =
+      SelectFrom(context->options(), view, params, layers, threads, timings);
+  // A truncate while we worked makes the answer stale.
+  VARVE_RETURN_IF_ERROR(context->CheckEpoch(params.epoch));
+  return selections;
+}
+
+}  // namespace
+
+std::unique_ptr<ContextTable> ContextTable::Create(store::PageStore* store,
+                                                   const ContextTableOptions& options) {
+  return std::make_unique<ContextTableImpl>(store, options);
+}
+
+}  // namespace varve::recall

@@ -18,13 +18,16 @@
 namespace varve::page {
 namespace {
 
+// Each needs the ones before it; the blank lines keep the order.
 #include "kvstore/page/simd/vec_avx512.h"
-// clang-format off: each body needs the ones before it
-#include "kvstore/page/simd/body_attention.h"
+
 #include "kvstore/page/simd/body_common.h"
+
 #include "kvstore/page/simd/body_digest.h"
+
 #include "kvstore/page/simd/body_score.h"
-// clang-format on
+
+#include "kvstore/page/simd/body_attention.h"
 
 }  // namespace
 

@@ -22,6 +22,7 @@
 
 #include "absl/status/statusor.h"
 #include "kvstore/page/digest/score.h"
+#include "kvstore/page/select.h"
 
 namespace varve::worker {
 
@@ -41,6 +42,9 @@ struct Policy {
   bool selects() const { return kind == PolicyKind::kQuest || kind == PolicyKind::kArkVale; }
   bool evicts() const { return kind == PolicyKind::kArkVale || kind == PolicyKind::kStreaming; }
   bool recalls() const { return kind == PolicyKind::kArkVale; }
+
+  // Pages attended of a prompt of so many pages, per layer and KV head; at most prompt_pages.
+  uint32_t BudgetPages(uint32_t prompt_pages) const;
 
   std::string ToString() const;
 };

@@ -39,6 +39,8 @@ enum class RecallPath { kWorker, kStore };  // who scores
 struct WorkerOptions {
   page::Geometry geometry;
   uint64_t pool_bytes = 256ull << 20;
+  // The client's key_namespace: the root of the block hashes.
+  std::string key_namespace = "default";
   page::DigestKind digest_kind = page::DigestKind::kMinMax;
   RecallPath recall_path = RecallPath::kWorker;
   absl::Duration step_deadline = absl::Seconds(10);

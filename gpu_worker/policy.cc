@@ -1,0 +1,184 @@
+#include "gpu_worker/policy.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "kvstore/base/status.h"
+
+namespace varve::worker {
+namespace {
+
+using base::Sv;
+
+constexpr uint32_t kMaxPages = 1u << 20;
+constexpr double kMaxHot = 1000;
+
+struct KindRow {
+  PolicyKind kind;
+  std::string_view name;
+  std::string_view parameters;  // allowed ones, in the order of ToString
+};
+constexpr std::array<KindRow, 4> kKinds = {{
+    {PolicyKind::kFull, "full", ""},
+    {PolicyKind::kStreaming, "streaming", "budget,min,sinks,window,generated"},
+    {PolicyKind::kQuest, "quest", "budget,min,sinks,window,merge,generated"},
+    {PolicyKind::kArkVale, "arkvale", "budget,min,sinks,window,hot,merge,generated"},
+}};
+
+const KindRow& RowOf(PolicyKind kind) {
+  return *std::find_if(kKinds.begin(), kKinds.end(), [&](auto& row) { return row.kind == kind; });
+}
+
+absl::Status Refused(std::string_view name, std::string_view value, std::string_view allowed) {
+  return absl::InvalidArgumentError(absl::StrCat("policy parameter ", Sv(name), "=", Sv(value),
+                                                 " is not allowed, allowed: ", Sv(allowed)));
+}
+
+absl::Status SetCount(std::string_view name, std::string_view value, uint32_t least,
+                      uint32_t* out) {
+  uint32_t count = 0;
+  if (!absl::SimpleAtoi(Sv(value), &count) || count < least || count > kMaxPages) {
+    return Refused(name, value, absl::StrCat("pages, ", least, "..", kMaxPages));
+  }
+  *out = count;
+  return absl::OkStatus();
+}
+
+absl::Status SetBudget(std::string_view value, Policy* policy) {
+  constexpr std::string_view kAllowed = "a fraction 0 < f <= 1 of the prompt's pages, or '64p' pages";
+  if (!value.empty() && value.back() == 'p') {
+    const absl::Status set =
+        SetCount("budget", value.substr(0, value.size() - 1), 1, &policy->budget_pages);
+    return set.ok() ? set : Refused("budget", value, kAllowed);
+  }
+  double fraction = 0;
+  if (!absl::SimpleAtod(Sv(value), &fraction) || !(fraction > 0) || fraction > 1) {
+    return Refused("budget", value, kAllowed);
+  }
+  policy->budget_fraction = fraction;
+  policy->budget_pages = 0;
+  return absl::OkStatus();
+}
+
+absl::Status SetHot(std::string_view value, Policy* policy) {
+  double hot = 0;
+  if (!absl::SimpleAtod(Sv(value), &hot) || !(hot >= 1) || hot > kMaxHot) {
+    return Refused("hot", value, absl::StrCat("a multiple of the budget, 1..", kMaxHot));
+  }
+  policy->hot = hot;
+  return absl::OkStatus();
+}
+
+absl::Status SetMerge(std::string_view value, Policy* policy) {
+  const std::optional<page::ScoreMerge> merge = page::ScoreMergeByName(value);
+  if (!merge) return Refused("merge", value, page::ScoreMergeNames());
+  policy->merge = *merge;
+  return absl::OkStatus();
+}
+
+absl::Status SetGenerated(std::string_view value, Policy* policy) {
+  if (value != "pinned" && value != "paged") return Refused("generated", value, "pinned, paged");
+  policy->generated_pinned = value == "pinned";
+  return absl::OkStatus();
+}
+
+absl::Status SetParameter(std::string_view name, std::string_view value, Policy* policy) {
+  if (name == "budget") return SetBudget(value, policy);
+  if (name == "min") return SetCount(name, value, 1, &policy->min_pages);
+  if (name == "sinks") return SetCount(name, value, 0, &policy->sinks);
+  if (name == "window") return SetCount(name, value, 0, &policy->window);
+  if (name == "hot") return SetHot(value, policy);
+  if (name == "merge") return SetMerge(value, policy);
+  return SetGenerated(value, policy);
+}
+
+absl::Status SetAll(const KindRow& row, absl::string_view list, Policy* policy) {
+  const std::vector<std::string> allowed = absl::StrSplit(Sv(row.parameters), ',');
+  std::vector<std::string> seen;
+  for (absl::string_view entry : absl::StrSplit(list, ',')) {
+    const std::pair<std::string, std::string> parts = absl::StrSplit(entry, absl::MaxSplits('=', 1));
+    std::string name(absl::StripAsciiWhitespace(parts.first));
+    const std::string value(absl::StripAsciiWhitespace(parts.second));
+    if (row.parameters.empty() ||
+        std::find(allowed.begin(), allowed.end(), name) == allowed.end()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "unknown parameter '", name, "' of policy ", Sv(row.name), ", known: ",
+          row.parameters.empty() ? "none" : absl::StrJoin(allowed, ", ")));
+    }
+    if (std::find(seen.begin(), seen.end(), name) != seen.end()) {
+      return absl::InvalidArgumentError(absl::StrCat("policy parameter ", name, " given twice"));
+    }
+    VARVE_RETURN_IF_ERROR(SetParameter(name, value, policy));
+    seen.push_back(std::move(name));
+  }
+  return absl::OkStatus();
+}
+
+std::string Number(double value) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.9g", value);
+  return text;
+}
+
+}  // namespace
+
+absl::StatusOr<Policy> ParsePolicy(std::string_view text) {
+  absl::string_view rest = absl::StripAsciiWhitespace(Sv(text));
+  const size_t open = rest.find('(');
+  const absl::string_view name = absl::StripAsciiWhitespace(rest.substr(0, open));
+  const auto row = std::find_if(kKinds.begin(), kKinds.end(),
+                                [&](const KindRow& r) { return Sv(r.name) == name; });
+  if (row == kKinds.end()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("unknown policy '", name, "', known: ", PolicyNames()));
+  }
+  Policy policy;
+  policy.kind = row->kind;
+  if (open == absl::string_view::npos) return policy;
+  rest.remove_prefix(open + 1);
+  if (!absl::ConsumeSuffix(&rest, ")")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("policy '", Sv(text), "' lacks its closing ')', form: name(key=value,...)"));
+  }
+  if (absl::StripAsciiWhitespace(rest).empty()) return policy;
+  VARVE_RETURN_IF_ERROR(SetAll(*row, rest, &policy));
+  return policy;
+}
+
+std::string PolicyNames() {
+  std::string names;
+  for (const KindRow& row : kKinds) absl::StrAppend(&names, names.empty() ? "" : ", ", Sv(row.name));
+  return names;
+}
+
+uint32_t Policy::BudgetPages(uint32_t prompt_pages) const {
+  if (kind == PolicyKind::kFull) return prompt_pages;
+  if (budget_pages == 0) return page::BudgetPages(budget_fraction, min_pages, prompt_pages);
+  return std::min(prompt_pages, std::max(min_pages, budget_pages));
+}
+
+std::string Policy::ToString() const {
+  const KindRow& row = RowOf(kind);
+  if (row.parameters.empty()) return std::string(row.name);
+  std::vector<std::string> parts = {
+      budget_pages != 0 ? absl::StrCat("budget=", budget_pages, "p")
+                        : absl::StrCat("budget=", Number(budget_fraction)),
+      absl::StrCat("min=", min_pages), absl::StrCat("sinks=", sinks),
+      absl::StrCat("window=", window)};
+  if (kind == PolicyKind::kArkVale) parts.push_back(absl::StrCat("hot=", Number(hot)));
+  if (selects()) parts.push_back(absl::StrCat("merge=", Sv(page::ScoreMergeName(merge))));
+  parts.push_back(absl::StrCat("generated=", generated_pinned ? "pinned" : "paged"));
+  return absl::StrCat(Sv(row.name), "(", absl::StrJoin(parts, ","), ")");
+}
+
+}  // namespace varve::worker

@@ -1,0 +1,330 @@
+#include "gpu_worker/recaller.h"
+
+#include <algorithm>
+#include <cassert>
+#include <chrono>
+
+#include "absl/strings/str_cat.h"
+#include "kvstore/base/status.h"
+
+namespace varve::worker {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double SecondsSince(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+const char* MissName(client::MissReason reason) {
+  switch (reason) {
+    case client::MissReason::kNone: return "bad item";
+    case client::MissReason::kNeverStored: return "never stored";
+    case client::MissReason::kEvicted: return "evicted";
+    case client::MissReason::kExpired: return "expired";
+    case client::MissReason::kIncompatible: return "incompatible";
+    case client::MissReason::kCorrupt: return "corrupt";
+    case client::MissReason::kFailed: return "transfer failed";
+  }
+  return "unknown reason";
+}
+
+// After these the store may still be writing.
+bool MayLandLate(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
+         absl::IsCancelled(status) || absl::IsUnknown(status) || absl::IsInternal(status);
+}
+
+std::string PageName(const HeadWork& work, uint32_t page) {
+  return absl::StrCat("page ", page, " of layer ", work.layer, ", KV head ", work.head,
+                      ", sequence ", work.sequence->id(), " (context ",
+                      work.sequence->context_id(), ")");
+}
+
+absl::Status MissError(const HeadWork& work, uint32_t page, client::MissReason reason,
+                       const std::string& message) {
+  const std::string text = absl::StrCat(PageName(work, page), " could not be recalled: ",
+                                        MissName(reason), message.empty() ? "" : ", ", message);
+  const bool failed =
+      reason == client::MissReason::kFailed || reason == client::MissReason::kNone;
+  return failed ? absl::UnavailableError(text) : absl::DataLossError(text);
+}
+
+}  // namespace
+
+// ---- scored in the worker
+
+absl::Status Recaller::Fetch(std::span<HeadWork> works) {
+  coming_.clear();
+  for (HeadWork& work : works) {
+    work.slots.clear();
+    work.plan.recall.clear();
+    if (work.fetched) continue;
+    const uint32_t missing = work.hot().CountMissing(work.selected());
+    SequenceStats& stats = work.sequence->stats();
+    stats.selected_pages += work.selected().size();
+    stats.hot_pages += work.selected().size() - missing;
+    services_->metrics->pages_hot.Increment(
+        static_cast<double>(work.selected().size() - missing));
+    if (missing == 0) continue;
+    if (absl::Status room = MakeRoom(work, missing); !room.ok()) {
+      GiveUp(works.first(static_cast<size_t>(&work - works.data()) + 1), absl::OkStatus());
+      return room;
+    }
+  }
+  PlanTransfers(works);
+  if (coming_.empty()) return absl::OkStatus();
+
+  const auto begin = Clock::now();
+  const auto results = services_->client->Get(std::span(items_).first(coming_.size()));
+  const double seconds = SecondsSince(begin);
+  services_->metrics->transfer.Observe(seconds);
+  const Sequence* waited = nullptr;
+  for (const Coming& coming : coming_) {
+    Sequence* sequence = works[coming.work].sequence;
+    if (sequence != waited) sequence->stats().recall += absl::Seconds(seconds);
+    waited = sequence;
+  }
+  if (!results.ok()) {
+    const Coming first = coming_.front();
+    const HeadWork& work = works[first.work];
+    absl::Status status = base::Annotate(
+        results.status(), absl::StrCat(PageName(work, work.plan.recall[first.index]), " and ",
+                                       coming_.size() - 1, " more could not be recalled"));
+    GiveUp(works, results.status());
+    return status;
+  }
+  return Install(works, *results);
+}
+
+// Slots for the missing pages: free ones while the hot set is below its capacity, then those of victims.
+absl::Status Recaller::MakeRoom(HeadWork& work, uint32_t missing) {
+  Sequence& sequence = *work.sequence;
+  HotSet& hot = work.hot();
+  const auto selected = static_cast<uint32_t>(work.selected().size());
+  const uint32_t capacity = sequence.HotCapacity(work.candidates, selected);
+  work.slots.resize(missing);
+  uint32_t got = 0;
+  while (true) {
+    const auto resident = static_cast<uint32_t>(hot.PagesBelow(work.candidates).size());
+    const uint32_t spare = capacity > resident ? capacity - resident : 0;
+    got = services_->pool->AllocateSome(std::span(work.slots).first(std::min(missing, spare)));
+    if (hot.Plan(work.selected(), work.states(), got, work.plan)) break;
+    // Residents that are not saved yet cannot leave: go over the capacity for now, or wait for the store.
+    got += services_->pool->AllocateSome(std::span(work.slots).subspan(got, missing - got));
+    if (hot.Plan(work.selected(), work.states(), got, work.plan)) break;
+    services_->pool->Free(std::span(work.slots).first(got));
+    if (sequence.Spare(missing - got)) continue;
+    if (absl::Status waited = sequence.WaitForSaves(missing - got); !waited.ok()) {
+      work.slots.clear();
+      work.plan.recall.clear();
+      return waited;
+    }
+  }
+  Evict(work, work.plan.victims, got);
+  return absl::OkStatus();
+}
+
+void Recaller::Evict(HeadWork& work, std::span<const uint32_t> victims, size_t first_slot) {
+  for (size_t i = 0; i < victims.size(); ++i) {
+    work.slots[first_slot + i] = work.hot().Remove(victims[i]);
+  }
+  services_->pool->Recycle(std::span(work.slots).subspan(first_slot, victims.size()));
+  work.sequence->stats().evicted_pages += victims.size();
+  services_->metrics->pages_evicted.Increment(static_cast<double>(victims.size()));
+}
+
+void Recaller::PlanTransfers(std::span<HeadWork> works) {
+  for (uint32_t w = 0; w < works.size(); ++w) {
+    const HeadWork& work = works[w];
+    for (uint32_t i = 0; i < work.plan.recall.size(); ++i) {
+      if (items_.size() <= coming_.size()) items_.emplace_back();
+      client::GetItem& item = items_[coming_.size()];
+      item.key = *page::MakeObjectKey(work.sequence->block_hash(work.plan.recall[i]), work.layer);
+      item.range = {page::Part::kKV, work.head, 1};
+      item.destinations.assign(1, services_->pool->PieceOf(work.slots[i]));
+      coming_.push_back({w, i});
+    }
+  }
+}
+
+absl::Status Recaller::Install(std::span<HeadWork> works,
+                               std::span<const client::GetResult> results) {
+  const auto begin = Clock::now();
+  absl::Status status;
+  if (results.size() != coming_.size()) {
+    status = absl::InternalError(
+        absl::StrCat(results.size(), " results for ", coming_.size(), " pages"));
+    GiveUp(works, status);
+    return status;
+  }
+  const size_t page_bytes = services_->pool->page_bytes();
+  for (size_t i = 0; i < coming_.size(); ++i) {
+    HeadWork& work = works[coming_[i].work];
+    const uint32_t page = work.plan.recall[coming_[i].index];
+    Slot& slot = work.slots[coming_[i].index];
+    const client::GetResult& result = results[i];
+    if (result.hit && result.bytes == page_bytes) {
+      work.hot().Insert(page, slot);
+      ++work.sequence->stats().recalled_pages;
+      work.sequence->stats().recalled_bytes += page_bytes;
+      services_->metrics->pages_fetched.Increment();
+      slot = kNoSlot;
+      continue;
+    }
+    if (result.hit) {
+      status.Update(absl::DataLossError(absl::StrCat(PageName(work, page), " came with ",
+                                                     result.bytes, " bytes instead of ", page_bytes)));
+    } else {
+      status.Update(MissError(work, page, result.reason, result.message));
+    }
+  }
+  if (!status.ok()) GiveUp(works, status);
+  services_->metrics->install.Observe(SecondsSince(begin));
+  return status;
+}
+
+// Slots that hold no page go back to the pool, after a pause when the store may still write into them.
+void Recaller::GiveUp(std::span<HeadWork> works, const absl::Status& status) {
+  freed_.clear();
+  for (HeadWork& work : works) {
+    for (Slot slot : work.slots) {
+      if (slot != kNoSlot) freed_.push_back(slot);
+    }
+    work.slots.clear();
+  }
+  if (MayLandLate(status)) {
+    services_->pool->Quarantine(freed_, services_->options.step_deadline);
+  } else {
+    services_->pool->Free(freed_);
+  }
+}
+
+// ---- scored in the store
+
+absl::Status Recaller::FetchFromStore(std::span<HeadWork> works, SelectTimes& times) {
+  Sequence& sequence = *works.front().sequence;
+  const Policy& policy = sequence.policy();
+  const uint32_t candidates = works.front().candidates;
+  const uint32_t layer = works.front().layer;
+  VARVE_RETURN_IF_ERROR(sequence.WaitForDigests(layer, candidates));
+  query_.context_id = sequence.context_id();
+  query_.epoch = sequence.log().epoch();
+  query_.merge = policy.merge;
+  query_.sinks = policy.sinks;
+  query_.window = policy.window;
+  query_.num_blocks = candidates;
+  query_.layers.resize(1);
+  client::RecallLayer& asked = query_.layers.front();
+  const page::Geometry& g = services_->options.geometry;
+  asked.layer = layer;
+  asked.queries = {works.front().q, size_t{g.num_query_heads} * g.head_dim};
+  asked.heads.resize(works.size());
+  for (HeadWork& work : works) work.slots.clear();
+  for (size_t h = 0; h < works.size(); ++h) {
+    if (absl::Status landing = LandingSlots(works[h]); !landing.ok()) {
+      GiveUp(works, absl::OkStatus());
+      return landing;
+    }
+    client::RecallHead& head = asked.heads[h];
+    const auto resident = works[h].hot().PagesBelow(candidates);
+    head.budget_pages = sequence.budget_pages();
+    head.resident.assign(resident.begin(), resident.end());
+    head.slots.clear();
+    for (Slot slot : works[h].slots) head.slots.push_back(services_->pool->PieceOf(slot));
+  }
+  const auto result = services_->client->Recall(query_);
+  absl::Status status = result.status();
+  if (status.ok() && (result->layers.size() != 1 || result->layers[0].size() != works.size())) {
+    status = absl::InternalError("the store answered for other layers or heads than asked");
+  }
+  for (size_t h = 0; status.ok() && h < works.size(); ++h) {
+    status = InstallPushed(works[h], result->layers[0][h]);
+  }
+  GiveUp(works, status);
+  if (!status.ok()) {
+    return base::Annotate(status, absl::StrCat("recall of layer ", layer, " for sequence ",
+                                               sequence.id(), " (context ",
+                                               sequence.context_id(), ")"));
+  }
+  for (HeadWork& work : works) {
+    TrimToCapacity(work);
+    work.fetched = true;
+  }
+  times.score_seconds += result->timings.score_us * 1e-6;
+  times.select_seconds += result->timings.select_us * 1e-6;
+  sequence.stats().recall += absl::Microseconds(result->timings.transfer_us);
+  services_->metrics->locate.Observe(result->timings.locate_us * 1e-6);
+  services_->metrics->transfer.Observe(result->timings.transfer_us * 1e-6);
+  return absl::OkStatus();
+}
+
+// As many slots as could be missing. What the store will choose is not known yet, so these are spare slots of the pool,
+// above the capacity for a moment; when the pool has too few, residents are given up first.
+absl::Status Recaller::LandingSlots(HeadWork& work) {
+  Sequence& sequence = *work.sequence;
+  const Policy& policy = sequence.policy();
+  HotSet& hot = work.hot();
+  page::PinnedPages(work.candidates, policy.sinks, policy.window, pinned_);
+  const auto selected = std::max<uint32_t>(sequence.budget_pages(),
+                                           static_cast<uint32_t>(pinned_.size()));
+  const auto resident = static_cast<uint32_t>(hot.PagesBelow(work.candidates).size());
+  const auto pinned = static_cast<uint32_t>(pinned_.size()) - hot.CountMissing(pinned_);
+  const uint32_t most = std::min(selected - pinned, work.candidates - resident);
+  work.slots.resize(most);
+  uint32_t got = services_->pool->AllocateSome(work.slots);
+  while (got < most) {
+    hot.Surplus(pinned_, work.states(), resident - std::min(resident, most - got), victims_);
+    if (victims_.size() == most - got) {
+      Evict(work, victims_, got);
+      break;
+    }
+    if (absl::Status waited = sequence.WaitForSaves(most - got); !waited.ok()) {
+      work.slots.resize(got);
+      return waited;
+    }
+    got += services_->pool->AllocateSome(std::span(work.slots).subspan(got));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Recaller::InstallPushed(HeadWork& work, const client::RecallHeadResult& result) {
+  HotSet& hot = work.hot();
+  SequenceStats& stats = work.sequence->stats();
+  for (const client::RecalledPage& page : result.recalled) {
+    if (!page.done) return MissError(work, page.page, page.reason, page.message);
+    if (page.page >= work.candidates || page.slot >= work.slots.size() ||
+        work.slots[page.slot] == kNoSlot || hot.resident(page.page)) {
+      return absl::InternalError(absl::StrCat("the store pushed page ", page.page, " into slot ",
+                                              page.slot, ", which was not asked for"));
+    }
+    hot.Insert(page.page, work.slots[page.slot]);
+    work.slots[page.slot] = kNoSlot;
+  }
+  work.selected() = result.selected;
+  if (hot.CountMissing(work.selected()) > 0 ||
+      (!work.selected().empty() && work.selected().back() >= work.candidates)) {
+    return absl::InternalError("the store selected pages that it did not push");
+  }
+  stats.selected_pages += result.selected.size();
+  stats.hot_pages += result.selected.size() - result.recalled.size();
+  stats.recalled_pages += result.recalled.size();
+  stats.recalled_bytes += result.recalled.size() * services_->pool->page_bytes();
+  services_->metrics->pages_fetched.Increment(static_cast<double>(result.recalled.size()));
+  services_->metrics->pages_hot.Increment(
+      static_cast<double>(result.selected.size() - result.recalled.size()));
+  hot.Touch(work.selected(), static_cast<float>(stats.steps));
+  return absl::OkStatus();
+}
+
+void Recaller::TrimToCapacity(HeadWork& work) {
+  const auto selected = static_cast<uint32_t>(work.selected().size());
+  const uint32_t capacity = work.sequence->HotCapacity(work.candidates, selected);
+  work.hot().Surplus(work.selected(), work.states(), capacity, victims_);
+  work.slots.resize(victims_.size());
+  Evict(work, victims_, 0);
+  services_->pool->Free(work.slots);
+  work.slots.clear();
+}
+
+}  // namespace varve::worker

@@ -1,0 +1,55 @@
+// Makes the pages that a batch of queries needs resident: finds slots, fetches what is missing, installs it.
+//
+// Path worker: the selection is made (Selector); one batched Get brings the missing (block, layer, KV head) pages of
+// all sequences. Path store: per context one Recall scores, selects and pushes into the named slots; the selection is
+// the same. A page that could not be had fails the call and is named; what did arrive stays.
+//
+// One recaller serves one call at a time; its buffers are reused.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "gpu_worker/selector.h"
+#include "gpu_worker/sequence.h"
+
+namespace varve::worker {
+
+class Recaller {
+ public:
+  explicit Recaller(const Services* services) : services_(services) {}
+
+  // The selected pages of every work that is not fetched yet become resident. At most one Get.
+  absl::Status Fetch(std::span<HeadWork> works);
+  // Lets the store choose and push, for the works of one sequence and layer (one per KV head, in order).
+  absl::Status FetchFromStore(std::span<HeadWork> works, SelectTimes& times);
+
+ private:
+  // A page on its way: works[work].plan.recall[index] into works[work].slots[index].
+  struct Coming {
+    uint32_t work = 0;
+    uint32_t index = 0;
+  };
+
+  absl::Status MakeRoom(HeadWork& work, uint32_t missing);
+  void Evict(HeadWork& work, std::span<const uint32_t> victims, size_t first_slot);
+  void PlanTransfers(std::span<HeadWork> works);
+  absl::Status Install(std::span<HeadWork> works, std::span<const client::GetResult> results);
+  void GiveUp(std::span<HeadWork> works, const absl::Status& status);
+
+  absl::Status LandingSlots(HeadWork& work);
+  absl::Status InstallPushed(HeadWork& work, const client::RecallHeadResult& result);
+  void TrimToCapacity(HeadWork& work);
+
+  const Services* const services_;
+  std::vector<Coming> coming_;
+  std::vector<client::GetItem> items_;  // first coming_.size() are in use
+  std::vector<Slot> freed_;
+  std::vector<uint32_t> victims_;
+  std::vector<uint32_t> pinned_;
+  client::RecallQuery query_;
+};
+
+}  // namespace varve::worker

@@ -1,0 +1,385 @@
+#include "gpu_worker/saver.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kvstore/base/executor.h"
+#include "kvstore/base/log.h"
+#include "kvstore/base/status.h"
+#include "kvstore/page/checksum.h"
+
+namespace varve::worker {
+namespace {
+
+// Enough to keep the lane busy; more would only age in the store's queue against the transfer deadline.
+constexpr uint32_t kMaxPosted = 4;
+constexpr size_t kMaxBlocksPerPut = 128;
+constexpr size_t kMaxBytesPerPut = 16u << 20;
+
+// Far beyond any wait here, and safe to add to a clock.
+std::chrono::nanoseconds Bounded(absl::Duration d) {
+  return absl::ToChronoNanoseconds(std::clamp(d, absl::ZeroDuration(), absl::Hours(24)));
+}
+
+absl::Status Stalled(absl::Duration patience, std::string_view what) {
+  return absl::DeadlineExceededError(absl::StrCat("the store did not acknowledge ", base::Sv(what),
+                                                  " within ", absl::FormatDuration(patience)));
+}
+
+}  // namespace
+
+// ---- SaveLog
+
+SaveLog::SaveLog(std::string context_id, uint32_t epoch, uint32_t num_layers, uint32_t known_blocks)
+    : context_id_(std::move(context_id)),
+      epoch_(epoch),
+      first_hash_(known_blocks),
+      context_blocks_(known_blocks),
+      digest_blocks_(num_layers, known_blocks),
+      unsent_(num_layers) {}
+
+void SaveLog::AddBlockHash(std::string hash) {
+  base::MutexLock lock(mutex_);
+  hashes_.push_back(std::move(hash));
+}
+
+void SaveLog::Take(std::vector<SaveResult>& out) {
+  base::MutexLock lock(mutex_);
+  out.insert(out.end(), results_.begin(), results_.end());
+  results_.clear();
+}
+
+absl::Status SaveLog::error() const {
+  base::MutexLock lock(mutex_);
+  return error_;
+}
+
+uint32_t SaveLog::digest_blocks(uint32_t layer) const {
+  base::MutexLock lock(mutex_);
+  return digest_blocks_[layer];
+}
+
+void SaveLog::Cancel() {
+  base::MutexLock lock(mutex_);
+  cancelled_ = true;
+}
+
+absl::Status SaveLog::WaitIdle(absl::Duration patience) {
+  base::MutexLock lock(mutex_);
+  while (under_way_ > 0) {
+    const uint64_t before = moves_;
+    const bool notified = moved_.WaitFor(mutex_, Bounded(patience));
+    if (!notified && moves_ == before && under_way_ > 0) return Stalled(patience, "saved pages");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> SaveLog::WaitProgress(absl::Duration patience) {
+  base::MutexLock lock(mutex_);
+  if (under_way_ == 0) return false;
+  const uint64_t before = moves_;
+  const absl::Time deadline = absl::Now() + patience;
+  while (moves_ == before) {
+    const absl::Duration left = deadline - absl::Now();
+    if (left <= absl::ZeroDuration()) return Stalled(patience, "saved pages");
+    moved_.WaitFor(mutex_, Bounded(left));
+  }
+  return true;
+}
+
+// ---- Saver
+
+Saver::Saver(client::Client* client, const page::Geometry& geometry, PagePool* pool,
+             WorkerMetrics* metrics)
+    : client_(client),
+      geometry_(geometry),
+      pool_(pool),
+      metrics_(metrics),
+      thread_([this] { Loop(); }) {}
+
+Saver::~Saver() {
+  {
+    base::MutexLock lock(mutex_);
+    stopping_ = true;
+    changed_.NotifyAll();
+  }
+  thread_.join();
+  base::MutexLock lock(mutex_);
+  while (posted_ > 0) changed_.Wait(mutex_);
+}
+
+void Saver::Submit(SaveJob job) {
+  const size_t heads = geometry_.num_kv_heads;
+  const size_t digest_bytes = job.blocks.empty() ? 0 : job.digest_rows.size() / job.blocks.size();
+  const size_t most = std::clamp<size_t>(kMaxBytesPerPut / geometry_.object_bytes(), 1,
+                                         kMaxBlocksPerPut);
+  for (size_t begin = 0; begin < job.blocks.size(); begin += most) {
+    const size_t end = std::min(begin + most, job.blocks.size());
+    auto task = std::make_shared<Task>();
+    task->job.log = job.log;
+    task->job.layer = job.layer;
+    task->job.sealed = job.sealed;
+    task->job.blocks.assign(job.blocks.begin() + begin, job.blocks.begin() + end);
+    task->job.hashes.assign(job.hashes.begin() + begin, job.hashes.begin() + end);
+    task->job.slots.assign(job.slots.begin() + begin * heads, job.slots.begin() + end * heads);
+    task->job.digest_rows = job.digest_rows.substr(begin * digest_bytes, (end - begin) * digest_bytes);
+    for (Slot slot : task->job.slots) task->generations.push_back(pool_->generation(slot));
+    {
+      base::MutexLock lock(job.log->mutex_);
+      ++job.log->under_way_;
+      if (digest_bytes > 0) {
+        job.log->unsent_[job.layer].push_back({task->job.blocks.front(),
+                                               static_cast<uint32_t>(end - begin),
+                                               std::move(task->job.digest_rows), job.sealed});
+      }
+    }
+    base::MutexLock lock(mutex_);
+    queue_.push_back(std::move(task));
+    changed_.NotifyAll();
+  }
+}
+
+void Saver::RetryDigests(const std::shared_ptr<SaveLog>& log) {
+  auto task = std::make_shared<Task>();
+  task->job.log = log;
+  {
+    base::MutexLock lock(log->mutex_);
+    ++log->under_way_;
+    log->error_ = absl::OkStatus();
+  }
+  base::MutexLock lock(mutex_);
+  queue_.push_back(std::move(task));
+  changed_.NotifyAll();
+}
+
+void Saver::FreeWhenIdle(const std::shared_ptr<SaveLog>& log, std::vector<Slot> slots) {
+  {
+    base::MutexLock lock(log->mutex_);
+    if (log->under_way_ > 0) {
+      log->orphans_.insert(log->orphans_.end(), slots.begin(), slots.end());
+      return;
+    }
+  }
+  pool_->Free(slots);
+}
+
+void Saver::Loop() {
+  base::NameThisThread("varve-saver");
+  while (true) {
+    TaskPtr task;
+    bool drop = false;
+    {
+      base::MutexLock lock(mutex_);
+      while (!stopping_ && (queue_.empty() || posted_ >= kMaxPosted)) changed_.Wait(mutex_);
+      if (queue_.empty()) return;
+      task = std::move(queue_.front());
+      queue_.pop_front();
+      drop = stopping_;
+    }
+    {
+      base::MutexLock lock(task->job.log->mutex_);
+      drop = drop || task->job.log->cancelled_;
+    }
+    if (!drop) Run(task);
+    Finish(*task->job.log);
+  }
+}
+
+void Saver::Run(const TaskPtr& task) {
+  SaveLog& log = *task->job.log;
+  if (task->job.blocks.empty()) return SendDigests(log);
+  // A session that was lost in between left the context parked: what it holds must not be evicted.
+  if (task->retried) client_->AttachContext(log.context_id_).IgnoreError();
+  const absl::Status named = NameBlocks(log, task->job.blocks.back() + 1);
+  if (!named.ok()) {
+    const std::vector<bool> none(task->job.blocks.size(), false);
+    if (task->retried) {
+      Settle(task, none, named);
+    } else {
+      Retry(task, none);
+    }
+    return;
+  }
+  Put(task);
+  SendDigests(log);
+}
+
+absl::Status Saver::NameBlocks(SaveLog& log, uint32_t end) {
+  uint32_t first = 0;
+  std::vector<std::string> hashes;
+  {
+    base::MutexLock lock(log.mutex_);
+    first = log.context_blocks_;
+    if (first >= end) return absl::OkStatus();
+    hashes.assign(log.hashes_.begin() + (first - log.first_hash_),
+                  log.hashes_.begin() + (end - log.first_hash_));
+  }
+  const auto info = client_->AppendContext(log.context_id_, first, hashes);
+  if (!info.ok()) return info.status();
+  base::MutexLock lock(log.mutex_);
+  log.context_blocks_ = end;
+  return absl::OkStatus();
+}
+
+void Saver::Put(const TaskPtr& task) {
+  const SaveJob& job = task->job;
+  const size_t heads = geometry_.num_kv_heads;
+  std::vector<client::PutItem> items(job.blocks.size());
+  for (size_t i = 0; i < items.size(); ++i) {
+    client::PutItem& item = items[i];
+    item.key = *page::MakeObjectKey(job.hashes[i], job.layer);
+    item.layout = {geometry_.num_kv_heads, static_cast<uint32_t>(geometry_.part_bytes())};
+    uint32_t crc = 0;
+    for (size_t head = 0; head < heads; ++head) {
+      const Slot slot = job.slots[i * heads + head];
+      item.sources.push_back(pool_->PieceOf(slot));
+      crc = page::Crc32c(pool_->Data(slot), geometry_.page_bytes(), crc);
+    }
+    item.crc32c = crc;
+  }
+  {
+    base::MutexLock lock(job.log->mutex_);
+    ++job.log->under_way_;
+  }
+  {
+    base::MutexLock lock(mutex_);
+    ++posted_;
+  }
+  client_->PutAsync(std::move(items),
+                    [this, task](absl::StatusOr<std::vector<client::PutResult>> results) {
+                      OnPut(task, results);
+                      Finish(*task->job.log);
+                      base::MutexLock lock(mutex_);
+                      --posted_;
+                      changed_.NotifyAll();
+                    });
+}
+
+bool Saver::StillOwned(const Task& task, size_t index) const {
+  const size_t heads = geometry_.num_kv_heads;
+  for (size_t i = index * heads; i < (index + 1) * heads; ++i) {
+    if (pool_->generation(task.job.slots[i]) != task.generations[i]) return false;
+  }
+  return true;
+}
+
+void Saver::OnPut(const TaskPtr& task,
+                  const absl::StatusOr<std::vector<client::PutResult>>& results) {
+  const size_t count = task->job.blocks.size();
+  std::vector<bool> saved(count, false);
+  absl::Status error = results.status();
+  if (results.ok() && results->size() != count) {
+    error = absl::InternalError(absl::StrCat(results->size(), " put results for ", count, " items"));
+  }
+  for (size_t i = 0; error.ok() && i < count; ++i) {
+    const client::PutResult& result = (*results)[i];
+    const bool stored = result.outcome == client::PutOutcome::kStored;
+    saved[i] = stored || result.outcome == client::PutOutcome::kExists;
+    if (saved[i] && !StillOwned(*task, i)) {
+      base::LogError("block ", task->job.blocks[i], " of layer ", task->job.layer,
+                     ": a slot was reused before the store had read it");
+      saved[i] = false;
+    }
+    if (saved[i]) (stored ? metrics_->saves_stored : metrics_->saves_exists).Increment();
+  }
+  for (size_t i = 0; error.ok() && i < count; ++i) {
+    if (saved[i]) continue;
+    const client::PutResult& result = (*results)[i];
+    const std::string what = absl::StrCat("saving block ", task->job.blocks[i], " of layer ",
+                                          task->job.layer, ": ", result.message);
+    error = result.outcome == client::PutOutcome::kNoSpace ? absl::ResourceExhaustedError(what)
+                                                           : absl::UnavailableError(what);
+  }
+  if (!error.ok() && !task->retried) {
+    Retry(task, saved);
+  } else {
+    Settle(task, saved, error);
+  }
+}
+
+// The blocks that are not saved go once more.
+void Saver::Retry(const TaskPtr& task, const std::vector<bool>& saved) {
+  const size_t heads = geometry_.num_kv_heads;
+  auto again = std::make_shared<Task>();
+  again->retried = true;
+  again->job.log = task->job.log;
+  again->job.layer = task->job.layer;
+  {
+    base::MutexLock lock(task->job.log->mutex_);
+    for (size_t i = 0; i < saved.size(); ++i) {
+      if (saved[i]) {
+        task->job.log->results_.push_back({task->job.layer, task->job.blocks[i], true});
+        continue;
+      }
+      again->job.blocks.push_back(task->job.blocks[i]);
+      again->job.hashes.push_back(task->job.hashes[i]);
+      for (size_t j = i * heads; j < (i + 1) * heads; ++j) {
+        again->job.slots.push_back(task->job.slots[j]);
+        again->generations.push_back(task->generations[j]);
+      }
+    }
+    ++task->job.log->under_way_;
+    ++task->job.log->moves_;
+    task->job.log->moved_.NotifyAll();
+  }
+  base::MutexLock lock(mutex_);
+  queue_.push_back(std::move(again));
+  changed_.NotifyAll();
+}
+
+void Saver::Settle(const TaskPtr& task, const std::vector<bool>& saved, const absl::Status& error) {
+  SaveLog& log = *task->job.log;
+  const auto failed = static_cast<size_t>(std::count(saved.begin(), saved.end(), false));
+  if (failed > 0) {
+    metrics_->saves_failed.Increment(static_cast<double>(failed));
+    base::LogError("context ", log.context_id_, " layer ", task->job.layer, ": ", failed,
+                   " blocks could not be saved and stay resident: ", error.ToString());
+  }
+  base::MutexLock lock(log.mutex_);
+  for (size_t i = 0; i < saved.size(); ++i) {
+    log.results_.push_back({task->job.layer, task->job.blocks[i], saved[i]});
+  }
+  if (!error.ok()) log.error_ = error;
+}
+
+void Saver::SendDigests(SaveLog& log) {
+  for (uint32_t layer = 0; layer < log.unsent_.size(); ++layer) {
+    while (true) {
+      SaveLog::DigestRows rows;
+      {
+        base::MutexLock lock(log.mutex_);
+        if (log.unsent_[layer].empty()) break;
+        rows = log.unsent_[layer].front();
+        if (rows.first + rows.count > log.context_blocks_) break;
+      }
+      const absl::Status sent =
+          client_->SendDigests(log.context_id_, log.epoch_, layer, rows.first, rows.count,
+                               std::move(rows.rows), rows.sealed);
+      base::MutexLock lock(log.mutex_);
+      ++log.moves_;
+      log.moved_.NotifyAll();
+      if (!sent.ok()) {
+        log.error_ = base::Annotate(sent, absl::StrCat("sending digests of layer ", layer));
+        break;
+      }
+      log.unsent_[layer].pop_front();
+      log.digest_blocks_[layer] = rows.first + rows.count;
+      metrics_->digest_lag.Observe(absl::ToDoubleSeconds(absl::Now() - rows.sealed));
+    }
+  }
+}
+
+void Saver::Finish(SaveLog& log) {
+  std::vector<Slot> orphans;
+  {
+    base::MutexLock lock(log.mutex_);
+    ++log.moves_;
+    if (--log.under_way_ == 0) orphans.swap(log.orphans_);
+    log.moved_.NotifyAll();
+  }
+  if (!orphans.empty()) pool_->Free(orphans);
+}
+
+}  // namespace varve::worker

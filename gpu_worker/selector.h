@@ -1,0 +1,60 @@
+// Which candidate pages a query attends to, per KV head, decided on this worker: by policy alone where that suffices,
+// else by the local digests (page::ScorePages, MergeScores, SelectPages).
+//
+// One selector serves one call at a time; its buffers are reused, so a warm step allocates nothing.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "gpu_worker/sequence.h"
+#include "kvstore/page/select.h"
+
+namespace varve::worker {
+
+// One KV head of one sequence in one Attend call.
+struct HeadWork {
+  Sequence* sequence = nullptr;
+  LayerCache* cache = nullptr;
+  uint32_t layer = 0;
+  uint32_t head = 0;
+  uint32_t candidates = 0;  // pages [0, candidates) are chosen from
+  const float* q = nullptr;  // [group_size][head_dim]
+  float* out = nullptr;
+  float* lse = nullptr;     // null: not wanted
+  bool fetched = false;     // the store has chosen and pushed already
+
+  std::vector<uint32_t>& selected() const { return cache->attended[head]; }
+  HotSet& hot() const { return cache->heads[head]; }
+  std::span<const BlockState> states() const {
+    return std::span<const BlockState>(cache->blocks).first(candidates);
+  }
+
+  // Buffers of the recaller.
+  page::HotSetPlan plan;
+  std::vector<Slot> slots;
+};
+
+struct SelectTimes {
+  double score_seconds = 0;
+  double select_seconds = 0;
+};
+
+class Selector {
+ public:
+  explicit Selector(const page::Geometry& geometry) : geometry_(geometry) {}
+
+  // True when policy and budget decide without scores; then selected() is set.
+  bool SelectWithoutScores(HeadWork& work);
+  // Scores the local digests and sets selected(); the hot set learns the scores.
+  void SelectByDigests(HeadWork& work, SelectTimes& times);
+
+ private:
+  const page::Geometry geometry_;
+  std::vector<float> raw_;
+  std::vector<float> scores_;
+  std::vector<uint32_t> pinned_;
+  page::SelectScratch scratch_;
+};
+
+}  // namespace varve::worker

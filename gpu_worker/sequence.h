@@ -1,0 +1,165 @@
+// One sequence: its tokens, its pages by layer and KV head, and what is saved of them.
+//
+// Appends cut tokens into pages, build digests and hand sealed blocks to the saver. Which pages a query needs and where
+// they come from is the recaller's work on the state kept here.
+//
+// Threads: one call at a time, enforced by SequenceUse; Info may be read at any time.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "gpu_worker/digest_table.h"
+#include "gpu_worker/hot_set.h"
+#include "gpu_worker/page_pool.h"
+#include "gpu_worker/saver.h"
+#include "gpu_worker/worker.h"
+#include "gpu_worker/worker_metrics.h"
+#include "kvstore/base/mutex.h"
+
+namespace varve::worker {
+
+// What all sequences of a worker share; everything outlives them.
+struct Services {
+  WorkerOptions options;
+  client::Client* client = nullptr;
+  PagePool* pool = nullptr;
+  Saver* saver = nullptr;
+  WorkerMetrics* metrics = nullptr;
+};
+
+struct LayerCache {
+  LayerCache(page::DigestKind kind, const page::Geometry& geometry)
+      : digests(kind, geometry), heads(geometry.num_kv_heads), attended(geometry.num_kv_heads) {}
+
+  uint32_t appended = 0;  // tokens
+  DigestTable digests;
+  std::vector<HotSet> heads;
+  std::vector<BlockState> blocks;               // of the sealed blocks
+  std::vector<std::vector<uint32_t>> attended;  // by head: candidates that the last Attend used, ascending
+  bool has_attended = false;
+  uint32_t next_eviction = 0;  // under pool pressure, prefill pages leave in this order
+};
+
+class Sequence {
+ public:
+  static absl::StatusOr<std::shared_ptr<Sequence>> Open(const Services* services, SequenceId id,
+                                                        const SequenceOptions& options);
+
+  absl::Status Extend(absl::Span<const int32_t> tokens);
+  absl::Status Append(uint32_t layer, const void* k, const void* v, uint32_t tokens);
+  absl::Status FinishPrefill();
+  // Gives every slot back and drops or parks the context.
+  absl::Status Close();
+
+  // FAILED_PRECONDITION unless the layer has every announced token and the prompt is finished.
+  absl::Status CheckAttend(uint32_t layer) const;
+  // Learns what the store has acknowledged since.
+  void ApplySaves();
+
+  SequenceId id() const { return id_; }
+  const Policy& policy() const { return policy_; }
+  const std::string& context_id() const { return log_->context_id(); }
+  SaveLog& log() { return *log_; }
+  LayerCache& layer(uint32_t l) { return layers_[l]; }
+  const LayerCache& layer(uint32_t l) const { return layers_[l]; }
+  const std::string& block_hash(uint32_t block) const { return hashes_[block]; }
+  uint32_t budget_pages() const { return budget_; }
+  // Pages among which the policy chooses: [0, CandidatePages).
+  uint32_t CandidatePages(uint32_t layer) const;
+  // Pages in use, the open one included.
+  uint32_t TotalPages(uint32_t layer) const;
+  // Valid tokens of a page.
+  uint32_t PageTokens(uint32_t layer, uint32_t page) const;
+  // Candidate pages that may be resident at once, for a selection of so many pages.
+  uint32_t HotCapacity(uint32_t candidates, uint32_t selected) const;
+
+  // Waits until saves move; RESOURCE_EXHAUSTED naming needed and available pages when none is under way.
+  absl::Status WaitForSaves(uint32_t needed_pages);
+  absl::Status PoolExhausted(uint32_t needed_pages) const;
+  // Waits until the store has digests of so many blocks of the layer, or cannot get them.
+  absl::Status WaitForDigests(uint32_t layer, uint32_t blocks);
+  // Takes candidate pages that the policy can spare out of the pool, at least `needed` slots if possible.
+  bool Spare(uint32_t needed);
+
+  // Appends one row per KV head: the pages of the last Attend in this layer.
+  absl::Status ExportPages(uint32_t layer, PageTable& table) const;
+
+  SequenceStats& stats() { return stats_; }
+  // Makes the numbers of now visible to Info.
+  void Publish();
+  SequenceInfo Info() const;
+
+ private:
+  friend class SequenceUse;
+  Sequence(const Services* services, SequenceId id, const SequenceOptions& options);
+
+  absl::Status OpenContext(const SequenceOptions& options);
+  absl::Status Resume(const SequenceOptions& options, const std::string& context_id);
+  absl::Status LoadBlocks(const client::ContextInfo& info);
+  absl::Status CheckAppend(uint32_t layer, const void* k, const void* v, uint32_t tokens) const;
+  absl::Status OpenPage(LayerCache& layer);
+  void WriteTokens(LayerCache& layer, const std::byte* k, const std::byte* v, uint32_t count);
+  void SealPage(LayerCache& layer);
+  void SubmitSealed(uint32_t layer_index);
+  void Resubmit(uint32_t layer_index);
+  absl::Status SaveAll();
+  void ReduceToPolicy();
+  bool SparePrefill(uint32_t needed);
+  uint32_t EvictPage(LayerCache& layer, uint32_t page);
+  uint32_t SpareEnd(const LayerCache& layer) const;
+
+  const Services* const services_;
+  const page::Geometry geometry_;
+  const SequenceId id_;
+  const Policy policy_;
+  bool drop_on_close_ = false;
+  std::shared_ptr<SaveLog> log_;
+
+  uint64_t tokens_ = 0;             // announced
+  std::vector<int32_t> tail_;       // announced tokens of the block that is not full
+  std::vector<std::string> hashes_; // of the full blocks
+  std::vector<LayerCache> layers_;
+  bool prefilled_ = false;
+  uint32_t prompt_pages_ = 0;
+  uint32_t budget_ = 0;
+  absl::Status broken_;  // an append failed half-way: only Close is left
+  std::vector<SaveResult> saves_;   // scratch
+  std::vector<uint32_t> victims_;   // scratch
+  std::vector<Slot> page_slots_;    // scratch, one page of every head
+  SequenceStats stats_;
+
+  std::atomic<bool> busy_{false};
+  mutable base::Mutex info_mutex_;
+  SequenceInfo info_ ABSL_GUARDED_BY(info_mutex_);
+};
+
+// Holds a sequence for one call. Empty when another call holds it.
+class SequenceUse {
+ public:
+  explicit SequenceUse(std::shared_ptr<Sequence> sequence);
+  ~SequenceUse();
+  SequenceUse(SequenceUse&& other) noexcept = default;
+  SequenceUse& operator=(SequenceUse&&) = delete;
+
+  // FAILED_PRECONDITION when another call holds the sequence.
+  absl::Status status() const;
+  Sequence* operator->() const { return sequence_.get(); }
+  Sequence& operator*() const { return *sequence_; }
+
+ private:
+  struct Release {
+    void operator()(Sequence* sequence) const;
+  };
+  std::shared_ptr<Sequence> sequence_;
+  std::unique_ptr<Sequence, Release> held_;
+};
+
+}  // namespace varve::worker

@@ -1,0 +1,346 @@
+#include "gpu_worker/worker.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "gpu_worker/attention.h"
+#include "gpu_worker/page_pool.h"
+#include "gpu_worker/recaller.h"
+#include "gpu_worker/saver.h"
+#include "gpu_worker/selector.h"
+#include "gpu_worker/sequence.h"
+#include "gpu_worker/worker_metrics.h"
+#include "kvstore/base/mutex.h"
+#include "kvstore/base/status.h"
+
+namespace varve::worker {
+namespace {
+
+constexpr uint32_t kMinPoolPages = 64;
+
+using Clock = std::chrono::steady_clock;
+
+double SecondsSince(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+// Buffers of one Attend call, kept between calls.
+struct StepBuffers {
+  explicit StepBuffers(const Services* services)
+      : selector(services->options.geometry), recaller(services), attention(services) {}
+  Selector selector;
+  Recaller recaller;
+  Attention attention;
+  std::vector<SequenceUse> uses;
+  std::vector<HeadWork> works;  // grows, never shrinks: [item][KV head]
+};
+
+class LinkedWorker final : public Worker {
+ public:
+  LinkedWorker(Services services, std::unique_ptr<PagePool> pool);
+  ~LinkedWorker() override;
+
+  absl::StatusOr<SequenceId> Open(const SequenceOptions& options) override;
+  absl::Status Close(SequenceId sequence) override;
+  absl::Status Extend(SequenceId sequence, absl::Span<const int32_t> tokens) override;
+  absl::Status Append(SequenceId sequence, uint32_t layer, const void* k, const void* v,
+                      uint32_t tokens) override;
+  absl::Status FinishPrefill(SequenceId sequence) override;
+  absl::Status Attend(uint32_t layer, absl::Span<const AttendItem> items) override;
+  absl::StatusOr<PageTable> ExportPageTable(uint32_t layer,
+                                            absl::Span<const SequenceId> sequences) const override;
+  absl::StatusOr<SequenceInfo> Info(SequenceId sequence) const override;
+  WorkerStatus Status() const override;
+  const WorkerOptions& options() const override { return services_.options; }
+
+ private:
+  absl::StatusOr<std::shared_ptr<Sequence>> Find(SequenceId id) const;
+  template <typename Call>
+  absl::Status With(SequenceId id, Call&& call);
+
+  absl::Status TakeItems(uint32_t layer, absl::Span<const AttendItem> items, StepBuffers& buffers);
+  absl::Status AttendHeld(uint32_t layer, absl::Span<const AttendItem> items,
+                          StepBuffers& buffers);
+  absl::Status MakeResident(std::span<HeadWork> works, StepBuffers& buffers);
+  absl::Status MeasureMass(std::span<HeadWork> works);
+  std::unique_ptr<StepBuffers> TakeBuffers();
+  void ReturnBuffers(std::unique_ptr<StepBuffers> buffers);
+  void UpdateGauges() const;
+
+  std::unique_ptr<WorkerMetrics> metrics_;
+  std::unique_ptr<PagePool> pool_;
+  Services services_;
+  std::unique_ptr<Saver> saver_;
+  MassMeter mass_meter_;
+  std::vector<std::atomic<uint64_t>> attend_calls_;  // by layer
+  std::atomic<SequenceId> next_id_{1};
+
+  mutable base::Mutex mutex_;
+  std::map<SequenceId, std::shared_ptr<Sequence>> sequences_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::unique_ptr<StepBuffers>> idle_ ABSL_GUARDED_BY(mutex_);
+};
+
+LinkedWorker::LinkedWorker(Services services, std::unique_ptr<PagePool> pool)
+    : metrics_(std::make_unique<WorkerMetrics>(services.options.metrics)),
+      pool_(std::move(pool)),
+      services_(std::move(services)),
+      mass_meter_(&services_),
+      attend_calls_(services_.options.geometry.num_layers) {
+  saver_ = std::make_unique<Saver>(services_.client, services_.options.geometry, pool_.get(),
+                                   metrics_.get());
+  services_.pool = pool_.get();
+  services_.saver = saver_.get();
+  services_.metrics = metrics_.get();
+  UpdateGauges();
+}
+
+LinkedWorker::~LinkedWorker() {
+  std::vector<SequenceId> open;
+  {
+    base::MutexLock lock(mutex_);
+    for (const auto& [id, sequence] : sequences_) open.push_back(id);
+  }
+  for (SequenceId id : open) Close(id).IgnoreError();
+}
+
+absl::StatusOr<std::shared_ptr<Sequence>> LinkedWorker::Find(SequenceId id) const {
+  base::MutexLock lock(mutex_);
+  const auto it = sequences_.find(id);
+  if (it == sequences_.end()) {
+    return absl::NotFoundError(absl::StrCat("no sequence ", id, " is open"));
+  }
+  return it->second;
+}
+
+template <typename Call>
+absl::Status LinkedWorker::With(SequenceId id, Call&& call) {
+  VARVE_ASSIGN_OR_RETURN(std::shared_ptr<Sequence> sequence, Find(id));
+  SequenceUse use(std::move(sequence));
+  VARVE_RETURN_IF_ERROR(use.status());
+  absl::Status status = call(*use);
+  UpdateGauges();
+  return status;
+}
+
+void LinkedWorker::UpdateGauges() const {
+  const WorkerStatus status = Status();
+  metrics_->pool_pages.Set(static_cast<double>(status.pool_pages));
+  metrics_->pool_free_pages.Set(static_cast<double>(status.free_pages));
+  metrics_->sequences.Set(status.sequences);
+}
+
+absl::StatusOr<SequenceId> LinkedWorker::Open(const SequenceOptions& options) {
+  const SequenceId id = next_id_.fetch_add(1);
+  VARVE_ASSIGN_OR_RETURN(std::shared_ptr<Sequence> sequence,
+                         Sequence::Open(&services_, id, options));
+  {
+    base::MutexLock lock(mutex_);
+    sequences_.emplace(id, std::move(sequence));
+  }
+  UpdateGauges();
+  return id;
+}
+
+absl::Status LinkedWorker::Close(SequenceId id) {
+  return With(id, [this, id](Sequence& sequence) {
+    {
+      base::MutexLock lock(mutex_);
+      sequences_.erase(id);
+    }
+    return sequence.Close();
+  });
+}
+
+absl::Status LinkedWorker::Extend(SequenceId id, absl::Span<const int32_t> tokens) {
+  return With(id, [&](Sequence& sequence) { return sequence.Extend(tokens); });
+}
+
+absl::Status LinkedWorker::Append(SequenceId id, uint32_t layer, const void* k, const void* v,
+                                  uint32_t tokens) {
+  return With(id, [&](Sequence& sequence) { return sequence.Append(layer, k, v, tokens); });
+}
+
+absl::Status LinkedWorker::FinishPrefill(SequenceId id) {
+  return With(id, [&](Sequence& sequence) { return sequence.FinishPrefill(); });
+}
+
+std::unique_ptr<StepBuffers> LinkedWorker::TakeBuffers() {
+  base::MutexLock lock(mutex_);
+  if (idle_.empty()) return std::make_unique<StepBuffers>(&services_);
+  std::unique_ptr<StepBuffers> buffers = std::move(idle_.back());
+  idle_.pop_back();
+  return buffers;
+}
+
+void LinkedWorker::ReturnBuffers(std::unique_ptr<StepBuffers> buffers) {
+  buffers->uses.clear();
+  base::MutexLock lock(mutex_);
+  idle_.push_back(std::move(buffers));
+}
+
+// Holds every sequence of the batch and lists the work, one entry per KV head.
+absl::Status LinkedWorker::TakeItems(uint32_t layer, absl::Span<const AttendItem> items,
+                                     StepBuffers& buffers) {
+  const page::Geometry& g = services_.options.geometry;
+  if (layer >= g.num_layers) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("layer is ", layer, ", allowed: 0..", g.num_layers - 1));
+  }
+  buffers.works.resize(std::max(buffers.works.size(), items.size() * g.num_kv_heads));
+  const size_t group_floats = size_t{g.group_size()} * g.head_dim;
+  for (size_t i = 0; i < items.size(); ++i) {
+    const AttendItem& item = items[i];
+    if (item.q == nullptr || item.out == nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat("item ", i, ": q or out is null"));
+    }
+    VARVE_ASSIGN_OR_RETURN(std::shared_ptr<Sequence> sequence, Find(item.sequence));
+    // A sequence twice in one batch is caught here: its first item holds it.
+    buffers.uses.emplace_back(std::move(sequence));
+    VARVE_RETURN_IF_ERROR(buffers.uses.back().status());
+    Sequence& held = *buffers.uses.back();
+    VARVE_RETURN_IF_ERROR(held.CheckAttend(layer));
+    held.ApplySaves();
+    for (uint32_t head = 0; head < g.num_kv_heads; ++head) {
+      HeadWork& work = buffers.works[i * g.num_kv_heads + head];
+      work.sequence = &held;
+      work.cache = &held.layer(layer);
+      work.layer = layer;
+      work.head = head;
+      work.candidates = held.CandidatePages(layer);
+      work.q = item.q + head * group_floats;
+      work.out = item.out + head * group_floats;
+      work.lse = item.lse == nullptr ? nullptr : item.lse + head * g.group_size();
+      work.cache->has_attended = false;
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Chooses pages for every KV head of the batch and brings what is missing: one Get for all, or one Recall per context
+// when the store scores.
+absl::Status LinkedWorker::MakeResident(std::span<HeadWork> works, StepBuffers& buffers) {
+  const uint32_t heads = services_.options.geometry.num_kv_heads;
+  const auto begin = Clock::now();
+  SelectTimes all;
+  bool by_store = false;
+  for (size_t i = 0; i < works.size(); i += heads) {
+    const std::span<HeadWork> of_sequence = works.subspan(i, heads);
+    SelectTimes times;
+    bool ask_store = false;  // the same for all heads: policy and budget decide, not scores
+    for (HeadWork& work : of_sequence) {
+      work.fetched = false;
+      if (buffers.selector.SelectWithoutScores(work)) continue;
+      ask_store = services_.options.recall_path == RecallPath::kStore;
+      if (!ask_store) buffers.selector.SelectByDigests(work, times);
+    }
+    if (ask_store) VARVE_RETURN_IF_ERROR(buffers.recaller.FetchFromStore(of_sequence, times));
+    by_store = by_store || ask_store;
+    SequenceStats& stats = of_sequence.front().sequence->stats();
+    stats.score += absl::Seconds(times.score_seconds);
+    stats.select += absl::Seconds(times.select_seconds);
+    all.score_seconds += times.score_seconds;
+    all.select_seconds += times.select_seconds;
+  }
+  VARVE_RETURN_IF_ERROR(buffers.recaller.Fetch(works));
+  metrics_->score.Observe(all.score_seconds);
+  metrics_->select.Observe(all.select_seconds);
+  (by_store ? metrics_->recall_store : metrics_->recall_worker).Observe(SecondsSince(begin));
+  return absl::OkStatus();
+}
+
+absl::Status LinkedWorker::MeasureMass(std::span<HeadWork> works) {
+  for (const HeadWork& work : works) {
+    VARVE_ASSIGN_OR_RETURN(const double kept, mass_meter_.KeptMass(work));
+    work.sequence->stats().mass_sum += kept;
+    ++work.sequence->stats().mass_samples;
+    metrics_->mass.Observe(kept);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LinkedWorker::AttendHeld(uint32_t layer, absl::Span<const AttendItem> items,
+                                      StepBuffers& buffers) {
+  const auto begin = Clock::now();
+  VARVE_RETURN_IF_ERROR(TakeItems(layer, items, buffers));
+  const uint32_t heads = services_.options.geometry.num_kv_heads;
+  const std::span<HeadWork> works = std::span(buffers.works).first(items.size() * heads);
+  VARVE_RETURN_IF_ERROR(MakeResident(works, buffers));
+  for (size_t i = 0; i < works.size(); i += heads) {
+    const auto attending = Clock::now();
+    for (HeadWork& work : works.subspan(i, heads)) {
+      VARVE_RETURN_IF_ERROR(buffers.attention.Run(work));
+    }
+    works[i].cache->has_attended = true;
+    SequenceStats& stats = works[i].sequence->stats();
+    stats.attend += absl::Seconds(SecondsSince(attending));
+    if (layer == 0) ++stats.steps;
+  }
+  metrics_->attend.Observe(SecondsSince(begin));
+  const uint32_t every = services_.options.mass_sample_every;
+  if (every > 0 && attend_calls_[layer].fetch_add(1) % every == 0) return MeasureMass(works);
+  return absl::OkStatus();
+}
+
+absl::Status LinkedWorker::Attend(uint32_t layer, absl::Span<const AttendItem> items) {
+  std::unique_ptr<StepBuffers> buffers = TakeBuffers();
+  absl::Status status = AttendHeld(layer, items, *buffers);
+  ReturnBuffers(std::move(buffers));
+  return status;
+}
+
+absl::StatusOr<PageTable> LinkedWorker::ExportPageTable(
+    uint32_t layer, absl::Span<const SequenceId> sequences) const {
+  if (layer >= services_.options.geometry.num_layers) {
+    return absl::InvalidArgumentError(absl::StrCat("layer is ", layer, ", allowed: 0..",
+                                                   services_.options.geometry.num_layers - 1));
+  }
+  PageTable table;
+  table.indptr.push_back(0);
+  for (SequenceId id : sequences) {
+    VARVE_ASSIGN_OR_RETURN(std::shared_ptr<Sequence> sequence, Find(id));
+    SequenceUse use(std::move(sequence));
+    VARVE_RETURN_IF_ERROR(use.status());
+    VARVE_RETURN_IF_ERROR(use->ExportPages(layer, table));
+  }
+  return table;
+}
+
+absl::StatusOr<SequenceInfo> LinkedWorker::Info(SequenceId id) const {
+  VARVE_ASSIGN_OR_RETURN(std::shared_ptr<Sequence> sequence, Find(id));
+  return sequence->Info();
+}
+
+WorkerStatus LinkedWorker::Status() const {
+  WorkerStatus status;
+  status.pool_pages = pool_->capacity();
+  status.free_pages = pool_->free();
+  base::MutexLock lock(mutex_);
+  status.sequences = static_cast<uint32_t>(sequences_.size());
+  return status;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerOptions& options,
+                                                       client::Client* client) {
+  if (client == nullptr) return absl::InvalidArgumentError("the client is null");
+  if (const auto wrong = options.geometry.Invalid()) {
+    return absl::InvalidArgumentError(absl::StrCat("geometry: ", *wrong));
+  }
+  std::unique_ptr<client::Memory> memory;
+  if (options.pool_memory.empty()) {
+    VARVE_ASSIGN_OR_RETURN(memory, client->Allocate(options.pool_bytes));
+  } else {
+    VARVE_ASSIGN_OR_RETURN(memory, client->Register(options.pool_memory));
+  }
+  VARVE_ASSIGN_OR_RETURN(std::unique_ptr<PagePool> pool,
+                         HostPagePool::Create(options.geometry, std::move(memory), kMinPoolPages));
+  return std::make_unique<LinkedWorker>(Services{.options = options, .client = client},
+                                        std::move(pool));
+}
+
+}  // namespace varve::worker

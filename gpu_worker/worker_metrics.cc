@@ -1,0 +1,65 @@
+#include "gpu_worker/worker_metrics.h"
+
+namespace varve::worker {
+namespace {
+
+prometheus::Histogram& Stage(base::Metrics* m, const char* stage) {
+  return m->Histogram("varve_recall_stage_duration_seconds",
+                      "Stages of one layer's recall for one batch", {{"stage", stage}},
+                      base::LatencyBuckets());
+}
+
+prometheus::Histogram& Recall(base::Metrics* m, const char* path) {
+  return m->Histogram("varve_recall_duration_seconds",
+                      "Scoring, selecting and fetching for one layer and batch", {{"path", path}},
+                      base::LatencyBuckets());
+}
+
+prometheus::Counter& Pages(base::Metrics* m, const char* outcome) {
+  return m->Counter("varve_recall_pages_total", "Selected pages, by how they were had",
+                    {{"outcome", outcome}});
+}
+
+prometheus::Counter& Saves(base::Metrics* m, const char* result) {
+  return m->Counter("varve_worker_saved_objects_total", "Objects sent to the store, by its answer",
+                    {{"result", result}});
+}
+
+}  // namespace
+
+WorkerMetrics::WorkerMetrics(base::Metrics* metrics)
+    : own_(metrics == nullptr ? std::make_unique<base::Metrics>() : nullptr),
+      registry_(metrics == nullptr ? own_.get() : metrics),
+      score(Stage(registry_, "score")),
+      select(Stage(registry_, "select")),
+      locate(Stage(registry_, "locate")),
+      transfer(Stage(registry_, "transfer")),
+      install(Stage(registry_, "install")),
+      recall_worker(Recall(registry_, "worker")),
+      recall_store(Recall(registry_, "store")),
+      attend(registry_->Histogram("varve_worker_attend_duration_seconds",
+                                  "Decode attention of one layer and batch, recall included", {},
+                                  base::LatencyBuckets())),
+      pages_hot(Pages(registry_, "hot")),
+      pages_fetched(Pages(registry_, "fetched")),
+      pages_wasted(Pages(registry_, "wasted")),
+      pages_evicted(registry_->Counter("varve_worker_evicted_pages_total",
+                                       "Pages that left the hot sets; the store has them")),
+      mass(registry_->Histogram("varve_recall_attention_mass_ratio",
+                                "Sampled share of the full attention mass on the attended pages",
+                                {}, base::RatioBuckets())),
+      digest_lag(registry_->Histogram("varve_digest_stream_lag_seconds",
+                                      "From a page's sealing to the store's acknowledgement of its "
+                                      "digest", {}, base::LatencyBuckets())),
+      saves_stored(Saves(registry_, "stored")),
+      saves_exists(Saves(registry_, "exists")),
+      saves_failed(Saves(registry_, "failed")),
+      pool_pages(registry_->Gauge("varve_worker_pool_pages", "Slots of the page pool")),
+      pool_free_pages(registry_->Gauge("varve_worker_pool_free_pages",
+                                       "Slots of the page pool that hold no page")),
+      sequences(registry_->Gauge("varve_worker_sequences", "Open sequences")) {
+  Pages(registry_, "speculative");
+  Pages(registry_, "corrected");
+}
+
+}  // namespace varve::worker

@@ -1,0 +1,42 @@
+// The series that a worker feeds (docs/metrics.md). Thread-safe.
+#pragma once
+
+#include <memory>
+
+#include "kvstore/base/metrics.h"
+
+namespace varve::worker {
+
+struct WorkerMetrics {
+  // metrics may be null: then the series live in a registry of their own that nobody reads.
+  explicit WorkerMetrics(base::Metrics* metrics);
+
+ private:
+  std::unique_ptr<base::Metrics> own_;
+  base::Metrics* const registry_;
+
+ public:
+  // Stages of one Attend call; locate is inside the transfer when the worker scores.
+  prometheus::Histogram& score;
+  prometheus::Histogram& select;
+  prometheus::Histogram& locate;
+  prometheus::Histogram& transfer;
+  prometheus::Histogram& install;
+  prometheus::Histogram& recall_worker;
+  prometheus::Histogram& recall_store;
+  prometheus::Histogram& attend;
+  prometheus::Counter& pages_hot;
+  prometheus::Counter& pages_fetched;
+  prometheus::Counter& pages_wasted;
+  prometheus::Counter& pages_evicted;
+  prometheus::Histogram& mass;
+  prometheus::Histogram& digest_lag;
+  prometheus::Counter& saves_stored;
+  prometheus::Counter& saves_exists;
+  prometheus::Counter& saves_failed;
+  prometheus::Gauge& pool_pages;
+  prometheus::Gauge& pool_free_pages;
+  prometheus::Gauge& sequences;
+};
+
+}  // namespace varve::worker

@@ -17,7 +17,7 @@ namespace varve::transport {
 struct UcxOptions {
   std::vector<std::string> lanes = {"rdma", "shm", "tcp"};  // offered, in order of preference
   std::vector<std::string> devices;                         // of tcp and rdma; empty: all
-  size_t segment_bytes = 256 << 10;
+  size_t segment_bytes = 1 << 20;  // of messages that large transfers are cut into
   absl::Duration keepalive = absl::Milliseconds(500);       // how often a silent shm peer is looked after
   absl::Duration connect_timeout = absl::Seconds(5);        // for the peer's answer, per lane
 };

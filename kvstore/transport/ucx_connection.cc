@@ -14,8 +14,9 @@ namespace {
 
 using std::chrono::steady_clock;
 
-// Bytes in flight on a connection: enough to hide the round trip, small enough to stay in the cache.
-constexpr size_t kWindowBytes = 2 << 20;
+// Bytes in flight on a connection: enough to hide the round trip behind several segments (measured: 8 of 1 MiB
+// reach the bare loop over tcp, 2 reach 0.9 of it).
+constexpr size_t kWindowBytes = 8 << 20;
 constexpr int kWindowPackets = 64;
 // How long a goodbye may take before the endpoint is closed without it.
 constexpr auto kGoodbyeGrace = std::chrono::milliseconds(100);

@@ -16,7 +16,6 @@
 namespace varve::transport {
 namespace {
 
-using Settings = std::vector<std::pair<std::string, std::string>>;
 using std::chrono::steady_clock;
 
 // How long the thread spins after the last event before it sleeps: about the cost of a wake-up.
@@ -29,8 +28,10 @@ constexpr size_t kTcpEagerBytes = 32 << 10;
 // Above this, cross-memory attach (one copy, one system call) beats the 8 KiB FIFO segments.
 constexpr size_t kShmEagerBytes = 4 << 10;
 
-Settings LaneSettings(LaneKind kind, const UcxOptions& options) {
-  Settings settings = {
+}  // namespace
+
+std::vector<std::pair<std::string, std::string>> LaneSettings(LaneKind kind, const UcxOptions& options) {
+  std::vector<std::pair<std::string, std::string>> settings = {
       {"KEEPALIVE_INTERVAL", absl::StrCat(absl::ToInt64Milliseconds(options.keepalive), "ms")},
       // Kernel buffers and rails of several devices for one transfer cost more than they bring on one machine.
       {"MAX_RNDV_RAILS", "1"},
@@ -45,16 +46,19 @@ Settings LaneSettings(LaneKind kind, const UcxOptions& options) {
       settings.insert(settings.end(), {{"TLS", "posix,sysv,cma"}, {"MM_ERROR_HANDLING", "y"}});
       break;
     case LaneKind::kTcp:
+      // ucp_config_modify knows the settings of tcp without their TCP_ prefix.
       settings.insert(settings.end(), {{"TLS", "tcp"},
-                                       {"TCP_TX_SEG_SIZE", absl::StrCat(kTcpSegmentBytes)},
-                                       {"TCP_RX_SEG_SIZE", absl::StrCat(kTcpSegmentBytes)},
-                                       {"TCP_MAX_IOV", absl::StrCat(kMaxPieces + 4)},
-                                       {"TCP_CONN_NB", "y"}});
+                                       {"TX_SEG_SIZE", absl::StrCat(kTcpSegmentBytes)},
+                                       {"RX_SEG_SIZE", absl::StrCat(kTcpSegmentBytes)},
+                                       {"MAX_IOV", "28"},  // UCX asserts at 30
+                                       {"CONN_NB", "y"}});
       break;
     case LaneKind::kRdma: settings.insert(settings.end(), {{"TLS", "rc,dc,ud"}}); break;
   }
   return settings;
 }
+
+namespace {
 
 uint64_t LaneFeatures(LaneKind kind) {
   // No RMA over tcp: emulated put/get can abort the survivor when its peer dies.

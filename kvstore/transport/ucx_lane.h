@@ -53,6 +53,9 @@ struct Incoming {
   bool rendezvous;
 };
 
+// UCX settings of a lane, names without the UCX_ prefix.
+std::vector<std::pair<std::string, std::string>> LaneSettings(LaneKind kind, const UcxOptions& options);
+
 class Lane {
  public:
   using Task = base::Task;

@@ -6,21 +6,22 @@ namespace varve::client {
 
 absl::StatusOr<StoreStatus> ClientImpl::Status() {
   v1::StoreStatus status;
-  VARVE_RETURN_IF_ERROR(Explain(
-      CallBare(&v1::Store::StubInterface::GetStatus, v1::GetStatusRequest(), &status, options_.call_timeout)));
+  VARVE_RETURN_IF_ERROR(Explain(CallBare(&v1::Store::StubInterface::GetStatus,
+                                         v1::GetStatusRequest(), &status, options_.call_timeout)));
   return FromProto(status);
 }
 
 absl::StatusOr<std::string> ClientImpl::Config() {
   v1::GetConfigReply reply;
-  VARVE_RETURN_IF_ERROR(Explain(
-      CallBare(&v1::Store::StubInterface::GetConfig, v1::GetConfigRequest(), &reply, options_.call_timeout)));
+  VARVE_RETURN_IF_ERROR(Explain(CallBare(&v1::Store::StubInterface::GetConfig,
+                                         v1::GetConfigRequest(), &reply, options_.call_timeout)));
   return std::move(*reply.mutable_text());
 }
 
 absl::Status ClientImpl::Drain() {
   v1::DrainReply reply;
-  return Explain(CallBare(&v1::Store::StubInterface::Drain, v1::DrainRequest(), &reply, options_.call_timeout));
+  return Explain(CallBare(&v1::Store::StubInterface::Drain, v1::DrainRequest(), &reply,
+                          options_.call_timeout));
 }
 
 absl::Status ClientImpl::Echo(size_t bytes) {

@@ -16,6 +16,7 @@ namespace {
 
 // What a call takes beyond its transfers: queueing, scoring, the way there and back.
 constexpr absl::Duration kTransferCallMargin = absl::Seconds(5);
+constexpr absl::Duration kLongestTime = absl::Hours(1);
 constexpr size_t kPageBytes = 4096;
 
 std::shared_ptr<grpc::Channel> Dial(const std::string& address) {
@@ -26,9 +27,23 @@ std::shared_ptr<grpc::Channel> Dial(const std::string& address) {
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 500);
-  // A connection of its own: clients of one process neither share a socket nor each other's flow control.
+  // A connection of its own: clients of one process neither share a socket nor each other's flow
+  // control.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+absl::Status CheckTime(const char* name, absl::Duration value) {
+  if (value >= absl::Milliseconds(1) && value <= kLongestTime) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(name, " ", absl::FormatDuration(value),
+                                                 " is out of range: 1ms .. ",
+                                                 absl::FormatDuration(kLongestTime)));
+}
+
+absl::Status CheckOptions(const ClientOptions& options) {
+  VARVE_RETURN_IF_ERROR(CheckTime("connect_timeout", options.connect_timeout));
+  VARVE_RETURN_IF_ERROR(CheckTime("call_timeout", options.call_timeout));
+  return CheckTime("transfer_deadline", options.transfer_deadline);
 }
 
 v1::OpenSession OpenRequest(const ClientOptions& options, transport::Transport* transport) {
@@ -42,6 +57,7 @@ v1::OpenSession OpenRequest(const ClientOptions& options, transport::Transport* 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const ClientOptions& options) {
+  VARVE_RETURN_IF_ERROR(CheckOptions(options));
   std::unique_ptr<transport::Transport> transport;
   if (!options.lanes.empty()) {
     transport::UcxOptions ucx;
@@ -50,7 +66,8 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const ClientOptions& opt
     VARVE_ASSIGN_OR_RETURN(transport, transport::MakeUcxTransport(ucx));
   }
   transport::Transport* const raw = transport.get();
-  auto client = std::make_unique<ClientImpl>(Dial(options.address), raw, std::move(transport), options);
+  auto client =
+      std::make_unique<ClientImpl>(Dial(options.address), raw, std::move(transport), options);
   if (!options.lazy_session) VARVE_RETURN_IF_ERROR(client->Start());
   return client;
 }
@@ -58,6 +75,7 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const ClientOptions& opt
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(std::shared_ptr<grpc::Channel> channel,
                                                         transport::Transport* transport,
                                                         const ClientOptions& options) {
+  VARVE_RETURN_IF_ERROR(CheckOptions(options));
   ClientOptions own = options;
   own.address = "given by its channel";
   auto client = std::make_unique<ClientImpl>(std::move(channel), transport, nullptr, own);
@@ -66,7 +84,8 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(std::shared_ptr<grpc::Ch
 }
 
 ClientImpl::ClientImpl(std::shared_ptr<grpc::Channel> channel, transport::Transport* transport,
-                       std::unique_ptr<transport::Transport> own_transport, const ClientOptions& options)
+                       std::unique_ptr<transport::Transport> own_transport,
+                       const ClientOptions& options)
     : options_(options),
       own_transport_(std::move(own_transport)),
       transport_(transport),
@@ -111,12 +130,17 @@ absl::Duration ClientImpl::transfer_call_deadline() const {
   return options_.transfer_deadline + kTransferCallMargin;
 }
 
+uint32_t ClientImpl::transfer_deadline_ms() const {
+  return static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.transfer_deadline));
+}
+
 absl::Status ClientImpl::Explain(const absl::Status& status) const {
   if (status.code() == absl::StatusCode::kUnauthenticated) {
-    return absl::UnavailableError(absl::StrCat("store ", options_.address, ": the session was lost: ",
-                                               status.message()));
+    return absl::UnavailableError(
+        absl::StrCat("store ", options_.address, ": the session was lost: ", status.message()));
   }
-  if (status.code() == absl::StatusCode::kUnavailable || status.code() == absl::StatusCode::kDeadlineExceeded) {
+  if (status.code() == absl::StatusCode::kUnavailable ||
+      status.code() == absl::StatusCode::kDeadlineExceeded) {
     return base::Annotate(status, absl::StrCat("store ", options_.address).c_str());
   }
   return status;
@@ -136,10 +160,12 @@ absl::StatusOr<std::unique_ptr<Memory>> ClientImpl::Register(std::span<std::byte
 absl::StatusOr<std::unique_ptr<Memory>> ClientImpl::Allocate(size_t bytes) {
   if (bytes == 0) return absl::InvalidArgumentError("memory to allocate must not be empty");
   if (inline_only()) {
-    if (bytes > SIZE_MAX - kPageBytes) return absl::ResourceExhaustedError("no memory of that size");
+    if (bytes > SIZE_MAX - kPageBytes)
+      return absl::ResourceExhaustedError("no memory of that size");
     OwnBuffer own(static_cast<std::byte*>(
         std::aligned_alloc(kPageBytes, (bytes + kPageBytes - 1) / kPageBytes * kPageBytes)));
-    if (own == nullptr) return absl::ResourceExhaustedError(absl::StrCat("no memory for ", bytes, " bytes"));
+    if (own == nullptr)
+      return absl::ResourceExhaustedError(absl::StrCat("no memory for ", bytes, " bytes"));
     std::memset(own.get(), 0, bytes);
     const std::span<std::byte> span(own.get(), bytes);
     return std::make_unique<RegisteredMemory>(&session_, span, std::move(own));

@@ -1,15 +1,18 @@
 // The C++ client of a varve-store: the same interface against a remote store and an embedded one.
 //
-//   remote:   Client::Connect(options)                                  gRPC to an address, UCX for the bytes
-//   embedded: Client::Connect(channel, transport, options)              an in-process store's channel and loopback
+//   remote:   Client::Connect(options)                                  gRPC to an address, UCX for
+//   the bytes embedded: Client::Connect(channel, transport, options)              an in-process
+//   store's channel and loopback
 //             (server::EmbeddedStore makes both)
 //
-// The store moves the bytes: Put reads from and Get writes into memory that this client registered or allocated.
+// The store moves the bytes: Put reads from and Get writes into memory that this client registered
+// or allocated.
 //
-// Threads: all methods may be called from any thread; calls block until answered unless named Async. Callbacks run on a
-// gRPC thread and must not block. Ownership: Memory must be destroyed before its Client.
-// Errors: UNAVAILABLE the store cannot be reached or the session was lost (the client reconnects by itself on the next
-// call and re-registers its memory; calls in flight fail); the others as in proto/varve/v1/store.proto.
+// Threads: all methods may be called from any thread; calls block until answered unless named
+// Async. Callbacks run on a gRPC thread and must not block. Ownership: Memory must be destroyed
+// before its Client. Errors: UNAVAILABLE the store cannot be reached or the session was lost (the
+// client reconnects by itself on the next call and re-registers its memory; calls in flight fail);
+// the others as in proto/varve/v1/store.proto.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +42,8 @@ class Transport;
 namespace varve::client {
 
 struct ClientOptions {
-  std::string address = "127.0.0.1:7411";  // host:port or unix:/path; unused when a channel is given
+  std::string address =
+      "127.0.0.1:7411";  // host:port or unix:/path; unused when a channel is given
   std::string client_name = "client";
   std::string key_namespace = "default";
   std::vector<std::string> lanes = {"rdma", "shm", "tcp"};  // empty: inline only, no transport
@@ -47,8 +51,8 @@ struct ClientOptions {
   absl::Duration connect_timeout = absl::Seconds(10);
   absl::Duration transfer_deadline = absl::Seconds(10);  // given to the store for each batch
   absl::Duration call_timeout = absl::Seconds(30);       // of calls that move no values
-  // Opens the session on the first call that needs one instead of in Connect: administration works without a session,
-  // so it reaches a store that is draining.
+  // Opens the session on the first call that needs one instead of in Connect: administration works
+  // without a session, so it reaches a store that is draining.
   bool lazy_session = false;
 };
 
@@ -217,26 +221,32 @@ class Client {
                         std::function<void(absl::StatusOr<std::vector<PutResult>>)> done) = 0;
   virtual void GetAsync(std::vector<GetItem> items,
                         std::function<void(absl::StatusOr<std::vector<GetResult>>)> done) = 0;
-  virtual absl::StatusOr<std::vector<bool>> Remove(std::span<const page::ObjectKey> keys, bool force) = 0;
+  virtual absl::StatusOr<std::vector<bool>> Remove(std::span<const page::ObjectKey> keys,
+                                                   bool force) = 0;
   // ttl infinite: until unpinned or the session ends.
-  virtual absl::StatusOr<std::vector<bool>> Pin(std::span<const page::ObjectKey> keys, absl::Duration ttl) = 0;
+  virtual absl::StatusOr<std::vector<bool>> Pin(std::span<const page::ObjectKey> keys,
+                                                absl::Duration ttl) = 0;
   virtual absl::StatusOr<std::vector<bool>> Unpin(std::span<const page::ObjectKey> keys) = 0;
   virtual absl::StatusOr<ObjectPage> List(std::string_view key_prefix, uint32_t page_size,
                                           const std::string& page_token) = 0;
 
   // Values inside gRPC messages: works on every lane.
-  virtual absl::StatusOr<PutResult> PutInline(const page::ObjectKey& key, std::span<const std::byte> value,
+  virtual absl::StatusOr<PutResult> PutInline(const page::ObjectKey& key,
+                                              std::span<const std::byte> value,
                                               const page::ObjectLayout& layout) = 0;
   // The value is set only on a hit.
-  virtual absl::StatusOr<GetResult> GetInline(const page::ObjectKey& key, const page::ObjectRange& range,
+  virtual absl::StatusOr<GetResult> GetInline(const page::ObjectKey& key,
+                                              const page::ObjectRange& range,
                                               std::string* value) = 0;
 
   // ---- contexts and recall
-  virtual absl::StatusOr<ContextInfo> OpenContext(const std::string& id, const page::Geometry& geometry,
+  virtual absl::StatusOr<ContextInfo> OpenContext(const std::string& id,
+                                                  const page::Geometry& geometry,
                                                   page::DigestKind kind) = 0;
   virtual absl::StatusOr<ContextInfo> AppendContext(const std::string& id, uint32_t first_block,
                                                     std::span<const std::string> block_hashes) = 0;
-  virtual absl::StatusOr<ContextInfo> TruncateContext(const std::string& id, uint32_t num_blocks) = 0;
+  virtual absl::StatusOr<ContextInfo> TruncateContext(const std::string& id,
+                                                      uint32_t num_blocks) = 0;
   virtual absl::StatusOr<ContextInfo> ForkContext(const std::string& id, const std::string& new_id,
                                                   uint32_t num_blocks) = 0;
   virtual absl::StatusOr<ContextInfo> AttachContext(const std::string& id) = 0;
@@ -244,9 +254,11 @@ class Client {
   virtual absl::Status DropContext(const std::string& id) = 0;
   // All contexts of the namespace.
   virtual absl::StatusOr<std::vector<ContextInfo>> ListContexts() = 0;
-  // rows: [block][kv head][vectors][head_dim]. Sent on a long-lived stream; blocks until acknowledged.
-  virtual absl::Status SendDigests(const std::string& id, uint32_t epoch, uint32_t layer, uint32_t first_block,
-                                   uint32_t num_blocks, std::string rows, absl::Time sealed) = 0;
+  // rows: [block][kv head][vectors][head_dim]. Sent on a long-lived stream; blocks until
+  // acknowledged.
+  virtual absl::Status SendDigests(const std::string& id, uint32_t epoch, uint32_t layer,
+                                   uint32_t first_block, uint32_t num_blocks, std::string rows,
+                                   absl::Time sealed) = 0;
   // Calls sink(layer, first_block, num_blocks, rows) in order.
   virtual absl::Status ReadDigests(
       const std::string& id, uint32_t layer_begin, uint32_t layer_count,

@@ -20,7 +20,8 @@
 
 namespace varve::client {
 
-// A long-lived stream that belongs to one session: opened on first use and again for each new session.
+// A long-lived stream that belongs to one session: opened on first use and again for each new
+// session.
 template <typename Request, typename Reply>
 class SessionStream {
  public:
@@ -81,8 +82,10 @@ class ClientImpl final : public Client {
                 std::function<void(absl::StatusOr<std::vector<PutResult>>)> done) override;
   void GetAsync(std::vector<GetItem> items,
                 std::function<void(absl::StatusOr<std::vector<GetResult>>)> done) override;
-  absl::StatusOr<std::vector<bool>> Remove(std::span<const page::ObjectKey> keys, bool force) override;
-  absl::StatusOr<std::vector<bool>> Pin(std::span<const page::ObjectKey> keys, absl::Duration ttl) override;
+  absl::StatusOr<std::vector<bool>> Remove(std::span<const page::ObjectKey> keys,
+                                           bool force) override;
+  absl::StatusOr<std::vector<bool>> Pin(std::span<const page::ObjectKey> keys,
+                                        absl::Duration ttl) override;
   absl::StatusOr<std::vector<bool>> Unpin(std::span<const page::ObjectKey> keys) override;
   absl::StatusOr<ObjectPage> List(std::string_view key_prefix, uint32_t page_size,
                                   const std::string& page_token) override;
@@ -102,11 +105,12 @@ class ClientImpl final : public Client {
   absl::StatusOr<ContextInfo> ParkContext(const std::string& id) override;
   absl::Status DropContext(const std::string& id) override;
   absl::StatusOr<std::vector<ContextInfo>> ListContexts() override;
-  absl::Status SendDigests(const std::string& id, uint32_t epoch, uint32_t layer, uint32_t first_block,
-                           uint32_t num_blocks, std::string rows, absl::Time sealed) override;
-  absl::Status ReadDigests(
-      const std::string& id, uint32_t layer_begin, uint32_t layer_count,
-      const std::function<absl::Status(uint32_t, uint32_t, uint32_t, std::string_view)>& sink) override;
+  absl::Status SendDigests(const std::string& id, uint32_t epoch, uint32_t layer,
+                           uint32_t first_block, uint32_t num_blocks, std::string rows,
+                           absl::Time sealed) override;
+  absl::Status ReadDigests(const std::string& id, uint32_t layer_begin, uint32_t layer_count,
+                           const std::function<absl::Status(uint32_t, uint32_t, uint32_t,
+                                                            std::string_view)>& sink) override;
   absl::StatusOr<RecallResult> Recall(const RecallQuery& query) override;
 
   absl::StatusOr<StoreStatus> Status() override;
@@ -116,37 +120,40 @@ class ClientImpl final : public Client {
 
  private:
   template <typename Request, typename Reply>
-  using Method = grpc::Status (v1::Store::StubInterface::*)(grpc::ClientContext*, const Request&, Reply*);
+  using Method = grpc::Status (v1::Store::StubInterface::*)(grpc::ClientContext*, const Request&,
+                                                            Reply*);
 
   // One blocking call without a session.
   template <typename Request, typename Reply>
-  absl::Status CallBare(Method<Request, Reply> method, const Request& request, Reply* reply, absl::Duration deadline);
-  // One blocking call within the session; once more in a new session when the store had forgotten this one (it has
-  // then not looked at the request).
+  absl::Status CallBare(Method<Request, Reply> method, const Request& request, Reply* reply,
+                        absl::Duration deadline);
+  // One blocking call within the session; once more in a new session when the store had forgotten
+  // this one (it has then not looked at the request).
   template <typename Request, typename Reply>
-  absl::Status Call(Method<Request, Reply> method, Request& request, Reply* reply, absl::Duration deadline);
+  absl::Status Call(Method<Request, Reply> method, Request& request, Reply* reply,
+                    absl::Duration deadline);
 
   bool inline_only() const { return transport_ == nullptr; }
-  // UNAUTHENTICATED, the store's word for a session that it lost, is UNAVAILABLE to callers; other errors of the
-  // connection name the store.
+  // UNAUTHENTICATED, the store's word for a session that it lost, is UNAVAILABLE to callers; other
+  // errors of the connection name the store.
   absl::Status Explain(const absl::Status& status) const;
   absl::Duration transfer_call_deadline() const;
+  uint32_t transfer_deadline_ms() const;
 
   // Items of one request; everything before the first session.
   size_t batch_limit() const;
   template <typename Request, typename Reply>
-  absl::StatusOr<std::vector<bool>> CallForKeys(Method<Request, Reply> method, std::span<const page::ObjectKey> keys,
-                                                Request request,
-                                                const google::protobuf::RepeatedField<bool>& (Reply::*results)()
-                                                    const);
+  absl::StatusOr<std::vector<bool>> CallForKeys(
+      Method<Request, Reply> method, std::span<const page::ObjectKey> keys, Request request,
+      const google::protobuf::RepeatedField<bool>& (Reply::*results)() const);
   absl::StatusOr<v1::PutRequest> PutRequestFor(std::span<const PutItem> items) const;
   absl::StatusOr<v1::GetRequest> GetRequestFor(std::span<const GetItem> items) const;
   void PutInlineAsync(std::vector<PutItem> items, InlineDone<PutResult> done);
   void GetInlineAsync(std::vector<GetItem> items, InlineDone<GetResult> done);
   // Runs start within the session, retried like Call.
   template <typename Result>
-  void InSession(std::function<void(const InlineChannel&, InlineDone<Result>)> start, InlineDone<Result> done,
-                 bool retried);
+  void InSession(std::function<void(const InlineChannel&, InlineDone<Result>)> start,
+                 InlineDone<Result> done, bool retried);
   absl::StatusOr<std::vector<PutResult>> PutBatch(std::span<const PutItem> items);
   absl::StatusOr<std::vector<GetResult>> GetBatch(std::span<const GetItem> items);
   // One asynchronous call within the session, retried like Call.
@@ -161,7 +168,8 @@ class ClientImpl final : public Client {
   absl::Status FetchRecalled(const RecallQuery& query, RecallResult* selection);
   // One exchange on a stream of the session, retried like Call. connect: the stream to use.
   template <typename Request, typename Reply>
-  absl::StatusOr<Reply> ExchangeInSession(SessionStream<Request, Reply>& streams, Request request, uint64_t tag);
+  absl::StatusOr<Reply> ExchangeInSession(SessionStream<Request, Reply>& streams, Request request,
+                                          uint64_t tag);
 
   const ClientOptions options_;
   const std::unique_ptr<transport::Transport> own_transport_;
@@ -179,8 +187,8 @@ class ClientImpl final : public Client {
 // ---- templates
 
 template <typename Request, typename Reply>
-absl::StatusOr<Reply> ClientImpl::ExchangeInSession(SessionStream<Request, Reply>& streams, Request request,
-                                                    uint64_t tag) {
+absl::StatusOr<Reply> ClientImpl::ExchangeInSession(SessionStream<Request, Reply>& streams,
+                                                    Request request, uint64_t tag) {
   for (bool retried = false;; retried = true) {
     absl::StatusOr<Session::OpenedPtr> session = session_.Acquire();
     if (!session.ok()) return Explain(session.status());
@@ -197,8 +205,8 @@ absl::StatusOr<Reply> ClientImpl::ExchangeInSession(SessionStream<Request, Reply
 }
 
 template <typename Request, typename Reply>
-absl::Status ClientImpl::CallBare(Method<Request, Reply> method, const Request& request, Reply* reply,
-                                  absl::Duration deadline) {
+absl::Status ClientImpl::CallBare(Method<Request, Reply> method, const Request& request,
+                                  Reply* reply, absl::Duration deadline) {
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
   if (!in_flight_.Add(&context)) return ClosingError();
@@ -208,7 +216,8 @@ absl::Status ClientImpl::CallBare(Method<Request, Reply> method, const Request& 
 }
 
 template <typename Request, typename Reply>
-absl::Status ClientImpl::Call(Method<Request, Reply> method, Request& request, Reply* reply, absl::Duration deadline) {
+absl::Status ClientImpl::Call(Method<Request, Reply> method, Request& request, Reply* reply,
+                              absl::Duration deadline) {
   for (bool retried = false;; retried = true) {
     absl::StatusOr<Session::OpenedPtr> session = session_.Acquire();
     if (!session.ok()) return Explain(session.status());

@@ -18,14 +18,16 @@ v1::ContextRef Ref(const std::string& id) {
 
 }  // namespace
 
-absl::StatusOr<ContextInfo> ClientImpl::OpenContext(const std::string& id, const page::Geometry& geometry,
+absl::StatusOr<ContextInfo> ClientImpl::OpenContext(const std::string& id,
+                                                    const page::Geometry& geometry,
                                                     page::DigestKind kind) {
   v1::OpenContextRequest request;
   request.set_context_id(id);
   *request.mutable_geometry() = ToProto(geometry);
   request.set_digest_kind(ToProto(kind));
   v1::ContextInfo info;
-  VARVE_RETURN_IF_ERROR(Call(&v1::Store::StubInterface::OpenContext, request, &info, options_.call_timeout));
+  VARVE_RETURN_IF_ERROR(
+      Call(&v1::Store::StubInterface::OpenContext, request, &info, options_.call_timeout));
   return FromProto(info);
 }
 
@@ -36,41 +38,48 @@ absl::StatusOr<ContextInfo> ClientImpl::AppendContext(const std::string& id, uin
   request.set_first_block(first_block);
   for (const std::string& hash : block_hashes) request.add_block_hashes(hash);
   v1::ContextInfo info;
-  VARVE_RETURN_IF_ERROR(Call(&v1::Store::StubInterface::AppendContext, request, &info, options_.call_timeout));
+  VARVE_RETURN_IF_ERROR(
+      Call(&v1::Store::StubInterface::AppendContext, request, &info, options_.call_timeout));
   return FromProto(info);
 }
 
-absl::StatusOr<ContextInfo> ClientImpl::TruncateContext(const std::string& id, uint32_t num_blocks) {
+absl::StatusOr<ContextInfo> ClientImpl::TruncateContext(const std::string& id,
+                                                        uint32_t num_blocks) {
   v1::TruncateContextRequest request;
   request.set_context_id(id);
   request.set_num_blocks(num_blocks);
   v1::ContextInfo info;
-  VARVE_RETURN_IF_ERROR(Call(&v1::Store::StubInterface::TruncateContext, request, &info, options_.call_timeout));
+  VARVE_RETURN_IF_ERROR(
+      Call(&v1::Store::StubInterface::TruncateContext, request, &info, options_.call_timeout));
   return FromProto(info);
 }
 
-absl::StatusOr<ContextInfo> ClientImpl::ForkContext(const std::string& id, const std::string& new_id,
+absl::StatusOr<ContextInfo> ClientImpl::ForkContext(const std::string& id,
+                                                    const std::string& new_id,
                                                     uint32_t num_blocks) {
   v1::ForkContextRequest request;
   request.set_context_id(id);
   request.set_new_context_id(new_id);
   request.set_num_blocks(num_blocks);
   v1::ContextInfo info;
-  VARVE_RETURN_IF_ERROR(Call(&v1::Store::StubInterface::ForkContext, request, &info, options_.call_timeout));
+  VARVE_RETURN_IF_ERROR(
+      Call(&v1::Store::StubInterface::ForkContext, request, &info, options_.call_timeout));
   return FromProto(info);
 }
 
 absl::StatusOr<ContextInfo> ClientImpl::AttachContext(const std::string& id) {
   v1::ContextRef ref = Ref(id);
   v1::ContextInfo info;
-  VARVE_RETURN_IF_ERROR(Call(&v1::Store::StubInterface::AttachContext, ref, &info, options_.call_timeout));
+  VARVE_RETURN_IF_ERROR(
+      Call(&v1::Store::StubInterface::AttachContext, ref, &info, options_.call_timeout));
   return FromProto(info);
 }
 
 absl::StatusOr<ContextInfo> ClientImpl::ParkContext(const std::string& id) {
   v1::ContextRef ref = Ref(id);
   v1::ContextInfo info;
-  VARVE_RETURN_IF_ERROR(Call(&v1::Store::StubInterface::ParkContext, ref, &info, options_.call_timeout));
+  VARVE_RETURN_IF_ERROR(
+      Call(&v1::Store::StubInterface::ParkContext, ref, &info, options_.call_timeout));
   return FromProto(info);
 }
 
@@ -86,15 +95,17 @@ absl::StatusOr<std::vector<ContextInfo>> ClientImpl::ListContexts() {
   request.set_page_size(kContextsPerPage);
   do {
     v1::ListContextsReply reply;
-    VARVE_RETURN_IF_ERROR(Call(&v1::Store::StubInterface::ListContexts, request, &reply, options_.call_timeout));
+    VARVE_RETURN_IF_ERROR(
+        Call(&v1::Store::StubInterface::ListContexts, request, &reply, options_.call_timeout));
     for (const v1::ContextInfo& info : reply.contexts()) contexts.push_back(FromProto(info));
     request.set_page_token(reply.next_page_token());
   } while (!request.page_token().empty());
   return contexts;
 }
 
-absl::Status ClientImpl::SendDigests(const std::string& id, uint32_t epoch, uint32_t layer, uint32_t first_block,
-                                     uint32_t num_blocks, std::string rows, absl::Time sealed) {
+absl::Status ClientImpl::SendDigests(const std::string& id, uint32_t epoch, uint32_t layer,
+                                     uint32_t first_block, uint32_t num_blocks, std::string rows,
+                                     absl::Time sealed) {
   v1::DigestBatch batch;
   batch.set_context_id(id);
   batch.set_epoch(epoch);
@@ -105,7 +116,8 @@ absl::Status ClientImpl::SendDigests(const std::string& id, uint32_t epoch, uint
   batch.set_sealed_unix_us(static_cast<uint64_t>(absl::ToUnixMicros(sealed)));
   VARVE_ASSIGN_OR_RETURN(const v1::DigestAck ack, ExchangeInSession(digests_, std::move(batch), 0));
   if (ack.error().empty()) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat("context ", id, ", layer ", layer, ": ", ack.error()));
+  return absl::FailedPreconditionError(
+      absl::StrCat("context ", id, ", layer ", layer, ": ", ack.error()));
 }
 
 absl::Status ClientImpl::ReadDigests(

@@ -7,33 +7,50 @@ namespace {
 
 Tier FromProto(v1::Tier tier) {
   switch (tier) {
-    case v1::TIER_GPU: return Tier::kGpu;
-    case v1::TIER_HOST: return Tier::kHost;
-    case v1::TIER_NVME: return Tier::kNvme;
-    default: return Tier::kNone;
+    case v1::TIER_GPU:
+      return Tier::kGpu;
+    case v1::TIER_HOST:
+      return Tier::kHost;
+    case v1::TIER_NVME:
+      return Tier::kNvme;
+    default:
+      return Tier::kNone;
   }
 }
 
 MissReason FromProto(v1::MissReason reason) {
   switch (reason) {
-    case v1::MISS_REASON_UNSPECIFIED: return MissReason::kNone;
-    case v1::MISS_REASON_NEVER_STORED: return MissReason::kNeverStored;
-    case v1::MISS_REASON_EVICTED: return MissReason::kEvicted;
-    case v1::MISS_REASON_EXPIRED: return MissReason::kExpired;
-    case v1::MISS_REASON_INCOMPATIBLE: return MissReason::kIncompatible;
-    case v1::MISS_REASON_CORRUPT: return MissReason::kCorrupt;
-    default: return MissReason::kFailed;
+    case v1::MISS_REASON_UNSPECIFIED:
+      return MissReason::kNone;
+    case v1::MISS_REASON_NEVER_STORED:
+      return MissReason::kNeverStored;
+    case v1::MISS_REASON_EVICTED:
+      return MissReason::kEvicted;
+    case v1::MISS_REASON_EXPIRED:
+      return MissReason::kExpired;
+    case v1::MISS_REASON_INCOMPATIBLE:
+      return MissReason::kIncompatible;
+    case v1::MISS_REASON_CORRUPT:
+      return MissReason::kCorrupt;
+    default:
+      return MissReason::kFailed;
   }
 }
 
 PutOutcome FromProto(v1::PutResult result) {
   switch (result) {
-    case v1::PUT_RESULT_STORED: return PutOutcome::kStored;
-    case v1::PUT_RESULT_EXISTS: return PutOutcome::kExists;
-    case v1::PUT_RESULT_NO_SPACE: return PutOutcome::kNoSpace;
-    case v1::PUT_RESULT_CORRUPT: return PutOutcome::kCorrupt;
-    case v1::PUT_RESULT_INVALID: return PutOutcome::kInvalid;
-    default: return PutOutcome::kFailed;
+    case v1::PUT_RESULT_STORED:
+      return PutOutcome::kStored;
+    case v1::PUT_RESULT_EXISTS:
+      return PutOutcome::kExists;
+    case v1::PUT_RESULT_NO_SPACE:
+      return PutOutcome::kNoSpace;
+    case v1::PUT_RESULT_CORRUPT:
+      return PutOutcome::kCorrupt;
+    case v1::PUT_RESULT_INVALID:
+      return PutOutcome::kInvalid;
+    default:
+      return PutOutcome::kFailed;
   }
 }
 

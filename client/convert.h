@@ -1,5 +1,5 @@
-// Between the client's types and the wire's (proto/varve/v1). Pure functions; unknown enum values of a newer store map
-// to kNone, kFailed or kInvalid, never to a success.
+// Between the client's types and the wire's (proto/varve/v1). Pure functions; unknown enum values
+// of a newer store map to kNone, kFailed or kInvalid, never to a success.
 #pragma once
 
 #include "absl/status/status.h"

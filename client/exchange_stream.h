@@ -1,11 +1,11 @@
 // Requests and their replies on one long-lived gRPC stream, many in flight.
 //
-// Replies are matched to requests by the order of sending, or by a tag when the stream has a tag function. A stream
-// that broke stays broken: its owner starts another one. The final status of the stream is the error of every exchange
-// that was waiting.
+// Replies are matched to requests by the order of sending, or by a tag when the stream has a tag
+// function. A stream that broke stays broken: its owner starts another one. The final status of the
+// stream is the error of every exchange that was waiting.
 //
-// Threads: all methods from any thread; on_closed runs once, on a gRPC thread, after the last exchange has been failed.
-// Ownership: the stream keeps itself alive until gRPC is done with it.
+// Threads: all methods from any thread; on_closed runs once, on a gRPC thread, after the last
+// exchange has been failed. Ownership: the stream keeps itself alive until gRPC is done with it.
 #pragma once
 
 #include <chrono>
@@ -45,8 +45,9 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
     return stream;
   }
 
-  // Sends and waits. tag: what the reply will carry (ignored without a tag function); unique among those in flight.
-  // DEADLINE_EXCEEDED when no reply came in time, the stream's final status when it broke.
+  // Sends and waits. tag: what the reply will carry (ignored without a tag function); unique among
+  // those in flight. DEADLINE_EXCEEDED when no reply came in time, the stream's final status when
+  // it broke.
   absl::StatusOr<Reply> Exchange(Request request, uint64_t tag, absl::Duration timeout) {
     auto slot = std::make_shared<Slot>();
     base::MutexLock lock(mutex_);
@@ -132,7 +133,8 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
     std::shared_ptr<ExchangeStream> self = std::move(self_);
     {
       base::MutexLock lock(mutex_);
-      final_ = status.ok() ? absl::UnavailableError("the store closed the stream") : FromGrpc(status);
+      final_ =
+          status.ok() ? absl::UnavailableError("the store closed the stream") : FromGrpc(status);
       for (auto& [tag, slot] : waiting_) {
         slot->result = *final_;
         slot->done.NotifyAll();

@@ -1,4 +1,5 @@
-// Calls whose values travel inline: by wish (PutInline, GetInline) or because the client has no transport.
+// Calls whose values travel inline: by wish (PutInline, GetInline) or because the client has no
+// transport.
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -11,13 +12,16 @@
 namespace varve::client {
 namespace {
 
-// Copies a value into the destinations of its item; a value that does not fit turns the hit into a bad item.
-void Deliver(const std::string& value, const std::vector<std::span<std::byte>>& destinations, GetResult* result) {
+// Copies a value into the destinations of its item; a value that does not fit turns the hit into a
+// bad item.
+void Deliver(const std::string& value, const std::vector<std::span<std::byte>>& destinations,
+             GetResult* result) {
   if (!result->hit) return;
   size_t room = 0;
   for (std::span<std::byte> destination : destinations) room += destination.size();
   if (room < value.size()) {
-    *result = {.message = absl::StrCat("destinations hold ", room, " bytes, the range has ", value.size())};
+    *result = {.message = absl::StrCat("destinations hold ", room, " bytes, the range has ",
+                                       value.size())};
     return;
   }
   size_t offset = 0;
@@ -34,30 +38,34 @@ std::vector<Result> Merge(std::vector<std::optional<Result>> bad, std::vector<Re
   std::vector<Result> merged;
   merged.reserve(bad.size());
   auto next = good.begin();
-  for (std::optional<Result>& result : bad) merged.push_back(result.has_value() ? *std::move(result) : std::move(*next++));
+  for (std::optional<Result>& result : bad)
+    merged.push_back(result.has_value() ? *std::move(result) : std::move(*next++));
   return merged;
 }
 
 // A piece outside its memory spoils its item; memory of another client spoils the call.
-bool OutOfBounds(const absl::Status& status) { return status.code() == absl::StatusCode::kOutOfRange; }
+bool OutOfBounds(const absl::Status& status) {
+  return status.code() == absl::StatusCode::kOutOfRange;
+}
 
 }  // namespace
 
 template <typename Result>
-void ClientImpl::InSession(std::function<void(const InlineChannel&, InlineDone<Result>)> start, InlineDone<Result> done,
-                           bool retried) {
+void ClientImpl::InSession(std::function<void(const InlineChannel&, InlineDone<Result>)> start,
+                           InlineDone<Result> done, bool retried) {
   session_.Acquire([this, start = std::move(start), done = std::move(done),
                     retried](absl::StatusOr<Session::OpenedPtr> session) {
     if (!session.ok()) return done(Explain(session.status()));
     const uint64_t generation = (*session)->generation;
     const InlineChannel channel{stub_.get(), &in_flight_, *session, transfer_call_deadline()};
-    start(channel, [this, start, done, retried, generation](absl::StatusOr<std::vector<Result>> results) {
-      const bool lost = results.status().code() == absl::StatusCode::kUnauthenticated;
-      if (lost) session_.Lost(generation);
-      if (lost && !retried) return InSession<Result>(start, done, true);
-      if (!results.ok()) return done(Explain(results.status()));
-      done(std::move(results));
-    });
+    start(channel,
+          [this, start, done, retried, generation](absl::StatusOr<std::vector<Result>> results) {
+            const bool lost = results.status().code() == absl::StatusCode::kUnauthenticated;
+            if (lost) session_.Lost(generation);
+            if (lost && !retried) return InSession<Result>(start, done, true);
+            if (!results.ok()) return done(Explain(results.status()));
+            done(std::move(results));
+          });
   });
 }
 
@@ -71,13 +79,18 @@ void ClientImpl::PutInlineAsync(std::vector<PutItem> items, InlineDone<PutResult
       bad[i] = PutResult{PutOutcome::kInvalid, std::string(spans.status().message())};
       continue;
     }
-    puts.push_back({items[i].key, {spans->begin(), spans->end()}, items[i].layout, items[i].codec, items[i].crc32c});
+    puts.push_back({items[i].key,
+                    {spans->begin(), spans->end()},
+                    items[i].layout,
+                    items[i].codec,
+                    items[i].crc32c});
   }
   InSession<PutResult>(
       [puts = std::move(puts)](const InlineChannel& channel, InlineDone<PutResult> then) {
         PutOverStream(channel, puts, std::move(then));
       },
-      [bad = std::move(bad), done = std::move(done)](absl::StatusOr<std::vector<PutResult>> results) {
+      [bad = std::move(bad),
+       done = std::move(done)](absl::StatusOr<std::vector<PutResult>> results) {
         if (!results.ok()) return done(std::move(results));
         done(Merge(bad, *std::move(results)));
       },
@@ -89,7 +102,8 @@ void ClientImpl::GetInlineAsync(std::vector<GetItem> items, InlineDone<GetResult
   std::vector<std::vector<std::span<std::byte>>> destinations;
   std::vector<std::optional<GetResult>> bad(items.size());
   for (size_t i = 0; i < items.size(); ++i) {
-    auto spans = Spans(&session_, items[i].destinations, absl::StrCat("items[", i, "].destinations"));
+    auto spans =
+        Spans(&session_, items[i].destinations, absl::StrCat("items[", i, "].destinations"));
     if (!spans.ok() && !OutOfBounds(spans.status())) return done(spans.status());
     if (!spans.ok()) {
       bad[i] = GetResult{.message = std::string(spans.status().message())};
@@ -98,34 +112,39 @@ void ClientImpl::GetInlineAsync(std::vector<GetItem> items, InlineDone<GetResult
     gets.push_back({items[i].key, items[i].range});
     destinations.push_back(*std::move(spans));
   }
-  InlineValueSink sink = [destinations = std::move(destinations)](size_t item, const std::string& value,
-                                                                  GetResult* result) {
+  InlineValueSink sink = [destinations = std::move(destinations)](
+                             size_t item, const std::string& value, GetResult* result) {
     if (item < destinations.size()) Deliver(value, destinations[item], result);
   };
   InSession<GetResult>(
-      [gets = std::move(gets), sink = std::move(sink)](const InlineChannel& channel, InlineDone<GetResult> then) {
+      [gets = std::move(gets), sink = std::move(sink)](const InlineChannel& channel,
+                                                       InlineDone<GetResult> then) {
         GetOverStream(channel, gets, sink, std::move(then));
       },
-      [bad = std::move(bad), done = std::move(done)](absl::StatusOr<std::vector<GetResult>> results) {
+      [bad = std::move(bad),
+       done = std::move(done)](absl::StatusOr<std::vector<GetResult>> results) {
         if (!results.ok()) return done(std::move(results));
         done(Merge(bad, *std::move(results)));
       },
       false);
 }
 
-absl::StatusOr<PutResult> ClientImpl::PutInline(const page::ObjectKey& key, std::span<const std::byte> value,
+absl::StatusOr<PutResult> ClientImpl::PutInline(const page::ObjectKey& key,
+                                                std::span<const std::byte> value,
                                                 const page::ObjectLayout& layout) {
   Waiter<absl::StatusOr<std::vector<PutResult>>> waiter;
   InSession<PutResult>(
       [&](const InlineChannel& channel, InlineDone<PutResult> then) {
-        PutOverStream(channel, {InlinePut{.key = key, .sources = {value}, .layout = layout}}, std::move(then));
+        PutOverStream(channel, {InlinePut{.key = key, .sources = {value}, .layout = layout}},
+                      std::move(then));
       },
       waiter.Callback(), false);
   VARVE_ASSIGN_OR_RETURN(std::vector<PutResult> results, waiter.Take());
   return std::move(results.front());
 }
 
-absl::StatusOr<GetResult> ClientImpl::GetInline(const page::ObjectKey& key, const page::ObjectRange& range,
+absl::StatusOr<GetResult> ClientImpl::GetInline(const page::ObjectKey& key,
+                                                const page::ObjectRange& range,
                                                 std::string* value) {
   Waiter<absl::StatusOr<std::vector<GetResult>>> waiter;
   std::string received;
@@ -133,7 +152,8 @@ absl::StatusOr<GetResult> ClientImpl::GetInline(const page::ObjectKey& key, cons
       [&](const InlineChannel& channel, InlineDone<GetResult> then) {
         GetOverStream(
             channel, {InlineGet{key, range}},
-            [&received](size_t, const std::string& bytes, GetResult*) { received = bytes; }, std::move(then));
+            [&received](size_t, const std::string& bytes, GetResult*) { received = bytes; },
+            std::move(then));
       },
       waiter.Callback(), false);
   VARVE_ASSIGN_OR_RETURN(std::vector<GetResult> results, waiter.Take());

@@ -118,8 +118,12 @@ class PutCall final : public grpc::ClientBidiReactor<v1::PutInlineRequest, v1::P
 // Reads items in order, each whole before it is handed on; deletes itself at the end.
 class GetCall final : public grpc::ClientReadReactor<v1::GetInlineReply> {
  public:
-  GetCall(const InlineChannel& channel, const std::vector<InlineGet>& items, InlineValueSink sink, InlineDone<GetResult> done)
-      : channel_(channel), num_items_(items.size()), sink_(std::move(sink)), done_(std::move(done)) {
+  GetCall(const InlineChannel& channel, const std::vector<InlineGet>& items, InlineValueSink sink,
+          InlineDone<GetResult> done)
+      : channel_(channel),
+        num_items_(items.size()),
+        sink_(std::move(sink)),
+        done_(std::move(done)) {
     request_.set_session_id(channel.session->session_id);
     for (const InlineGet& item : items) {
       v1::GetInlineItem* wire = request_.add_items();
@@ -178,13 +182,14 @@ class GetCall final : public grpc::ClientReadReactor<v1::GetInlineReply> {
 
 }  // namespace
 
-void PutOverStream(const InlineChannel& channel, std::vector<InlinePut> items, InlineDone<PutResult> done) {
+void PutOverStream(const InlineChannel& channel, std::vector<InlinePut> items,
+                   InlineDone<PutResult> done) {
   if (items.empty()) return done(std::vector<PutResult>());
   (new PutCall(channel, std::move(items), std::move(done)))->Run();
 }
 
-void GetOverStream(const InlineChannel& channel, const std::vector<InlineGet>& items, InlineValueSink sink,
-                   InlineDone<GetResult> done) {
+void GetOverStream(const InlineChannel& channel, const std::vector<InlineGet>& items,
+                   InlineValueSink sink, InlineDone<GetResult> done) {
   if (items.empty()) return done(std::vector<GetResult>());
   (new GetCall(channel, items, std::move(sink), std::move(done)))->Run();
 }

@@ -1,5 +1,5 @@
-// Puts and gets whose values travel inside gRPC messages: for clients without a transport, with the results of the
-// ordinary calls.
+// Puts and gets whose values travel inside gRPC messages: for clients without a transport, with the
+// results of the ordinary calls.
 //
 // Both functions return at once; done runs exactly once, on a gRPC thread or before they return.
 #pragma once
@@ -39,15 +39,18 @@ struct InlinePut {
   std::optional<uint32_t> crc32c;
 };
 // The sources must stay until done.
-void PutOverStream(const InlineChannel& channel, std::vector<InlinePut> items, InlineDone<PutResult> done);
+void PutOverStream(const InlineChannel& channel, std::vector<InlinePut> items,
+                   InlineDone<PutResult> done);
 
 struct InlineGet {
   page::ObjectKey key;
   page::ObjectRange range;
 };
-// Called for each item, in order, with its bytes (whole; empty on a miss) and may change the result.
-using InlineValueSink = std::function<void(size_t item, const std::string& value, GetResult* result)>;
-void GetOverStream(const InlineChannel& channel, const std::vector<InlineGet>& items, InlineValueSink sink,
-                   InlineDone<GetResult> done);
+// Called for each item, in order, with its bytes (whole; empty on a miss) and may change the
+// result.
+using InlineValueSink =
+    std::function<void(size_t item, const std::string& value, GetResult* result)>;
+void GetOverStream(const InlineChannel& channel, const std::vector<InlineGet>& items,
+                   InlineValueSink sink, InlineDone<GetResult> done);
 
 }  // namespace varve::client

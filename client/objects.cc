@@ -19,11 +19,13 @@ void AddKeys(std::span<const page::ObjectKey> keys, Request* request) {
 }
 
 absl::Status CountError(size_t answered, size_t asked) {
-  return absl::InternalError(absl::StrCat("the store answered ", answered, " of ", asked, " items"));
+  return absl::InternalError(
+      absl::StrCat("the store answered ", answered, " of ", asked, " items"));
 }
 
 absl::StatusOr<std::vector<PutResult>> Results(const v1::PutReply& reply, size_t asked) {
-  if (static_cast<size_t>(reply.results_size()) != asked) return CountError(reply.results_size(), asked);
+  if (static_cast<size_t>(reply.results_size()) != asked)
+    return CountError(reply.results_size(), asked);
   std::vector<PutResult> results;
   results.reserve(asked);
   for (const v1::PutItemResult& result : reply.results()) results.push_back(FromProto(result));
@@ -31,7 +33,8 @@ absl::StatusOr<std::vector<PutResult>> Results(const v1::PutReply& reply, size_t
 }
 
 absl::StatusOr<std::vector<GetResult>> Results(const v1::GetReply& reply, size_t asked) {
-  if (static_cast<size_t>(reply.results_size()) != asked) return CountError(reply.results_size(), asked);
+  if (static_cast<size_t>(reply.results_size()) != asked)
+    return CountError(reply.results_size(), asked);
   std::vector<GetResult> results;
   results.reserve(asked);
   for (const v1::GetItemResult& result : reply.results()) results.push_back(FromProto(result));
@@ -40,13 +43,15 @@ absl::StatusOr<std::vector<GetResult>> Results(const v1::GetReply& reply, size_t
 
 // Batches of at most `limit`, one after the other; stops at the first error.
 template <typename Result, typename Item, typename Batch>
-absl::StatusOr<std::vector<Result>> InBatches(std::span<const Item> items, size_t limit, Batch batch) {
+absl::StatusOr<std::vector<Result>> InBatches(std::span<const Item> items, size_t limit,
+                                              Batch batch) {
   std::vector<Result> results;
   for (size_t begin = 0; begin < items.size();) {
     const size_t count = std::min(limit, items.size() - begin);
     VARVE_ASSIGN_OR_RETURN(std::vector<Result> part, batch(items.subspan(begin, count)));
     if (count == items.size()) return part;
-    results.insert(results.end(), std::make_move_iterator(part.begin()), std::make_move_iterator(part.end()));
+    results.insert(results.end(), std::make_move_iterator(part.begin()),
+                   std::make_move_iterator(part.end()));
     begin += count;
   }
   return results;
@@ -56,7 +61,8 @@ absl::StatusOr<std::vector<Result>> InBatches(std::span<const Item> items, size_
 template <typename Result, typename Item, typename Start>
 void SplitAsync(std::vector<Item> items, size_t limit, Start start,
                 std::function<void(absl::StatusOr<std::vector<Result>>)> done) {
-  std::vector<Item> rest(std::make_move_iterator(items.begin() + limit), std::make_move_iterator(items.end()));
+  std::vector<Item> rest(std::make_move_iterator(items.begin() + limit),
+                         std::make_move_iterator(items.end()));
   items.resize(limit);
   auto then_rest = [start, rest = std::move(rest),
                     done = std::move(done)](absl::StatusOr<std::vector<Result>> first) mutable {
@@ -87,14 +93,15 @@ absl::StatusOr<std::vector<bool>> ClientImpl::CallForKeys(
         Reply reply;
         VARVE_RETURN_IF_ERROR(Call(method, request, &reply, options_.call_timeout));
         const google::protobuf::RepeatedField<bool>& answers = (reply.*results)();
-        if (static_cast<size_t>(answers.size()) != batch.size()) return CountError(answers.size(), batch.size());
+        if (static_cast<size_t>(answers.size()) != batch.size())
+          return CountError(answers.size(), batch.size());
         return std::vector<bool>(answers.begin(), answers.end());
       });
 }
 
 absl::StatusOr<std::vector<bool>> ClientImpl::Exists(std::span<const page::ObjectKey> keys) {
-  return CallForKeys<v1::ExistsRequest, v1::ExistsReply>(&v1::Store::StubInterface::Exists, keys, {},
-                                                         &v1::ExistsReply::exists);
+  return CallForKeys<v1::ExistsRequest, v1::ExistsReply>(&v1::Store::StubInterface::Exists, keys,
+                                                         {}, &v1::ExistsReply::exists);
 }
 
 absl::StatusOr<uint32_t> ClientImpl::LongestPrefix(std::span<const page::ObjectKey> keys) {
@@ -105,38 +112,41 @@ absl::StatusOr<uint32_t> ClientImpl::LongestPrefix(std::span<const page::ObjectK
     v1::LongestPrefixRequest request;
     AddKeys(batch, &request);
     v1::LongestPrefixReply reply;
-    VARVE_RETURN_IF_ERROR(Call(&v1::Store::StubInterface::LongestPrefix, request, &reply, options_.call_timeout));
+    VARVE_RETURN_IF_ERROR(
+        Call(&v1::Store::StubInterface::LongestPrefix, request, &reply, options_.call_timeout));
     present += reply.present();
     if (reply.present() < batch.size()) break;
   }
   return present;
 }
 
-absl::StatusOr<std::vector<bool>> ClientImpl::Remove(std::span<const page::ObjectKey> keys, bool force) {
+absl::StatusOr<std::vector<bool>> ClientImpl::Remove(std::span<const page::ObjectKey> keys,
+                                                     bool force) {
   v1::RemoveRequest request;
   request.set_force(force);
-  return CallForKeys<v1::RemoveRequest, v1::RemoveReply>(&v1::Store::StubInterface::Remove, keys,
-                                                         std::move(request), &v1::RemoveReply::removed);
+  return CallForKeys<v1::RemoveRequest, v1::RemoveReply>(
+      &v1::Store::StubInterface::Remove, keys, std::move(request), &v1::RemoveReply::removed);
 }
 
-absl::StatusOr<std::vector<bool>> ClientImpl::Pin(std::span<const page::ObjectKey> keys, absl::Duration ttl) {
+absl::StatusOr<std::vector<bool>> ClientImpl::Pin(std::span<const page::ObjectKey> keys,
+                                                  absl::Duration ttl) {
   v1::PinRequest request;
   if (ttl != absl::InfiniteDuration()) {
     if (ttl < absl::Milliseconds(1) || ttl > kLongestTtl) {
-      return absl::InvalidArgumentError(absl::StrCat("ttl ", absl::FormatDuration(ttl),
-                                                     " is out of range: 1ms .. 49 days, or infinite"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "ttl ", absl::FormatDuration(ttl), " is out of range: 1ms .. 49 days, or infinite"));
     }
     request.set_ttl_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(ttl)));
   }
-  return CallForKeys<v1::PinRequest, v1::PinReply>(&v1::Store::StubInterface::Pin, keys, std::move(request),
-                                                   &v1::PinReply::done);
+  return CallForKeys<v1::PinRequest, v1::PinReply>(&v1::Store::StubInterface::Pin, keys,
+                                                   std::move(request), &v1::PinReply::done);
 }
 
 absl::StatusOr<std::vector<bool>> ClientImpl::Unpin(std::span<const page::ObjectKey> keys) {
   v1::PinRequest request;
   request.set_unpin(true);
-  return CallForKeys<v1::PinRequest, v1::PinReply>(&v1::Store::StubInterface::Pin, keys, std::move(request),
-                                                   &v1::PinReply::done);
+  return CallForKeys<v1::PinRequest, v1::PinReply>(&v1::Store::StubInterface::Pin, keys,
+                                                   std::move(request), &v1::PinReply::done);
 }
 
 absl::StatusOr<ObjectPage> ClientImpl::List(std::string_view key_prefix, uint32_t page_size,
@@ -146,7 +156,8 @@ absl::StatusOr<ObjectPage> ClientImpl::List(std::string_view key_prefix, uint32_
   request.set_page_size(page_size);
   request.set_page_token(page_token);
   v1::ListReply reply;
-  VARVE_RETURN_IF_ERROR(Call(&v1::Store::StubInterface::List, request, &reply, options_.call_timeout));
+  VARVE_RETURN_IF_ERROR(
+      Call(&v1::Store::StubInterface::List, request, &reply, options_.call_timeout));
   ObjectPage page;
   page.objects.reserve(reply.objects_size());
   for (const v1::ObjectInfo& info : reply.objects()) page.objects.push_back(FromProto(info));
@@ -158,14 +169,14 @@ absl::StatusOr<ObjectPage> ClientImpl::List(std::string_view key_prefix, uint32_
 
 absl::StatusOr<v1::PutRequest> ClientImpl::PutRequestFor(std::span<const PutItem> items) const {
   v1::PutRequest request;
-  request.set_deadline_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.transfer_deadline)));
+  request.set_deadline_ms(transfer_deadline_ms());
   request.mutable_items()->Reserve(static_cast<int>(items.size()));
   for (size_t i = 0; i < items.size(); ++i) {
     const PutItem& item = items[i];
     v1::PutItem* wire = request.add_items();
     wire->set_key(item.key.bytes().data(), item.key.bytes().size());
-    VARVE_RETURN_IF_ERROR(
-        AppendRefs(&session_, item.sources, absl::StrCat("items[", i, "].sources"), wire->mutable_sources()));
+    VARVE_RETURN_IF_ERROR(AppendRefs(
+        &session_, item.sources, absl::StrCat("items[", i, "].sources"), wire->mutable_sources()));
     if (item.layout.num_kv_heads != 0) *wire->mutable_layout() = ToProto(item.layout);
     wire->set_codec(item.codec);
     if (item.crc32c.has_value()) wire->set_crc32c(*item.crc32c);
@@ -175,20 +186,22 @@ absl::StatusOr<v1::PutRequest> ClientImpl::PutRequestFor(std::span<const PutItem
 
 absl::StatusOr<v1::GetRequest> ClientImpl::GetRequestFor(std::span<const GetItem> items) const {
   v1::GetRequest request;
-  request.set_deadline_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.transfer_deadline)));
+  request.set_deadline_ms(transfer_deadline_ms());
   request.mutable_items()->Reserve(static_cast<int>(items.size()));
   for (size_t i = 0; i < items.size(); ++i) {
     v1::GetItem* wire = request.add_items();
     wire->set_key(items[i].key.bytes().data(), items[i].key.bytes().size());
     if (!items[i].range.whole()) *wire->mutable_range() = ToProto(items[i].range);
-    VARVE_RETURN_IF_ERROR(AppendRefs(&session_, items[i].destinations, absl::StrCat("items[", i, "].destinations"),
+    VARVE_RETURN_IF_ERROR(AppendRefs(&session_, items[i].destinations,
+                                     absl::StrCat("items[", i, "].destinations"),
                                      wire->mutable_destinations()));
   }
   return request;
 }
 
 absl::StatusOr<std::vector<PutResult>> ClientImpl::Put(std::span<const PutItem> items) {
-  return InBatches<PutResult>(items, batch_limit(), [&](std::span<const PutItem> batch) { return PutBatch(batch); });
+  return InBatches<PutResult>(items, batch_limit(),
+                              [&](std::span<const PutItem> batch) { return PutBatch(batch); });
 }
 
 absl::StatusOr<std::vector<PutResult>> ClientImpl::PutBatch(std::span<const PutItem> items) {
@@ -199,12 +212,14 @@ absl::StatusOr<std::vector<PutResult>> ClientImpl::PutBatch(std::span<const PutI
   }
   VARVE_ASSIGN_OR_RETURN(v1::PutRequest request, PutRequestFor(items));
   v1::PutReply reply;
-  VARVE_RETURN_IF_ERROR(Call(&v1::Store::StubInterface::Put, request, &reply, transfer_call_deadline()));
+  VARVE_RETURN_IF_ERROR(
+      Call(&v1::Store::StubInterface::Put, request, &reply, transfer_call_deadline()));
   return Results(reply, items.size());
 }
 
 absl::StatusOr<std::vector<GetResult>> ClientImpl::Get(std::span<const GetItem> items) {
-  return InBatches<GetResult>(items, batch_limit(), [&](std::span<const GetItem> batch) { return GetBatch(batch); });
+  return InBatches<GetResult>(items, batch_limit(),
+                              [&](std::span<const GetItem> batch) { return GetBatch(batch); });
 }
 
 absl::StatusOr<std::vector<GetResult>> ClientImpl::GetBatch(std::span<const GetItem> items) {
@@ -215,14 +230,16 @@ absl::StatusOr<std::vector<GetResult>> ClientImpl::GetBatch(std::span<const GetI
   }
   VARVE_ASSIGN_OR_RETURN(v1::GetRequest request, GetRequestFor(items));
   v1::GetReply reply;
-  VARVE_RETURN_IF_ERROR(Call(&v1::Store::StubInterface::Get, request, &reply, transfer_call_deadline()));
+  VARVE_RETURN_IF_ERROR(
+      Call(&v1::Store::StubInterface::Get, request, &reply, transfer_call_deadline()));
   return Results(reply, items.size());
 }
 
 template <typename Request, typename Reply>
 void ClientImpl::CallAsync(std::shared_ptr<Request> request, AsyncStart<Request, Reply> start,
                            std::function<void(absl::Status, const Reply&)> done, bool retried) {
-  session_.Acquire([this, request, start, done = std::move(done), retried](absl::StatusOr<Session::OpenedPtr> session) {
+  session_.Acquire([this, request, start, done = std::move(done),
+                    retried](absl::StatusOr<Session::OpenedPtr> session) {
     if (!session.ok()) return done(Explain(session.status()), Reply());
     struct State {
       grpc::ClientContext context;
@@ -253,16 +270,22 @@ void ClientImpl::PutAsync(std::vector<PutItem> items,
   if (items.size() > batch_limit()) {
     return SplitAsync<PutResult>(
         std::move(items), batch_limit(),
-        [this](std::vector<PutItem> part, auto then) { PutAsync(std::move(part), std::move(then)); }, std::move(done));
+        [this](std::vector<PutItem> part, auto then) {
+          PutAsync(std::move(part), std::move(then));
+        },
+        std::move(done));
   }
   if (inline_only()) return PutInlineAsync(std::move(items), std::move(done));
   absl::StatusOr<v1::PutRequest> request = PutRequestFor(items);
   if (!request.ok()) return done(request.status());
   CallAsync<v1::PutRequest, v1::PutReply>(
       std::make_shared<v1::PutRequest>(*std::move(request)),
-      [](v1::Store::Stub* stub, grpc::ClientContext* context, const v1::PutRequest* put, v1::PutReply* reply,
-         std::function<void(grpc::Status)> ended) { stub->async()->Put(context, put, reply, std::move(ended)); },
-      [done = std::move(done), asked = items.size()](const absl::Status& status, const v1::PutReply& reply) {
+      [](v1::Store::Stub* stub, grpc::ClientContext* context, const v1::PutRequest* put,
+         v1::PutReply* reply, std::function<void(grpc::Status)> ended) {
+        stub->async()->Put(context, put, reply, std::move(ended));
+      },
+      [done = std::move(done), asked = items.size()](const absl::Status& status,
+                                                     const v1::PutReply& reply) {
         if (!status.ok()) return done(status);
         done(Results(reply, asked));
       },
@@ -275,16 +298,22 @@ void ClientImpl::GetAsync(std::vector<GetItem> items,
   if (items.size() > batch_limit()) {
     return SplitAsync<GetResult>(
         std::move(items), batch_limit(),
-        [this](std::vector<GetItem> part, auto then) { GetAsync(std::move(part), std::move(then)); }, std::move(done));
+        [this](std::vector<GetItem> part, auto then) {
+          GetAsync(std::move(part), std::move(then));
+        },
+        std::move(done));
   }
   if (inline_only()) return GetInlineAsync(std::move(items), std::move(done));
   absl::StatusOr<v1::GetRequest> request = GetRequestFor(items);
   if (!request.ok()) return done(request.status());
   CallAsync<v1::GetRequest, v1::GetReply>(
       std::make_shared<v1::GetRequest>(*std::move(request)),
-      [](v1::Store::Stub* stub, grpc::ClientContext* context, const v1::GetRequest* get, v1::GetReply* reply,
-         std::function<void(grpc::Status)> ended) { stub->async()->Get(context, get, reply, std::move(ended)); },
-      [done = std::move(done), asked = items.size()](const absl::Status& status, const v1::GetReply& reply) {
+      [](v1::Store::Stub* stub, grpc::ClientContext* context, const v1::GetRequest* get,
+         v1::GetReply* reply, std::function<void(grpc::Status)> ended) {
+        stub->async()->Get(context, get, reply, std::move(ended));
+      },
+      [done = std::move(done), asked = items.size()](const absl::Status& status,
+                                                     const v1::GetReply& reply) {
         if (!status.ok()) return done(status);
         done(Results(reply, asked));
       },

@@ -11,7 +11,8 @@ namespace {
 absl::Status ReplyError(const v1::RecallReply& reply) {
   if (reply.error().empty() && reply.error_code() == 0) return absl::OkStatus();
   const auto code = static_cast<absl::StatusCode>(reply.error_code());
-  return absl::Status(code == absl::StatusCode::kOk ? absl::StatusCode::kUnknown : code, reply.error());
+  return absl::Status(code == absl::StatusCode::kOk ? absl::StatusCode::kUnknown : code,
+                      reply.error());
 }
 
 bool WantsPages(const RecallQuery& query) {
@@ -34,7 +35,7 @@ absl::StatusOr<v1::RecallRequest> ClientImpl::RecallRequestFor(const RecallQuery
   request.set_window(query.window);
   request.set_num_blocks(query.num_blocks);
   request.set_explain(query.explain);
-  request.set_deadline_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.transfer_deadline)));
+  request.set_deadline_ms(transfer_deadline_ms());
   for (const RecallLayer& layer : query.layers) {
     v1::LayerRecall* wire = request.add_layers();
     wire->set_layer(layer.layer);
@@ -58,7 +59,8 @@ absl::StatusOr<RecallResult> ClientImpl::Recall(const RecallQuery& query) {
   VARVE_ASSIGN_OR_RETURN(v1::RecallRequest request, RecallRequestFor(query));
   const uint64_t tag = next_recall_tag_.fetch_add(1);
   request.set_tag(tag);
-  VARVE_ASSIGN_OR_RETURN(const v1::RecallReply reply, ExchangeInSession(recalls_, std::move(request), tag));
+  VARVE_ASSIGN_OR_RETURN(const v1::RecallReply reply,
+                         ExchangeInSession(recalls_, std::move(request), tag));
   VARVE_RETURN_IF_ERROR(ReplyError(reply));
   RecallResult result = FromProto(reply);
   if (inline_only() && WantsPages(query)) VARVE_RETURN_IF_ERROR(FetchRecalled(query, &result));

@@ -24,21 +24,23 @@ absl::Status AddFetches(const RecallQuery& query, const ContextInfo& context, si
   std::set_difference(selection.selected.begin(), selection.selected.end(), head.resident.begin(),
                       head.resident.end(), std::back_inserter(missing));
   if (missing.size() > head.slots.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("layer ", query.layers[l].layer, ", head ", h, ": ",
-                                                   missing.size(), " pages are missing but only ",
-                                                   head.slots.size(), " slots are named"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("layer ", query.layers[l].layer, ", head ", h, ": ", missing.size(),
+                     " pages are missing but only ", head.slots.size(), " slots are named"));
   }
   for (uint32_t i = 0; i < missing.size(); ++i) {
     if (missing[i] >= context.block_hashes.size()) {
-      return absl::FailedPreconditionError(absl::StrCat("context ", query.context_id, " was truncated meanwhile"));
+      return absl::FailedPreconditionError(
+          absl::StrCat("context ", query.context_id, " was truncated meanwhile"));
     }
     const auto key = page::MakeObjectKey(context.block_hashes[missing[i]], query.layers[l].layer);
-    fetches->push_back({{key.value_or(page::ObjectKey()),
-                         {.part = head.part, .head_begin = static_cast<uint32_t>(h), .head_count = 1},
-                         {head.slots[i]}},
-                        l,
-                        h,
-                        {.page = missing[i], .slot = i}});
+    fetches->push_back(
+        {{key.value_or(page::ObjectKey()),
+          {.part = head.part, .head_begin = static_cast<uint32_t>(h), .head_count = 1},
+          {head.slots[i]}},
+         l,
+         h,
+         {.page = missing[i], .slot = i}});
   }
   return absl::OkStatus();
 }
@@ -49,8 +51,9 @@ absl::Status AddFetches(const RecallQuery& query, const ContextInfo& context, si
 absl::Status ClientImpl::FetchRecalled(const RecallQuery& query, RecallResult* selection) {
   VARVE_ASSIGN_OR_RETURN(const ContextInfo context, AttachContext(query.context_id));
   if (context.epoch != query.epoch) {
-    return absl::FailedPreconditionError(absl::StrCat("context ", query.context_id, " is at epoch ", context.epoch,
-                                                      ", the recall named epoch ", query.epoch));
+    return absl::FailedPreconditionError(absl::StrCat("context ", query.context_id, " is at epoch ",
+                                                      context.epoch, ", the recall named epoch ",
+                                                      query.epoch));
   }
   std::vector<Fetch> fetches;
   for (size_t l = 0; l < selection->layers.size() && l < query.layers.size(); ++l) {

@@ -19,12 +19,15 @@ struct FreeDeleter {
 };
 using OwnBuffer = std::unique_ptr<std::byte, FreeDeleter>;
 
-// Memory that the session's store may read and write (region set), or that only this client copies from and into
-// (inline only). Destroying it makes the store forget it before the transport does.
+// Memory that the session's store may read and write (region set), or that only this client copies
+// from and into (inline only). Destroying it makes the store forget it before the transport does.
 class RegisteredMemory final : public Memory {
  public:
   RegisteredMemory(Session* session, uint64_t region_id, std::unique_ptr<transport::Region> region)
-      : session_(session), region_id_(region_id), bytes_(region->memory()), region_(std::move(region)) {}
+      : session_(session),
+        region_id_(region_id),
+        bytes_(region->memory()),
+        region_(std::move(region)) {}
   RegisteredMemory(Session* session, std::span<std::byte> bytes, OwnBuffer own)
       : session_(session), bytes_(bytes), own_(std::move(own)) {}
   ~RegisteredMemory() override {
@@ -43,15 +46,20 @@ class RegisteredMemory final : public Memory {
   const OwnBuffer own_;
 };
 
-// The handle behind a piece. INVALID_ARGUMENT when it is null or belongs to another client; `where` names the piece.
-absl::StatusOr<const RegisteredMemory*> Resolve(const Session* session, const Piece& piece, const std::string& where);
+// The handle behind a piece. INVALID_ARGUMENT when it is null or belongs to another client; `where`
+// names the piece.
+absl::StatusOr<const RegisteredMemory*> Resolve(const Session* session, const Piece& piece,
+                                                const std::string& where);
 
 // Appends the pieces to `refs` (a repeated MemoryRef). `what`: "item 3: source".
-absl::Status AppendRefs(const Session* session, std::span<const Piece> pieces, const std::string& what,
+absl::Status AppendRefs(const Session* session, std::span<const Piece> pieces,
+                        const std::string& what,
                         google::protobuf::RepeatedPtrField<v1::MemoryRef>* refs);
 
-// For a client that copies the bytes itself: the pieces as spans. OUT_OF_RANGE when one lies outside its memory.
-absl::StatusOr<std::vector<std::span<std::byte>>> Spans(const Session* session, std::span<const Piece> pieces,
+// For a client that copies the bytes itself: the pieces as spans. OUT_OF_RANGE when one lies
+// outside its memory.
+absl::StatusOr<std::vector<std::span<std::byte>>> Spans(const Session* session,
+                                                        std::span<const Piece> pieces,
                                                         const std::string& what);
 
 }  // namespace varve::client

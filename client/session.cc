@@ -33,17 +33,22 @@ v1::SessionRequest UnregisterRequest(uint64_t region_id) {
 absl::Status RegionError(const absl::StatusOr<v1::SessionReply>& reply) {
   if (!reply.ok()) return reply.status();
   if (reply->region().error().empty()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("the store refused the memory: ", reply->region().error()));
+  return absl::InvalidArgumentError(
+      absl::StrCat("the store refused the memory: ", reply->region().error()));
 }
 
 bool WorthRetrying(const absl::Status& status) {
-  return status.code() == absl::StatusCode::kUnavailable || status.code() == absl::StatusCode::kDeadlineExceeded;
+  return status.code() == absl::StatusCode::kUnavailable ||
+         status.code() == absl::StatusCode::kDeadlineExceeded;
 }
 
 }  // namespace
 
 Session::Session(v1::Store::Stub* stub, v1::OpenSession open, absl::Duration connect_timeout)
-    : stub_(stub), open_(std::move(open)), connect_timeout_(connect_timeout), opener_([this] { Run(); }) {}
+    : stub_(stub),
+      open_(std::move(open)),
+      connect_timeout_(connect_timeout),
+      opener_([this] { Run(); }) {}
 
 Session::~Session() { Shutdown(); }
 
@@ -192,9 +197,10 @@ absl::StatusOr<Session::OpenedPtr> Session::OpenOnce(absl::Time deadline) {
     base::MutexLock lock(mutex_);
     if (closing_) return ClosingError();
     generation = ++last_generation_;
-    link = Link::Start([this](grpc::ClientContext* context,
-                              Link::Reactor* reactor) { stub_->async()->Session(context, reactor); },
-                       nullptr, [this, generation] { OnLinkClosed(generation); });
+    link =
+        Link::Start([this](grpc::ClientContext* context,
+                           Link::Reactor* reactor) { stub_->async()->Session(context, reactor); },
+                    nullptr, [this, generation] { OnLinkClosed(generation); });
     link_ = link;
   }
   absl::StatusOr<OpenedPtr> opened = Introduce(*link, generation, deadline);
@@ -202,11 +208,14 @@ absl::StatusOr<Session::OpenedPtr> Session::OpenOnce(absl::Time deadline) {
   return opened;
 }
 
-absl::StatusOr<Session::OpenedPtr> Session::Introduce(Link& link, uint64_t generation, absl::Time deadline) {
+absl::StatusOr<Session::OpenedPtr> Session::Introduce(Link& link, uint64_t generation,
+                                                      absl::Time deadline) {
   v1::SessionRequest request;
   *request.mutable_open() = open_;
-  VARVE_ASSIGN_OR_RETURN(v1::SessionReply reply, link.Exchange(std::move(request), 0, deadline - absl::Now()));
-  if (!reply.has_opened()) return absl::InternalError("the store answered a new session with something else");
+  VARVE_ASSIGN_OR_RETURN(v1::SessionReply reply,
+                         link.Exchange(std::move(request), 0, deadline - absl::Now()));
+  if (!reply.has_opened())
+    return absl::InternalError("the store answered a new session with something else");
   auto opened = std::make_shared<Opened>();
   opened->generation = generation;
   opened->session_id = reply.opened().session_id();
@@ -217,8 +226,8 @@ absl::StatusOr<Session::OpenedPtr> Session::Introduce(Link& link, uint64_t gener
   return OpenedPtr(opened);
 }
 
-// Regions come and go while this runs: repeats until the store knows exactly those of now, then publishes the session
-// under the same lock.
+// Regions come and go while this runs: repeats until the store knows exactly those of now, then
+// publishes the session under the same lock.
 absl::Status Session::SyncRegions(Link& link, const OpenedPtr& opened, absl::Time deadline) {
   std::set<uint64_t> known;
   for (;;) {
@@ -241,11 +250,13 @@ absl::Status Session::SyncRegions(Link& link, const OpenedPtr& opened, absl::Tim
       }
     }
     for (const auto& [id, descriptor] : add) {
-      VARVE_RETURN_IF_ERROR(RegionError(link.Exchange(RegisterRequest(id, descriptor), 0, deadline - absl::Now())));
+      VARVE_RETURN_IF_ERROR(
+          RegionError(link.Exchange(RegisterRequest(id, descriptor), 0, deadline - absl::Now())));
       known.insert(id);
     }
     for (uint64_t id : drop) {
-      VARVE_RETURN_IF_ERROR(link.Exchange(UnregisterRequest(id), 0, deadline - absl::Now()).status());
+      VARVE_RETURN_IF_ERROR(
+          link.Exchange(UnregisterRequest(id), 0, deadline - absl::Now()).status());
       known.erase(id);
     }
   }

@@ -1,10 +1,12 @@
-// The client's session with the store: one stream, opened on the first call and again after it broke.
+// The client's session with the store: one stream, opened on the first call and again after it
+// broke.
 //
-// State that the store loses with a session (registered regions) is kept here and told to the store again before a new
-// session is handed out; state that belongs to the store (pins, attached contexts) is gone with it.
+// State that the store loses with a session (registered regions) is kept here and told to the store
+// again before a new session is handed out; state that belongs to the store (pins, attached
+// contexts) is gone with it.
 //
-// Threads: all methods from any thread. One thread of the session opens streams, so that Acquire never blocks its
-// caller; it ends in Shutdown.
+// Threads: all methods from any thread. One thread of the session opens streams, so that Acquire
+// never blocks its caller; it ends in Shutdown.
 #pragma once
 
 #include <functional>
@@ -35,13 +37,15 @@ class Session {
   using OpenedPtr = std::shared_ptr<const Opened>;
   using Callback = std::function<void(absl::StatusOr<OpenedPtr>)>;
 
-  // stub must outlive the session. connect_timeout bounds each attempt to have a session, retries included.
+  // stub must outlive the session. connect_timeout bounds each attempt to have a session, retries
+  // included.
   Session(v1::Store::Stub* stub, v1::OpenSession open, absl::Duration connect_timeout);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  // The open session; opens one when there is none. The callback runs before this returns, or on the session's thread.
+  // The open session; opens one when there is none. The callback runs before this returns, or on
+  // the session's thread.
   void Acquire(Callback done);
   absl::StatusOr<OpenedPtr> Acquire();
   // The open session, or null.

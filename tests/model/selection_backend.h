@@ -16,9 +16,9 @@ namespace varve::model {
 //   full            everything
 //   stream          first 4 tokens and the most recent, ceil(budget * prompt) tokens in all
 //   oracle          pages by true softmax mass of the query, summed over the group
-//   arkvale-max     pages by the bound sum_d max(q_d min_d, q_d max_d) of their keys, maximum over
-//   the group arkvale-sum     the same, sum over the group arkvale-center  pages by q . (min + max)
-//   / 2, maximum over the group
+//   arkvale-max     pages by the bound sum_d max(q_d min_d, q_d max_d), maximum over the group
+//   arkvale-sum     the same, sum over the group
+//   arkvale-center  pages by q . (min + max) / 2, maximum over the group
 // Page policies take max(3, ceil(budget * pages)) pages at every step, the first and the last
 // always among them; equal scores are taken in order of page id.
 class SelectionBackend final : public DenseBackend {

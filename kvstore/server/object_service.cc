@@ -2,7 +2,6 @@
 
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/status.h"
 #include "kvstore/server/config.h"
@@ -13,28 +12,25 @@
 
 namespace varve::server {
 
-void ObjectService::Exists(const varve::v1::ExistsRequest& request, varve::v1::ExistsReply* reply,
-                           Answer answer) {
-  std::move(answer)(CountReject(core_, "batch_items", DoExists(request, reply)));
+absl::StatusOr<std::vector<page::ObjectKey>> ObjectService::Keys(
+    const google::protobuf::RepeatedPtrField<std::string>& keys) {
+  auto parsed = ParseKeys(keys, max_items());
+  if (!parsed.ok()) return CountReject(core_, "batch_items", parsed.status());
+  return parsed;
 }
 
-absl::Status ObjectService::DoExists(const varve::v1::ExistsRequest& request,
+absl::Status ObjectService::Exists(const varve::v1::ExistsRequest& request,
                                      varve::v1::ExistsReply* reply) {
   VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
-  VARVE_ASSIGN_OR_RETURN(const auto keys, ParseKeys(request.keys(), max_items()));
+  VARVE_ASSIGN_OR_RETURN(const auto keys, Keys(request.keys()));
   for (const page::ObjectKey& key : keys) reply->add_exists(core_.pages.Exists(session->ns(), key));
   return absl::OkStatus();
 }
 
-void ObjectService::LongestPrefix(const varve::v1::LongestPrefixRequest& request,
-                                  varve::v1::LongestPrefixReply* reply, Answer answer) {
-  std::move(answer)(CountReject(core_, "batch_items", DoLongestPrefix(request, reply)));
-}
-
-absl::Status ObjectService::DoLongestPrefix(const varve::v1::LongestPrefixRequest& request,
+absl::Status ObjectService::LongestPrefix(const varve::v1::LongestPrefixRequest& request,
                                             varve::v1::LongestPrefixReply* reply) {
   VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
-  VARVE_ASSIGN_OR_RETURN(const auto keys, ParseKeys(request.keys(), max_items()));
+  VARVE_ASSIGN_OR_RETURN(const auto keys, Keys(request.keys()));
   uint32_t present = 0;
   while (present < keys.size() && core_.pages.Exists(session->ns(), keys[present])) ++present;
   reply->set_present(present);
@@ -65,29 +61,19 @@ void ObjectService::Get(const varve::v1::GetRequest& request, varve::v1::GetRepl
   StartGet(core_, *std::move(session), request, reply, *deadline, std::move(answer));
 }
 
-void ObjectService::Remove(const varve::v1::RemoveRequest& request, varve::v1::RemoveReply* reply,
-                           Answer answer) {
-  std::move(answer)(CountReject(core_, "batch_items", DoRemove(request, reply)));
-}
-
-absl::Status ObjectService::DoRemove(const varve::v1::RemoveRequest& request,
+absl::Status ObjectService::Remove(const varve::v1::RemoveRequest& request,
                                      varve::v1::RemoveReply* reply) {
   VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
-  VARVE_ASSIGN_OR_RETURN(const auto keys, ParseKeys(request.keys(), max_items()));
+  VARVE_ASSIGN_OR_RETURN(const auto keys, Keys(request.keys()));
   for (const page::ObjectKey& key : keys) {
     reply->add_removed(core_.pages.Remove(session->ns(), key, request.force()));
   }
   return absl::OkStatus();
 }
 
-void ObjectService::Pin(const varve::v1::PinRequest& request, varve::v1::PinReply* reply,
-                        Answer answer) {
-  std::move(answer)(CountReject(core_, "batch_items", DoPin(request, reply)));
-}
-
-absl::Status ObjectService::DoPin(const varve::v1::PinRequest& request, varve::v1::PinReply* reply) {
+absl::Status ObjectService::Pin(const varve::v1::PinRequest& request, varve::v1::PinReply* reply) {
   VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
-  VARVE_ASSIGN_OR_RETURN(const auto keys, ParseKeys(request.keys(), max_items()));
+  VARVE_ASSIGN_OR_RETURN(const auto keys, Keys(request.keys()));
   const absl::Duration ttl = request.ttl_ms() == 0 ? absl::InfiniteDuration()
                                                    : absl::Milliseconds(request.ttl_ms());
   return session->WhileOpen([&] {
@@ -100,12 +86,7 @@ absl::Status ObjectService::DoPin(const varve::v1::PinRequest& request, varve::v
   });
 }
 
-void ObjectService::List(const varve::v1::ListRequest& request, varve::v1::ListReply* reply,
-                         Answer answer) {
-  std::move(answer)(DoList(request, reply));
-}
-
-absl::Status ObjectService::DoList(const varve::v1::ListRequest& request,
+absl::Status ObjectService::List(const varve::v1::ListRequest& request,
                                    varve::v1::ListReply* reply) {
   VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
   VARVE_ASSIGN_OR_RETURN(const uint32_t page_size, ParsePageSize(request.page_size()));

@@ -16,6 +16,7 @@
 #include "kvstore/base/http_server.h"
 #include "kvstore/base/log.h"
 #include "kvstore/base/status.h"
+#include "kvstore/server/admin_service.h"
 #include "kvstore/server/config.h"
 #include "kvstore/server/core.h"
 #include "kvstore/server/store_service.h"
@@ -56,6 +57,7 @@ struct StoreServer::Impl {
   absl::Status MakeRooms();
   absl::Status ServeGrpc();
   absl::Status ServeHttp();
+  void StartDraining();
   void BeforeScrape();
   base::HttpResponse Ready() const;
 
@@ -72,6 +74,7 @@ struct StoreServer::Impl {
   std::unique_ptr<base::ThreadPool> recall_pool;
   std::unique_ptr<base::ThreadPool> control_pool;
   std::unique_ptr<Core> core;
+  std::unique_ptr<AdminService> admin;
   std::unique_ptr<varve::v1::Store::CallbackService> service;
   std::unique_ptr<grpc::Server> grpc_server;
   std::unique_ptr<base::HttpServer> http_server;
@@ -136,7 +139,8 @@ absl::Status StoreServer::Impl::MakeRooms() {
 }
 
 absl::Status StoreServer::Impl::ServeGrpc() {
-  service = MakeStoreService(*core);
+  admin = std::make_unique<AdminService>(*core, options.config_text, [this] { StartDraining(); });
+  service = MakeStoreService(*core, *admin);
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
@@ -204,18 +208,20 @@ std::shared_ptr<grpc::Channel> StoreServer::InProcessChannel() {
 const std::string& StoreServer::grpc_address() const { return impl_->grpc_address; }
 const std::string& StoreServer::http_address() const { return impl_->http_address; }
 
-void StoreServer::StartDraining() {
-  if (impl_->grpc_server == nullptr || impl_->draining.exchange(true)) return;
-  base::LogInfo("draining: ", impl_->sessions->size(), " sessions");
-  impl_->grpc_server->GetHealthCheckService()->SetServingStatus(false);
-  impl_->sessions->Close();
-  impl_->sessions->EndAll(EndMode::kGraceful, absl::OkStatus());
-  impl_->streams.CloseAll(absl::UnavailableError("the store is draining"));
+void StoreServer::Impl::StartDraining() {
+  if (draining.exchange(true)) return;
+  base::LogInfo("draining: ", sessions->size(), " sessions");
+  grpc_server->GetHealthCheckService()->SetServingStatus(false);
+  sessions->Close();
+  sessions->EndAll(EndMode::kGraceful, absl::OkStatus());
+  streams.CloseAll(absl::UnavailableError("the store is draining"));
 }
+
+void StoreServer::StartDraining() { impl_->StartDraining(); }
 
 bool StoreServer::Shutdown(absl::Duration grace) {
   if (impl_->shut_down.exchange(true) || impl_->grpc_server == nullptr) return true;
-  StartDraining();
+  impl_->StartDraining();
   const bool finished = impl_->sessions->AwaitNone(grace);
   if (!finished) {
     base::LogWarning("transfers in flight did not finish within ", absl::FormatDuration(grace),

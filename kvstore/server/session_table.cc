@@ -87,6 +87,11 @@ void SessionTable::Close() {
   closed_ = true;
 }
 
+bool SessionTable::closed() const {
+  base::MutexLock lock(mutex_);
+  return closed_;
+}
+
 void SessionTable::EndAll(EndMode mode, const absl::Status& reason) {
   for (const SessionRef& session : List()) End(session, mode, reason);
 }

@@ -55,6 +55,7 @@ class SessionTable {
 
   // No new sessions from here on.
   void Close();
+  bool closed() const;
   void EndAll(EndMode mode, const absl::Status& reason);
   // Closes every endpoint that transfers in flight still hold, ended sessions included.
   void CloseEndpoints();

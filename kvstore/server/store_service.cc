@@ -4,7 +4,11 @@
 
 #include <utility>
 
+#include "kvstore/server/context_service.h"
+#include "kvstore/server/digest_streams.h"
+#include "kvstore/server/inline_service.h"
 #include "kvstore/server/object_service.h"
+#include "kvstore/server/recall_service.h"
 #include "kvstore/server/session_stream.h"
 #include "kvstore/server/unary_call.h"
 
@@ -17,7 +21,8 @@ namespace v1 = varve::v1;
 
 class StoreService final : public v1::Store::CallbackService {
  public:
-  explicit StoreService(Core& core) : core_(core), objects_(core) {}
+  StoreService(Core& core, AdminService& admin)
+      : core_(core), admin_(admin), objects_(core), contexts_(core) {}
 
   SessionReactor* Session(CallbackServerContext* context) override {
     return StartSessionStream(core_, context->peer());
@@ -25,12 +30,11 @@ class StoreService final : public v1::Store::CallbackService {
 
   ServerUnaryReactor* Exists(CallbackServerContext*, const v1::ExistsRequest* request,
                              v1::ExistsReply* reply) override {
-    return Unary("Exists", [&](Answer answer) { objects_.Exists(*request, reply, std::move(answer)); });
+    return Now("Exists", [&] { return objects_.Exists(*request, reply); });
   }
   ServerUnaryReactor* LongestPrefix(CallbackServerContext*, const v1::LongestPrefixRequest* request,
                                     v1::LongestPrefixReply* reply) override {
-    return Unary("LongestPrefix",
-                 [&](Answer answer) { objects_.LongestPrefix(*request, reply, std::move(answer)); });
+    return Now("LongestPrefix", [&] { return objects_.LongestPrefix(*request, reply); });
   }
   ServerUnaryReactor* Put(CallbackServerContext*, const v1::PutRequest* request,
                           v1::PutReply* reply) override {
@@ -42,21 +46,95 @@ class StoreService final : public v1::Store::CallbackService {
   }
   ServerUnaryReactor* Remove(CallbackServerContext*, const v1::RemoveRequest* request,
                              v1::RemoveReply* reply) override {
-    return Unary("Remove", [&](Answer answer) { objects_.Remove(*request, reply, std::move(answer)); });
+    return Now("Remove", [&] { return objects_.Remove(*request, reply); });
   }
   ServerUnaryReactor* Pin(CallbackServerContext*, const v1::PinRequest* request,
                           v1::PinReply* reply) override {
-    return Unary("Pin", [&](Answer answer) { objects_.Pin(*request, reply, std::move(answer)); });
+    return Now("Pin", [&] { return objects_.Pin(*request, reply); });
   }
   ServerUnaryReactor* List(CallbackServerContext*, const v1::ListRequest* request,
                            v1::ListReply* reply) override {
-    return Unary("List", [&](Answer answer) { objects_.List(*request, reply, std::move(answer)); });
+    return Now("List", [&] { return objects_.List(*request, reply); });
+  }
+
+  PutInlineReactor* PutInline(CallbackServerContext*) override { return StartPutInline(core_); }
+  grpc::ServerWriteReactor<v1::GetInlineReply>* GetInline(
+      CallbackServerContext*, const v1::GetInlineRequest* request) override {
+    return StartGetInline(core_, *request);
+  }
+
+  ServerUnaryReactor* OpenContext(CallbackServerContext*, const v1::OpenContextRequest* request,
+                                  v1::ContextInfo* reply) override {
+    return Now("OpenContext", [&] { return contexts_.Open(*request, reply); });
+  }
+  ServerUnaryReactor* AppendContext(CallbackServerContext*, const v1::AppendContextRequest* request,
+                                    v1::ContextInfo* reply) override {
+    return Now("AppendContext", [&] { return contexts_.Append(*request, reply); });
+  }
+  ServerUnaryReactor* TruncateContext(CallbackServerContext*,
+                                      const v1::TruncateContextRequest* request,
+                                      v1::ContextInfo* reply) override {
+    return Now("TruncateContext", [&] { return contexts_.Truncate(*request, reply); });
+  }
+  ServerUnaryReactor* ForkContext(CallbackServerContext*, const v1::ForkContextRequest* request,
+                                  v1::ContextInfo* reply) override {
+    return Now("ForkContext", [&] { return contexts_.Fork(*request, reply); });
+  }
+  ServerUnaryReactor* AttachContext(CallbackServerContext*, const v1::ContextRef* request,
+                                    v1::ContextInfo* reply) override {
+    return Now("AttachContext", [&] { return contexts_.Attach(*request, reply); });
+  }
+  ServerUnaryReactor* ParkContext(CallbackServerContext*, const v1::ContextRef* request,
+                                  v1::ContextInfo* reply) override {
+    return Now("ParkContext", [&] { return contexts_.Park(*request, reply); });
+  }
+  ServerUnaryReactor* DropContext(CallbackServerContext*, const v1::ContextRef* request,
+                                  v1::DropContextReply* reply) override {
+    return Now("DropContext", [&] { return contexts_.Drop(*request, reply); });
+  }
+  ServerUnaryReactor* ListContexts(CallbackServerContext*, const v1::ListContextsRequest* request,
+                                   v1::ListContextsReply* reply) override {
+    return Now("ListContexts", [&] { return contexts_.List(*request, reply); });
+  }
+
+  DigestReactor* StreamDigests(CallbackServerContext*) override { return StartDigestStream(core_); }
+  grpc::ServerWriteReactor<v1::DigestBatch>* ReadDigests(
+      CallbackServerContext*, const v1::ReadDigestsRequest* request) override {
+    return StartReadDigests(core_, *request);
+  }
+  ServerUnaryReactor* Recall(CallbackServerContext*, const v1::RecallRequest* request,
+                             v1::RecallReply* reply) override {
+    return Unary("Recall",
+                 [&](Answer answer) { StartRecall(core_, *request, reply, std::move(answer)); });
+  }
+  RecallReactor* RecallStream(CallbackServerContext*) override { return StartRecallStream(core_); }
+
+  ServerUnaryReactor* GetStatus(CallbackServerContext*, const v1::GetStatusRequest*,
+                                v1::StoreStatus* reply) override {
+    return Now("GetStatus", [&] {
+      admin_.FillStatus(reply);
+      return absl::OkStatus();
+    });
+  }
+  ServerUnaryReactor* GetConfig(CallbackServerContext*, const v1::GetConfigRequest*,
+                                v1::GetConfigReply* reply) override {
+    return Now("GetConfig", [&] {
+      reply->set_text(admin_.config_text());
+      return absl::OkStatus();
+    });
+  }
+  ServerUnaryReactor* Drain(CallbackServerContext*, const v1::DrainRequest*,
+                            v1::DrainReply*) override {
+    return Now("Drain", [&] {
+      admin_.Drain();
+      return absl::OkStatus();
+    });
   }
   ServerUnaryReactor* Echo(CallbackServerContext*, const v1::EchoMessage* request,
                            v1::EchoMessage* reply) override {
-    return Unary("Echo", [&](Answer answer) {
+    return Now("Echo", [&] {
       reply->set_payload(request->payload());
-      std::move(answer)(absl::OkStatus());
+      return absl::OkStatus();
     });
   }
 
@@ -65,15 +143,22 @@ class StoreService final : public v1::Store::CallbackService {
   ServerUnaryReactor* Unary(const char* method, Handler&& handler) {
     return (new UnaryCall(core_.metrics.method(method)))->Run(std::forward<Handler>(handler));
   }
+  // For handlers that answer before they return.
+  template <typename Handler>
+  ServerUnaryReactor* Now(const char* method, Handler&& handler) {
+    return Unary(method, [&](Answer answer) { std::move(answer)(handler()); });
+  }
 
   Core& core_;
+  AdminService& admin_;
   ObjectService objects_;
+  ContextService contexts_;
 };
 
 }  // namespace
 
-std::unique_ptr<v1::Store::CallbackService> MakeStoreService(Core& core) {
-  return std::make_unique<StoreService>(core);
+std::unique_ptr<v1::Store::CallbackService> MakeStoreService(Core& core, AdminService& admin) {
+  return std::make_unique<StoreService>(core, admin);
 }
 
 }  // namespace varve::server

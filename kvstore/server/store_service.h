@@ -5,12 +5,13 @@
 
 #include <memory>
 
+#include "kvstore/server/admin_service.h"
 #include "kvstore/server/core.h"
 #include "varve/v1/store.grpc.pb.h"
 
 namespace varve::server {
 
-// core outlives every call of the service.
-std::unique_ptr<varve::v1::Store::CallbackService> MakeStoreService(Core& core);
+// core and admin outlive every call of the service.
+std::unique_ptr<varve::v1::Store::CallbackService> MakeStoreService(Core& core, AdminService& admin);
 
 }  // namespace varve::server

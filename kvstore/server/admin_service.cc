@@ -1,0 +1,61 @@
+#include "kvstore/server/admin_service.h"
+
+#include "absl/strings/str_cat.h"
+#include "kvstore/page/digest/digest.h"
+#include "kvstore/page/digest/score.h"
+#include "kvstore/server/version.h"
+
+namespace varve::server {
+namespace {
+
+void FillTier(const varve::v1::HostTierConfig& config, const store::PageStoreUsage& usage,
+              varve::v1::TierStatus* tier) {
+  tier->set_tier(varve::v1::TIER_HOST);
+  tier->set_capacity_bytes(usage.host.capacity_bytes);
+  tier->set_used_bytes(usage.host.used_bytes);
+  tier->set_pinned_bytes(usage.pinned_bytes);
+  tier->set_objects(usage.objects);
+  const uint64_t free = usage.host.capacity_bytes - usage.host.used_bytes;
+  if (free > 0) {
+    tier->set_fragmentation_ratio(1 - static_cast<double>(usage.host.largest_free_bytes) /
+                                          static_cast<double>(free));
+  }
+  tier->set_low_watermark(config.low_watermark());
+  tier->set_high_watermark(config.high_watermark());
+}
+
+void FillSession(const Session& session, absl::Time now, varve::v1::SessionStatus* out) {
+  out->set_client_name(session.info().client_name);
+  out->set_key_namespace(session.info().key_namespace);
+  out->set_lane(session.lane());
+  out->set_age_ms(static_cast<uint64_t>(absl::ToInt64Milliseconds(now - session.info().opened)));
+  out->set_regions(session.num_regions());
+  out->set_registered_bytes(session.registered_bytes());
+  out->set_read_bytes(session.read_bytes);
+  out->set_written_bytes(session.written_bytes);
+  out->set_peer(session.info().peer);
+}
+
+}  // namespace
+
+void AdminService::FillStatus(varve::v1::StoreStatus* status) const {
+  const absl::Time now = absl::Now();
+  const store::PageStoreUsage usage = core_.pages.Usage();
+  status->set_version(absl::StrCat(kVersion, " (", kCommit, ")"));
+  status->set_uptime_ms(static_cast<uint64_t>(absl::ToInt64Milliseconds(now - start_)));
+  status->set_draining(core_.sessions.closed());
+  FillTier(core_.config.host_tier(), usage, status->add_tiers());
+  for (const SessionRef& session : core_.sessions.List()) {
+    FillSession(*session, now, status->add_sessions());
+  }
+  status->set_contexts(core_.contexts.size());
+  status->set_objects(usage.objects);
+  status->add_plugins(absl::StrCat("transport: ", core_.transport.name()));
+  status->add_plugins(absl::StrCat("eviction: ", core_.config.host_tier().eviction()));
+  for (const page::DigestKindInfo& kind : page::DigestKinds()) {
+    status->add_plugins(absl::StrCat("digest: ", std::string(kind.name)));
+  }
+  status->add_plugins(absl::StrCat("score: ", std::string(page::ScoreImpls().front().name)));
+}
+
+}  // namespace varve::server

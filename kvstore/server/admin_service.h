@@ -1,0 +1,34 @@
+// What operators ask: status, configuration, drain.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "kvstore/server/core.h"
+#include "varve/v1/store.pb.h"
+
+namespace varve::server {
+
+// Thread-safe.
+class AdminService {
+ public:
+  // start_draining: must return at once.
+  AdminService(Core& core, std::string config_text, std::function<void()> start_draining)
+      : core_(core),
+        config_text_(std::move(config_text)),
+        start_draining_(std::move(start_draining)) {}
+
+  void FillStatus(varve::v1::StoreStatus* status) const;
+  const std::string& config_text() const { return config_text_; }
+  void Drain() { start_draining_(); }
+
+ private:
+  Core& core_;
+  const std::string config_text_;
+  const std::function<void()> start_draining_;
+  const absl::Time start_ = absl::Now();
+};
+
+}  // namespace varve::server

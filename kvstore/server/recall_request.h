@@ -1,0 +1,35 @@
+// A RecallRequest, checked against its context and the session's memory.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "kvstore/page/geometry.h"
+#include "kvstore/recall/context_table.h"
+#include "kvstore/server/core.h"
+#include "kvstore/server/memory_refs.h"
+#include "varve/v1/store.pb.h"
+
+namespace varve::server {
+
+// Where the missing pages of one (layer, KV head) go.
+struct HeadTarget {
+  page::Part part = page::Part::kKV;
+  std::vector<Piece> slots;
+};
+
+struct CheckedRecall {
+  SessionRef session;  // first: outlives the pieces
+  recall::ContextOptions context;
+  recall::SelectParams params;
+  std::vector<recall::LayerQuery> layers;        // points into the request
+  std::vector<std::vector<HeadTarget>> targets;  // [layer of the request][KV head]
+  absl::Time deadline;
+};
+
+// The whole request or the first problem, named by layer and head. Does not look at digests or pages: Select does.
+absl::StatusOr<CheckedRecall> CheckRecall(Core& core, const varve::v1::RecallRequest& request);
+
+}  // namespace varve::server

@@ -1,0 +1,260 @@
+#include "kvstore/server/recall_service.h"
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "kvstore/base/status.h"
+#include "kvstore/page/object_key.h"
+#include "kvstore/server/convert.h"
+#include "kvstore/server/get_batch.h"
+#include "kvstore/server/recall_request.h"
+#include "kvstore/server/transfer.h"
+
+namespace varve::server {
+namespace {
+
+using varve::v1::RecallReply;
+using varve::v1::RecallRequest;
+
+uint32_t Micros(absl::Duration duration) {
+  return static_cast<uint32_t>(absl::ToInt64Microseconds(duration));
+}
+
+// The missing objects of one layer, pinned when first asked for.
+class LayerObjects {
+ public:
+  LayerObjects(Core& core, store::NamespaceId ns, const page::ObjectLayout& layout,
+               const recall::LayerSelection& selection)
+      : core_(core), ns_(ns), layout_(layout), selection_(selection), objects_(selection.missing_pages.size()) {}
+
+  // The page's object with `range` checked, or null and why.
+  const store::GetHandle* Find(uint32_t page, const page::ObjectRange& range, store::MissReason* reason) {
+    const auto& pages = selection_.missing_pages;
+    const size_t i = std::lower_bound(pages.begin(), pages.end(), page) - pages.begin();
+    Object& object = objects_[i];
+    if (!object.asked) Acquire(i, object);
+    if (object.handle != nullptr && core_.config.host_tier().verify_reads() &&
+        !object.handle->Verify(range).ok()) {
+      // What travels already was checked range by range; the object is gone for the rest.
+      Miss(object, store::MissReason::kCorrupt);
+    }
+    *reason = object.reason;
+    return object.handle.get();
+  }
+
+  // Hands the pins over to the transfer.
+  void Release(std::vector<std::unique_ptr<store::GetHandle>>& out) {
+    for (Object& object : objects_) {
+      if (object.handle != nullptr) out.push_back(std::move(object.handle));
+      if (object.spoiled != nullptr) out.push_back(std::move(object.spoiled));
+    }
+  }
+
+ private:
+  struct Object {
+    bool asked = false;
+    std::unique_ptr<store::GetHandle> handle;
+    std::unique_ptr<store::GetHandle> spoiled;  // corrupt in part; other parts may be in segments
+    store::MissReason reason = store::MissReason::kNeverStored;
+  };
+
+  void Acquire(size_t i, Object& object) {
+    object.asked = true;
+    const auto key = page::MakeObjectKey(selection_.block_hashes[i], selection_.layer);
+    if (!key.has_value()) return Miss(object, store::MissReason::kNeverStored);
+    store::Miss miss;
+    object.handle = core_.pages.Acquire(ns_, *key, &miss);
+    if (object.handle == nullptr) return Miss(object, miss.reason);
+    if (object.handle->meta().layout != layout_ || object.handle->meta().codec != "raw") {
+      Miss(object, store::MissReason::kIncompatible);
+    }
+  }
+
+  void Miss(Object& object, store::MissReason reason) {
+    object.spoiled = std::move(object.handle);
+    object.reason = reason;
+    core_.metrics.CountMiss(reason);
+  }
+
+  Core& core_;
+  const store::NamespaceId ns_;
+  const page::ObjectLayout layout_;
+  const recall::LayerSelection& selection_;
+  std::vector<Object> objects_;  // parallel to missing_pages
+};
+
+class RecallOp : public std::enable_shared_from_this<RecallOp> {
+ public:
+  RecallOp(Core& core, CheckedRecall checked, RecallReply* reply, Answer answer)
+      : core_(core), checked_(std::move(checked)), reply_(reply), answer_(std::move(answer)) {
+    const page::Geometry& g = checked_.context.geometry;
+    layout_ = {g.num_kv_heads, static_cast<uint32_t>(g.part_bytes())};
+  }
+
+  // On a recall thread.
+  void Run(const std::string& context_id) {
+    recall::SelectTimings timings;
+    absl::StatusOr<std::vector<recall::LayerSelection>> selections = core_.contexts.Select(
+        checked_.session->ns(), context_id, checked_.params, checked_.layers, &timings);
+    if (!selections.ok()) return std::move(answer_)(selections.status());
+    score_ = absl::Seconds(timings.score_seconds);
+    select_ = absl::Seconds(timings.select_seconds);
+    const absl::Time located = absl::Now();
+    for (size_t i = 0; i < selections->size(); ++i) Locate((*selections)[i], checked_.targets[i]);
+    transfer_start_ = absl::Now();
+    locate_ = transfer_start_ - located;
+    if (segments_.empty()) return Finish();
+    StartTransfer(core_, Direction::kToClient, checked_.session, std::move(segments_),
+                  checked_.deadline, [self = shared_from_this()](const absl::Status& status) {
+                    self->Deliver(status);
+                    self->Finish();
+                  });
+  }
+
+ private:
+  void Locate(recall::LayerSelection& selection, const std::vector<HeadTarget>& targets) {
+    varve::v1::LayerRecallResult* layer = reply_->add_layers();
+    layer->set_layer(selection.layer);
+    LayerObjects objects(core_, checked_.session->ns(), layout_, selection);
+    for (uint32_t h = 0; h < selection.heads.size(); ++h) {
+      recall::HeadSelection& head = selection.heads[h];
+      varve::v1::HeadRecallResult* result = layer->add_heads();
+      result->mutable_selected()->Add(head.selected.begin(), head.selected.end());
+      result->mutable_scores()->Add(head.scores.begin(), head.scores.end());
+      hot_ += head.selected.size() - head.missing.size();
+      // Without slots the worker wants to know, not to have.
+      if (targets[h].slots.empty()) continue;
+      for (uint32_t i = 0; i < head.missing.size(); ++i) {
+        AddPage(head, i, h, targets[h], objects, result->add_recalled());
+      }
+    }
+    objects.Release(handles_);
+  }
+
+  void AddPage(const recall::HeadSelection& head, uint32_t i, uint32_t kv_head,
+               const HeadTarget& target, LayerObjects& objects, varve::v1::RecalledPage* page) {
+    page->set_page(head.missing[i]);
+    page->set_slot(i);
+    if (i >= target.slots.size()) {
+      page->set_miss_reason(varve::v1::MISS_REASON_FAILED);
+      page->set_message(absl::StrCat("no slot: ", head.missing.size(), " pages are missing, ",
+                                     target.slots.size(), " slots were named"));
+      return;
+    }
+    const page::ObjectRange range{target.part, kv_head, 1};
+    store::MissReason reason;
+    const store::GetHandle* object = objects.Find(head.missing[i], range, &reason);
+    if (object == nullptr) {
+      page->set_miss_reason(ToProto(reason));
+      return;
+    }
+    PieceCursor cursor(std::span(&target.slots[i], 1));
+    const std::span<std::byte> memory = Mutable(object->memory());
+    page::ForEachExtent(layout_, range, [&](page::Extent extent) {
+      cursor.Map(memory.subspan(extent.offset, extent.bytes), segments_);
+      bytes_ += extent.bytes;
+    });
+    travelling_.push_back(page);
+  }
+
+  // On a transport thread: quick, and nothing here waits.
+  void Deliver(const absl::Status& status) {
+    transfer_ = absl::Now() - transfer_start_;
+    for (varve::v1::RecalledPage* page : travelling_) {
+      page->set_done(status.ok());
+      if (status.ok()) continue;
+      page->set_miss_reason(varve::v1::MISS_REASON_FAILED);
+      page->set_message(absl::StrCat("transfer: ", status.message()));
+    }
+    if (!status.ok()) return;
+    core_.metrics.recall_pages_fetched->Increment(static_cast<double>(travelling_.size()));
+    core_.metrics.served_bytes_host->Increment(static_cast<double>(bytes_));
+    core_.metrics.hits_host->Increment(static_cast<double>(handles_.size()));
+    core_.metrics.recall_transfer_seconds->Observe(absl::ToDoubleSeconds(transfer_));
+  }
+
+  void Finish() {
+    handles_.clear();
+    const absl::Duration total = absl::Now() - start_;
+    varve::v1::RecallTimings* timings = reply_->mutable_timings();
+    timings->set_score_us(Micros(score_));
+    timings->set_select_us(Micros(select_));
+    timings->set_locate_us(Micros(locate_));
+    timings->set_transfer_us(Micros(transfer_));
+    timings->set_total_us(Micros(total));
+    core_.metrics.recall_score_seconds->Observe(absl::ToDoubleSeconds(score_));
+    core_.metrics.recall_select_seconds->Observe(absl::ToDoubleSeconds(select_));
+    core_.metrics.recall_locate_seconds->Observe(absl::ToDoubleSeconds(locate_));
+    core_.metrics.recall_seconds->Observe(absl::ToDoubleSeconds(total));
+    core_.metrics.recall_pages_hot->Increment(static_cast<double>(hot_));
+    std::move(answer_)(absl::OkStatus());
+  }
+
+  Core& core_;
+  const absl::Time start_ = absl::Now();
+  CheckedRecall checked_;
+  RecallReply* const reply_;
+  Answer answer_;
+  page::ObjectLayout layout_;
+  std::vector<std::unique_ptr<store::GetHandle>> handles_;  // pinned until the transfer is done
+  std::vector<transport::Segment> segments_;
+  std::vector<varve::v1::RecalledPage*> travelling_;
+  uint64_t bytes_ = 0;
+  size_t hot_ = 0;
+  absl::Time transfer_start_;
+  absl::Duration score_, select_, locate_, transfer_;
+};
+
+class RecallStreamCall final : public StreamCall<RecallRequest, RecallReply> {
+ public:
+  explicit RecallStreamCall(Core& core) : StreamCall(core, "RecallStream", kMaxInFlight) {}
+
+ private:
+  // A worker asks for a few layers ahead; beyond this it waits in the stream's flow control.
+  static constexpr int kMaxInFlight = 64;
+
+  void OnRequest(std::unique_ptr<RecallRequest> request) override {
+    auto reply = std::make_unique<RecallReply>();
+    RecallReply* out = reply.get();
+    const RecallRequest& asked = *request;
+    StartRecall(core(), asked, out,
+                [self = Self(), request = std::move(request),
+                 reply = std::move(reply)](const absl::Status& status) mutable {
+                  if (!status.ok()) {
+                    reply->Clear();
+                    reply->set_error(std::string(status.message()));
+                    reply->set_error_code(static_cast<uint32_t>(status.code()));
+                  }
+                  reply->set_tag(request->tag());
+                  self->Respond(std::move(reply));
+                });
+  }
+
+  std::shared_ptr<RecallStreamCall> Self() {
+    return std::static_pointer_cast<RecallStreamCall>(shared_from_this());
+  }
+};
+
+}  // namespace
+
+void StartRecall(Core& core, const RecallRequest& request, RecallReply* reply, Answer answer) {
+  reply->set_tag(request.tag());
+  // Checking touches every slot and takes locks of the session: with the rest, on a recall thread.
+  core.recall_pool.Run([&core, &request, reply, answer = std::move(answer)]() mutable {
+    absl::StatusOr<CheckedRecall> checked = CheckRecall(core, request);
+    if (!checked.ok()) return std::move(answer)(checked.status());
+    std::make_shared<RecallOp>(core, *std::move(checked), reply, std::move(answer))
+        ->Run(request.context_id());
+  });
+}
+
+RecallReactor* StartRecallStream(Core& core) {
+  return std::make_shared<RecallStreamCall>(core)->Begin();
+}
+
+}  // namespace varve::server

@@ -92,6 +92,8 @@ endmacro()
 function(varve_cuda_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;PUBLIC" ${ARGN})
   add_library(${name} STATIC ${ARG_SOURCES})
+  # CMake 3.25 knows no CUDA20 for this nvcc and takes the C++ standard for CUDA's: the option below sets it instead.
+  set_target_properties(${name} PROPERTIES CUDA_STANDARD_REQUIRED OFF)
   target_compile_options(${name} PRIVATE
     $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --fmad=false -Werror=all-warnings -Xcompiler=-Wall>)
   target_include_directories(${name} PUBLIC ${CMAKE_SOURCE_DIR})

@@ -3,7 +3,6 @@
 // Standard library only; usable from device code. Conversions to the 16-bit types round to nearest even; NaN stays NaN.
 #pragma once
 
-#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -18,7 +17,15 @@ namespace varve::page {
 
 enum class DType : uint8_t { kF32 = 1, kF16 = 2, kBF16 = 3 };
 
-constexpr size_t DTypeBytes(DType t) { return t == DType::kF32 ? 4 : 2; }
+VARVE_HOST_DEVICE constexpr size_t DTypeBytes(DType t) { return t == DType::kF32 ? 4 : 2; }
+
+namespace detail {
+// std::bit_cast without the host-only function that device code may not call.
+template <typename To, typename From>
+VARVE_HOST_DEVICE constexpr To BitCast(From v) {
+  return __builtin_bit_cast(To, v);
+}
+}  // namespace detail
 
 // "f32", "f16", "bf16"; "?" for anything else.
 constexpr const char* DTypeName(DType t) {
@@ -31,11 +38,11 @@ constexpr const char* DTypeName(DType t) {
 }
 
 VARVE_HOST_DEVICE constexpr float BF16ToF32(uint16_t v) {
-  return std::bit_cast<float>(static_cast<uint32_t>(v) << 16);
+  return detail::BitCast<float>(static_cast<uint32_t>(v) << 16);
 }
 
 VARVE_HOST_DEVICE constexpr uint16_t F32ToBF16(float v) {
-  const uint32_t u = std::bit_cast<uint32_t>(v);
+  const uint32_t u = detail::BitCast<uint32_t>(v);
   if ((u & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((u >> 16) | 0x0040u);
   return static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
 }
@@ -44,21 +51,21 @@ VARVE_HOST_DEVICE constexpr float F16ToF32(uint16_t v) {
   const uint32_t sign = static_cast<uint32_t>(v & 0x8000u) << 16;
   uint32_t exponent = (v >> 10) & 0x1fu;
   uint32_t mantissa = v & 0x3ffu;
-  if (exponent == 0x1f) return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13));
+  if (exponent == 0x1f) return detail::BitCast<float>(sign | 0x7f800000u | (mantissa << 13));
   if (exponent == 0) {
-    if (mantissa == 0) return std::bit_cast<float>(sign);
+    if (mantissa == 0) return detail::BitCast<float>(sign);
     exponent = 113;  // 127 - 15 + 1
     while ((mantissa & 0x400u) == 0) {
       mantissa <<= 1;
       --exponent;
     }
-    return std::bit_cast<float>(sign | (exponent << 23) | ((mantissa & 0x3ffu) << 13));
+    return detail::BitCast<float>(sign | (exponent << 23) | ((mantissa & 0x3ffu) << 13));
   }
-  return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
+  return detail::BitCast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
 }
 
 VARVE_HOST_DEVICE constexpr uint16_t F32ToF16(float v) {
-  const uint32_t u = std::bit_cast<uint32_t>(v);
+  const uint32_t u = detail::BitCast<uint32_t>(v);
   const uint16_t sign = static_cast<uint16_t>((u >> 16) & 0x8000u);
   const uint32_t magnitude = u & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return sign | 0x7e00u;            // NaN

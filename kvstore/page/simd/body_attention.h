@@ -1,6 +1,8 @@
-// Decode attention over pages. Internal to page/simd; include inside the namespace of one kernel table.
+// Decode attention over pages. Internal to page/simd; include inside the namespace of one kernel
+// table.
 //
-// Up to four query heads share each load of K and V. Per page: all logits, one online-softmax step, then the V rows.
+// Up to four query heads share each load of K and V. Per page: all logits, one online-softmax step,
+// then the V rows.
 
 // logits[h][t] = q_h . k_t for the tokens of one page.
 template <DType T, uint32_t kHeads>
@@ -37,8 +39,8 @@ VARVE_FN void PageLogits(const float* q, uint32_t head_dim, const std::byte* key
 // out[h] = out[h] * correction[h] + sum_t p[h][t] v_t, for one vector of channels.
 template <DType T, uint32_t kHeads, bool kHalf>
 VARVE_FN void ValueColumn(const std::byte* values, size_t row_bytes, uint32_t tokens,
-                          const float (&p)[kHeads][kMaxPageTokens], const float (&correction)[kHeads],
-                          float* out, uint32_t head_dim) {
+                          const float (&p)[kHeads][kMaxPageTokens],
+                          const float (&correction)[kHeads], float* out, uint32_t head_dim) {
   constexpr uint32_t n = kHalf ? 8 : kLanes;
   Vec acc[kHeads];
 #pragma GCC unroll 4
@@ -130,10 +132,18 @@ VARVE_KERNEL void AttendOf(const AttentionShape& shape, const float* q,
   for (uint32_t g = 0; g < shape.group_size; g += 4) {
     const size_t offset = size_t{g} * shape.head_dim;
     switch (shape.group_size - g) {
-      case 1: AttendHeads<T, 1>(shape, q + offset, pages, out + offset, lse + g); break;
-      case 2: AttendHeads<T, 2>(shape, q + offset, pages, out + offset, lse + g); break;
-      case 3: AttendHeads<T, 3>(shape, q + offset, pages, out + offset, lse + g); break;
-      default: AttendHeads<T, 4>(shape, q + offset, pages, out + offset, lse + g); break;
+      case 1:
+        AttendHeads<T, 1>(shape, q + offset, pages, out + offset, lse + g);
+        break;
+      case 2:
+        AttendHeads<T, 2>(shape, q + offset, pages, out + offset, lse + g);
+        break;
+      case 3:
+        AttendHeads<T, 3>(shape, q + offset, pages, out + offset, lse + g);
+        break;
+      default:
+        AttendHeads<T, 4>(shape, q + offset, pages, out + offset, lse + g);
+        break;
     }
   }
 }
@@ -145,10 +155,18 @@ VARVE_KERNEL void LogMassOf(const AttentionShape& shape, const float* q,
     const float* heads = q + size_t{g} * shape.head_dim;
     float* out = log_mass + g * pages.size();
     switch (shape.group_size - g) {
-      case 1: LogMassHeads<T, 1>(shape, heads, pages, out); break;
-      case 2: LogMassHeads<T, 2>(shape, heads, pages, out); break;
-      case 3: LogMassHeads<T, 3>(shape, heads, pages, out); break;
-      default: LogMassHeads<T, 4>(shape, heads, pages, out); break;
+      case 1:
+        LogMassHeads<T, 1>(shape, heads, pages, out);
+        break;
+      case 2:
+        LogMassHeads<T, 2>(shape, heads, pages, out);
+        break;
+      case 3:
+        LogMassHeads<T, 3>(shape, heads, pages, out);
+        break;
+      default:
+        LogMassHeads<T, 4>(shape, heads, pages, out);
+        break;
     }
   }
 }
@@ -156,17 +174,23 @@ VARVE_KERNEL void LogMassOf(const AttentionShape& shape, const float* q,
 VARVE_KERNEL void AttendPagesKernel(const AttentionShape& shape, const float* q,
                                     std::span<const PageView> pages, float* out, float* lse) {
   switch (shape.dtype) {
-    case DType::kF32: return AttendOf<DType::kF32>(shape, q, pages, out, lse);
-    case DType::kF16: return AttendOf<DType::kF16>(shape, q, pages, out, lse);
-    case DType::kBF16: return AttendOf<DType::kBF16>(shape, q, pages, out, lse);
+    case DType::kF32:
+      return AttendOf<DType::kF32>(shape, q, pages, out, lse);
+    case DType::kF16:
+      return AttendOf<DType::kF16>(shape, q, pages, out, lse);
+    case DType::kBF16:
+      return AttendOf<DType::kBF16>(shape, q, pages, out, lse);
   }
 }
 
 VARVE_KERNEL void PageLogMassKernel(const AttentionShape& shape, const float* q,
                                     std::span<const PageView> pages, float* log_mass) {
   switch (shape.dtype) {
-    case DType::kF32: return LogMassOf<DType::kF32>(shape, q, pages, log_mass);
-    case DType::kF16: return LogMassOf<DType::kF16>(shape, q, pages, log_mass);
-    case DType::kBF16: return LogMassOf<DType::kBF16>(shape, q, pages, log_mass);
+    case DType::kF32:
+      return LogMassOf<DType::kF32>(shape, q, pages, log_mass);
+    case DType::kF16:
+      return LogMassOf<DType::kF16>(shape, q, pages, log_mass);
+    case DType::kBF16:
+      return LogMassOf<DType::kBF16>(shape, q, pages, log_mass);
   }
 }

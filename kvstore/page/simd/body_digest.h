@@ -1,4 +1,5 @@
-// Digest accumulation and row arithmetic. Internal to page/simd; include inside the namespace of one kernel table.
+// Digest accumulation and row arithmetic. Internal to page/simd; include inside the namespace of
+// one kernel table.
 
 template <DType T, bool kHalf>
 VARVE_FN void StatisticsColumn(const std::byte* keys, uint32_t tokens, size_t row_bytes, float* hi,
@@ -39,9 +40,12 @@ VARVE_KERNEL void AccumulateStatistics(const void* keys, uint32_t tokens, uint32
                                        DType dtype, float* hi, float* lo, float* sum) {
   const auto* bytes = static_cast<const std::byte*>(keys);
   switch (dtype) {
-    case DType::kF32: return StatisticsOf<DType::kF32>(bytes, tokens, head_dim, hi, lo, sum);
-    case DType::kF16: return StatisticsOf<DType::kF16>(bytes, tokens, head_dim, hi, lo, sum);
-    case DType::kBF16: return StatisticsOf<DType::kBF16>(bytes, tokens, head_dim, hi, lo, sum);
+    case DType::kF32:
+      return StatisticsOf<DType::kF32>(bytes, tokens, head_dim, hi, lo, sum);
+    case DType::kF16:
+      return StatisticsOf<DType::kF16>(bytes, tokens, head_dim, hi, lo, sum);
+    case DType::kBF16:
+      return StatisticsOf<DType::kBF16>(bytes, tokens, head_dim, hi, lo, sum);
   }
 }
 
@@ -81,9 +85,12 @@ VARVE_KERNEL void AccumulateDeviation(const void* keys, uint32_t tokens, uint32_
                                       float* deviation) {
   const auto* bytes = static_cast<const std::byte*>(keys);
   switch (dtype) {
-    case DType::kF32: return DeviationOf<DType::kF32>(bytes, tokens, head_dim, hi, lo, deviation);
-    case DType::kF16: return DeviationOf<DType::kF16>(bytes, tokens, head_dim, hi, lo, deviation);
-    case DType::kBF16: return DeviationOf<DType::kBF16>(bytes, tokens, head_dim, hi, lo, deviation);
+    case DType::kF32:
+      return DeviationOf<DType::kF32>(bytes, tokens, head_dim, hi, lo, deviation);
+    case DType::kF16:
+      return DeviationOf<DType::kF16>(bytes, tokens, head_dim, hi, lo, deviation);
+    case DType::kBF16:
+      return DeviationOf<DType::kBF16>(bytes, tokens, head_dim, hi, lo, deviation);
   }
 }
 
@@ -103,8 +110,8 @@ VARVE_KERNEL float ExpAndSum(float* row, uint32_t count, float max, float scale)
 VARVE_KERNEL float RowMax(const float* row, uint32_t count) {
   Vec greatest = Set(-std::numeric_limits<float>::infinity());
   for (uint32_t i = 0; i < count; i += kLanes) {
-    greatest = Max(
-        LoadFloats(row + i, count - i, -std::numeric_limits<float>::infinity()), greatest);
+    greatest =
+        Max(LoadFloats(row + i, count - i, -std::numeric_limits<float>::infinity()), greatest);
   }
   return MaxLane(greatest);
 }

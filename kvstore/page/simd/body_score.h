@@ -1,7 +1,8 @@
 // Digest scoring. Internal to page/simd; include inside the namespace of one kernel table.
 //
-// A score is one dot product of the whole digest row with a weight row made from the query (score.h), and the scan is
-// bound by the bytes of the rows: each row is read once for all query heads, four heads at a time from registers.
+// A score is one dot product of the whole digest row with a weight row made from the query
+// (score.h), and the scan is bound by the bytes of the rows: each row is read once for all query
+// heads, four heads at a time from registers.
 
 // Dot products of kRows rows with kHeads weight rows, one vector wide.
 template <DType T, uint32_t kRows, uint32_t kHeads, bool kHalf>
@@ -60,10 +61,18 @@ VARVE_KERNEL void ScoreTileHeads(const std::byte* const* rows, uint32_t elements
     const float* w = weights + h * kMaxScoreElements;
     float* out = raw + h * raw_stride;
     switch (heads - h) {
-      case 1: ScoreTile<T, kRows, 1>(rows, elements, w, next, out, raw_stride); break;
-      case 2: ScoreTile<T, kRows, 2>(rows, elements, w, next, out, raw_stride); break;
-      case 3: ScoreTile<T, kRows, 3>(rows, elements, w, next, out, raw_stride); break;
-      default: ScoreTile<T, kRows, 4>(rows, elements, w, next, out, raw_stride); break;
+      case 1:
+        ScoreTile<T, kRows, 1>(rows, elements, w, next, out, raw_stride);
+        break;
+      case 2:
+        ScoreTile<T, kRows, 2>(rows, elements, w, next, out, raw_stride);
+        break;
+      case 3:
+        ScoreTile<T, kRows, 3>(rows, elements, w, next, out, raw_stride);
+        break;
+      default:
+        ScoreTile<T, kRows, 4>(rows, elements, w, next, out, raw_stride);
+        break;
     }
   }
 }
@@ -84,8 +93,7 @@ VARVE_KERNEL void ScoreAll(const DigestMatrix& digests, const float* weights, ui
   }
   for (; page < digests.num_pages; ++page) {
     rows[0] = digests.rows + page * digests.row_stride_bytes;
-    ScoreTileHeads<T, 1>(rows, elements, weights, heads, prefetcher, raw + page,
-                         digests.num_pages);
+    ScoreTileHeads<T, 1>(rows, elements, weights, heads, prefetcher, raw + page, digests.num_pages);
   }
 }
 
@@ -98,9 +106,15 @@ VARVE_KERNEL void ScorePagesKernel(const DigestMatrix& digests, const float* que
                      weights);
     float* out = raw + size_t{g} * digests.num_pages;
     switch (digests.dtype) {
-      case DType::kF32: ScoreAll<DType::kF32>(digests, weights, heads, out); break;
-      case DType::kF16: ScoreAll<DType::kF16>(digests, weights, heads, out); break;
-      case DType::kBF16: ScoreAll<DType::kBF16>(digests, weights, heads, out); break;
+      case DType::kF32:
+        ScoreAll<DType::kF32>(digests, weights, heads, out);
+        break;
+      case DType::kF16:
+        ScoreAll<DType::kF16>(digests, weights, heads, out);
+        break;
+      case DType::kBF16:
+        ScoreAll<DType::kBF16>(digests, weights, heads, out);
+        break;
     }
   }
 }

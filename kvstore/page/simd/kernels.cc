@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "kvstore/page/digest/score_math.h"
 #include "kvstore/page/simd/cpu_features.h"
 #include "kvstore/page/simd/kernel_util.h"
 #include "kvstore/page/simd/tables.h"
@@ -41,16 +42,13 @@ const KernelTable& Kernels() {
 
 void MakeScoreWeights(DigestKind kind, const float* queries, uint32_t heads, uint32_t head_dim,
                       float* weights) {
-  const bool box = Info(kind).vectors == 2;
-  const uint32_t elements = box ? 2 * head_dim : head_dim;
+  const uint32_t vectors = Info(kind).vectors;
+  const uint32_t elements = vectors * head_dim;
   const uint32_t padded = (elements + 31) / 32 * 32;
   for (uint32_t h = 0; h < heads; ++h) {
     const float* q = queries + size_t{h} * head_dim;
     float* w = weights + size_t{h} * kMaxScoreElements;
-    for (uint32_t i = 0; i < head_dim; ++i) {
-      w[i] = box ? std::max(q[i], 0.0f) : q[i];
-      if (box) w[head_dim + i] = std::min(q[i], 0.0f);
-    }
+    for (uint32_t i = 0; i < elements; ++i) w[i] = score_math::Weight(vectors, q, head_dim, i);
     std::fill(w + elements, w + padded, 0.0f);
   }
 }

@@ -1,0 +1,148 @@
+// What every eviction policy promises (eviction_policy.h), over every row of the registry.
+#include "kvstore/store/eviction_policy.h"
+
+#include <algorithm>
+#include <memory>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace varve::store {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+constexpr uint64_t kCapacity = 1 << 20;
+
+std::vector<std::string> Names() {
+  std::vector<std::string> names;
+  for (const auto& [name, row] : EvictionPolicies().rows()) names.push_back(name);
+  return names;
+}
+
+class EvictionPolicyContractTest : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    const auto row = EvictionPolicies().Find(GetParam());
+    ASSERT_TRUE(row.ok());
+    EXPECT_FALSE((*row)->summary.empty());
+    policy_ = (*row)->create(kCapacity);
+  }
+  // Nodes must outlive their stay; what a test leaves inside is taken out here.
+  void TearDown() override {
+    while (policy_->Victim() != nullptr) {
+    }
+  }
+
+  std::vector<EvictionNode> Nodes(size_t count) {
+    std::vector<EvictionNode> nodes(count);
+    for (size_t i = 0; i < count; ++i) {
+      nodes[i].identity = i + 1;
+      nodes[i].bytes = 4096;
+    }
+    return nodes;
+  }
+
+  std::unique_ptr<EvictionPolicy> policy_;
+};
+
+TEST_P(EvictionPolicyContractTest, EmptyHasNoVictim) {
+  EXPECT_EQ(policy_->Victim(), nullptr);
+  EXPECT_EQ(policy_->size(), 0u);
+}
+
+TEST_P(EvictionPolicyContractTest, EveryNodeIsAVictimOnce) {
+  std::vector<EvictionNode> nodes = Nodes(100);
+  for (EvictionNode& node : nodes) policy_->Insert(node);
+  EXPECT_EQ(policy_->size(), 100u);
+  std::set<EvictionNode*> victims;
+  while (EvictionNode* victim = policy_->Victim()) {
+    EXPECT_TRUE(victims.insert(victim).second);
+    EXPECT_EQ(policy_->size(), 100 - victims.size());
+  }
+  EXPECT_EQ(victims.size(), 100u);
+}
+
+TEST_P(EvictionPolicyContractTest, ErasedNodesAreNoVictims) {
+  std::vector<EvictionNode> nodes = Nodes(10);
+  for (EvictionNode& node : nodes) policy_->Insert(node);
+  for (size_t i : {0u, 9u, 5u}) policy_->Erase(nodes[i]);
+  std::set<uint64_t> left;
+  while (EvictionNode* victim = policy_->Victim()) left.insert(victim->identity);
+  EXPECT_THAT(left, testing::ElementsAre(2, 3, 4, 5, 7, 8, 9));
+}
+
+TEST_P(EvictionPolicyContractTest, NodesMayComeBack) {
+  std::vector<EvictionNode> nodes = Nodes(3);
+  for (int round = 0; round < 5; ++round) {
+    SCOPED_TRACE(round);
+    for (EvictionNode& node : nodes) policy_->Insert(node);
+    policy_->Touch(nodes[0]);
+    policy_->Erase(nodes[1]);
+    EXPECT_NE(policy_->Victim(), nullptr);
+    EXPECT_NE(policy_->Victim(), nullptr);
+    EXPECT_EQ(policy_->Victim(), nullptr);
+  }
+}
+
+TEST_P(EvictionPolicyContractTest, OneUsedAgainAndAgainOutlivesTheUntouched) {
+  std::vector<EvictionNode> nodes = Nodes(50);
+  for (EvictionNode& node : nodes) policy_->Insert(node);
+  for (int i = 0; i < 4; ++i) policy_->Touch(nodes[0]);
+  for (int i = 0; i < 40; ++i) {
+    EXPECT_NE(policy_->Victim(), &nodes[0]) << "after " << i << " victims";
+  }
+}
+
+// Membership against a plain set, under random operations.
+TEST_P(EvictionPolicyContractTest, KeepsItsBooksUnderRandomUse) {
+  for (uint64_t seed = 1; seed <= 10; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    std::mt19937_64 random(seed);
+    std::vector<EvictionNode> nodes = Nodes(64);
+    std::set<EvictionNode*> members;
+    for (int step = 0; step < 5000; ++step) {
+      EvictionNode* node = &nodes[random() % nodes.size()];
+      const bool member = members.contains(node);
+      switch (random() % 4) {
+        case 0:
+        case 1:
+          if (member) {
+            policy_->Touch(*node);
+          } else {
+            policy_->Insert(*node);
+            members.insert(node);
+          }
+          break;
+        case 2:
+          if (member) policy_->Erase(*node);
+          members.erase(node);
+          break;
+        default:
+          if (random() % 4 != 0) break;
+          EvictionNode* victim = policy_->Victim();
+          ASSERT_EQ(victim == nullptr, members.empty());
+          ASSERT_EQ(members.erase(victim), victim == nullptr ? 0u : 1u);
+      }
+      ASSERT_EQ(policy_->size(), members.size());
+    }
+    while (EvictionNode* victim = policy_->Victim()) ASSERT_EQ(members.erase(victim), 1u);
+    EXPECT_TRUE(members.empty());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Policies, EvictionPolicyContractTest, testing::ValuesIn(Names()),
+                         [](const auto& info) { return info.param; });
+
+TEST(EvictionPoliciesTest, UnknownNameListsTheKnown) {
+  EXPECT_THAT(EvictionPolicies().Find("fifo2").status().ToString(),
+              AllOf(HasSubstr("unknown eviction policy 'fifo2'"), HasSubstr("lru")));
+}
+
+}  // namespace
+}  // namespace varve::store

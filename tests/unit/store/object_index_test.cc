@@ -1,0 +1,527 @@
+// The object index as a state machine: each transition, and random walks against a naive model.
+#include "kvstore/store/object_index.h"
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <random>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "kvstore/store/lru_policy.h"
+
+namespace varve::store {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+const absl::Time kStart = absl::FromUnixSeconds(1'800'000'000);
+
+page::ObjectKey Key(std::string_view bytes) { return *page::ObjectKey::FromBytes(bytes); }
+
+class ObjectIndexTest : public testing::Test {
+ protected:
+  std::unique_ptr<Object> Reserved(std::string_view key, uint64_t bytes = 100, NamespaceId ns = 1) {
+    auto object = std::make_unique<Object>();
+    object->key = FullKey{ns, Key(key)};
+    object->meta.bytes = bytes;
+    object->slot = tier::Slot{next_slot_++ * 4096, bytes, next_slot_};
+    return object;
+  }
+  Object* Put(std::string_view key, uint64_t bytes = 100, NamespaceId ns = 1) {
+    std::unique_ptr<Object> object = Reserved(key, bytes, ns);
+    return index_.Publish(object, kStart);
+  }
+  // Drops one; answers the key's identity or nothing.
+  std::optional<uint64_t> EvictOne() {
+    uint32_t steps = 1000;
+    const auto evicted = index_.EvictNext(steps);
+    if (!evicted) return std::nullopt;
+    return evicted->identity;
+  }
+  static uint64_t Identity(std::string_view key, NamespaceId ns = 1) {
+    return absl::Hash<FullKey>()(FullKey{ns, Key(key)});
+  }
+  std::vector<std::string> Listed(std::string_view prefix, std::string_view after) {
+    std::vector<std::string> keys;
+    index_.Scan(1, prefix, after, [&](const Object& object) {
+      keys.emplace_back(object.key.key.bytes());
+      return true;
+    });
+    return keys;
+  }
+
+  uint64_t next_slot_ = 1;
+  ObjectIndex index_{MakeLruPolicy(1 << 20)};
+};
+
+TEST_F(ObjectIndexTest, ReservedObjectsAreInNoTable) {
+  std::unique_ptr<Object> object = Reserved("key-1");
+  EXPECT_EQ(object->state, ObjectState::kReserved);
+  EXPECT_EQ(index_.Find(object->key), nullptr);
+  EXPECT_EQ(index_.objects(), 0u);
+  EXPECT_FALSE(index_.BeginMove(object.get()));
+  EXPECT_EQ(index_.Drop(object.get()), std::nullopt);
+  EXPECT_EQ(object->state, ObjectState::kReserved);
+}
+
+TEST_F(ObjectIndexTest, FirstToPublishWins) {
+  std::unique_ptr<Object> first = Reserved("key-1");
+  std::unique_ptr<Object> second = Reserved("key-1");
+  Object* winner = index_.Publish(second, kStart);
+  ASSERT_NE(winner, nullptr);
+  EXPECT_EQ(second, nullptr) << "the index owns it now";
+  EXPECT_EQ(index_.Publish(first, kStart), nullptr);
+  ASSERT_NE(first, nullptr) << "the loser keeps its object";
+  EXPECT_EQ(first->state, ObjectState::kReserved);
+  EXPECT_EQ(index_.Find(winner->key), winner);
+  EXPECT_EQ(index_.objects(), 1u);
+}
+
+TEST_F(ObjectIndexTest, NamespacesAreApart) {
+  Put("key-1", 100, 1);
+  Put("key-1", 100, 2);
+  EXPECT_EQ(index_.objects(), 2u);
+  EXPECT_EQ(index_.Find(FullKey{3, Key("key-1")}), nullptr);
+}
+
+TEST_F(ObjectIndexTest, DropFreesAtOnceWithoutHandles) {
+  Object* object = Put("key-1");
+  const tier::Slot slot = object->slot;
+  const auto freed = index_.Drop(object);
+  ASSERT_TRUE(freed.has_value());
+  EXPECT_EQ(freed->generation, slot.generation);
+  EXPECT_EQ(index_.objects(), 0u);
+  EXPECT_EQ(index_.object_bytes(), 0u);
+  EXPECT_EQ(index_.groups(), 0u);
+}
+
+TEST_F(ObjectIndexTest, DropWithHandlesFreesWithTheLast) {
+  Object* object = Put("key-1");
+  index_.Open(object, kStart);
+  index_.Open(object, kStart);
+  EXPECT_EQ(index_.Drop(object), std::nullopt);
+  EXPECT_EQ(object->state, ObjectState::kGone);
+  EXPECT_EQ(index_.Find(FullKey{1, Key("key-1")}), nullptr);
+  EXPECT_EQ(index_.guarded_bytes(), 0u);
+  EXPECT_EQ(index_.Drop(object), std::nullopt) << "gone is final";
+  EXPECT_FALSE(index_.BeginMove(object));
+  // The key may live again while the old bytes are still read.
+  EXPECT_NE(Put("key-1"), nullptr);
+  EXPECT_EQ(index_.Close(object), std::nullopt);
+  EXPECT_TRUE(index_.Close(object).has_value());
+  EXPECT_EQ(index_.objects(), 1u);
+}
+
+TEST_F(ObjectIndexTest, MoveChangesThePlace) {
+  Object* object = Put("key-1");
+  const tier::Slot old = object->slot;
+  ASSERT_TRUE(index_.BeginMove(object));
+  EXPECT_EQ(object->state, ObjectState::kMoving);
+  EXPECT_FALSE(index_.BeginMove(object)) << "one mover at a time";
+  EXPECT_EQ(index_.Find(object->key), object) << "a moving object can be read";
+  EXPECT_EQ(EvictOne(), std::nullopt) << "and is no victim";
+  const auto end = index_.EndMove(object, TierId::kNvme, tier::Slot{1 << 20, 100, 99});
+  EXPECT_TRUE(end.taken);
+  EXPECT_EQ(end.free_now->generation, old.generation);
+  EXPECT_EQ(object->state, ObjectState::kResident);
+  EXPECT_EQ(object->tier, TierId::kNvme);
+  EXPECT_EQ(object->slot.generation, 99u);
+  EXPECT_EQ(index_.guarded_bytes(), 0u);
+  EXPECT_EQ(EvictOne(), Identity("key-1"));
+}
+
+TEST_F(ObjectIndexTest, MoveGivesUpWhenSomebodyReads) {
+  Object* object = Put("key-1");
+  index_.Open(object, kStart);
+  EXPECT_FALSE(index_.BeginMove(object));
+  index_.Close(object);
+  ASSERT_TRUE(index_.BeginMove(object));
+  index_.Open(object, kStart);
+  const tier::Slot old = object->slot;
+  const auto end = index_.EndMove(object, TierId::kNvme, tier::Slot{1 << 20, 100, 99});
+  EXPECT_FALSE(end.taken);
+  EXPECT_FALSE(end.free_now.has_value());
+  EXPECT_EQ(object->state, ObjectState::kResident);
+  EXPECT_EQ(object->slot.generation, old.generation) << "the reader's bytes stay where they are";
+  index_.Close(object);
+}
+
+TEST_F(ObjectIndexTest, MoveOfADroppedObjectFreesTheOldPlace) {
+  Object* object = Put("key-1");
+  const tier::Slot old = object->slot;
+  ASSERT_TRUE(index_.BeginMove(object));
+  EXPECT_EQ(index_.Drop(object), std::nullopt) << "the mover still reads it";
+  const auto end = index_.EndMove(object, TierId::kNvme, tier::Slot{1 << 20, 100, 99});
+  EXPECT_FALSE(end.taken);
+  ASSERT_TRUE(end.free_now.has_value());
+  EXPECT_EQ(end.free_now->generation, old.generation);
+}
+
+TEST_F(ObjectIndexTest, GuardedBytesCountEachObjectOnce) {
+  Object* object = Put("block-hash-0001", 100);
+  Put("block-hash-0002", 30);
+  EXPECT_EQ(index_.guarded_bytes(), 0u);
+  index_.Hold(1, "block-hash-");
+  EXPECT_EQ(index_.guarded_bytes(), 130u);
+  index_.Open(object, kStart);
+  index_.Pin(object, 7, absl::InfiniteFuture());
+  EXPECT_EQ(index_.guarded_bytes(), 130u);
+  EXPECT_TRUE(index_.Release(1, "block-hash-"));
+  EXPECT_EQ(index_.guarded_bytes(), 100u);
+  index_.Close(object);
+  EXPECT_EQ(index_.guarded_bytes(), 100u);
+  EXPECT_TRUE(index_.Unpin(object, 7));
+  EXPECT_EQ(index_.guarded_bytes(), 0u);
+}
+
+TEST_F(ObjectIndexTest, HoldsAreCountedAndCoverWhatComesLater) {
+  index_.Hold(1, "block-hash-");
+  index_.Hold(1, "block-hash-");
+  Put("block-hash-0001");
+  EXPECT_EQ(EvictOne(), std::nullopt);
+  EXPECT_TRUE(index_.Release(1, "block-hash-"));
+  EXPECT_EQ(EvictOne(), std::nullopt);
+  EXPECT_TRUE(index_.Release(1, "block-hash-"));
+  EXPECT_FALSE(index_.Release(1, "block-hash-")) << "released more often than held";
+  EXPECT_EQ(EvictOne(), Identity("block-hash-0001"));
+  EXPECT_EQ(index_.groups(), 0u) << "groups without objects and holds take no memory";
+}
+
+TEST_F(ObjectIndexTest, ShortKeysHaveNoGroup) {
+  index_.Hold(1, "abc");
+  Put("abc1234");
+  EXPECT_EQ(EvictOne(), Identity("abc1234"));
+  index_.Release(1, "abc");
+  index_.Hold(1, "abcd");
+  Put("abcd1234");
+  EXPECT_EQ(EvictOne(), std::nullopt);
+  index_.Hold(2, "xxxx");
+  Put("xxxx1234");
+  EXPECT_EQ(EvictOne(), Identity("xxxx1234")) << "a hold of another namespace";
+}
+
+TEST_F(ObjectIndexTest, PinsBelongToOwners) {
+  Object* object = Put("key-1");
+  index_.Pin(object, 7, absl::InfiniteFuture());
+  index_.Pin(object, 7, absl::InfiniteFuture());
+  index_.Pin(object, 8, absl::InfiniteFuture());
+  EXPECT_EQ(object->pin_count(), 3u);
+  EXPECT_FALSE(index_.Unpin(object, 9));
+  EXPECT_TRUE(index_.Unpin(object, 7));
+  EXPECT_FALSE(index_.UnpinSome(7, 10));
+  EXPECT_FALSE(index_.Unpin(object, 7));
+  EXPECT_EQ(EvictOne(), std::nullopt);
+  EXPECT_TRUE(index_.Unpin(object, 8));
+  EXPECT_EQ(EvictOne(), Identity("key-1"));
+}
+
+TEST_F(ObjectIndexTest, UnpinSomeStopsAtItsLimit) {
+  for (int i = 0; i < 5; ++i) {
+    index_.Pin(Put("key-" + std::to_string(i)), 7, absl::InfiniteFuture());
+  }
+  EXPECT_TRUE(index_.UnpinSome(7, 3));
+  EXPECT_EQ(index_.guarded_bytes(), 200u);
+  EXPECT_FALSE(index_.UnpinSome(7, 3));
+  EXPECT_EQ(index_.guarded_bytes(), 0u);
+}
+
+TEST_F(ObjectIndexTest, SoftPinsLapseAndOnlyGrow) {
+  Object* object = Put("key-1");
+  index_.Pin(object, 7, kStart + absl::Seconds(10));
+  index_.Pin(object, 7, kStart + absl::Seconds(5));
+  EXPECT_EQ(object->pin_count(), 1u);
+  index_.ExpirePins(kStart + absl::Seconds(9));
+  EXPECT_EQ(object->pin_count(), 1u) << "a shorter pin does not shorten a longer one";
+  index_.Pin(object, 7, absl::InfiniteFuture());
+  index_.ExpirePins(kStart + absl::Seconds(10));
+  EXPECT_EQ(object->pin_count(), 1u) << "the hard pin stays";
+  EXPECT_TRUE(index_.Unpin(object, 7));
+  EXPECT_EQ(index_.guarded_bytes(), 0u);
+  index_.Pin(object, 7, kStart + absl::Seconds(20));
+  index_.Drop(object);
+  index_.ExpirePins(kStart + absl::Seconds(20));
+}
+
+TEST_F(ObjectIndexTest, EvictionStopsWhenItsStepsRunOut) {
+  for (int i = 0; i < 5; ++i) {
+    index_.Pin(Put("key-" + std::to_string(i)), 7, absl::InfiniteFuture());
+  }
+  Put("last");
+  uint32_t steps = 5;
+  EXPECT_FALSE(index_.EvictNext(steps).has_value());
+  EXPECT_EQ(steps, 0u);
+  steps = 1;
+  EXPECT_TRUE(index_.EvictNext(steps).has_value()) << "guarded objects were put aside";
+}
+
+TEST_F(ObjectIndexTest, EvictsLeastRecentlyOpened) {
+  Object* first = Put("key-1");
+  Put("key-2");
+  index_.Open(first, kStart);
+  index_.Close(first);
+  EXPECT_EQ(EvictOne(), Identity("key-2"));
+  EXPECT_EQ(EvictOne(), Identity("key-1"));
+  EXPECT_EQ(EvictOne(), std::nullopt);
+}
+
+TEST_F(ObjectIndexTest, ScanIsAscendingWithPrefixAndStart) {
+  // 8-byte heads that tie, zero bytes, a byte above 0x7f, and a key that is another's prefix.
+  const std::vector<std::string> keys = {
+      std::string("aaaa"),         std::string("aaaa\0", 5),    std::string("aaaa\0\0\0\0\0", 9),
+      std::string("aaaaaaaa0001"), std::string("aaaaaaaa0002"), std::string("aaab"),
+      std::string("b\x80zz"),      std::string("b\xffzz")};
+  for (size_t i = keys.size(); i-- > 0;) Put(keys[i]);
+  Put("aaaa", 100, 2);
+  EXPECT_EQ(Listed("", ""), keys);
+  EXPECT_THAT(Listed("aaaaaaaa", ""), ElementsAre("aaaaaaaa0001", "aaaaaaaa0002"));
+  EXPECT_THAT(Listed("aaaaaaaa", "aaaaaaaa0001"), ElementsAre("aaaaaaaa0002"));
+  EXPECT_THAT(Listed("aaaaaaaa", "b"), IsEmpty());
+  EXPECT_THAT(Listed("b", "aaaa"), ElementsAre(keys[6], keys[7]));
+  EXPECT_EQ(Listed("", "aaaa").size(), keys.size() - 1);
+}
+
+// ---- random walks
+
+struct ModelObject {
+  uint64_t bytes = 0;
+  uint64_t slot_generation = 0;
+  uint32_t handles = 0;
+  std::map<uint64_t, uint32_t> hard;
+  std::map<uint64_t, absl::Time> soft;
+  Object* object = nullptr;
+};
+
+class RandomWalk {
+ public:
+  explicit RandomWalk(uint64_t seed) : random_(seed) {}
+
+  void Step() {
+    now_ += absl::Milliseconds(1);
+    switch (random_() % 12) {
+      case 0:
+      case 1:
+      case 2:
+        Publish();
+        break;
+      case 3:
+        Open();
+        break;
+      case 4:
+        Close();
+        break;
+      case 5:
+        Drop();
+        break;
+      case 6:
+        Pin();
+        break;
+      case 7:
+        Unpin();
+        break;
+      case 8:
+        Hold();
+        break;
+      case 9:
+        Release();
+        break;
+      case 10:
+        Evict();
+        break;
+      default:
+        index_.ExpirePins(now_);
+        Expire();
+    }
+    Check();
+  }
+
+ private:
+  static constexpr uint64_t kKeys = 24;
+
+  std::string KeyOf(uint64_t n) {
+    return "hash" + std::to_string(n / 4) + "-000" + std::to_string(n % 4);
+  }
+  std::string GroupOf(const std::string& key) { return key.substr(0, key.size() - 4); }
+  uint64_t AnyOwner() { return random_() % 3; }
+
+  ModelObject* AnyLive(std::string* key) {
+    *key = KeyOf(random_() % kKeys);
+    const auto found = live_.find(*key);
+    return found == live_.end() ? nullptr : &found->second;
+  }
+
+  void Publish() {
+    auto object = std::make_unique<Object>();
+    const std::string key = KeyOf(random_() % kKeys);
+    object->key = FullKey{1, Key(key)};
+    object->meta.bytes = 1 + random_() % 100;
+    object->slot = tier::Slot{next_ * 4096, object->meta.bytes, next_};
+    ++next_;
+    const uint64_t bytes = object->meta.bytes;
+    const uint64_t generation = object->slot.generation;
+    Object* published = index_.Publish(object, now_);
+    ASSERT_EQ(published == nullptr, live_.contains(key));
+    if (published == nullptr) return;
+    live_[key] = ModelObject{.bytes = bytes, .slot_generation = generation, .object = published};
+    held_slots_.insert(generation);
+  }
+  void Open() {
+    std::string key;
+    ModelObject* m = AnyLive(&key);
+    if (m == nullptr) return;
+    index_.Open(m->object, now_);
+    ++m->handles;
+  }
+  void Close() {
+    if (!detached_.empty() && random_() % 2 == 0) {
+      auto it = std::next(detached_.begin(), static_cast<long>(random_() % detached_.size()));
+      const auto freed = index_.Close(it->first);
+      --it->second.handles;
+      ASSERT_EQ(freed.has_value(), it->second.handles == 0);
+      if (!freed) return;
+      Freed(*freed);
+      detached_.erase(it);
+      return;
+    }
+    std::string key;
+    ModelObject* m = AnyLive(&key);
+    if (m == nullptr || m->handles == 0) return;
+    ASSERT_FALSE(index_.Close(m->object).has_value());
+    --m->handles;
+  }
+  void Drop() {
+    std::string key;
+    ModelObject* m = AnyLive(&key);
+    if (m == nullptr) return;
+    const auto freed = index_.Drop(m->object);
+    ASSERT_EQ(freed.has_value(), m->handles == 0);
+    if (freed) Freed(*freed);
+    if (m->handles > 0) detached_[m->object] = *m;
+    live_.erase(key);
+  }
+  void Pin() {
+    std::string key;
+    ModelObject* m = AnyLive(&key);
+    if (m == nullptr) return;
+    const uint64_t owner = AnyOwner();
+    if (random_() % 2 == 0) {
+      index_.Pin(m->object, owner, absl::InfiniteFuture());
+      ++m->hard[owner];
+    } else {
+      const absl::Time until = now_ + absl::Milliseconds(1 + random_() % 100);
+      index_.Pin(m->object, owner, until);
+      auto [it, added] = m->soft.try_emplace(owner, until);
+      it->second = std::max(it->second, until);
+    }
+  }
+  void Unpin() {
+    const uint64_t owner = AnyOwner();
+    if (random_() % 8 == 0) {
+      while (index_.UnpinSome(owner, 2)) {
+      }
+      for (auto& [key, m] : live_) {
+        m.hard.erase(owner);
+        m.soft.erase(owner);
+      }
+      return;
+    }
+    std::string key;
+    ModelObject* m = AnyLive(&key);
+    if (m == nullptr) return;
+    const bool pinned = m->hard.contains(owner) || m->soft.contains(owner);
+    ASSERT_EQ(index_.Unpin(m->object, owner), pinned);
+    if (!pinned) return;
+    if (!m->hard.contains(owner)) {
+      m->soft.erase(owner);
+    } else if (--m->hard[owner] == 0) {
+      m->hard.erase(owner);
+    }
+  }
+  void Hold() {
+    const std::string group = GroupOf(KeyOf(random_() % kKeys));
+    index_.Hold(1, group);
+    ++holds_[group];
+  }
+  void Release() {
+    const std::string group = GroupOf(KeyOf(random_() % kKeys));
+    ASSERT_EQ(index_.Release(1, group), holds_.contains(group));
+    if (holds_.contains(group) && --holds_[group] == 0) holds_.erase(group);
+  }
+  void Expire() {
+    for (auto& [key, m] : live_) {
+      std::erase_if(m.soft, [this](const auto& pin) { return pin.second <= now_; });
+    }
+  }
+  void Evict() {
+    uint32_t steps = 1000;
+    const auto evicted = index_.EvictNext(steps);
+    std::optional<std::string> gone;
+    bool any = false;
+    for (const auto& [key, m] : live_) {
+      any = any || !Guarded(key, m);
+      if (evicted && m.slot_generation == evicted->slot.generation) gone = key;
+    }
+    ASSERT_EQ(evicted.has_value(), any);
+    if (!evicted) return;
+    ASSERT_TRUE(gone.has_value());
+    ASSERT_FALSE(Guarded(*gone, live_[*gone])) << *gone;
+    Freed(evicted->slot);
+    live_.erase(*gone);
+  }
+
+  bool Guarded(const std::string& key, const ModelObject& m) {
+    return m.handles > 0 || !m.hard.empty() || !m.soft.empty() || holds_.contains(GroupOf(key));
+  }
+  void Freed(const tier::Slot& slot) {
+    ASSERT_EQ(held_slots_.erase(slot.generation), 1u) << "a slot was freed twice or never held";
+  }
+  void Check() {
+    uint64_t bytes = 0;
+    uint64_t guarded = 0;
+    std::vector<std::string> keys;
+    for (const auto& [key, m] : live_) {
+      bytes += m.bytes;
+      if (Guarded(key, m)) guarded += m.bytes;
+      keys.push_back(key);
+      ASSERT_EQ(index_.Find(FullKey{1, Key(key)}), m.object);
+    }
+    ASSERT_EQ(index_.objects(), live_.size());
+    ASSERT_EQ(index_.object_bytes(), bytes);
+    ASSERT_EQ(index_.guarded_bytes(), guarded);
+    ASSERT_EQ(held_slots_.size(), live_.size() + detached_.size());
+    std::vector<std::string> listed;
+    index_.Scan(1, "", "", [&](const Object& object) {
+      listed.emplace_back(object.key.key.bytes());
+      return true;
+    });
+    ASSERT_EQ(listed, keys);
+  }
+
+  std::mt19937_64 random_;
+  absl::Time now_ = kStart;
+  uint64_t next_ = 1;
+  ObjectIndex index_{MakeLruPolicy(1 << 20)};
+  std::map<std::string, ModelObject> live_;
+  std::map<Object*, ModelObject> detached_;
+  std::map<std::string, uint32_t> holds_;
+  std::set<uint64_t> held_slots_;
+};
+
+TEST(ObjectIndexModelTest, AgreesWithNaiveModel) {
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    RandomWalk walk(seed);
+    for (int step = 0; step < 3000; ++step) {
+      walk.Step();
+      if (testing::Test::HasFatalFailure()) FAIL() << "at step " << step;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace varve::store

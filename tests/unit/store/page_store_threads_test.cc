@@ -1,0 +1,133 @@
+// Many writers, readers, removers and pinners at once: what is read is always whole, and nothing
+// leaks.
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "kvstore/store/page_store.h"
+#include "kvstore/tier/host_tier.h"
+
+namespace varve::store {
+namespace {
+
+constexpr int kThreads = 8;
+constexpr int kSteps = 800;
+
+page::ObjectKey KeyOf(uint64_t n) {
+  return *page::MakeObjectKey("block-hash-" + std::to_string(n / 4), static_cast<uint32_t>(n % 4));
+}
+
+// The value says whose it is in every byte.
+void FillValue(uint64_t n, std::span<std::byte> memory) {
+  std::memset(memory.data(), static_cast<int>(n * 37 % 251), memory.size());
+}
+bool ValueIsWhole(uint64_t n, std::span<const std::byte> memory) {
+  for (std::byte b : memory) {
+    if (b != static_cast<std::byte>(n * 37 % 251)) return false;
+  }
+  return true;
+}
+
+TEST(PageStoreThreadsTest, ReadersSeeWholeValuesAndNothingLeaks) {
+  auto tier = tier::HostTier::Create({.capacity_bytes = 1 << 20});
+  ASSERT_TRUE(tier.ok());
+  std::atomic<uint64_t> evicted{0};
+  auto created = PageStore::Create(
+      tier->get(), {.on_evicted = [&](uint64_t, double) { ++evicted; }}, &base::SystemClock::Get());
+  ASSERT_TRUE(created.ok());
+  PageStore& store = **created;
+  const NamespaceId ns = store.InternNamespace("n");
+  std::atomic<uint64_t> hits{0};
+
+  const auto work = [&](uint64_t thread) {
+    std::mt19937_64 random(thread);
+    for (int step = 0; step < kSteps; ++step) {
+      const uint64_t n = random() % 400;
+      const std::vector<std::string> block = {"block-hash-" + std::to_string(n / 4)};
+      switch (random() % 8) {
+        case 0:
+        case 1:
+        case 2: {
+          auto put = store.Reserve(ns, KeyOf(n), {.bytes = 1000 + n * 20});
+          if (!put.ok()) break;
+          FillValue(n, (*put)->memory());
+          if (random() % 8 != 0) (*put)->Commit(std::nullopt).IgnoreError();
+          break;
+        }
+        case 3:
+        case 4:
+        case 5: {
+          const auto get = store.Acquire(ns, KeyOf(n), nullptr);
+          if (get == nullptr) break;
+          ++hits;
+          ASSERT_TRUE(ValueIsWhole(n, get->memory()));
+          ASSERT_TRUE(get->Verify({}).ok());
+          break;
+        }
+        case 6:
+          store.Remove(ns, KeyOf(n), random() % 2 == 0);
+          store.List(ns, "", KeyOf(n).bytes(), 20);
+          break;
+        default:
+          store.Pin(ns, KeyOf(n), thread, absl::Microseconds(1 + random() % 1000));
+          store.Hold(ns, block);
+          store.Usage();
+          store.Release(ns, block);
+          store.UnpinAll(thread);
+      }
+    }
+  };
+  std::vector<std::thread> threads;
+  for (uint64_t t = 0; t < kThreads; ++t) threads.emplace_back(work, t);
+  for (std::thread& thread : threads) thread.join();
+
+  EXPECT_GT(hits.load(), 0u);
+  const PageStoreUsage usage = store.Usage();
+  EXPECT_EQ(usage.pinned_bytes, 0u);
+  EXPECT_EQ(usage.host.slots, usage.objects) << "every slot belongs to an object";
+  EXPECT_EQ(usage.eviction.evicted_objects, evicted.load());
+  EXPECT_EQ(usage.checksum_failures, 0u);
+  for (const ObjectRow& row : store.List(ns, "", "", 10000)) {
+    EXPECT_TRUE(store.Remove(ns, row.key, false));
+  }
+  EXPECT_EQ(store.Usage().objects, 0u);
+  EXPECT_EQ((*tier)->Usage().slots, 0u);
+  EXPECT_EQ((*tier)->Usage().rejected_frees, 0u);
+}
+
+TEST(PageStoreThreadsTest, OneOfManyWritersWins) {
+  auto tier = tier::HostTier::Create({.capacity_bytes = 1 << 20});
+  ASSERT_TRUE(tier.ok());
+  auto created = PageStore::Create(tier->get(), {}, &base::SystemClock::Get());
+  ASSERT_TRUE(created.ok());
+  PageStore& store = **created;
+  const NamespaceId ns = store.InternNamespace("n");
+  for (uint64_t round = 0; round < 50; ++round) {
+    std::atomic<int> winners{0};
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 4; ++t) {
+      threads.emplace_back([&] {
+        auto put = store.Reserve(ns, KeyOf(round), {.bytes = 500});
+        if (!put.ok()) {
+          EXPECT_EQ(put.status().code(), absl::StatusCode::kAlreadyExists);
+          return;
+        }
+        FillValue(round, (*put)->memory());
+        const absl::Status status = (*put)->Commit(std::nullopt);
+        if (status.ok()) ++winners;
+        EXPECT_TRUE(status.ok() || status.code() == absl::StatusCode::kAlreadyExists);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(winners.load(), 1);
+    EXPECT_EQ(store.Usage().host.slots, round + 1);
+  }
+}
+
+}  // namespace
+}  // namespace varve::store

@@ -1,0 +1,94 @@
+#include "gpu_worker/policy.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace varve::worker {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(Policy, NamesAloneTakeTheDefaults) {
+  const auto policy = ParsePolicy("arkvale");
+  ASSERT_TRUE(policy.ok()) << policy.status();
+  EXPECT_EQ(policy->kind, PolicyKind::kArkVale);
+  EXPECT_EQ(policy->budget_fraction, 1.0);
+  EXPECT_EQ(policy->min_pages, 3u);
+  EXPECT_EQ(policy->sinks, 1u);
+  EXPECT_EQ(policy->window, 1u);
+  EXPECT_EQ(policy->hot, 2.0);
+  EXPECT_EQ(policy->merge, page::ScoreMerge::kSoftmaxMean);
+  EXPECT_TRUE(policy->generated_pinned);
+}
+
+TEST(Policy, ReadsEveryParameter) {
+  const auto policy = ParsePolicy(
+      " arkvale( budget=0.25, min=5,sinks=2,window=4 ,hot=1.5,merge=max,generated=paged ) ");
+  ASSERT_TRUE(policy.ok()) << policy.status();
+  EXPECT_EQ(policy->budget_fraction, 0.25);
+  EXPECT_EQ(policy->min_pages, 5u);
+  EXPECT_EQ(policy->sinks, 2u);
+  EXPECT_EQ(policy->window, 4u);
+  EXPECT_EQ(policy->hot, 1.5);
+  EXPECT_EQ(policy->merge, page::ScoreMerge::kMax);
+  EXPECT_FALSE(policy->generated_pinned);
+}
+
+TEST(Policy, TextFormComesBack) {
+  for (const char* text : {"full", "streaming(budget=0.1)", "quest(budget=64p,merge=mean)",
+                           "arkvale(budget=0.05,hot=3,sinks=0,window=2,generated=paged)"}) {
+    const auto policy = ParsePolicy(text);
+    ASSERT_TRUE(policy.ok()) << text << policy.status();
+    const auto again = ParsePolicy(policy->ToString());
+    ASSERT_TRUE(again.ok()) << policy->ToString() << again.status();
+    EXPECT_EQ(again->ToString(), policy->ToString());
+  }
+}
+
+TEST(Policy, BudgetInPagesAndFractions) {
+  EXPECT_EQ(ParsePolicy("quest(budget=0.1)")->BudgetPages(128), 13u);
+  EXPECT_EQ(ParsePolicy("quest(budget=0.1)")->BudgetPages(10), 3u);
+  EXPECT_EQ(ParsePolicy("quest(budget=0.1)")->BudgetPages(2), 2u);
+  EXPECT_EQ(ParsePolicy("quest(budget=64p)")->BudgetPages(128), 64u);
+  EXPECT_EQ(ParsePolicy("quest(budget=64p)")->BudgetPages(12), 12u);
+  EXPECT_EQ(ParsePolicy("full")->BudgetPages(77), 77u);
+}
+
+struct Wrong {
+  const char* text;
+  const char* message;
+};
+class PolicyErrors : public ::testing::TestWithParam<Wrong> {};
+
+TEST_P(PolicyErrors, NameTheFaultAndWhatIsAllowed) {
+  const auto policy = ParsePolicy(GetParam().text);
+  EXPECT_EQ(policy.status().code(), absl::StatusCode::kInvalidArgument) << GetParam().text;
+  EXPECT_THAT(std::string(policy.status().message()), HasSubstr(GetParam().message));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, PolicyErrors,
+    ::testing::Values(
+        Wrong{"", "known: full, streaming, quest, arkvale"},
+        Wrong{"h2o(budget=1)", "unknown policy 'h2o', known: full, streaming, quest, arkvale"},
+        Wrong{"full(budget=0.1)", "unknown parameter 'budget' of policy full, known: none"},
+        Wrong{"quest(hot=2)", "known: budget, min, sinks, window, merge, generated"},
+        Wrong{"arkvale(budgte=0.1)", "unknown parameter 'budgte'"},
+        Wrong{"arkvale(budget=0)", "a fraction 0 < f <= 1"},
+        Wrong{"arkvale(budget=1.5)", "a fraction 0 < f <= 1"},
+        Wrong{"arkvale(budget=nan)", "a fraction 0 < f <= 1"},
+        Wrong{"arkvale(budget=0p)", "or '64p' pages"},
+        Wrong{"arkvale(budget=-3p)", "or '64p' pages"},
+        Wrong{"arkvale(budget)", "a fraction 0 < f <= 1"},
+        Wrong{"arkvale(min=0)", "pages, 1..1048576"},
+        Wrong{"arkvale(sinks=-1)", "pages, 0..1048576"},
+        Wrong{"arkvale(window=x)", "pages, 0..1048576"},
+        Wrong{"arkvale(hot=0.5)", "a multiple of the budget, 1..1000"},
+        Wrong{"arkvale(merge=sum)", "softmax_mean, softmax_max, max, mean"},
+        Wrong{"arkvale(generated=kept)", "pinned, paged"},
+        Wrong{"arkvale(sinks=1,sinks=2)", "sinks given twice"},
+        Wrong{"arkvale(sinks=1", "lacks its closing ')'"},
+        Wrong{"arkvale(sinks=1,)", "unknown parameter ''"}));
+
+}  // namespace
+}  // namespace varve::worker

@@ -14,6 +14,29 @@ const std::set<std::string>& Keywords() {
   return keywords;
 }
 
+// The words of a comma-separated list.
+std::vector<std::string> Words(const std::string& text) {
+  static const std::regex kWord(R"re(\w+)re");
+  return {std::sregex_token_iterator(text.begin(), text.end(), kWord), std::sregex_token_iterator()};
+}
+
+struct Row {
+  std::string name, type, labels;
+};
+
+std::vector<Row> Rows(const std::string& markdown, const std::string& section) {
+  static const std::regex kRow(R"re(^\| `([a-z_]+)` \| (counter|gauge|histogram) \|([^|]*)\|.*)re");
+  std::vector<Row> rows;
+  std::istringstream lines(markdown);
+  bool inside = section.empty();
+  for (std::string line; std::getline(lines, line);) {
+    if (!section.empty() && line.starts_with("## ")) inside = line == "## " + section;
+    std::smatch match;
+    if (inside && std::regex_match(line, match, kRow)) rows.push_back({match[1], match[2], match[3]});
+  }
+  return rows;
+}
+
 // Removes what cannot hold a series name: strings, label matchers, ranges, and the label lists of grouping words.
 std::string Stripped(const std::string& query) {
   static const std::regex kStrings(R"re("[^"]*")re");
@@ -31,16 +54,17 @@ std::string Stripped(const std::string& query) {
 }  // namespace
 
 Families DocumentedFamilies(const std::string& markdown, const std::string& section) {
-  static const std::regex kRow(R"re(^\| `([a-z_]+)` \| (counter|gauge|histogram) \|.*)re");
   Families families;
-  std::istringstream lines(markdown);
-  bool inside = section.empty();
-  for (std::string line; std::getline(lines, line);) {
-    if (!section.empty() && line.starts_with("## ")) inside = line == "## " + section;
-    std::smatch match;
-    if (inside && std::regex_match(line, match, kRow)) families[match[1]] = match[2];
-  }
+  for (const Row& row : Rows(markdown, section)) families[row.name] = row.type;
   return families;
+}
+
+FamilyLabels DocumentedLabels(const std::string& markdown, const std::string& section) {
+  FamilyLabels labels;
+  for (const Row& row : Rows(markdown, section)) {
+    for (const std::string& label : Words(row.labels)) labels[row.name].insert(label);
+  }
+  return labels;
 }
 
 Families ExposedFamilies(const std::string& exposition) {
@@ -52,6 +76,23 @@ Families ExposedFamilies(const std::string& exposition) {
     if (words >> hash >> type_word >> name >> type && hash == "#" && type_word == "TYPE") families[name] = type;
   }
   return families;
+}
+
+FamilyLabels ExposedLabels(const std::string& exposition) {
+  static const std::regex kLabel(R"re((\w+)="[^"]*")re");
+  FamilyLabels labels;
+  std::string family;
+  std::istringstream lines(exposition);
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream words(line);
+    std::string hash, type_word;
+    if (line.starts_with("# TYPE ")) words >> hash >> type_word >> family;
+    if (line.starts_with("#")) continue;
+    for (std::sregex_iterator it(line.begin(), line.end(), kLabel), end; it != end; ++it) {
+      if ((*it)[1] != "le") labels[family].insert((*it)[1]);
+    }
+  }
+  return labels;
 }
 
 std::set<std::string> SeriesInQuery(const std::string& query) {

@@ -10,12 +10,16 @@ namespace varve::testing {
 
 // Family name -> "counter", "gauge" or "histogram".
 using Families = std::map<std::string, std::string>;
+// Family name -> its label names; only families that have any.
+using FamilyLabels = std::map<std::string, std::set<std::string>>;
 
-// The rows `| `name` | type | ...` of docs/metrics.md below the heading `## section`; all sections when empty.
+// The rows `| `name` | type | labels | ...` of docs/metrics.md below the heading `## section`; all sections when empty.
 Families DocumentedFamilies(const std::string& markdown, const std::string& section);
+FamilyLabels DocumentedLabels(const std::string& markdown, const std::string& section);
 
-// The families of the text exposition format (its # TYPE lines).
+// The families of the text exposition format (its # TYPE lines) and the labels of their series, without `le`.
 Families ExposedFamilies(const std::string& exposition);
+FamilyLabels ExposedLabels(const std::string& exposition);
 
 // Names of series in a PromQL expression: no functions, keywords, labels, durations or variables.
 std::set<std::string> SeriesInQuery(const std::string& query);

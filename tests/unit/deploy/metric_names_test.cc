@@ -36,7 +36,11 @@ TEST(Families, AreReadFromTheDocumentAndFromTheExposition) {
       "## two\n| `b_total` | counter | c | `d` |\n";
   EXPECT_THAT(DocumentedFamilies(markdown, "one"), ElementsAre(Pair("a", "gauge")));
   EXPECT_THAT(DocumentedFamilies(markdown, ""), ElementsAre(Pair("a", "gauge"), Pair("b_total", "counter")));
-  EXPECT_THAT(ExposedFamilies("# HELP a x\n# TYPE a gauge\na 0\n"), ElementsAre(Pair("a", "gauge")));
+  EXPECT_THAT(DocumentedLabels(markdown, ""), ElementsAre(Pair("b_total", ElementsAre("c"))));
+  const std::string text =
+      "# HELP a x\n# TYPE a gauge\na 0\n# TYPE b histogram\nb_bucket{c=\"d\",e=\"f g\",le=\"1\"} 0\n";
+  EXPECT_THAT(ExposedFamilies(text), ElementsAre(Pair("a", "gauge"), Pair("b", "histogram")));
+  EXPECT_THAT(ExposedLabels(text), ElementsAre(Pair("b", ElementsAre("c", "e"))));
 }
 
 TEST(DeployQueries, NameOnlyDocumentedMetrics) {

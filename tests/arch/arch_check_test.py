@@ -101,6 +101,16 @@ class ArchCheckTest(unittest.TestCase):
             with self.subTest(text=text):
                 self.expect({"client/b.cc": f"\n{text}\n"}, "client/b.cc:2", "leftover")
 
+    def test_only_parity_suites_may_skip(self):
+        self.assertEqual(self.problems({"tests/parity/b.cc": "GTEST_" "SKIP();\n"}), [])
+        self.expect({"tests/parity/b.cc": "// TO" "DO\n"}, "leftover")
+        self.expect({"tests/unit/b.cc": "GTEST_" "SKIP();\n"}, "leftover")
+
+    def test_cuda_headers_only_in_cuda_twins(self):
+        text = "#include <cuda_runtime_api.h>\n"
+        self.assertEqual(self.problems({"kvstore/page/b_cuda.h": text}), [])
+        self.expect({"kvstore/page/b.h": text}, "cuda_runtime_api.h")
+
     def test_long_file(self):
         self.expect({"client/b.cc": "\n" * 501}, "501 lines")
         self.assertEqual(self.problems({"client/b.cc": "\n" * 500}), [])

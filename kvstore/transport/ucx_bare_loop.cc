@@ -2,6 +2,7 @@
 
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <memory>
@@ -51,14 +52,16 @@ class Side {
  public:
   explicit Side(const BareLoopOptions& options) : options_(options) {}
 
-  absl::Status Open(bool ucx_memory) {
+  // slots: values of memory, at least a batch.
+  absl::Status Open(bool ucx_memory, size_t slots) {
     VARVE_ASSIGN_OR_RETURN(const LaneKind kind, ParseLane(options_.lane));
     if (kind == LaneKind::kRdma) return absl::InvalidArgumentError("the bare loop runs over shm or tcp");
     UcxOptions ucx;
     ucx.devices = options_.devices;
     VARVE_ASSIGN_OR_RETURN(context_, MakeUcxContext(LaneSettings(kind, ucx), UCP_FEATURE_AM | UCP_FEATURE_RMA));
     VARVE_ASSIGN_OR_RETURN(worker_, MakeUcxWorker(context_.get()));
-    const size_t bytes = options_.bytes * static_cast<size_t>(options_.batch);
+    slots_ = slots;
+    const size_t bytes = options_.bytes * slots;
     if (ucx_memory) {
       VARVE_ASSIGN_OR_RETURN(UcxMemory mapped, UcxMemory::Map(context_.get(), nullptr, bytes));
       mapped_.emplace(std::move(mapped));
@@ -116,7 +119,9 @@ class Side {
     return ucp_am_send_nbx(endpoint_, kRequestId, &headers_[slot], sizeof(uint32_t), nullptr, 0, &param);
   }
 
-  std::byte* Slot(uint32_t slot) { return memory_.data() + slot * options_.bytes; }
+  // The memory of a batch's slot; each batch takes the next stretch of the memory.
+  std::byte* Slot(uint32_t slot) { return memory_.data() + (first_ + slot) % slots_ * options_.bytes; }
+  void NextBatch() { first_ = (first_ + static_cast<size_t>(options_.batch)) % slots_; }
   ucp_worker_h worker() { return worker_.get(); }
   ucp_ep_h endpoint() { return endpoint_; }
   std::span<std::byte> memory() { return memory_; }
@@ -172,6 +177,8 @@ class Side {
   HostMemory host_;
   std::optional<UcxMemory> mapped_;
   std::span<std::byte> memory_;
+  size_t slots_ = 0;
+  size_t first_ = 0;
   std::vector<uint32_t> headers_;
   ucp_ep_h endpoint_ = nullptr;
   int received_ = 0;
@@ -239,7 +246,7 @@ std::string MakeCard(Side& side, const std::string& address, const std::string& 
 absl::Status ServeBareLoop(const BareLoopOptions& options, int socket) {
   const bool one_sided = options.lane == "shm";
   Side side(options);
-  VARVE_RETURN_IF_ERROR(side.Open(one_sided));
+  VARVE_RETURN_IF_ERROR(side.Open(one_sided, static_cast<size_t>(options.batch)));
   VARVE_ASSIGN_OR_RETURN(const std::string address, UcxWorkerAddress(side.worker()));
   std::string key;
   if (one_sided) {
@@ -259,7 +266,8 @@ absl::Status ServeBareLoop(const BareLoopOptions& options, int socket) {
 
 absl::StatusOr<std::vector<double>> DriveBareLoop(const BareLoopOptions& options, int socket) {
   Side side(options);
-  VARVE_RETURN_IF_ERROR(side.Open(false));
+  const auto batch = static_cast<size_t>(options.batch);
+  VARVE_RETURN_IF_ERROR(side.Open(false, std::max(batch, options.working_set_bytes / options.bytes)));
   VARVE_ASSIGN_OR_RETURN(const std::string card, ReceiveAll(socket));
   WireReader reader(card);
   const std::string peer(reader.GetString());
@@ -278,6 +286,7 @@ absl::StatusOr<std::vector<double>> DriveBareLoop(const BareLoopOptions& options
       VARVE_RETURN_IF_ERROR(driver.Batch());
       const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
       if (round >= 0) seconds.push_back(took.count());
+      side.NextBatch();
     }
   }
   VARVE_RETURN_IF_ERROR(SendAll(socket, ""));  // done

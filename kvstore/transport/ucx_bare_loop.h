@@ -23,6 +23,7 @@ struct BareLoopOptions {
   bool get = false;                  // the driving side reads; else it writes
   int rounds = 100;                  // batches measured
   int warm_up = 10;                  // batches before that
+  size_t working_set_bytes = 0;      // memory that the driving side walks through; at least one batch
 };
 
 // The passive side. Returns when the driving side is done. INVALID_ARGUMENT for a lane it does not know.

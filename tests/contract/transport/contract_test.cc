@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "kvstore/transport/fault.h"
 #include "kvstore/transport/loopback.h"
 #include "kvstore/transport/transport.h"
 #include "kvstore/transport/ucx.h"
@@ -26,6 +27,7 @@ struct Kind {
   std::string lane;
   std::function<std::unique_ptr<Transport>()> make;
 };
+void PrintTo(const Kind& kind, std::ostream* out) { *out << kind.name; }
 
 std::unique_ptr<Transport> MakeUcx(const std::string& lane) {
   UcxOptions options;
@@ -40,6 +42,8 @@ std::vector<Kind> Kinds() {
       {"loopback", "loopback", [] { return MakeLoopbackTransport(); }},
       {"ucx_shm", "shm", [] { return MakeUcx("shm"); }},
       {"ucx_tcp", "tcp", [] { return MakeUcx("tcp"); }},
+      {"fault_loopback", "loopback", [] { return MakeFaultTransport(MakeLoopbackTransport(), {}); }},
+      {"fault_ucx_shm", "shm", [] { return MakeFaultTransport(MakeUcx("shm"), {}); }},
   };
 }
 

@@ -1,0 +1,145 @@
+// 64 threads that append, fork, truncate, attach and recall at once.
+#include <atomic>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/unit/recall/recall_fixture.h"
+
+namespace varve::recall {
+namespace {
+
+constexpr uint32_t kBlocks = 96;
+
+class RecallThreadsTest : public RecallTest {
+ protected:
+  // One writer's life: its context grows block by block, with digests of both layers.
+  void Write(const std::string& id, uint64_t seed) {
+    const uint32_t epoch = table_->Get(ns_, id)->epoch;
+    for (uint32_t at = 0; at < kBlocks; at += 8) {
+      ASSERT_TRUE(table_->Append(ns_, id, at, Hashes(seed, at, 8)).ok());
+      for (uint32_t l = 0; l < 2; ++l) {
+        ASSERT_TRUE(AddDigests(id, epoch, l, at, 8, {SmallGeometry()}, seed).ok());
+      }
+    }
+  }
+  // Recalls until the context is complete; every answer must belong to the context.
+  void Recall(const std::string& id, uint64_t seed) {
+    const auto queries = RandomQueries(SmallGeometry(), seed);
+    const LayerQuery query{static_cast<uint32_t>(seed % 2), queries,
+                           std::vector<HeadQuery>(2, HeadQuery{12, {}})};
+    for (uint32_t seen = 0; seen < kBlocks;) {
+      const auto snapshot = table_->Get(ns_, id);
+      ASSERT_TRUE(snapshot.ok());
+      seen = snapshot->digest_blocks[query.layer];
+      const auto selections = table_->Select(ns_, id, {.epoch = snapshot->epoch, .explain = true},
+                                             std::span(&query, 1), nullptr);
+      if (!selections.ok()) {
+        ASSERT_EQ(selections.status().code(), absl::StatusCode::kFailedPrecondition);
+        ASSERT_EQ(seen, 0u) << selections.status();
+        continue;
+      }
+      const LayerSelection& layer = selections->front();
+      ASSERT_GE(layer.heads[0].scores.size(), seen);
+      for (size_t i = 0; i < layer.missing_pages.size(); ++i) {
+        ASSERT_EQ(layer.block_hashes[i], HashOf(seed, layer.missing_pages[i]));
+      }
+    }
+  }
+};
+
+TEST_F(RecallThreadsTest, AppendAndSelectSideBySide) {
+  Start({.threads = 2});
+  std::vector<std::thread> threads;
+  for (uint64_t c = 0; c < 16; ++c) {
+    const std::string id = "c" + std::to_string(c);
+    ASSERT_TRUE(table_->Open(ns_, id, {SmallGeometry()}, kSession).ok());
+    threads.emplace_back([this, id, c] { Write(id, c); });
+    for (int reader = 0; reader < 3; ++reader) {
+      threads.emplace_back([this, id, c] { Recall(id, c); });
+    }
+  }
+  ASSERT_EQ(threads.size(), 64u);
+  for (std::thread& thread : threads) thread.join();
+  for (uint64_t c = 0; c < 16; ++c) {
+    EXPECT_EQ(*table_->ReadDigests(ns_, "c" + std::to_string(c), 1, 0, kBlocks),
+              RandomDigests({SmallGeometry()}, c + 100, 0, kBlocks));
+  }
+}
+
+// All fork one context, diverge from it, and drop their forks; the one stays as it was.
+TEST_F(RecallThreadsTest, ForksOfOneContextDoNotDisturbIt) {
+  for (uint32_t b = 0; b < 40; ++b) StoreObject(HashOf(1, b), 0);
+  Build("c", 40);
+  const uint64_t before = table_->digest_bytes();
+  std::vector<std::thread> threads;
+  for (uint64_t t = 0; t < 16; ++t) {
+    threads.emplace_back([this, t] {
+      for (uint64_t round = 0; round < 8; ++round) {
+        const std::string id = "f" + std::to_string(t);
+        const uint64_t seed = 1000 + t * 10 + round;
+        const auto fork = table_->Fork(ns_, "c", id, 20 + static_cast<uint32_t>(round), t);
+        ASSERT_TRUE(fork.ok()) << fork.status();
+        const uint32_t at = fork->num_blocks;
+        ASSERT_TRUE(table_->Append(ns_, id, at, Hashes(seed, at, 30)).ok());
+        ASSERT_TRUE(AddDigests(id, fork->epoch, 0, at, 30, {SmallGeometry()}, seed).ok());
+        ASSERT_EQ(*table_->ReadDigests(ns_, id, 0, at, 30),
+                  RandomDigests({SmallGeometry()}, seed, at, 30));
+        ASSERT_TRUE(table_->Attach(ns_, id, t + 100).ok());
+        if (round % 2 == 0) table_->DetachSession(t);
+        ASSERT_TRUE(table_->Drop(ns_, id).ok());
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(*table_->ReadDigests(ns_, "c", 0, 0, 40), RandomDigests({SmallGeometry()}, 1, 0, 40));
+  EXPECT_EQ(table_->size(), 1u);
+  EXPECT_EQ(table_->digest_bytes(), before);
+  EXPECT_EQ(PinnedObjects(), 40u);
+  table_->DetachSession(kSession);
+  EXPECT_EQ(PinnedObjects(), 0u) << "every hold was given back";
+}
+
+// P13 under concurrency: one thread rewrites the tail again and again, others recall. A recall that
+// succeeds answers hashes of one version only, the one its epoch belongs to.
+TEST_F(RecallThreadsTest, P13TruncateBesideRecallIsNeverMixed) {
+  Build("c", 30);
+  std::atomic<bool> stop{false};
+  std::atomic<uint32_t> answers{0};
+  std::vector<std::thread> readers;
+  for (uint64_t r = 0; r < 4; ++r) {
+    readers.emplace_back([&, r] {
+      const auto queries = RandomQueries(SmallGeometry(), r);
+      const LayerQuery query{0, queries, std::vector<HeadQuery>(2, HeadQuery{30, {}})};
+      while (!stop) {
+        const auto snapshot = table_->Get(ns_, "c");
+        const auto selections =
+            table_->Select(ns_, "c", {.epoch = snapshot->epoch}, std::span(&query, 1), nullptr);
+        if (!selections.ok()) {
+          ASSERT_EQ(selections.status().code(), absl::StatusCode::kFailedPrecondition);
+          continue;
+        }
+        std::set<std::string> versions;
+        const LayerSelection& layer = selections->front();
+        for (size_t i = 0; i < layer.missing_pages.size(); ++i) {
+          if (layer.missing_pages[i] < 20) continue;
+          versions.insert(layer.block_hashes[i].substr(0, layer.block_hashes[i].find('-')));
+        }
+        ASSERT_LE(versions.size(), 1u);
+        ++answers;
+      }
+    });
+  }
+  for (uint64_t version = 2; version < 100 || answers < 20; ++version) {
+    const uint32_t epoch = table_->Truncate(ns_, "c", 20)->epoch;
+    ASSERT_TRUE(table_->Append(ns_, "c", 20, Hashes(version, 20, 10)).ok());
+    ASSERT_TRUE(AddDigests("c", epoch, 0, 20, 10, {SmallGeometry()}, version).ok());
+  }
+  stop = true;
+  for (std::thread& reader : readers) reader.join();
+}
+
+}  // namespace
+}  // namespace varve::recall

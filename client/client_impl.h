@@ -59,6 +59,10 @@ class SessionStream {
   std::vector<std::shared_ptr<Stream>> retired_ ABSL_GUARDED_BY(mutex_);
 };
 
+// The error that a reply on a stream carries.
+absl::Status ErrorIn(const v1::DigestAck& ack);
+absl::Status ErrorIn(const v1::RecallReply& reply);
+
 class ClientImpl final : public Client {
  public:
   // transport null: inline only. own_transport: the same one when the client owns it.
@@ -166,7 +170,7 @@ class ClientImpl final : public Client {
 
   absl::StatusOr<v1::RecallRequest> RecallRequestFor(const RecallQuery& query) const;
   absl::Status FetchRecalled(const RecallQuery& query, RecallResult* selection);
-  // One exchange on a stream of the session, retried like Call. connect: the stream to use.
+  // One exchange on a stream of the session, retried like Call.
   template <typename Request, typename Reply>
   absl::StatusOr<Reply> ExchangeInSession(SessionStream<Request, Reply>& streams, Request request,
                                           uint64_t tag);
@@ -195,12 +199,11 @@ absl::StatusOr<Reply> ClientImpl::ExchangeInSession(SessionStream<Request, Reply
     request.set_session_id((*session)->session_id);
     absl::StatusOr<Reply> reply =
         streams.For((*session)->generation)->Exchange(request, tag, transfer_call_deadline());
-    if (reply.status().code() != absl::StatusCode::kUnauthenticated) {
-      if (!reply.ok()) return Explain(reply.status());
-      return reply;
-    }
+    const absl::Status status = reply.ok() ? ErrorIn(*reply) : reply.status();
+    if (status.ok()) return reply;
+    if (status.code() != absl::StatusCode::kUnauthenticated) return Explain(status);
     session_.Lost((*session)->generation);
-    if (retried) return Explain(reply.status());
+    if (retried) return Explain(status);
   }
 }
 

@@ -18,6 +18,12 @@ v1::ContextRef Ref(const std::string& id) {
 
 }  // namespace
 
+absl::Status ErrorIn(const v1::DigestAck& ack) {
+  if (ack.error().empty()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("context ", ack.context_id(), ", layer ", ack.layer(), ": ", ack.error()));
+}
+
 absl::StatusOr<ContextInfo> ClientImpl::OpenContext(const std::string& id,
                                                     const page::Geometry& geometry,
                                                     page::DigestKind kind) {
@@ -114,10 +120,7 @@ absl::Status ClientImpl::SendDigests(const std::string& id, uint32_t epoch, uint
   batch.set_num_blocks(num_blocks);
   batch.set_rows(std::move(rows));
   batch.set_sealed_unix_us(static_cast<uint64_t>(absl::ToUnixMicros(sealed)));
-  VARVE_ASSIGN_OR_RETURN(const v1::DigestAck ack, ExchangeInSession(digests_, std::move(batch), 0));
-  if (ack.error().empty()) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("context ", id, ", layer ", layer, ": ", ack.error()));
+  return ExchangeInSession(digests_, std::move(batch), 0).status();
 }
 
 absl::Status ClientImpl::ReadDigests(

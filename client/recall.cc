@@ -8,13 +8,6 @@
 namespace varve::client {
 namespace {
 
-absl::Status ReplyError(const v1::RecallReply& reply) {
-  if (reply.error().empty() && reply.error_code() == 0) return absl::OkStatus();
-  const auto code = static_cast<absl::StatusCode>(reply.error_code());
-  return absl::Status(code == absl::StatusCode::kOk ? absl::StatusCode::kUnknown : code,
-                      reply.error());
-}
-
 bool WantsPages(const RecallQuery& query) {
   for (const RecallLayer& layer : query.layers) {
     for (const RecallHead& head : layer.heads) {
@@ -25,6 +18,13 @@ bool WantsPages(const RecallQuery& query) {
 }
 
 }  // namespace
+
+absl::Status ErrorIn(const v1::RecallReply& reply) {
+  if (reply.error().empty() && reply.error_code() == 0) return absl::OkStatus();
+  const auto code = static_cast<absl::StatusCode>(reply.error_code());
+  return absl::Status(code == absl::StatusCode::kOk ? absl::StatusCode::kUnknown : code,
+                      reply.error());
+}
 
 absl::StatusOr<v1::RecallRequest> ClientImpl::RecallRequestFor(const RecallQuery& query) const {
   v1::RecallRequest request;
@@ -61,7 +61,6 @@ absl::StatusOr<RecallResult> ClientImpl::Recall(const RecallQuery& query) {
   request.set_tag(tag);
   VARVE_ASSIGN_OR_RETURN(const v1::RecallReply reply,
                          ExchangeInSession(recalls_, std::move(request), tag));
-  VARVE_RETURN_IF_ERROR(ReplyError(reply));
   RecallResult result = FromProto(reply);
   if (inline_only() && WantsPages(query)) VARVE_RETURN_IF_ERROR(FetchRecalled(query, &result));
   return result;

@@ -17,18 +17,35 @@ struct Fetch {
   RecalledPage page;
 };
 
+absl::Status CheckSlots(const page::Geometry& geometry, const RecallHead& head) {
+  const size_t needed =
+      head.part == page::Part::kKV ? geometry.page_bytes() : geometry.part_bytes();
+  for (const Piece& slot : head.slots) {
+    if (slot.bytes >= needed) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("a slot of ", slot.bytes, " bytes; a page needs ", needed));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status AddFetches(const RecallQuery& query, const ContextInfo& context, size_t l, size_t h,
-                        const RecallHeadResult& selection, std::vector<Fetch>* fetches) {
+                        RecallHeadResult& selection, std::vector<Fetch>* fetches) {
   const RecallHead& head = query.layers[l].heads[h];
   std::vector<uint32_t> missing;
   std::set_difference(selection.selected.begin(), selection.selected.end(), head.resident.begin(),
                       head.resident.end(), std::back_inserter(missing));
-  if (missing.size() > head.slots.size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("layer ", query.layers[l].layer, ", head ", h, ": ", missing.size(),
-                     " pages are missing but only ", head.slots.size(), " slots are named"));
-  }
+  VARVE_RETURN_IF_ERROR(CheckSlots(context.geometry, head));
+  selection.recalled.resize(missing.size());
   for (uint32_t i = 0; i < missing.size(); ++i) {
+    if (i >= head.slots.size()) {
+      selection.recalled[i] = {
+          .page = missing[i],
+          .slot = i,
+          .reason = MissReason::kFailed,
+          .message = absl::StrCat("no slot: ", missing.size(), " pages are missing, ",
+                                  head.slots.size(), " slots were named")};
+      continue;
+    }
     if (missing[i] >= context.block_hashes.size()) {
       return absl::FailedPreconditionError(
           absl::StrCat("context ", query.context_id, " was truncated meanwhile"));
@@ -71,7 +88,7 @@ absl::Status ClientImpl::FetchRecalled(const RecallQuery& query, RecallResult* s
     page.done = results[i].hit;
     page.reason = results[i].reason;
     page.message = std::move(results[i].message);
-    selection->layers[fetches[i].layer][fetches[i].head].recalled.push_back(std::move(page));
+    selection->layers[fetches[i].layer][fetches[i].head].recalled[page.slot] = std::move(page);
   }
   return absl::OkStatus();
 }

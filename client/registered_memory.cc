@@ -33,13 +33,15 @@ absl::Status AppendRefs(const Session* session, std::span<const Piece> pieces,
 absl::StatusOr<std::vector<std::span<std::byte>>> Spans(const Session* session,
                                                         std::span<const Piece> pieces,
                                                         const std::string& what) {
-  if (pieces.empty()) return absl::OutOfRangeError(absl::StrCat(what, " must have at least 1 piece"));
+  if (pieces.empty())
+    return absl::OutOfRangeError(absl::StrCat(what, " must have at least 1 piece"));
   std::vector<std::span<std::byte>> spans;
   spans.reserve(pieces.size());
   for (const Piece& piece : pieces) {
     VARVE_ASSIGN_OR_RETURN(const RegisteredMemory* memory, Resolve(session, piece, what));
     if (piece.bytes == 0) {
-      return absl::OutOfRangeError(absl::StrCat(what, " has a piece of 0 bytes; allowed: at least 1"));
+      return absl::OutOfRangeError(
+          absl::StrCat(what, " has a piece of 0 bytes; allowed: at least 1"));
     }
     const size_t size = memory->bytes().size();
     if (piece.offset > size || piece.bytes > size - piece.offset) {

@@ -16,7 +16,8 @@ class ClientTest : public ::testing::TestWithParam<Lane> {
   ClientTest() : connection_(Connect(GetParam(), Namespace())) {}
 
   static std::string Namespace() {
-    return ::testing::UnitTest::GetInstance()->current_test_info()->name();
+    const ::testing::TestInfo& test = *::testing::UnitTest::GetInstance()->current_test_info();
+    return std::string(test.test_suite_name()) + "." + test.name();
   }
   Client& client() { return *connection_; }
 

@@ -1,0 +1,214 @@
+#include <algorithm>
+#include <thread>
+
+#include "gmock/gmock.h"
+#include "tests/contract/client/context_fixture.h"
+
+namespace varve::client::testing {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+class RecallTest : public ContextTest {
+ protected:
+  void SetUp() override {
+    ASSERT_NO_FATAL_FAILURE(OpenAndAppend());
+    ASSERT_NO_FATAL_FAILURE(PutObjects());
+    ASSERT_NO_FATAL_FAILURE(SendAllDigests());
+  }
+
+  // One slot per page of the budget in `memory`, heads and layers one after the other.
+  RecallQuery Query(const std::vector<float>& queries, uint32_t budget, const Memory* memory,
+                    page::Part part = page::Part::kKV) const {
+    const size_t bytes = part == page::Part::kKV ? geometry_.page_bytes() : geometry_.part_bytes();
+    RecallQuery query{.context_id = Id(), .epoch = epoch_};
+    size_t offset = 0;
+    for (uint32_t l = 0; l < geometry_.num_layers; ++l) {
+      RecallLayer& layer = query.layers.emplace_back();
+      layer.layer = l;
+      layer.queries = queries;
+      for (uint32_t h = 0; h < geometry_.num_kv_heads; ++h) {
+        RecallHead& head = layer.heads.emplace_back();
+        head.budget_pages = budget;
+        head.part = part;
+        for (uint32_t s = 0; memory != nullptr && s < budget; ++s, offset += bytes) {
+          head.slots.push_back({memory, offset, bytes});
+        }
+      }
+    }
+    return query;
+  }
+
+  std::vector<uint32_t> ExpectedPages(const RecallQuery& query, uint32_t layer,
+                                      uint32_t head) const {
+    const std::vector<float> scores = ExpectedScores(
+        layer, head, {query.layers[layer].queries.begin(), query.layers[layer].queries.end()},
+        query.merge);
+    std::vector<uint32_t> pinned;
+    page::PinnedPages(kBlocks, query.sinks, query.window, pinned);
+    page::SelectScratch scratch;
+    std::vector<uint32_t> selected(kBlocks);
+    selected.resize(page::SelectPages(scores, pinned, query.layers[layer].heads[head].budget_pages,
+                                      scratch, selected));
+    return selected;
+  }
+};
+VARVE_EACH_LANE(RecallTest);
+
+TEST_P(RecallTest, RecalledBytesAreTheBytesThatWerePut) {
+  for (const page::Part part : {page::Part::kKV, page::Part::kK, page::Part::kV}) {
+    SCOPED_TRACE(static_cast<int>(part));
+    const auto memory = Allocate(4 * 6 * geometry_.page_bytes());
+    const std::vector<float> queries = Queries(5);
+    RecallQuery query = Query(queries, 6, memory.get(), part);
+    query.sinks = 1;
+    query.window = 2;
+    const auto result = client().Recall(query);
+    ASSERT_TRUE(result.ok()) << result.status();
+    ASSERT_THAT(result->layers, SizeIs(geometry_.num_layers));
+    for (uint32_t l = 0; l < geometry_.num_layers; ++l) {
+      ASSERT_THAT(result->layers[l], SizeIs(geometry_.num_kv_heads));
+      for (uint32_t h = 0; h < geometry_.num_kv_heads; ++h) {
+        const RecallHeadResult& head = result->layers[l][h];
+        EXPECT_EQ(head.selected, ExpectedPages(query, l, h));
+        ASSERT_THAT(head.recalled, SizeIs(6));
+        for (const RecalledPage& page : head.recalled) {
+          ASSERT_TRUE(page.done) << page.message;
+          const Piece& slot = query.layers[l].heads[h].slots.at(page.slot);
+          EXPECT_TRUE(Bytes(*memory, slot.offset, slot.bytes) == Page(page.page, l, h, part))
+              << "layer " << l << " head " << h << " page " << page.page;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(RecallTest, ResidentPagesDoNotTravel) {
+  const auto memory = Allocate(4 * 8 * geometry_.page_bytes());
+  const std::vector<float> queries = Queries(6);
+  RecallQuery query = Query(queries, 8, memory.get());
+  const std::vector<uint32_t> expected = ExpectedPages(query, 1, 0);
+  query.layers[1].heads[0].resident = {expected[1], expected[4], expected[5]};
+  query.layers[0].heads[1].resident = ExpectedPages(query, 0, 1);
+  const auto result = client().Recall(query);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->layers[1][0].selected, expected);
+  std::vector<uint32_t> recalled;
+  for (const RecalledPage& page : result->layers[1][0].recalled) {
+    EXPECT_TRUE(page.done) << page.message;
+    EXPECT_EQ(page.slot, recalled.size());
+    recalled.push_back(page.page);
+  }
+  EXPECT_EQ(recalled, (std::vector<uint32_t>{expected[0], expected[2], expected[3], expected[6],
+                                             expected[7]}));
+  EXPECT_THAT(result->layers[0][1].recalled, IsEmpty());
+}
+
+TEST_P(RecallTest, ExplainAnswersTheScoresOfThePageLibrary) {
+  const std::vector<float> queries = Queries(7);
+  for (const page::ScoreMerge merge :
+       {page::ScoreMerge::kSoftmaxMean, page::ScoreMerge::kSoftmaxMax, page::ScoreMerge::kMax,
+        page::ScoreMerge::kMean}) {
+    SCOPED_TRACE(std::string(page::ScoreMergeName(merge)));
+    RecallQuery query = Query(queries, 5, nullptr);
+    query.explain = true;
+    query.merge = merge;
+    const auto result = client().Recall(query);
+    ASSERT_TRUE(result.ok()) << result.status();
+    for (uint32_t l = 0; l < geometry_.num_layers; ++l) {
+      for (uint32_t h = 0; h < geometry_.num_kv_heads; ++h) {
+        const std::vector<float> expected = ExpectedScores(l, h, queries, merge);
+        const RecallHeadResult& head = result->layers[l][h];
+        ASSERT_EQ(head.scores.size(), expected.size());
+        for (size_t i = 0; i < expected.size(); ++i) EXPECT_FLOAT_EQ(head.scores[i], expected[i]);
+        EXPECT_EQ(head.selected, ExpectedPages(query, l, h));
+        EXPECT_THAT(head.recalled, IsEmpty()) << "no slots, nothing to bring";
+      }
+    }
+  }
+}
+
+TEST_P(RecallTest, AMissingPageIsReportedNeverSkipped) {
+  const std::vector<float> queries = Queries(8);
+  const auto memory = Allocate(4 * 6 * geometry_.page_bytes());
+  const RecallQuery query = Query(queries, 6, memory.get());
+  const uint32_t gone = ExpectedPages(query, 0, 0)[2];
+  ASSERT_EQ(client().Remove(std::vector{ObjectKeyOf(gone, 0)}, true).value(),
+            std::vector<bool>{true});
+  const auto result = client().Recall(query);
+  ASSERT_TRUE(result.ok()) << result.status();
+  const RecallHeadResult& head = result->layers[0][0];
+  ASSERT_THAT(head.recalled, SizeIs(6));
+  for (const RecalledPage& page : head.recalled) {
+    EXPECT_EQ(page.done, page.page != gone);
+    EXPECT_EQ(page.reason, page.page == gone ? MissReason::kNeverStored : MissReason::kNone);
+  }
+}
+
+TEST_P(RecallTest, PagesBeyondTheSlotsAreReported) {
+  const std::vector<float> queries = Queries(9);
+  const auto memory = Allocate(4 * 6 * geometry_.page_bytes());
+  RecallQuery query = Query(queries, 6, memory.get());
+  query.layers[0].heads[0].slots.resize(4);
+  const auto result = client().Recall(query);
+  ASSERT_TRUE(result.ok()) << result.status();
+  ASSERT_THAT(result->layers[0][0].recalled, SizeIs(6));
+  for (const RecalledPage& page : result->layers[0][0].recalled) {
+    EXPECT_EQ(page.done, page.slot < 4);
+    EXPECT_THAT(page.message, HasSubstr(page.done ? "" : "slot"));
+  }
+}
+
+TEST_P(RecallTest, RefusesWhatCannotBe) {
+  const std::vector<float> queries = Queries(10);
+  const auto memory = Allocate(4 * 6 * geometry_.page_bytes());
+  const RecallQuery good = Query(queries, 6, memory.get());
+  const auto code = [&](const auto& change) {
+    RecallQuery query = good;
+    change(query);
+    return client().Recall(query).status().code();
+  };
+  EXPECT_EQ(code([](RecallQuery& q) { q.context_id = "nobody"; }), absl::StatusCode::kNotFound);
+  EXPECT_EQ(code([](RecallQuery& q) { q.epoch += 7; }), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(code([](RecallQuery& q) { q.layers[0].layer = 2; }),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code([](RecallQuery& q) { q.layers[0].heads.pop_back(); }),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code([&](RecallQuery& q) { q.layers[0].queries = q.layers[0].queries.first(7); }),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code([](RecallQuery& q) { q.layers[0].heads[0].slots[0].bytes -= 1; }),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code([](RecallQuery& q) { q.layers[0].heads[0].slots[0].memory = nullptr; }),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code([](RecallQuery& q) { q.layers.clear(); }), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code([](RecallQuery&) {}), absl::StatusCode::kOk);
+}
+
+TEST_P(RecallTest, ManyThreadsRecallOnOneStream) {
+  std::vector<std::thread> threads;
+  for (uint64_t t = 0; t < 6; ++t) {
+    threads.emplace_back([&, t] {
+      const auto memory = Allocate(4 * 4 * geometry_.page_bytes());
+      for (uint64_t round = 0; round < 8; ++round) {
+        SCOPED_TRACE(100 * t + round);
+        const std::vector<float> queries = Queries(100 * t + round);
+        const RecallQuery query = Query(queries, 4, memory.get());
+        const auto result = client().Recall(query);
+        ASSERT_TRUE(result.ok()) << result.status();
+        EXPECT_EQ(result->layers[1][1].selected, ExpectedPages(query, 1, 1));
+        for (const RecalledPage& page : result->layers[1][1].recalled) {
+          ASSERT_TRUE(page.done) << page.message;
+          const Piece& slot = query.layers[1].heads[1].slots.at(page.slot);
+          EXPECT_TRUE(Bytes(*memory, slot.offset, slot.bytes) ==
+                      Page(page.page, 1, 1, page::Part::kKV));
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace
+}  // namespace varve::client::testing

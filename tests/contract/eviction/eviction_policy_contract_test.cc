@@ -2,6 +2,7 @@
 #include "kvstore/store/eviction_policy.h"
 
 #include <algorithm>
+#include <deque>
 #include <memory>
 #include <random>
 #include <set>
@@ -33,14 +34,10 @@ class EvictionPolicyContractTest : public testing::TestWithParam<std::string> {
     EXPECT_FALSE((*row)->summary.empty());
     policy_ = (*row)->create(kCapacity);
   }
-  // Nodes must outlive their stay; what a test leaves inside is taken out here.
-  void TearDown() override {
-    while (policy_->Victim() != nullptr) {
-    }
-  }
-
-  std::vector<EvictionNode> Nodes(size_t count) {
-    std::vector<EvictionNode> nodes(count);
+  // They live as long as the policy: a test may leave some inside.
+  std::vector<EvictionNode>& Nodes(size_t count) {
+    nodes_.push_back(std::vector<EvictionNode>(count));
+    std::vector<EvictionNode>& nodes = nodes_.back();
     for (size_t i = 0; i < count; ++i) {
       nodes[i].identity = i + 1;
       nodes[i].bytes = 4096;
@@ -48,6 +45,7 @@ class EvictionPolicyContractTest : public testing::TestWithParam<std::string> {
     return nodes;
   }
 
+  std::deque<std::vector<EvictionNode>> nodes_;
   std::unique_ptr<EvictionPolicy> policy_;
 };
 
@@ -57,7 +55,7 @@ TEST_P(EvictionPolicyContractTest, EmptyHasNoVictim) {
 }
 
 TEST_P(EvictionPolicyContractTest, EveryNodeIsAVictimOnce) {
-  std::vector<EvictionNode> nodes = Nodes(100);
+  std::vector<EvictionNode>& nodes = Nodes(100);
   for (EvictionNode& node : nodes) policy_->Insert(node);
   EXPECT_EQ(policy_->size(), 100u);
   std::set<EvictionNode*> victims;
@@ -69,7 +67,7 @@ TEST_P(EvictionPolicyContractTest, EveryNodeIsAVictimOnce) {
 }
 
 TEST_P(EvictionPolicyContractTest, ErasedNodesAreNoVictims) {
-  std::vector<EvictionNode> nodes = Nodes(10);
+  std::vector<EvictionNode>& nodes = Nodes(10);
   for (EvictionNode& node : nodes) policy_->Insert(node);
   for (size_t i : {0u, 9u, 5u}) policy_->Erase(nodes[i]);
   std::set<uint64_t> left;
@@ -78,7 +76,7 @@ TEST_P(EvictionPolicyContractTest, ErasedNodesAreNoVictims) {
 }
 
 TEST_P(EvictionPolicyContractTest, NodesMayComeBack) {
-  std::vector<EvictionNode> nodes = Nodes(3);
+  std::vector<EvictionNode>& nodes = Nodes(3);
   for (int round = 0; round < 5; ++round) {
     SCOPED_TRACE(round);
     for (EvictionNode& node : nodes) policy_->Insert(node);
@@ -91,7 +89,7 @@ TEST_P(EvictionPolicyContractTest, NodesMayComeBack) {
 }
 
 TEST_P(EvictionPolicyContractTest, OneUsedAgainAndAgainOutlivesTheUntouched) {
-  std::vector<EvictionNode> nodes = Nodes(50);
+  std::vector<EvictionNode>& nodes = Nodes(50);
   for (EvictionNode& node : nodes) policy_->Insert(node);
   for (int i = 0; i < 4; ++i) policy_->Touch(nodes[0]);
   for (int i = 0; i < 40; ++i) {
@@ -104,7 +102,7 @@ TEST_P(EvictionPolicyContractTest, KeepsItsBooksUnderRandomUse) {
   for (uint64_t seed = 1; seed <= 10; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     std::mt19937_64 random(seed);
-    std::vector<EvictionNode> nodes = Nodes(64);
+    std::vector<EvictionNode>& nodes = Nodes(64);
     std::set<EvictionNode*> members;
     for (int step = 0; step < 5000; ++step) {
       EvictionNode* node = &nodes[random() % nodes.size()];

@@ -17,7 +17,9 @@ target_compile_options(varve_options INTERFACE
 target_include_directories(varve_options INTERFACE ${CMAKE_SOURCE_DIR})
 if(VARVE_SANITIZE)
   target_compile_options(varve_options INTERFACE
-    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${VARVE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer>)
+    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${VARVE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer>
+    # GCC warns of variables in its own standard library once a sanitizer has rewritten the code.
+    $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:GNU>>:-Wno-maybe-uninitialized>)
   target_link_options(varve_options INTERFACE -fsanitize=${VARVE_SANITIZE})
 endif()
 

@@ -238,9 +238,11 @@ absl::Status Recaller::FetchFromStore(std::span<HeadWork> works, SelectTimes& ti
   if (status.ok() && (result->layers.size() != 1 || result->layers[0].size() != works.size())) {
     status = absl::InternalError("the store answered for other layers or heads than asked");
   }
+  const auto installing = Clock::now();
   for (size_t h = 0; status.ok() && h < works.size(); ++h) {
     status = InstallPushed(works[h], result->layers[0][h]);
   }
+  services_->metrics->install.Observe(SecondsSince(installing));
   GiveUp(works, status);
   if (!status.ok()) {
     return base::Annotate(status, absl::StrCat("recall of layer ", layer, " for sequence ",

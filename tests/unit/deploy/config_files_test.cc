@@ -39,5 +39,14 @@ TEST(ConfigFiles, KubernetesStoreSettingsAreValid) {
   EXPECT_EQ(config.http_listen(), "0.0.0.0:7412");
 }
 
+TEST(ConfigFiles, WorkerSettingsLoad) {
+  for (const char* file : {"config/varve-worker.yaml", "k8s/base/config/varve-worker.yaml"}) {
+    v1::WorkerConfig config;
+    const absl::Status status = Load(file, &config);
+    EXPECT_TRUE(status.ok()) << status;
+    EXPECT_FALSE(config.listen().empty()) << file;
+  }
+}
+
 }  // namespace
 }  // namespace varve

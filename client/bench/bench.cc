@@ -1,0 +1,53 @@
+#include "client/bench/bench.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kvstore/base/status.h"
+
+namespace varve::client {
+
+BenchRow MakeRow(const std::string& op, const BenchOptions& options, uint64_t value_bytes, uint32_t batch,
+                 uint32_t threads, const Series& series) {
+  BenchRow row;
+  row.op = op;
+  row.transport = options.transport;
+  row.value_bytes = value_bytes;
+  row.batch = batch;
+  row.threads = threads;
+  if (value_bytes > 0) row.gb_per_s = series.rate() / 1e9;
+  row.ops_per_s = value_bytes > 0 ? series.rate() / static_cast<double>(value_bytes) : series.rate();
+  row.p50_us = Quantile(series.batch_seconds, 0.5) * 1e6;
+  row.p99_us = Quantile(series.batch_seconds, 0.99) * 1e6;
+  const auto [low, high] = std::minmax_element(series.rate_per_round.begin(), series.rate_per_round.end());
+  if (low != series.rate_per_round.end() && series.rate() > 0) row.spread = (*high - *low) / series.rate();
+  return row;
+}
+
+absl::StatusOr<BenchStore> OpenStore(const BenchOptions& options, uint64_t capacity_bytes) {
+  if (!options.store.empty()) return BenchStore{nullptr, options.store};
+  ChildProcess::Options child;
+  child.binary = "varve-store";
+  child.args = {"--listen=127.0.0.1:0", "--http_listen=127.0.0.1:0", "--log_level=warning",
+                absl::StrCat("--host_tier.capacity_bytes=", capacity_bytes)};
+  VARVE_ASSIGN_OR_RETURN(auto process, ChildProcess::Start(child));
+  std::string address = process->ready("grpc");
+  return BenchStore{std::move(process), std::move(address)};
+}
+
+absl::StatusOr<std::unique_ptr<Client>> OpenClient(const BenchOptions& options, const BenchStore& store) {
+  ClientOptions client;
+  client.address = store.address;
+  client.client_name = "varve-bench";
+  client.key_namespace = "varve-bench";
+  client.lanes.clear();
+  if (options.transport != "inline") client.lanes.push_back(options.transport);
+  VARVE_ASSIGN_OR_RETURN(auto connected, Client::Connect(client));
+  if (connected->lane() != options.transport) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("asked for ", options.transport, ", the store chose ", connected->lane()));
+  }
+  return connected;
+}
+
+}  // namespace varve::client

@@ -1,0 +1,69 @@
+// varve-bench: options and rows shared by its operations.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "client/bench/measure.h"
+#include "client/client.h"
+#include "client/process/child_process.h"
+
+namespace varve::client {
+
+struct BenchOptions {
+  std::string store;               // address; empty: start one
+  std::string transport = "shm";   // shm, tcp or inline
+  std::vector<uint64_t> sizes = {1 << 20};
+  std::vector<uint32_t> batches = {16};
+  std::vector<uint32_t> threads = {1};
+  uint64_t working_set_bytes = 1ull << 30;
+  int rounds = 5;
+  double seconds = 1.0;  // per round and contestant
+  bool against_redis = false;
+  bool json = false;
+  // recall and score
+  uint32_t pages = 4096;
+  uint32_t kv_heads = 8;
+  uint32_t group_size = 4;
+  uint32_t head_dim = 128;
+  uint32_t missing_pages = 64;
+};
+
+// One line of the table, one element of "results".
+struct BenchRow {
+  std::string op;
+  std::string transport;
+  uint64_t value_bytes = 0;
+  uint32_t batch = 0;
+  uint32_t threads = 0;
+  double gb_per_s = 0;       // 0 where no bytes move
+  double ops_per_s = 0;
+  double p50_us = 0;         // of a batch
+  double p99_us = 0;
+  double spread = 0;         // (max - min) / median of the rounds' rates
+  std::map<std::string, double> extra;  // ratio_* against what was measured in the same run, stage times
+};
+
+// A row from a series of rounds; units_per_op: bytes of one value.
+BenchRow MakeRow(const std::string& op, const BenchOptions& options, uint64_t value_bytes, uint32_t batch,
+                 uint32_t threads, const Series& series);
+
+// A store to measure: started, or the one at options.store.
+struct BenchStore {
+  std::unique_ptr<ChildProcess> process;  // null when somebody else runs it
+  std::string address;
+};
+absl::StatusOr<BenchStore> OpenStore(const BenchOptions& options, uint64_t capacity_bytes);
+absl::StatusOr<std::unique_ptr<Client>> OpenClient(const BenchOptions& options, const BenchStore& store);
+
+absl::StatusOr<std::vector<BenchRow>> BenchObjects(const std::string& op, const BenchOptions& options);  // put, get
+absl::StatusOr<std::vector<BenchRow>> BenchExists(const BenchOptions& options);
+absl::StatusOr<std::vector<BenchRow>> BenchRecall(const BenchOptions& options);
+absl::StatusOr<std::vector<BenchRow>> BenchScore(const BenchOptions& options);
+
+}  // namespace varve::client

@@ -1,0 +1,151 @@
+// varve-bench: what a store gives on this machine, against the limits and peers measured in the same run.
+#include <CLI/CLI.hpp>
+
+#include <cstdio>
+#include <iostream>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/bench/bare_peer.h"
+#include "client/bench/bench.h"
+#include "client/console/table.h"
+#include "kvstore/base/units.h"
+#include "nlohmann/json.hpp"
+
+namespace varve::client {
+namespace {
+
+constexpr char kExamples[] = R"(
+Each operation starts the store it needs, unless --store names one. Contestants (varve, memcpy, the bare transport loop,
+redis) take turns; a ratio is the median over rounds. Examples:
+  varve-bench get --transport shm --size 1MiB --batch 16
+  varve-bench put --transport tcp --size 64KiB,1MiB --batch 1,16 --against redis --json
+  varve-bench recall --pages 4096 --missing 64
+  varve-bench score
+)";
+
+std::string Text(double value) { return value >= 100 ? absl::StrFormat("%.0f", value) : absl::StrFormat("%.3g", value); }
+
+void PrintTable(const std::vector<BenchRow>& rows) {
+  using console::Align;
+  console::Table table({{"op"}, {"transport"}, {"value", Align::kRight}, {"batch", Align::kRight},
+                        {"threads", Align::kRight}, {"GB/s", Align::kRight}, {"op/s", Align::kRight},
+                        {"p50 us", Align::kRight}, {"p99 us", Align::kRight}, {"spread", Align::kRight}});
+  for (const BenchRow& row : rows) {
+    table.AddRow({row.op, row.transport, row.value_bytes > 0 ? base::FormatBytes(row.value_bytes) : "-",
+                  absl::StrCat(row.batch), absl::StrCat(row.threads), Text(row.gb_per_s), Text(row.ops_per_s),
+                  Text(row.p50_us), Text(row.p99_us), absl::StrFormat("%.0f%%", row.spread * 100)});
+  }
+  std::cout << table.Render();
+  for (const BenchRow& row : rows) {
+    std::cout << row.op << ' ' << row.transport << ' ' << base::FormatBytes(row.value_bytes) << ':';
+    for (const auto& [name, value] : row.extra) std::cout << "  " << name << '=' << Text(value);
+    std::cout << '\n';
+  }
+}
+
+void PrintJson(const std::vector<BenchRow>& rows, const BenchOptions& options) {
+  nlohmann::json document;
+  document["setting"] = {{"rounds", options.rounds}, {"seconds_per_round", options.seconds},
+                         {"working_set_bytes", options.working_set_bytes}};
+  document["results"] = nlohmann::json::array();
+  for (const BenchRow& row : rows) {
+    nlohmann::json out = {{"op", row.op},           {"transport", row.transport}, {"value_bytes", row.value_bytes},
+                          {"batch", row.batch},     {"threads", row.threads},     {"gb_per_s", row.gb_per_s},
+                          {"ops_per_s", row.ops_per_s}, {"p50_us", row.p50_us},   {"p99_us", row.p99_us},
+                          {"spread", row.spread}};
+    for (const auto& [name, value] : row.extra) out[name] = value;
+    document["results"].push_back(std::move(out));
+  }
+  std::cout << document.dump(2) << '\n';
+}
+
+// "4KiB,1MiB" -> bytes; throws CLI::ValidationError, which the parser reports.
+std::vector<uint64_t> ParseSizes(const std::vector<std::string>& texts) {
+  std::vector<uint64_t> sizes;
+  for (const std::string& text : texts) {
+    const auto size = base::ParseBytes(text);
+    if (!size.ok()) throw CLI::ValidationError("--size", std::string(size.status().message()));
+    if (*size < 1 || *size > (64u << 20)) throw CLI::ValidationError("--size", text + ": allowed 1 B to 64 MiB");
+    sizes.push_back(*size);
+  }
+  return sizes;
+}
+
+uint64_t ParseWorkingSet(const std::string& text) {
+  const auto bytes = base::ParseBytes(text);
+  if (!bytes.ok()) throw CLI::ValidationError("--working-set", std::string(bytes.status().message()));
+  if (*bytes < (1u << 20)) throw CLI::ValidationError("--working-set", "at least 1 MiB");
+  return *bytes;
+}
+
+absl::StatusOr<std::vector<BenchRow>> Run(const std::string& op, const BenchOptions& options) {
+  if (op == "exists") return BenchExists(options);
+  if (op == "recall") return BenchRecall(options);
+  if (op == "score") return BenchScore(options);
+  return BenchObjects(op, options);
+}
+
+void AddObjectFlags(CLI::App* sub, BenchOptions& options, std::vector<std::string>& sizes, std::string& working_set,
+                    std::string& against) {
+  sub->add_option("--size", sizes, "Value sizes, comma separated (default 1MiB)")->delimiter(',');
+  sub->add_option("--threads", options.threads, "Client threads, comma separated")->delimiter(',');
+  sub->add_option("--working-set", working_set, "Bytes of values in play (default 1GiB)");
+  sub->add_option("--against", against, "Also measure a peer: redis")->check(CLI::IsMember({"redis"}));
+}
+
+int Main(int argc, char** argv) {
+  if (const int code = MaybeRunBarePeer(argc, argv); code >= 0) return code;
+  BenchOptions options;
+  std::vector<std::string> sizes = {"1MiB"};
+  std::string working_set = "1GiB", against;
+
+  CLI::App app{"Benchmarks of a varve-store, as ratios to the limits of the machine."};
+  app.footer(kExamples);
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.add_option("--store", options.store, "Address of a running store (default: start one)");
+  app.add_option("--transport", options.transport, "shm, tcp or inline")
+      ->check(CLI::IsMember({"shm", "tcp", "inline"}));
+  app.add_option("--rounds", options.rounds, "Rounds of each contestant")->check(CLI::Range(1, 1000));
+  app.add_option("--seconds", options.seconds, "Seconds per round")->check(CLI::Range(0.01, 60.0));
+  app.add_option("--batch", options.batches, "Items per call, comma separated")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 4096));
+  app.add_flag("--json", options.json, "One JSON document instead of a table");
+  for (const char* op : {"put", "get"}) {
+    CLI::App* sub = app.add_subcommand(op, std::string(op) + " values through the session's transport");
+    AddObjectFlags(sub, options, sizes, working_set, against);
+  }
+  app.add_subcommand("exists", "look up keys, against a bare gRPC echo of the same bytes");
+  for (const auto& [op, help] : {std::pair{"recall", "store-scored recall of one layer, by stage"},
+                                 std::pair{"score", "digest scoring on one core, against its read bandwidth"}}) {
+    CLI::App* sub = app.add_subcommand(op, help);
+    sub->add_option("--pages", options.pages, "Pages of the context")->check(CLI::Range(16, 1 << 20));
+    sub->add_option("--kv-heads", options.kv_heads, "KV heads")->check(CLI::Range(1, 256));
+    sub->add_option("--group", options.group_size, "Query heads per KV head")->check(CLI::Range(1, 16));
+    sub->add_option("--head-dim", options.head_dim, "Elements per head")->check(CLI::IsMember({32, 64, 96, 128, 256}));
+    if (std::string(op) == "recall") sub->add_option("--missing", options.missing_pages, "Pages fetched per request");
+  }
+  try {
+    app.parse(argc, argv);
+    options.sizes = ParseSizes(sizes);
+    options.working_set_bytes = ParseWorkingSet(working_set);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : 2;
+  }
+  options.against_redis = against == "redis";
+
+  const auto rows = Run(app.get_subcommands()[0]->get_name(), options);
+  if (!rows.ok()) {
+    std::cerr << "varve-bench: " << rows.status().message() << '\n';
+    return 1;
+  }
+  options.json ? PrintJson(*rows, options) : PrintTable(*rows);
+  return 0;
+}
+
+}  // namespace
+}  // namespace varve::client
+
+int main(int argc, char** argv) { return varve::client::Main(argc, argv); }

@@ -1,0 +1,157 @@
+// recall: one store-scored request of one layer, with its time by stage, and what the RPC itself costs against a bare
+// gRPC echo of the same bytes.
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client/bench/bench.h"
+#include "kvstore/base/hash.h"
+#include "kvstore/base/status.h"
+
+namespace varve::client {
+namespace {
+
+class RecallBench {
+ public:
+  explicit RecallBench(const BenchOptions& options)
+      : options_(options),
+        geometry_{1, options.kv_heads, options.kv_heads * options.group_size, options.head_dim, 32, page::DType::kBF16} {}
+
+  absl::StatusOr<BenchRow> Run() {
+    const uint64_t context_bytes = uint64_t{options_.pages} * geometry_.object_bytes();
+    VARVE_ASSIGN_OR_RETURN(store_, OpenStore(options_, context_bytes + context_bytes / 4 + (256ull << 20)));
+    VARVE_ASSIGN_OR_RETURN(client_, OpenClient(options_, store_));
+    VARVE_RETURN_IF_ERROR(FillContext());
+    VARVE_RETURN_IF_ERROR(PrepareQuery());
+    VARVE_ASSIGN_OR_RETURN(const auto series, Compete(Contestants(), options_.rounds, options_.seconds));
+    return Row(series);
+  }
+
+ private:
+  absl::Status FillContext() {
+    context_ = absl::StrCat("bench-", absl::ToUnixMicros(absl::Now()));
+    VARVE_RETURN_IF_ERROR(client_->OpenContext(context_, geometry_, page::DigestKind::kMinMax).status());
+    std::vector<std::string> hashes;
+    for (uint32_t i = 0; i < options_.pages; ++i) hashes.push_back(base::Sha256(absl::StrCat(context_, "/", i)));
+    VARVE_RETURN_IF_ERROR(client_->AppendContext(context_, 0, hashes).status());
+
+    constexpr uint32_t kBatch = 32;
+    VARVE_ASSIGN_OR_RETURN(source_, client_->Allocate(kBatch * geometry_.object_bytes()));
+    std::memset(source_->bytes().data(), 0x3c, source_->bytes().size());
+    const page::ObjectLayout layout{geometry_.num_kv_heads, static_cast<uint32_t>(geometry_.part_bytes())};
+    for (uint32_t first = 0; first < options_.pages; first += kBatch) {
+      std::vector<PutItem> items;
+      for (uint32_t i = 0; i < kBatch && first + i < options_.pages; ++i) {
+        items.push_back({*page::MakeObjectKey(hashes[first + i], 0),
+                         {{source_.get(), i * geometry_.object_bytes(), geometry_.object_bytes()}}, layout, "", {}});
+      }
+      VARVE_ASSIGN_OR_RETURN(const auto results, client_->Put(items));
+      for (const PutResult& result : results) {
+        if (result.outcome != PutOutcome::kStored) return absl::InternalError("put: " + result.message);
+      }
+    }
+    return SendDigests();
+  }
+
+  absl::Status SendDigests() {
+    std::mt19937_64 random(7);
+    std::normal_distribution<float> normal;
+    const uint32_t d = geometry_.head_dim;
+    const size_t row_bytes = page::DigestRowBytes(page::DigestKind::kMinMax, geometry_);
+    constexpr uint32_t kRows = 64;
+    for (uint32_t first = 0; first < options_.pages; first += kRows) {
+      const uint32_t count = std::min(kRows, options_.pages - first);
+      std::string rows(count * row_bytes, '\0');
+      auto* out = reinterpret_cast<uint16_t*>(rows.data());
+      for (uint32_t r = 0; r < count * geometry_.num_kv_heads; ++r, out += 2 * d) {
+        for (uint32_t i = 0; i < d; ++i) {
+          const float a = normal(random), b = normal(random);
+          out[i] = page::F32ToBF16(std::max(a, b));
+          out[d + i] = page::F32ToBF16(std::min(a, b));
+        }
+      }
+      VARVE_RETURN_IF_ERROR(client_->SendDigests(context_, 0, 0, first, count, std::move(rows), absl::Now()));
+    }
+    return absl::OkStatus();
+  }
+
+  // Every page of the selection is missing, so each request moves missing_pages pages in all.
+  absl::Status PrepareQuery() {
+    const uint32_t per_head = std::max(1u, options_.missing_pages / options_.kv_heads);
+    VARVE_ASSIGN_OR_RETURN(slots_, client_->Allocate(size_t{per_head} * options_.kv_heads * geometry_.page_bytes()));
+    queries_.resize(size_t{geometry_.num_query_heads} * geometry_.head_dim);
+    query_.context_id = context_;
+    query_.layers.resize(1);
+    query_.layers[0].layer = 0;
+    query_.layers[0].queries = queries_;
+    for (uint32_t h = 0; h < options_.kv_heads; ++h) {
+      RecallHead head;
+      head.budget_pages = per_head;
+      for (uint32_t i = 0; i < per_head; ++i) {
+        head.slots.push_back({slots_.get(), (size_t{h} * per_head + i) * geometry_.page_bytes(), geometry_.page_bytes()});
+      }
+      query_.layers[0].heads.push_back(std::move(head));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status OneRecall() {
+    for (float& q : queries_) q = std::normal_distribution<float>()(random_);
+    const double begin = NowSeconds();
+    VARVE_ASSIGN_OR_RETURN(const RecallResult result, client_->Recall(query_));
+    const double total_us = (NowSeconds() - begin) * 1e6;
+    for (const RecallHeadResult& head : result.layers[0]) {
+      for (const RecalledPage& page : head.recalled) {
+        if (!page.done) return absl::InternalError(absl::StrCat("page ", page.page, ": ", page.message));
+      }
+    }
+    stages_["score_us"].push_back(result.timings.score_us);
+    stages_["select_us"].push_back(result.timings.select_us);
+    stages_["locate_us"].push_back(result.timings.locate_us);
+    stages_["transfer_us"].push_back(result.timings.transfer_us);
+    stages_["rpc_us"].push_back(total_us - result.timings.total_us);
+    return absl::OkStatus();
+  }
+
+  std::vector<Contestant> Contestants() {
+    // Request and reply together carry about the queries; the echo carries half of that each way.
+    const size_t echo_bytes = queries_.size() * sizeof(float) / 2;
+    return {{"varve", [this](double seconds, Series& s) { return TimedLoop(seconds, 1, s, [this] { return OneRecall(); }); }},
+            {"grpc_echo", [this, echo_bytes](double seconds, Series& s) {
+               return TimedLoop(seconds, 1, s, [&] { return client_->Echo(echo_bytes); });
+             }}};
+  }
+
+  BenchRow Row(const std::map<std::string, Series>& series) const {
+    const Series& recall = series.at("varve");
+    BenchRow row = MakeRow("recall", options_, geometry_.page_bytes(), options_.missing_pages, 1, recall);
+    row.gb_per_s = recall.rate() * options_.missing_pages * static_cast<double>(geometry_.page_bytes()) / 1e9;
+    for (const auto& [stage, values] : stages_) row.extra[stage] = Median(values);
+    row.extra["grpc_echo_us"] = Median(series.at("grpc_echo").batch_seconds) * 1e6;
+    row.extra["ratio_rpc_overhead_to_echo"] = row.extra["rpc_us"] / row.extra["grpc_echo_us"];
+    return row;
+  }
+
+  const BenchOptions& options_;
+  const page::Geometry geometry_;
+  BenchStore store_;
+  std::unique_ptr<Client> client_;
+  std::string context_;
+  std::unique_ptr<Memory> source_, slots_;
+  std::vector<float> queries_;
+  RecallQuery query_;
+  std::mt19937_64 random_{13};
+  std::map<std::string, std::vector<double>> stages_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::vector<BenchRow>> BenchRecall(const BenchOptions& options) {
+  VARVE_ASSIGN_OR_RETURN(BenchRow row, RecallBench(options).Run());
+  return std::vector<BenchRow>{std::move(row)};
+}
+
+}  // namespace varve::client

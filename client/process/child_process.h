@@ -1,0 +1,62 @@
+// A program of Varve's run as a child: started, waited for until it says it is ready, and surely ended.
+//
+// Not thread-safe. The child dies with the thread that started it (PR_SET_PDEATHSIG), so also when the parent is killed:
+// start it from a thread that lives as long as the child is needed.
+#pragma once
+
+#include <sys/types.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace varve::client {
+
+class ChildProcess {
+ public:
+  struct Options {
+    std::string binary;              // a path, or a name looked up beside this program and in ../bin
+    std::vector<std::string> args;
+    std::string log_path;            // standard error goes there; empty: this program's
+    absl::Duration ready_timeout = absl::Seconds(60);
+    bool wait_ready = true;          // wait for one line of JSON on standard output
+    int inherit_fd = -1;             // this descriptor is the child's inherit_as; -1: none
+    int inherit_as = 3;
+  };
+  // NOT_FOUND no such binary; UNAVAILABLE it ended before it was ready; DEADLINE_EXCEEDED.
+  static absl::StatusOr<std::unique_ptr<ChildProcess>> Start(const Options& options);
+  // SIGTERM, then SIGKILL after 10 s.
+  ~ChildProcess();
+  ChildProcess(const ChildProcess&) = delete;
+  ChildProcess& operator=(const ChildProcess&) = delete;
+
+  pid_t pid() const { return pid_; }
+  // Text fields of the ready line, such as "grpc" -> "127.0.0.1:7411"; empty when absent.
+  std::string ready(const std::string& field) const;
+  // Sends a signal; nothing happens once the child has been reaped.
+  void Signal(int signal);
+  // Waits for the end and answers the exit code (128 + signal when killed).
+  absl::StatusOr<int> Wait(absl::Duration timeout);
+  // Next line of the child's standard output.
+  absl::StatusOr<std::string> ReadLine(absl::Duration timeout);
+
+ private:
+  ChildProcess(pid_t pid, int stdout_fd) : pid_(pid), stdout_fd_(stdout_fd) {}
+
+  pid_t pid_;
+  int stdout_fd_;
+  bool reaped_ = false;
+  int exit_code_ = 0;
+  std::string buffered_;
+  std::map<std::string, std::string> ready_;
+};
+
+// Where a program of this build lies: beside this one or in ../bin of it.
+absl::StatusOr<std::string> FindProgram(const std::string& name);
+
+}  // namespace varve::client

@@ -1,0 +1,108 @@
+#include "gpu_worker/sidecar/convert.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace varve::worker {
+
+grpc::Status ToGrpc(const absl::Status& status) {
+  if (status.ok()) return grpc::Status::OK;
+  return {static_cast<grpc::StatusCode>(status.code()), std::string(status.message())};
+}
+
+absl::Status FromGrpc(const grpc::Status& status) {
+  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+}
+
+v1::Geometry ToProto(const page::Geometry& geometry) {
+  v1::Geometry out;
+  out.set_num_layers(geometry.num_layers);
+  out.set_num_kv_heads(geometry.num_kv_heads);
+  out.set_num_query_heads(geometry.num_query_heads);
+  out.set_head_dim(geometry.head_dim);
+  out.set_page_tokens(geometry.page_tokens);
+  out.set_dtype(static_cast<v1::DType>(geometry.dtype));
+  return out;
+}
+
+absl::StatusOr<page::Geometry> FromProto(const v1::Geometry& geometry) {
+  page::Geometry out;
+  out.num_layers = geometry.num_layers();
+  out.num_kv_heads = geometry.num_kv_heads();
+  out.num_query_heads = geometry.num_query_heads();
+  out.head_dim = geometry.head_dim();
+  out.page_tokens = geometry.page_tokens();
+  out.dtype = static_cast<page::DType>(geometry.dtype());
+  if (const auto wrong = out.Invalid()) {
+    return absl::InvalidArgumentError(absl::StrCat("geometry: ", *wrong));
+  }
+  return out;
+}
+
+v1::DigestKind ToProto(page::DigestKind kind) { return static_cast<v1::DigestKind>(kind); }
+
+absl::StatusOr<page::DigestKind> FromProto(v1::DigestKind kind) {
+  if (kind < v1::DIGEST_KIND_MINMAX || kind > v1::DIGEST_KIND_MEAN) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "digest_kind is ", static_cast<int>(kind), ", allowed: MINMAX, BOX_MEAN, MEAN"));
+  }
+  return static_cast<page::DigestKind>(kind);
+}
+
+std::string RecallPathName(RecallPath path) {
+  return path == RecallPath::kStore ? "store" : "worker";
+}
+
+absl::StatusOr<RecallPath> ParseRecallPath(const std::string& name) {
+  if (name == "worker") return RecallPath::kWorker;
+  if (name == "store") return RecallPath::kStore;
+  return absl::InvalidArgumentError(
+      absl::StrCat("recall_path is '", name, "', allowed: worker, store"));
+}
+
+void ToProto(const SequenceInfo& info, v1::SequenceInfo* out) {
+  out->set_sequence_id(info.id);
+  out->set_context_id(info.context_id);
+  out->set_tokens(info.tokens);
+  out->set_blocks(info.blocks);
+  out->set_budget_pages(info.budget_pages);
+  v1::SequenceStats* stats = out->mutable_stats();
+  stats->set_steps(info.stats.steps);
+  stats->set_selected_pages(info.stats.selected_pages);
+  stats->set_hot_pages(info.stats.hot_pages);
+  stats->set_recalled_pages(info.stats.recalled_pages);
+  stats->set_recalled_bytes(info.stats.recalled_bytes);
+  stats->set_evicted_pages(info.stats.evicted_pages);
+  stats->set_saved_objects(info.stats.saved_objects);
+  stats->set_score_ns(absl::ToInt64Nanoseconds(info.stats.score));
+  stats->set_select_ns(absl::ToInt64Nanoseconds(info.stats.select));
+  stats->set_recall_ns(absl::ToInt64Nanoseconds(info.stats.recall));
+  stats->set_attend_ns(absl::ToInt64Nanoseconds(info.stats.attend));
+  stats->set_mass_sum(info.stats.mass_sum);
+  stats->set_mass_samples(info.stats.mass_samples);
+}
+
+SequenceInfo FromProto(const v1::SequenceInfo& info) {
+  SequenceInfo out;
+  out.id = info.sequence_id();
+  out.context_id = info.context_id();
+  out.tokens = info.tokens();
+  out.blocks = info.blocks();
+  out.budget_pages = info.budget_pages();
+  const v1::SequenceStats& stats = info.stats();
+  out.stats.steps = stats.steps();
+  out.stats.selected_pages = stats.selected_pages();
+  out.stats.hot_pages = stats.hot_pages();
+  out.stats.recalled_pages = stats.recalled_pages();
+  out.stats.recalled_bytes = stats.recalled_bytes();
+  out.stats.evicted_pages = stats.evicted_pages();
+  out.stats.saved_objects = stats.saved_objects();
+  out.stats.score = absl::Nanoseconds(stats.score_ns());
+  out.stats.select = absl::Nanoseconds(stats.select_ns());
+  out.stats.recall = absl::Nanoseconds(stats.recall_ns());
+  out.stats.attend = absl::Nanoseconds(stats.attend_ns());
+  out.stats.mass_sum = stats.mass_sum();
+  out.stats.mass_samples = stats.mass_samples();
+  return out;
+}
+
+}  // namespace varve::worker

@@ -1,0 +1,214 @@
+#include "gpu_worker/sidecar/engine_session.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kvstore/base/hash.h"
+#include "kvstore/base/log.h"
+#include "kvstore/base/status.h"
+
+namespace varve::worker {
+namespace {
+
+constexpr uint64_t kDefaultTensorBytes = 64ull << 20;
+constexpr uint64_t kMaxTensorBytes = 64ull << 30;
+constexpr size_t kMaxNameBytes = 128;
+
+absl::Status FillOptions(const v1::EngineRequest& request, const v1::WorkerConfig& config,
+                         WorkerOptions* options) {
+  VARVE_ASSIGN_OR_RETURN(options->geometry, FromProto(request.geometry()));
+  options->digest_kind = *page::DigestKindByName(config.digest());
+  if (request.digest_kind() != v1::DIGEST_KIND_UNSPECIFIED) {
+    VARVE_ASSIGN_OR_RETURN(options->digest_kind, FromProto(request.digest_kind()));
+  }
+  const std::string& path =
+      request.recall_path().empty() ? config.recall_path() : request.recall_path();
+  VARVE_ASSIGN_OR_RETURN(options->recall_path, ParseRecallPath(path));
+  options->mass_sample_every = request.mass_sample_every() != 0 ? request.mass_sample_every()
+                                                                : config.mass_sample_every();
+  options->key_namespace = config.key_namespace();
+  options->step_deadline = absl::Milliseconds(config.step_deadline_ms());
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<EngineSession>> EngineSession::Create(
+    const v1::EngineRequest& request, const v1::WorkerConfig& config, uint64_t pool_bytes,
+    client::Client* client, base::Metrics* metrics) {
+  if (request.engine_name().size() > kMaxNameBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("engine_name has ", request.engine_name().size(),
+                                                   " bytes, allowed: at most ", kMaxNameBytes));
+  }
+  const uint64_t tensor_bytes =
+      request.tensor_bytes() == 0 ? kDefaultTensorBytes : request.tensor_bytes();
+  if (tensor_bytes > kMaxTensorBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor_bytes is ", tensor_bytes, ", allowed: at most ", kMaxTensorBytes));
+  }
+  WorkerOptions options;
+  options.metrics = metrics;
+  VARVE_RETURN_IF_ERROR(FillOptions(request, config, &options));
+  std::shared_ptr<EngineSession> session(new EngineSession());
+  session->id_ = base::RandomBytes(16);
+  session->name_ = request.engine_name();
+  VARVE_ASSIGN_OR_RETURN(session->tensors_,
+                         SharedFile::Create(config.shared_memory_dir(), "tensors", tensor_bytes));
+  VARVE_ASSIGN_OR_RETURN(session->pool_,
+                         SharedFile::Create(config.shared_memory_dir(), "pool", pool_bytes));
+  options.pool_memory = session->pool_->bytes();
+  options.pool_bytes = pool_bytes;
+  VARVE_ASSIGN_OR_RETURN(session->worker_, Worker::Create(options, client));
+  return session;
+}
+
+void EngineSession::Describe(v1::EngineReply* reply) const {
+  const WorkerOptions& options = worker_->options();
+  reply->set_engine_id(id_);
+  reply->set_tensor_path(tensors_->path());
+  reply->set_tensor_bytes(tensors_->bytes().size());
+  reply->set_pool_path(pool_->path());
+  reply->set_pool_bytes(pool_->bytes().size());
+  reply->set_page_bytes(options.geometry.page_bytes());
+  reply->set_digest_kind(ToProto(options.digest_kind));
+  reply->set_recall_path(RecallPathName(options.recall_path));
+  reply->set_key_namespace(options.key_namespace);
+  reply->set_step_deadline_ms(absl::ToInt64Milliseconds(options.step_deadline));
+}
+
+absl::StatusOr<std::byte*> EngineSession::Tensor(const v1::TensorRef& ref, uint64_t bytes,
+                                                 size_t element, const char* what) const {
+  const uint64_t size = tensors_->bytes().size();
+  if (ref.bytes() != bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(what, " has ", ref.bytes(), " bytes, expected ", bytes));
+  }
+  if (ref.offset() > size || ref.bytes() > size - ref.offset() || ref.offset() % element != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        what, " at offset ", ref.offset(), "+", ref.bytes(), ", allowed: multiples of ", element,
+        " inside the ", size, " bytes of tensor memory"));
+  }
+  return tensors_->bytes().data() + ref.offset();
+}
+
+absl::Status EngineSession::Append(const v1::AppendRequest& request) {
+  const page::Geometry& g = worker_->options().geometry;
+  const uint64_t bytes = uint64_t{request.tokens()} * g.num_kv_heads * g.row_bytes();
+  const size_t element = page::DTypeBytes(g.dtype);
+  VARVE_ASSIGN_OR_RETURN(const std::byte* k, Tensor(request.k(), bytes, element, "k"));
+  VARVE_ASSIGN_OR_RETURN(const std::byte* v, Tensor(request.v(), bytes, element, "v"));
+  return worker_->Append(request.sequence_id(), request.layer(), k, v, request.tokens());
+}
+
+absl::Status EngineSession::Step(const v1::StepRequest& request) {
+  const page::Geometry& g = worker_->options().geometry;
+  const uint64_t row = uint64_t{g.num_kv_heads} * g.row_bytes();
+  const size_t element = page::DTypeBytes(g.dtype);
+  const uint64_t query = uint64_t{g.num_query_heads} * g.head_dim * sizeof(float);
+  // Everything is checked before anything is appended.
+  std::vector<AttendItem> items;
+  std::vector<std::pair<const std::byte*, const std::byte*>> rows;
+  for (const v1::StepItem& item : request.items()) {
+    VARVE_ASSIGN_OR_RETURN(std::byte * q, Tensor(item.q(), query, sizeof(float), "q"));
+    VARVE_ASSIGN_OR_RETURN(std::byte * out, Tensor(item.out(), query, sizeof(float), "out"));
+    std::byte* lse = nullptr;
+    if (item.has_lse()) {
+      VARVE_ASSIGN_OR_RETURN(
+          lse, Tensor(item.lse(), g.num_query_heads * sizeof(float), sizeof(float), "lse"));
+    }
+    const std::byte* k = nullptr;
+    const std::byte* v = nullptr;
+    if (item.has_k() || item.has_v()) {
+      VARVE_ASSIGN_OR_RETURN(k, Tensor(item.k(), row, element, "k"));
+      VARVE_ASSIGN_OR_RETURN(v, Tensor(item.v(), row, element, "v"));
+    }
+    rows.emplace_back(k, v);
+    items.push_back({item.sequence_id(), reinterpret_cast<const float*>(q),
+                     reinterpret_cast<float*>(out), reinterpret_cast<float*>(lse)});
+  }
+  for (size_t i = 0; i < items.size(); ++i) {
+    if (rows[i].first == nullptr) continue;
+    VARVE_RETURN_IF_ERROR(worker_->Append(items[i].sequence, request.layer(), rows[i].first,
+                                          rows[i].second, 1));
+  }
+  return worker_->Attend(request.layer(), items);
+}
+
+// ---- EngineTable
+
+absl::StatusOr<std::shared_ptr<EngineSession>> EngineTable::Attach(
+    const v1::EngineRequest& request) {
+  uint64_t pool_bytes = request.pool_bytes();
+  {
+    base::MutexLock lock(mutex_);
+    if (closed_) return absl::UnavailableError("the worker is shutting down");
+    const uint64_t left = config_.pool_bytes() - std::min(config_.pool_bytes(), pool_in_use_);
+    if (pool_bytes == 0) pool_bytes = left;
+    if (pool_bytes > left || pool_bytes == 0) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("pool_bytes is ", pool_bytes, ", available: ", left, " of ",
+                       config_.pool_bytes(), ", ", engines_.size(), " engines are attached"));
+    }
+    pool_in_use_ += pool_bytes;
+  }
+  auto session = EngineSession::Create(request, config_, pool_bytes, client_, metrics_);
+  base::MutexLock lock(mutex_);
+  if (!session.ok()) {
+    pool_in_use_ -= pool_bytes;
+    return session.status();
+  }
+  engines_.emplace((*session)->id(), *session);
+  base::LogInfo("engine '", (*session)->name(), "' attached: ",
+                (*session)->worker().options().geometry.ToString());
+  return session;
+}
+
+void EngineTable::Detach(const std::string& id) {
+  std::shared_ptr<EngineSession> session;
+  {
+    base::MutexLock lock(mutex_);
+    const auto it = engines_.find(id);
+    if (it == engines_.end()) return;
+    session = std::move(it->second);
+    engines_.erase(it);
+    pool_in_use_ -= session->pool_bytes();
+  }
+  base::LogInfo("engine '", session->name(), "' left, ", session->worker().Status().sequences,
+                " sequences closed with it");
+}
+
+absl::StatusOr<std::shared_ptr<EngineSession>> EngineTable::Find(const std::string& id) const {
+  base::MutexLock lock(mutex_);
+  if (closed_) return absl::UnavailableError("the worker is shutting down");
+  const auto it = engines_.find(id);
+  if (it == engines_.end()) {
+    return absl::UnauthenticatedError("no engine with this engine_id is attached: open an Engine stream");
+  }
+  return it->second;
+}
+
+std::vector<std::shared_ptr<EngineSession>> EngineTable::All() const {
+  base::MutexLock lock(mutex_);
+  std::vector<std::shared_ptr<EngineSession>> all;
+  for (const auto& [id, session] : engines_) all.push_back(session);
+  return all;
+}
+
+WorkerStatus EngineTable::Total() const {
+  WorkerStatus total;
+  for (const auto& session : All()) {
+    const WorkerStatus status = session->worker().Status();
+    total.pool_pages += status.pool_pages;
+    total.free_pages += status.free_pages;
+    total.sequences += status.sequences;
+  }
+  return total;
+}
+
+void EngineTable::Close() {
+  base::MutexLock lock(mutex_);
+  closed_ = true;
+}
+
+}  // namespace varve::worker

@@ -1,0 +1,86 @@
+// One engine attached to the sidecar: its shared memory, its page pool and its worker. When the session goes, its
+// sequences are closed and its files are gone.
+//
+// Threads: all methods may be called from any thread. Every offset that the engine sends is checked: it must lie inside
+// the tensor memory, be aligned to the element, and have exactly the tensor's size. The bytes themselves belong to the
+// engine until the call is answered.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "client/client.h"
+#include "gpu_worker/sidecar/convert.h"
+#include "gpu_worker/sidecar/shared_file.h"
+#include "gpu_worker/worker.h"
+#include "kvstore/base/metrics.h"
+#include "kvstore/base/mutex.h"
+#include "varve/v1/config.pb.h"
+#include "varve/v1/worker.pb.h"
+
+namespace varve::worker {
+
+class EngineSession {
+ public:
+  // pool_bytes: what this engine may have. metrics may be null.
+  static absl::StatusOr<std::shared_ptr<EngineSession>> Create(const v1::EngineRequest& request,
+                                                               const v1::WorkerConfig& config,
+                                                               uint64_t pool_bytes,
+                                                               client::Client* client,
+                                                               base::Metrics* metrics);
+
+  const std::string& id() const { return id_; }
+  const std::string& name() const { return name_; }
+  uint64_t pool_bytes() const { return pool_->bytes().size(); }
+  Worker& worker() { return *worker_; }
+  void Describe(v1::EngineReply* reply) const;
+
+  absl::Status Append(const v1::AppendRequest& request);
+  absl::Status Step(const v1::StepRequest& request);
+
+ private:
+  EngineSession() = default;
+
+  absl::StatusOr<std::byte*> Tensor(const v1::TensorRef& ref, uint64_t bytes, size_t element,
+                                    const char* what) const;
+
+  std::string id_;
+  std::string name_;
+  std::unique_ptr<SharedFile> tensors_;
+  std::unique_ptr<SharedFile> pool_;
+  std::unique_ptr<Worker> worker_;  // before its pool
+};
+
+// The engines attached now, and what the page pool has left for more.
+class EngineTable {
+ public:
+  // client outlives the table.
+  EngineTable(const v1::WorkerConfig& config, client::Client* client, base::Metrics* metrics)
+      : config_(config), client_(client), metrics_(metrics) {}
+
+  // RESOURCE_EXHAUSTED when the pool has no room, UNAVAILABLE when closed.
+  absl::StatusOr<std::shared_ptr<EngineSession>> Attach(const v1::EngineRequest& request);
+  void Detach(const std::string& id);
+  // UNAUTHENTICATED when there is none, UNAVAILABLE when closed.
+  absl::StatusOr<std::shared_ptr<EngineSession>> Find(const std::string& id) const;
+  std::vector<std::shared_ptr<EngineSession>> All() const;
+  WorkerStatus Total() const;
+  // No new engines and no new calls.
+  void Close();
+
+ private:
+  const v1::WorkerConfig config_;
+  client::Client* const client_;
+  base::Metrics* const metrics_;
+  mutable base::Mutex mutex_;
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  uint64_t pool_in_use_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::map<std::string, std::shared_ptr<EngineSession>> engines_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace varve::worker

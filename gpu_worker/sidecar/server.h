@@ -1,0 +1,34 @@
+// The running sidecar: gRPC for engines, HTTP for people and Prometheus.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "client/client.h"
+#include "varve/v1/config.pb.h"
+
+namespace varve::worker {
+
+class WorkerServer {
+ public:
+  // config: validated. client: connected to the store. UNAVAILABLE when an address cannot be bound.
+  static absl::StatusOr<std::unique_ptr<WorkerServer>> Start(const varve::v1::WorkerConfig& config,
+                                                             std::unique_ptr<client::Client> client);
+  // Shuts down at once if Shutdown was not called.
+  ~WorkerServer();
+
+  // Bound addresses; http is empty without one.
+  const std::string& grpc_address() const;
+  const std::string& http_address() const;
+  // No new engines; calls under way have `grace` to finish, then are cancelled; sequences are closed.
+  void Shutdown(absl::Duration grace);
+
+ private:
+  struct Impl;
+  explicit WorkerServer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace varve::worker

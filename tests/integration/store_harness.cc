@@ -44,6 +44,15 @@ std::unique_ptr<StoreUnderTest> StoreUnderTest::Start(
                                   "--host_tier.capacity_bytes=64MiB"};
   all.insert(all.end(), flags.begin(), flags.end());
   store->process_ = OrDie(StoreProcess::Start(all), "varve-store");
+  store->address_ = store->process_->grpc_address();
+  return store;
+}
+
+std::unique_ptr<StoreUnderTest> StoreUnderTest::Attach(const std::string& address,
+                                                       const std::string& lane) {
+  auto store = std::make_unique<StoreUnderTest>();
+  store->kind_ = lane;
+  store->address_ = address;
   return store;
 }
 
@@ -53,8 +62,7 @@ std::shared_ptr<grpc::Channel> StoreUnderTest::MakeChannel() const {
   arguments.SetMaxReceiveMessageSize(-1);
   // Each client has a connection of its own, as it would in another process.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel(process_->grpc_address(), grpc::InsecureChannelCredentials(),
-                                   arguments);
+  return grpc::CreateCustomChannel(address_, grpc::InsecureChannelCredentials(), arguments);
 }
 
 std::unique_ptr<transport::Transport> StoreUnderTest::MakeTransport() const {

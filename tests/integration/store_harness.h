@@ -28,15 +28,19 @@ class StoreUnderTest {
       const std::string& kind, const std::vector<std::string>& flags = {},
       const std::function<void(varve::v1::StoreConfig&)>& change = nullptr);
 
+  // A store that runs already, reached over the lane.
+  static std::unique_ptr<StoreUnderTest> Attach(const std::string& address, const std::string& lane);
+
   const std::string& kind() const { return kind_; }
   std::string lane() const { return kind_ == "embedded" ? "loopback" : kind_; }
   std::shared_ptr<grpc::Channel> MakeChannel() const;
   std::unique_ptr<transport::Transport> MakeTransport() const;
-  // Null for an embedded store.
+  // Null for an embedded store and an attached one.
   StoreProcess* process() const { return process_.get(); }
 
  private:
   std::string kind_;
+  std::string address_;
   std::unique_ptr<server::EmbeddedStore> embedded_;
   std::unique_ptr<StoreProcess> process_;
 };

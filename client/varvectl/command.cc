@@ -1,0 +1,148 @@
+#include "client/varvectl/command.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cstdio>
+
+#include "absl/strings/str_cat.h"
+#include "kvstore/base/status.h"
+#include "kvstore/base/units.h"
+
+namespace varve::varvectl {
+namespace {
+
+constexpr std::string_view kHexPrefix = "hex:";
+
+const char* Hint(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kDeadlineExceeded:
+      return "is varve-store running there? Name it with --store HOST:PORT or VARVE_STORE";
+    case absl::StatusCode::kInvalidArgument:
+      return "see varvectl COMMAND --help";
+    case absl::StatusCode::kResourceExhausted:
+      return "see varvectl tiers and varvectl config for the limits";
+    default:
+      return nullptr;
+  }
+}
+
+ExitCode CodeOf(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return kDone;
+    case absl::StatusCode::kInvalidArgument:
+      return kUsage;
+    case absl::StatusCode::kNotFound:
+      return kNotFound;
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kDeadlineExceeded:
+      return kUnreachable;
+    default:
+      return kFailed;
+  }
+}
+
+}  // namespace
+
+CLI::App* AddCommand(CLI::App& app, const std::string& name, const std::string& about,
+                     const std::string& examples) {
+  CLI::App* command = app.add_subcommand(name, about);
+  command->fallthrough();
+  command->footer(
+      absl::StrCat("Examples:\n", examples,
+                   "\nAlso: --store, --namespace, --timeout and --json, see varvectl --help."));
+  return command;
+}
+
+absl::StatusOr<std::unique_ptr<client::Client>> Dial(const Globals& globals, bool session) {
+  VARVE_ASSIGN_OR_RETURN(const absl::Duration timeout, base::ParseDuration(globals.timeout));
+  client::ClientOptions options;
+  options.address = globals.store;
+  options.client_name = "varvectl";
+  options.key_namespace = globals.key_namespace;
+  options.lanes.clear();
+  options.connect_timeout = timeout;
+  options.call_timeout = timeout;
+  options.lazy_session = !session;
+  return client::Client::Connect(options);
+}
+
+absl::StatusOr<page::ObjectKey> ParseKey(const std::string& text) {
+  const bool hex = text.starts_with(kHexPrefix);
+  const auto key = hex ? page::ObjectKey::FromHex(std::string_view(text).substr(kHexPrefix.size()))
+                       : page::ObjectKey::FromBytes(text);
+  if (key.has_value()) return *key;
+  return absl::InvalidArgumentError(
+      absl::StrCat("'", text, "' is no key: ", page::ObjectKey::kMinBytes, " to ",
+                   page::ObjectKey::kMaxBytes, " bytes as text, or as hex: and two digits a byte"));
+}
+
+absl::StatusOr<std::vector<page::ObjectKey>> ParseKeys(const std::vector<std::string>& texts) {
+  std::vector<page::ObjectKey> keys;
+  for (const std::string& text : texts) {
+    absl::StatusOr<page::ObjectKey> key = ParseKey(text);
+    if (!key.ok()) return key.status();
+    keys.push_back(*key);
+  }
+  return keys;
+}
+
+std::string FormatKey(const page::ObjectKey& key) {
+  const std::string_view bytes = key.bytes();
+  const bool text =
+      std::all_of(bytes.begin(), bytes.end(), [](char c) { return c > ' ' && c < 127; });
+  if (text && !bytes.starts_with(kHexPrefix)) return std::string(bytes);
+  return absl::StrCat("hex:", key.ToHex());
+}
+
+const char* TierName(client::Tier tier) {
+  switch (tier) {
+    case client::Tier::kGpu:
+      return "gpu";
+    case client::Tier::kHost:
+      return "host";
+    case client::Tier::kNvme:
+      return "nvme";
+    case client::Tier::kNone:
+      break;
+  }
+  return "none";
+}
+
+const char* MissName(client::MissReason reason) {
+  switch (reason) {
+    case client::MissReason::kNeverStored:
+      return "never stored";
+    case client::MissReason::kEvicted:
+      return "evicted";
+    case client::MissReason::kExpired:
+      return "expired";
+    case client::MissReason::kIncompatible:
+      return "incompatible";
+    case client::MissReason::kCorrupt:
+      return "dropped: its checksum was wrong";
+    case client::MissReason::kFailed:
+      return "the transfer failed";
+    case client::MissReason::kNone:
+      break;
+  }
+  return "none";
+}
+
+void PrintJson(const nlohmann::json& document) {
+  std::printf("%s\n",
+              document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+}
+
+ExitCode Report(const absl::Status& status) {
+  if (status.ok()) return kDone;
+  std::string text(status.message());
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  const char* hint = Hint(status);
+  std::fprintf(stderr, "varvectl: %s%s%s\n", text.c_str(), hint == nullptr ? "" : " - ",
+               hint == nullptr ? "" : hint);
+  return CodeOf(status);
+}
+
+}  // namespace varve::varvectl

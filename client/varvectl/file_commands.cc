@@ -1,0 +1,211 @@
+// Values in and out of files: put, get.
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "client/console/progress.h"
+#include "client/varvectl/command.h"
+#include "kvstore/base/status.h"
+#include "kvstore/base/units.h"
+
+namespace varve::varvectl {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr uint64_t kChunkBytes = 1 << 20;
+constexpr uint64_t kProgressFromBytes = 8 << 20;
+constexpr const char* kStandardStream = "-";
+
+struct PutOptions {
+  std::string key, file;
+  page::ObjectLayout layout;
+};
+struct GetOptions {
+  std::string key, file;
+  std::string part = "kv";
+  page::ObjectRange range;
+};
+
+absl::Status FileError(const std::string& file, const char* what) {
+  return absl::FailedPreconditionError(
+      absl::StrCat("cannot ", what, " ", file, ": ", std::strerror(errno)));
+}
+
+absl::Status TooLarge(const std::string& file, uint64_t bytes, uint64_t limit) {
+  return absl::FailedPreconditionError(
+      absl::StrCat(file, " has ", base::FormatBytes(bytes), ", the store takes values up to ",
+                   base::FormatBytes(limit),
+                   " (sessions.max_object_bytes); split it, or raise the limit of the store"));
+}
+
+// Reads the whole file; `limit` 0: none. Draws a bar for large ones.
+absl::StatusOr<std::string> ReadFile(const std::string& file, uint64_t limit, bool quiet) {
+  std::error_code error;
+  const bool regular = file != kStandardStream && fs::is_regular_file(file, error);
+  const uint64_t size = regular ? fs::file_size(file, error) : 0;
+  if (limit != 0 && size > limit) return TooLarge(file, size, limit);
+  std::ifstream opened;
+  if (file != kStandardStream) {
+    opened.open(file, std::ios::binary);
+    if (!opened) return FileError(file, "read");
+  }
+  std::istream& in = file == kStandardStream ? std::cin : opened;
+  std::optional<console::Progress> progress;
+  if (!quiet && size >= kProgressFromBytes) progress.emplace("reading " + file, size);
+  std::string bytes;
+  while (in) {
+    const size_t before = bytes.size();
+    bytes.resize(before + kChunkBytes);
+    in.read(bytes.data() + before, kChunkBytes);
+    bytes.resize(before + static_cast<size_t>(in.gcount()));
+    if (limit != 0 && bytes.size() > limit) return TooLarge(file, bytes.size(), limit);
+    if (progress.has_value()) progress->Update(bytes.size(), base::FormatBytes(bytes.size()));
+  }
+  if (in.bad()) return FileError(file, "read");
+  return bytes;
+}
+
+// Through a file beside it, so that a reader never sees half of the value.
+absl::Status WriteFile(const std::string& file, const std::string& bytes, bool quiet) {
+  if (file == kStandardStream) {
+    if (std::fwrite(bytes.data(), 1, bytes.size(), stdout) != bytes.size() ||
+        std::fflush(stdout) != 0) {
+      return FileError("standard output", "write");
+    }
+    return absl::OkStatus();
+  }
+  const std::string part = file + ".part";
+  std::ofstream out(part, std::ios::binary | std::ios::trunc);
+  std::optional<console::Progress> progress;
+  if (!quiet && bytes.size() >= kProgressFromBytes)
+    progress.emplace("writing " + file, bytes.size());
+  for (size_t offset = 0; out && offset < bytes.size(); offset += kChunkBytes) {
+    const size_t count = std::min<size_t>(kChunkBytes, bytes.size() - offset);
+    out.write(bytes.data() + offset, static_cast<std::streamsize>(count));
+    if (progress.has_value()) progress->Update(offset + count, base::FormatBytes(offset + count));
+  }
+  out.close();
+  if (!out) return FileError(part, "write");
+  std::error_code error;
+  fs::rename(part, file, error);
+  if (!error) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("cannot write ", file, ": ", error.message()));
+}
+
+absl::Status PutError(const client::PutResult& result, const PutOptions& options) {
+  switch (result.outcome) {
+    case client::PutOutcome::kStored:
+    case client::PutOutcome::kExists:
+      return absl::OkStatus();
+    case client::PutOutcome::kNoSpace:
+      return absl::ResourceExhaustedError(
+          absl::StrCat("no space for ", options.key, ": ", result.message));
+    case client::PutOutcome::kInvalid:
+      return absl::InvalidArgumentError(result.message);
+    default:
+      return absl::InternalError(absl::StrCat(options.key, " was not stored: ", result.message));
+  }
+}
+
+absl::Status Put(const Globals& globals, const PutOptions& options) {
+  VARVE_ASSIGN_OR_RETURN(const page::ObjectKey key, ParseKey(options.key));
+  VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, true));
+  VARVE_ASSIGN_OR_RETURN(const std::string value,
+                         ReadFile(options.file, client->limits().max_object_bytes, globals.json));
+  if (value.empty()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(options.file, " is empty; values have at least 1 byte"));
+  }
+  VARVE_ASSIGN_OR_RETURN(const client::PutResult result,
+                         client->PutInline(key, std::as_bytes(std::span(value)), options.layout));
+  VARVE_RETURN_IF_ERROR(PutError(result, options));
+  const bool existed = result.outcome == client::PutOutcome::kExists;
+  if (globals.json) {
+    PrintJson({{"key", FormatKey(key)},
+               {"bytes", value.size()},
+               {"result", existed ? "exists" : "stored"}});
+  } else if (existed) {
+    std::printf("%s is stored already and stays as it is; varvectl rm it first to replace it\n",
+                FormatKey(key).c_str());
+  } else {
+    std::printf("stored %s, %s\n", FormatKey(key).c_str(), base::FormatBytes(value.size()).c_str());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Get(const Globals& globals, GetOptions options) {
+  options.range.part = options.part == "k"   ? page::Part::kK
+                       : options.part == "v" ? page::Part::kV
+                                             : page::Part::kKV;
+  VARVE_ASSIGN_OR_RETURN(const page::ObjectKey key, ParseKey(options.key));
+  VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, true));
+  std::string value;
+  VARVE_ASSIGN_OR_RETURN(const client::GetResult result,
+                         client->GetInline(key, options.range, &value));
+  if (!result.hit && result.reason == client::MissReason::kNone) {
+    return absl::InvalidArgumentError(result.message);
+  }
+  if (!result.hit) {
+    return absl::NotFoundError(absl::StrCat(FormatKey(key), " is not in namespace '",
+                                            globals.key_namespace, "': ", MissName(result.reason)));
+  }
+  VARVE_RETURN_IF_ERROR(WriteFile(options.file, value, globals.json));
+  if (options.file == kStandardStream) return absl::OkStatus();
+  if (globals.json) {
+    PrintJson({{"key", FormatKey(key)},
+               {"bytes", value.size()},
+               {"tier", TierName(result.tier)},
+               {"file", options.file}});
+  } else {
+    std::printf("%s, %s from tier %s, is in %s\n", FormatKey(key).c_str(),
+                base::FormatBytes(value.size()).c_str(), TierName(result.tier),
+                options.file.c_str());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddFileCommands(CLI::App& app, const Globals& globals, Action& action) {
+  CLI::App* put = AddCommand(app, "put", "Store a file under a key",
+                             "  varvectl put greeting hello.txt\n"
+                             "  echo hi | varvectl put greeting -\n"
+                             "  varvectl put hex:00112233 page.bin --kv-heads 8 --part-bytes 8192");
+  auto put_options = std::make_shared<PutOptions>();
+  put->add_option("KEY", put_options->key, "Text, or hex: and digits")->required();
+  put->add_option("FILE", put_options->file, "The value; - reads standard input")->required();
+  CLI::Option* heads =
+      put->add_option("--kv-heads", put_options->layout.num_kv_heads,
+                      "The value is pages of so many KV heads; without it, opaque bytes");
+  put->add_option("--part-bytes", put_options->layout.part_bytes, "Bytes of one K or V part")
+      ->needs(heads);
+  put->callback([&globals, &action, put_options] {
+    action = [&globals, put_options] { return Put(globals, *put_options); };
+  });
+
+  CLI::App* get =
+      AddCommand(app, "get", "Write a stored value into a file",
+                 "  varvectl get greeting copy.txt\n"
+                 "  varvectl get greeting -\n"
+                 "  varvectl get hex:00112233 values.bin --part v --head-begin 2 --head-count 1");
+  auto get_options = std::make_shared<GetOptions>();
+  get->add_option("KEY", get_options->key, "Text, or hex: and digits")->required();
+  get->add_option("FILE", get_options->file, "Where to; - writes standard output")->required();
+  get->add_option("--part", get_options->part, "Keys, values or both")
+      ->check(CLI::IsMember({"kv", "k", "v"}))
+      ->capture_default_str();
+  get->add_option("--head-begin", get_options->range.head_begin, "First KV head")
+      ->capture_default_str();
+  get->add_option("--head-count", get_options->range.head_count, "How many; 0: all that follow")
+      ->capture_default_str();
+  get->callback([&globals, &action, get_options] {
+    action = [&globals, get_options] { return Get(globals, *get_options); };
+  });
+}
+
+}  // namespace varve::varvectl

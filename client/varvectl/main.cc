@@ -1,0 +1,49 @@
+// varvectl: looks into a varve-store and works with it by hand.
+#include <cstdio>
+
+#include "client/varvectl/command.h"
+
+namespace varve::varvectl {
+namespace {
+
+int Main(int argc, char** argv) {
+  CLI::App app{"Looks into a varve-store and works with it by hand.", "varvectl"};
+  Globals globals;
+  Action action;
+  app.add_option("--store", globals.store, "Address of the store: host:port or unix:/path")
+      ->envname("VARVE_STORE")
+      ->capture_default_str();
+  app.add_option("--namespace", globals.key_namespace, "Objects and contexts of which namespace")
+      ->capture_default_str();
+  app.add_option("--timeout", globals.timeout, "Give up on the store after this long")
+      ->capture_default_str();
+  app.add_flag("--json", globals.json, "Print one JSON document instead of tables");
+  app.set_version_flag("--version", VARVE_VERSION);
+  app.require_subcommand(1);
+  app.footer(
+      "Start with:\n"
+      "  varvectl status                     is it up, how full is it\n"
+      "  varvectl put greeting hello.txt     store a file under a key\n"
+      "  varvectl get greeting copy.txt      and read it back\n"
+      "  varvectl recall --help              which pages matter for a query, and why\n"
+      "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 store unreachable.");
+  AddStoreCommands(app, globals, action);
+  AddObjectCommands(app, globals, action);
+  AddFileCommands(app, globals, action);
+  AddContextCommands(app, globals, action);
+  AddRecallCommand(app, globals, action);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& asked_for_help) {
+    return app.exit(asked_for_help);
+  } catch (const CLI::ParseError& error) {
+    std::fprintf(stderr, "varvectl: %s - see varvectl --help\n", error.what());
+    return kUsage;
+  }
+  return Report(action());
+}
+
+}  // namespace
+}  // namespace varve::varvectl
+
+int main(int argc, char** argv) { return varve::varvectl::Main(argc, argv); }

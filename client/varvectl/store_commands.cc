@@ -1,0 +1,240 @@
+// Commands about the store as a whole: status, tiers, sessions, plugins, config, drain, ping.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/console/progress.h"
+#include "client/console/table.h"
+#include "client/varvectl/command.h"
+#include "kvstore/base/status.h"
+#include "kvstore/base/units.h"
+
+namespace varve::varvectl {
+namespace {
+
+using console::Align;
+using console::Table;
+using nlohmann::json;
+
+std::string Age(absl::Duration age) { return console::HumanDuration(absl::ToDoubleSeconds(age)); }
+std::string Percent(double part, double whole) {
+  return whole <= 0 ? "-" : absl::StrFormat("%.1f %%", 100 * part / whole);
+}
+
+json TiersJson(const client::StoreStatus& status) {
+  json rows = json::array();
+  for (const client::TierInfo& tier : status.tiers) {
+    rows.push_back({{"tier", TierName(tier.tier)},
+                    {"capacity_bytes", tier.capacity_bytes},
+                    {"used_bytes", tier.used_bytes},
+                    {"pinned_bytes", tier.pinned_bytes},
+                    {"objects", tier.objects},
+                    {"fragmentation_ratio", tier.fragmentation_ratio},
+                    {"low_watermark", tier.low_watermark},
+                    {"high_watermark", tier.high_watermark}});
+  }
+  return rows;
+}
+
+json SessionsJson(const client::StoreStatus& status) {
+  json rows = json::array();
+  for (const client::SessionInfo& session : status.sessions) {
+    rows.push_back({{"client_name", session.client_name},
+                    {"namespace", session.key_namespace},
+                    {"lane", session.lane},
+                    {"peer", session.peer},
+                    {"age_seconds", absl::ToDoubleSeconds(session.age)},
+                    {"regions", session.regions},
+                    {"registered_bytes", session.registered_bytes},
+                    {"read_bytes", session.read_bytes},
+                    {"written_bytes", session.written_bytes}});
+  }
+  return rows;
+}
+
+std::string TierTable(const client::StoreStatus& status) {
+  Table table({{"tier"},
+               {"used", Align::kRight},
+               {"capacity", Align::kRight},
+               {"full", Align::kRight},
+               {"pinned", Align::kRight},
+               {"objects", Align::kRight},
+               {"fragmented", Align::kRight},
+               {"evicts from .. to", Align::kRight}});
+  for (const client::TierInfo& tier : status.tiers) {
+    table.AddRow({TierName(tier.tier), base::FormatBytes(tier.used_bytes),
+                  base::FormatBytes(tier.capacity_bytes),
+                  Percent(tier.used_bytes, tier.capacity_bytes),
+                  base::FormatBytes(tier.pinned_bytes), absl::StrCat(tier.objects),
+                  Percent(tier.fragmentation_ratio, 1),
+                  absl::StrFormat("%.0f %% .. %.0f %%", 100 * tier.high_watermark,
+                                  100 * tier.low_watermark)});
+  }
+  return table.Render();
+}
+
+std::string SessionTable(const client::StoreStatus& status) {
+  Table table({{"client"},
+               {"namespace"},
+               {"lane"},
+               {"peer"},
+               {"age", Align::kRight},
+               {"regions", Align::kRight},
+               {"registered", Align::kRight},
+               {"put", Align::kRight},
+               {"got", Align::kRight}});
+  for (const client::SessionInfo& session : status.sessions) {
+    table.AddRow({session.client_name, session.key_namespace, session.lane, session.peer,
+                  Age(session.age), absl::StrCat(session.regions),
+                  base::FormatBytes(session.registered_bytes),
+                  base::FormatBytes(session.read_bytes), base::FormatBytes(session.written_bytes)});
+  }
+  return status.sessions.empty() ? "no sessions\n" : table.Render();
+}
+
+absl::Status ShowStatus(const Globals& globals) {
+  VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, false));
+  VARVE_ASSIGN_OR_RETURN(const client::StoreStatus status, client->Status());
+  if (globals.json) {
+    PrintJson({{"store", globals.store},
+               {"version", status.version},
+               {"uptime_seconds", absl::ToDoubleSeconds(status.uptime)},
+               {"draining", status.draining},
+               {"objects", status.objects},
+               {"contexts", status.contexts},
+               {"tiers", TiersJson(status)},
+               {"sessions", SessionsJson(status)}});
+    return absl::OkStatus();
+  }
+  std::printf("varve-store %s at %s, up %s, %s\n", status.version.c_str(), globals.store.c_str(),
+              Age(status.uptime).c_str(), status.draining ? "draining" : "serving");
+  std::printf("%s objects, %s contexts, %s sessions\n\n%s", absl::StrCat(status.objects).c_str(),
+              absl::StrCat(status.contexts).c_str(), absl::StrCat(status.sessions.size()).c_str(),
+              TierTable(status).c_str());
+  return absl::OkStatus();
+}
+
+absl::Status ShowTiers(const Globals& globals) {
+  VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, false));
+  VARVE_ASSIGN_OR_RETURN(const client::StoreStatus status, client->Status());
+  if (globals.json) {
+    PrintJson({{"tiers", TiersJson(status)}});
+  } else {
+    std::printf("%s", TierTable(status).c_str());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ShowSessions(const Globals& globals) {
+  VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, false));
+  VARVE_ASSIGN_OR_RETURN(const client::StoreStatus status, client->Status());
+  if (globals.json) {
+    PrintJson({{"sessions", SessionsJson(status)}});
+  } else {
+    std::printf("%s", SessionTable(status).c_str());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ShowPlugins(const Globals& globals) {
+  VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, false));
+  VARVE_ASSIGN_OR_RETURN(const client::StoreStatus status, client->Status());
+  if (globals.json) {
+    PrintJson({{"plugins", status.plugins}});
+  } else {
+    for (const std::string& plugin : status.plugins) std::printf("%s\n", plugin.c_str());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ShowConfig(const Globals& globals) {
+  VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, false));
+  VARVE_ASSIGN_OR_RETURN(const std::string text, client->Config());
+  if (globals.json) {
+    PrintJson({{"config", text}});
+  } else {
+    std::printf("%s%s", text.c_str(), text.ends_with('\n') ? "" : "\n");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Drain(const Globals& globals) {
+  VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, false));
+  VARVE_RETURN_IF_ERROR(client->Drain());
+  if (globals.json) {
+    PrintJson({{"draining", true}});
+  } else {
+    std::printf("%s is draining: it takes no new sessions and finishes its transfers\n",
+                globals.store.c_str());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Ping(const Globals& globals, uint32_t count, const std::string& size) {
+  VARVE_ASSIGN_OR_RETURN(const uint64_t bytes, base::ParseBytes(size));
+  VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, false));
+  std::vector<double> micros;
+  for (uint32_t i = 0; i < count; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    VARVE_RETURN_IF_ERROR(client->Echo(bytes));
+    micros.push_back(
+        std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start)
+            .count());
+  }
+  const double first = micros.front();  // dials
+  std::sort(micros.begin(), micros.end());
+  const double median = micros[micros.size() / 2];
+  if (globals.json) {
+    PrintJson({{"store", globals.store},
+               {"bytes", bytes},
+               {"round_trips", count},
+               {"first_us", first},
+               {"min_us", micros.front()},
+               {"median_us", median},
+               {"max_us", micros.back()}});
+  } else {
+    std::printf(
+        "%s answers: %u round trips of %s, first %.0f us, then min %.0f us, median %.0f us\n",
+        globals.store.c_str(), count, base::FormatBytes(bytes).c_str(), first, micros.front(),
+        median);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddStoreCommands(CLI::App& app, const Globals& globals, Action& action) {
+  const auto add = [&](const char* name, const char* about, const char* examples,
+                       absl::Status (*run)(const Globals&)) {
+    AddCommand(app, name, about, examples)->callback([&globals, &action, run] {
+      action = [&globals, run] { return run(globals); };
+    });
+  };
+  add("status", "Is the store up, what does it hold, how full is it",
+      "  varvectl status\n  varvectl status --json --store 10.0.0.7:7411", ShowStatus);
+  add("tiers", "Capacity, use and watermarks of each tier", "  varvectl tiers", ShowTiers);
+  add("sessions", "Who is connected, by which lane, with how much memory",
+      "  varvectl sessions\n  varvectl sessions --json", ShowSessions);
+  add("plugins", "Names that the store's settings may use: eviction, digests, codecs ...",
+      "  varvectl plugins", ShowPlugins);
+  add("config", "Every setting of the running store and where it came from", "  varvectl config",
+      ShowConfig);
+  add("drain", "Let the store finish its work and take no new sessions (as SIGTERM does)",
+      "  varvectl drain", Drain);
+
+  CLI::App* ping = AddCommand(app, "ping", "Time the way to the store and back",
+                              "  varvectl ping\n  varvectl ping --count 100 --bytes 64KiB");
+  auto count = std::make_shared<uint32_t>(10);
+  auto bytes = std::make_shared<std::string>("0");
+  ping->add_option("--count", *count, "Round trips")
+      ->check(CLI::Range(1u, 1000000u))
+      ->capture_default_str();
+  ping->add_option("--bytes", *bytes, "Payload each way")->capture_default_str();
+  ping->callback([&globals, &action, count, bytes] {
+    action = [&globals, count, bytes] { return Ping(globals, *count, *bytes); };
+  });
+}
+
+}  // namespace varve::varvectl

@@ -122,6 +122,17 @@ TEST_F(Backend, PageMassesSumToOneAndTheOracleKeepsTheLargest) {
   EXPECT_EQ(oracle->Stats().pages_selected, 2u * 5u);
 }
 
+TEST_F(Backend, TheBudgetRoundsUpAndIsAtLeastThreePages) {
+  for (const auto& [budget, pages] : {std::pair{0.01, 3u}, {0.31, 4u}, {0.4, 4u}, {1.0, 10u}}) {
+    SCOPED_TRACE(budget);
+    const auto backend = Make({"arkvale-max", 16, budget});
+    Feed({backend.get()}, 160);
+    ASSERT_EQ(backend->FinishPrefill(), absl::OkStatus());
+    Attend(*backend, 0, Random(kConfig.QueryWidth()));
+    EXPECT_EQ(backend->Stats().pages_selected, pages * kConfig.kv_heads);
+  }
+}
+
 TEST_F(Backend, TheMassProbeMeasuresTheShareThatAPolicyKeeps) {
   MassProbe probe(kConfig, BestKernels(), Make({"stream", 8, 0.1}), 2);
   MassProbe whole(kConfig, BestKernels(), Make({"full", 8, 1.0}), 1);

@@ -27,14 +27,15 @@ namespace {
 
 constexpr absl::Duration kStartTimeout = absl::Seconds(60);
 
-std::string FindBinary() {
-  if (const char* given = std::getenv("STORE_BINARY")) return given;
+std::string FindBinary(const std::string& program) {
+  const char* given = std::getenv("STORE_BINARY");
+  if (given != nullptr && program == "varve-store") return given;
   const std::filesystem::path here = std::filesystem::read_symlink("/proc/self/exe").parent_path();
   for (const char* relative : {".", "../bin", "../../bin"}) {
-    const std::filesystem::path candidate = here / relative / "varve-store";
+    const std::filesystem::path candidate = here / relative / program;
     if (std::filesystem::exists(candidate)) return candidate.lexically_normal().string();
   }
-  return (here / "varve-store").string();
+  return (here / program).string();
 }
 
 // A line from the descriptor, without its end; empty when it closed or time ran out first.
@@ -55,8 +56,15 @@ std::string ReadLine(int descriptor, absl::Time deadline) {
 
 absl::StatusOr<std::unique_ptr<StoreProcess>> StoreProcess::Start(
     const std::vector<std::string>& flags) {
-  std::vector<std::string> args = {FindBinary(), "--listen=127.0.0.1:0", "--http_listen=127.0.0.1:0",
-                                   "--host_tier.capacity_bytes=256MiB", "--log_level=warning"};
+  std::vector<std::string> all = {"--listen=127.0.0.1:0", "--http_listen=127.0.0.1:0",
+                                  "--host_tier.capacity_bytes=256MiB", "--log_level=warning"};
+  all.insert(all.end(), flags.begin(), flags.end());
+  return StartProgram("varve-store", all);
+}
+
+absl::StatusOr<std::unique_ptr<StoreProcess>> StoreProcess::StartProgram(
+    const std::string& program, const std::vector<std::string>& flags) {
+  std::vector<std::string> args = {FindBinary(program)};
   args.insert(args.end(), flags.begin(), flags.end());
   std::vector<char*> argv;
   for (std::string& arg : args) argv.push_back(arg.data());
@@ -77,7 +85,9 @@ absl::StatusOr<std::unique_ptr<StoreProcess>> StoreProcess::Start(
   }
   std::unique_ptr<StoreProcess> store(new StoreProcess(pid, ends[0]));
   const absl::Status status = store->ReadReadyLine();
-  if (!status.ok()) return status;
+  if (!status.ok()) {
+    return absl::Status(status.code(), absl::StrCat(program, ": ", status.message()));
+  }
   return store;
 }
 
@@ -85,7 +95,7 @@ absl::Status StoreProcess::ReadReadyLine() {
   const std::string line = ReadLine(output_, absl::Now() + kStartTimeout);
   const nlohmann::json ready = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
   if (!ready.is_object() || !ready.value("ready", false)) {
-    return absl::UnavailableError(absl::StrCat("varve-store did not start: '", line, "'"));
+    return absl::UnavailableError(absl::StrCat("it did not start, and said: '", line, "'"));
   }
   grpc_address_ = ready.value("grpc", "");
   http_address_ = ready.value("http", "");
@@ -110,7 +120,7 @@ absl::StatusOr<int> StoreProcess::Wait(absl::Duration timeout) {
       exited_ = true;
       exit_status_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
     } else if (absl::Now() > deadline) {
-      return absl::DeadlineExceededError("varve-store still runs");
+      return absl::DeadlineExceededError("it still runs");
     } else {
       absl::SleepFor(absl::Milliseconds(5));
     }

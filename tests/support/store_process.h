@@ -20,6 +20,9 @@ class StoreProcess {
   // flags: as on the command line ("--host_tier.capacity_bytes=64MiB"); they win over the helper's own, which are
   // port 0 for listen and http_listen, and a host tier of 256 MiB. Waits until the store serves.
   static absl::StatusOr<std::unique_ptr<StoreProcess>> Start(const std::vector<std::string>& flags = {});
+  // Another program of ours with the same kind of ready line ("varve-worker"), with these flags alone.
+  static absl::StatusOr<std::unique_ptr<StoreProcess>> StartProgram(const std::string& program,
+                                                                    const std::vector<std::string>& flags);
   // SIGKILL, when it still runs.
   ~StoreProcess();
   StoreProcess(const StoreProcess&) = delete;

@@ -18,6 +18,9 @@ class StoreSetup {
   virtual ~StoreSetup() = default;
   // A new client of the store; valid as long as the setup.
   virtual absl::StatusOr<client::Client*> Connect() = 0;
+  // Of a store that is a process; empty otherwise.
+  virtual std::string address() const { return ""; }
+  virtual std::string lane() const { return ""; }
 };
 
 struct WorkerSetting {

@@ -1,6 +1,7 @@
 #include "kvstore/transport/ucx.h"
 
 #include <net/if.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <utility>
@@ -67,7 +68,7 @@ class UcxTransport final : public Transport {
   const char* name() const override { return "ucx"; }
 
   std::string Address() const override {
-    UcxAddress address{instance_, HostIdentity::Mine(), {}};
+    UcxAddress address{instance_, HostIdentity::Mine(), static_cast<uint32_t>(getpid()), {}};
     for (const auto& port : shared_->ports) {
       address.lanes.push_back({port->lane().kind(), port->lane().worker_address()});
     }

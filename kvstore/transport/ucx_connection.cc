@@ -1,5 +1,7 @@
 #include "kvstore/transport/ucx_connection.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -30,7 +32,7 @@ class Connection::Greeting final : public UcxOperation {
  public:
   Greeting(Connection& connection, MessageType type, absl::Status failure)
       : connection_(connection),
-        message_(MakeMessage(type, connection.session_, 0)),
+        message_(MakeMessage(type, connection.session_, static_cast<uint64_t>(getpid()))),
         failure_(std::move(failure)) {}
 
   void Send(const std::string& data) {
@@ -91,10 +93,11 @@ Connection::Connection(Lane& lane, Requester& requester, size_t segment_bytes)
 
 Connection::~Connection() = default;
 
-void Connection::Open(const std::string& worker_address, absl::Duration timeout) {
+void Connection::Open(const std::string& worker_address, uint32_t pid, absl::Duration timeout) {
   auto endpoint = lane_.CreateEndpoint(worker_address, this);
   if (!endpoint.ok()) return SetState(State::kClosed, endpoint.status());
   endpoint_ = *endpoint;
+  watch_ = lane_.WatchProcess(pid, this);
   requester_.AddConnection(this);
   const absl::Status silent =
       absl::UnavailableError(absl::StrCat("peer did not answer over ", lane_.name(), " within ",
@@ -166,6 +169,7 @@ void Connection::Fail(absl::Status status) {
   SetState(State::kClosing, std::move(status));
   CancelTimer(&timer_);
   requester_.RemoveConnection(this);
+  lane_.Unwatch(std::exchange(watch_, -1));
   queue_.clear();
   lane_.CloseEndpoint(std::exchange(endpoint_, nullptr), [self = shared_from_this()] {
     self->endpoint_closed_ = true;

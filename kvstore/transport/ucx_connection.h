@@ -79,7 +79,8 @@ class Connection final : public UcxEndpointOwner, public std::enable_shared_from
   ~Connection();
 
   // Begins to connect; WaitUntilOpen tells the outcome.
-  void Open(const std::string& worker_address, absl::Duration timeout);
+  // pid: of the peer, when it is on this machine.
+  void Open(const std::string& worker_address, uint32_t pid, absl::Duration timeout);
   // Any thread but the lane's.
   absl::Status WaitUntilOpen();
   void WaitUntilClosed();
@@ -131,6 +132,7 @@ class Connection final : public UcxEndpointOwner, public std::enable_shared_from
   absl::Status health_ ABSL_GUARDED_BY(mutex_);
 
   ucp_ep_h endpoint_ = nullptr;
+  int watch_ = -1;
   std::unique_ptr<Greeting> hello_;
   std::unique_ptr<Greeting> goodbye_;
   std::optional<Lane::Timers::iterator> timer_;  // of connecting, then of saying goodbye

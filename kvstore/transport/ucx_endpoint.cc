@@ -77,9 +77,9 @@ class UcxEndpoint final : public Endpoint {
     copies_->Wait();
   }
 
-  absl::Status Open(const std::string& worker_address, absl::Duration timeout) {
-    port_->lane().Post([connection = connection_, worker_address, timeout] {
-      connection->Open(worker_address, timeout);
+  absl::Status Open(const std::string& worker_address, uint32_t pid, absl::Duration timeout) {
+    port_->lane().Post([connection = connection_, worker_address, pid, timeout] {
+      connection->Open(worker_address, pid, timeout);
     });
     return connection_->WaitUntilOpen();
   }
@@ -202,7 +202,7 @@ absl::StatusOr<std::unique_ptr<Endpoint>> ConnectUcx(std::shared_ptr<Port> port,
                                                      const std::string& worker_address, size_t segment_bytes,
                                                      absl::Duration timeout) {
   auto endpoint = std::make_unique<UcxEndpoint>(std::move(port), peer.instance, segment_bytes);
-  const absl::Status status = endpoint->Open(worker_address, timeout);
+  const absl::Status status = endpoint->Open(worker_address, peer.pid, timeout);
   if (!status.ok()) return status;
   return endpoint;
 }

@@ -1,8 +1,9 @@
 #include "kvstore/transport/ucx_lane.h"
 
 #include <immintrin.h>
-#include <poll.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,6 +21,8 @@ using std::chrono::steady_clock;
 
 // How long the thread spins after the last event before it sleeps: about the cost of a wake-up.
 constexpr auto kSpin = std::chrono::microseconds(30);
+// How often a thread that never sleeps looks for processes that ended.
+constexpr auto kPollInterval = std::chrono::milliseconds(20);
 constexpr auto kStopGrace = std::chrono::seconds(2);
 // A TCP segment carries one packed message: its payload, the header with its pieces, and UCX's own headers.
 constexpr size_t kTcpSegmentBytes = 256 << 10;
@@ -94,6 +97,13 @@ void OnEndpointError(void* owner, ucp_ep_h /*endpoint*/, ucs_status_t status) {
   static_cast<UcxEndpointOwner*>(owner)->OnEndpointError(status);
 }
 
+bool WaitFor(int event_fd, int fd) {
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.fd = fd;
+  return epoll_ctl(event_fd, EPOLL_CTL_ADD, fd, &event) == 0;
+}
+
 // Deletes itself when the close has completed.
 class CloseOperation final : public UcxOperation {
  public:
@@ -129,9 +139,13 @@ absl::Status Lane::Init(const UcxOptions& options) {
   max_pieces_ = std::min(kMaxPieces, (attributes.max_am_header - sizeof(MessageHead)) / sizeof(Piece));
   eager_bytes_ = kind_ == LaneKind::kShm ? kShmEagerBytes : kTcpEagerBytes;
   pack_bytes_ = kind_ == LaneKind::kTcp ? kTcpPackBytes : 0;
-  VARVE_RETURN_IF_ERROR(FromUcs(ucp_worker_get_efd(worker_.get(), &ucx_fd_), "ucp_worker_get_efd"));
+  int ucx_fd = -1;
+  VARVE_RETURN_IF_ERROR(FromUcs(ucp_worker_get_efd(worker_.get(), &ucx_fd), "ucp_worker_get_efd"));
   wake_fd_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-  if (wake_fd_ < 0) return absl::ResourceExhaustedError("no file descriptor for an eventfd");
+  event_fd_ = epoll_create1(EPOLL_CLOEXEC);
+  if (!WaitFor(event_fd_, ucx_fd) || !WaitFor(event_fd_, wake_fd_)) {
+    return absl::ResourceExhaustedError("no file descriptors for the lane's events");
+  }
   return absl::OkStatus();
 }
 
@@ -139,6 +153,7 @@ Lane::~Lane() {
   Stop();
   worker_.reset();
   if (wake_fd_ >= 0) close(wake_fd_);
+  if (event_fd_ >= 0) close(event_fd_);
 }
 
 void Lane::Start(MessageHandler handler) {
@@ -218,6 +233,7 @@ void Lane::Loop() {
     const auto now = steady_clock::now();
     if (active) {
       last_event = now;
+      if (now - last_poll_ > kPollInterval) PollEvents(0);
     } else if (now - last_event < kSpin) {
       _mm_pause();
     } else {
@@ -275,15 +291,44 @@ void Lane::Sleep() {
   }
   auto wait = stopping_ ? stop_by_ - steady_clock::now() : steady_clock::duration(std::chrono::seconds(3600));
   if (!timers_.empty()) wait = std::min(wait, timers_.begin()->first - steady_clock::now());
-  const auto wait_ns = std::max<int64_t>(0, std::chrono::duration_cast<std::chrono::nanoseconds>(wait).count());
-  const timespec timeout = {wait_ns / 1'000'000'000, wait_ns % 1'000'000'000};
-  pollfd fds[] = {{ucx_fd_, POLLIN, 0}, {wake_fd_, POLLIN, 0}};
-  ppoll(fds, 2, &timeout, nullptr);
+  // Rounded up: a timer must be due when the thread wakes for it.
+  const auto wait_ms = std::chrono::ceil<std::chrono::milliseconds>(wait).count();
+  PollEvents(static_cast<int>(std::max<int64_t>(0, wait_ms)));
   asleep_.store(false, std::memory_order_relaxed);
-  if ((fds[1].revents & POLLIN) != 0) {
-    uint64_t drained;
-    [[maybe_unused]] const ssize_t got = read(wake_fd_, &drained, sizeof(drained));
+}
+
+void Lane::PollEvents(int timeout_ms) {
+  epoll_event events[16];
+  const int count = epoll_wait(event_fd_, events, 16, timeout_ms);
+  last_poll_ = steady_clock::now();
+  for (int i = 0; i < count; ++i) {
+    const int fd = events[i].data.fd;
+    if (fd == wake_fd_) {
+      uint64_t drained;
+      [[maybe_unused]] const ssize_t got = read(wake_fd_, &drained, sizeof(drained));
+    } else if (const auto it = watched_.find(fd); it != watched_.end()) {
+      epoll_ctl(event_fd_, EPOLL_CTL_DEL, fd, nullptr);
+      it->second->OnEndpointError(UCS_ERR_CONNECTION_RESET);
+    }
   }
+}
+
+int Lane::WatchProcess(uint32_t pid, UcxEndpointOwner* owner) {
+  if (kind_ != LaneKind::kShm) return -1;
+  const int fd = static_cast<int>(syscall(SYS_pidfd_open, static_cast<pid_t>(pid), 0));
+  if (fd < 0) return -1;
+  if (!WaitFor(event_fd_, fd)) {
+    close(fd);
+    return -1;
+  }
+  watched_[fd] = owner;
+  return fd;
+}
+
+void Lane::Unwatch(int handle) {
+  if (handle < 0) return;
+  watched_.erase(handle);
+  close(handle);
 }
 
 ucs_status_t Lane::OnMessage(void* arg, const void* header, size_t header_bytes, void* data, size_t bytes,

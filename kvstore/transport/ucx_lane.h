@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
@@ -96,6 +97,11 @@ class Lane {
   void Cancel(Timers::iterator timer) { timers_.erase(timer); }
 
   absl::StatusOr<ucp_ep_h> CreateEndpoint(const std::string& worker_address, UcxEndpointOwner* owner);
+  // Tells the owner when a process of this machine has ended, at once and even while nobody reaps it: over shared memory
+  // UCX itself looks only now and then, and takes an unreaped process for a living one. Returns a handle for Unwatch, or
+  // -1 when the process cannot be watched. Does nothing over other lanes.
+  int WatchProcess(uint32_t pid, UcxEndpointOwner* owner);
+  void Unwatch(int handle);
   // Force-closes; closed runs when UCX touches neither the endpoint nor its owner any more.
   void CloseEndpoint(ucp_ep_h endpoint, Task closed);
 
@@ -118,6 +124,7 @@ class Lane {
   bool RunTimers();
   void RunLaterTasks();
   void Sleep();
+  void PollEvents(int timeout_ms);
   void Wake();
   bool Finished() const { return stopping_ && (closing_ == 0 || std::chrono::steady_clock::now() > stop_by_); }
 
@@ -128,8 +135,8 @@ class Lane {
   size_t eager_bytes_ = 0;
   size_t pack_bytes_ = 0;
   size_t max_pieces_ = 1;
-  int ucx_fd_ = -1;   // owned by the worker
-  int wake_fd_ = -1;  // eventfd
+  int wake_fd_ = -1;   // eventfd
+  int event_fd_ = -1;  // epoll: the worker's events, wake_fd_, processes
 
   base::Mutex mutex_;
   std::vector<Task> commands_ ABSL_GUARDED_BY(mutex_);
@@ -145,6 +152,8 @@ class Lane {
   std::vector<Task> running_;
   std::vector<Task> later_;
   Timers timers_;
+  absl::flat_hash_map<int, UcxEndpointOwner*> watched_;  // by pidfd
+  SteadyTime last_poll_;
   int closing_ = 0;
   bool stopping_ = false;
   SteadyTime stop_by_;

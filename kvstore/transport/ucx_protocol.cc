@@ -70,6 +70,7 @@ std::string Encode(const UcxAddress& address) {
   writer.PutString(address.host.boot_id);
   writer.Put(address.host.ipc_namespace);
   writer.Put(address.host.pid_namespace);
+  writer.Put(address.pid);
   writer.Put(static_cast<uint8_t>(address.lanes.size()));
   for (const auto& lane : address.lanes) {
     writer.Put(static_cast<uint8_t>(lane.kind));
@@ -86,6 +87,7 @@ absl::StatusOr<UcxAddress> DecodeAddress(std::string_view bytes) {
   address.host.boot_id = std::string(reader.GetString());
   address.host.ipc_namespace = reader.Get<uint64_t>();
   address.host.pid_namespace = reader.Get<uint64_t>();
+  address.pid = reader.Get<uint32_t>();
   const auto lanes = reader.Get<uint8_t>();
   bool good = magic && lanes <= kMaxLanes;
   for (int i = 0; good && i < lanes; ++i) {

@@ -33,6 +33,7 @@ struct UcxAddress {
   };
   uint64_t instance = 0;  // random, one per transport
   HostIdentity host;
+  uint32_t pid = 0;
   std::vector<LaneAddress> lanes;
 };
 std::string Encode(const UcxAddress& address);
@@ -59,7 +60,7 @@ constexpr uint32_t kMessageMagic = 0x314d5856;
 constexpr size_t kMaxPieces = 64;
 
 enum class MessageType : uint8_t {
-  kHello = 1,     // driver -> answerer; data: the driver's worker address
+  kHello = 1,     // driver -> answerer; request: the driver's pid; data: its worker address
   kWelcome = 2,   // answer to kHello
   kBye = 3,       // driver -> answerer: the session is over
   kRead = 4,      // driver -> answerer; pieces; answered by kData or a failed kAck

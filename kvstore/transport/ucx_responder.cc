@@ -23,16 +23,18 @@ class Responder::Session final : public UcxEndpointOwner, public std::enable_sha
   ucp_ep_h endpoint() const { return endpoint_; }
   bool closed() const { return endpoint_ == nullptr; }
 
-  absl::Status Open(const std::string& worker_address) {
+  absl::Status Open(const std::string& worker_address, uint32_t pid) {
     auto endpoint = responder_.lane_.CreateEndpoint(worker_address, this);
     if (!endpoint.ok()) return endpoint.status();
     endpoint_ = *endpoint;
+    watch_ = responder_.lane_.WatchProcess(pid, this);
     return absl::OkStatus();
   }
 
   // Idempotent.
   void Close() {
     if (closed()) return;
+    responder_.lane_.Unwatch(std::exchange(watch_, -1));
     // Keeps this alive until UCX has let go.
     responder_.lane_.CloseEndpoint(std::exchange(endpoint_, nullptr), [self = shared_from_this()] {});
   }
@@ -48,6 +50,7 @@ class Responder::Session final : public UcxEndpointOwner, public std::enable_sha
   Responder& responder_;
   const uint64_t id_;
   ucp_ep_h endpoint_ = nullptr;
+  int watch_ = -1;
 };
 
 // One request being answered. Recycled.
@@ -158,15 +161,16 @@ void Responder::OnMessage(const Incoming& incoming) {
 void Responder::OnHello(const Incoming& incoming) {
   if (incoming.rendezvous || incoming.bytes == 0) return;
   std::string address(static_cast<const char*>(incoming.data), incoming.bytes);
-  lane_.RunLater([this, id = incoming.message.head.session, address = std::move(address)] {
-    OpenSession(id, address);
+  const MessageHead& head = incoming.message.head;
+  lane_.RunLater([this, id = head.session, pid = static_cast<uint32_t>(head.request), address = std::move(address)] {
+    OpenSession(id, pid, address);
   });
 }
 
-void Responder::OpenSession(uint64_t id, const std::string& worker_address) {
+void Responder::OpenSession(uint64_t id, uint32_t pid, const std::string& worker_address) {
   if (sessions_.contains(id) || sessions_.size() >= kMaxSessions) return;
   auto session = std::make_shared<Session>(*this, id);
-  const absl::Status status = session->Open(worker_address);
+  const absl::Status status = session->Open(worker_address, pid);
   if (!status.ok()) return base::LogWarning("transport session refused: ", status.ToString());
   sessions_[id] = session;
   NewAnswer(std::move(session), MakeMessage(MessageType::kHello, id, 0))->SendWelcome();

@@ -32,7 +32,7 @@ class Responder {
   class Answer;
 
   void OnHello(const Incoming& incoming);
-  void OpenSession(uint64_t id, const std::string& worker_address);
+  void OpenSession(uint64_t id, uint32_t pid, const std::string& worker_address);
   void CloseSession(uint64_t id);
   void OnRead(const Incoming& incoming);
   void OnWrite(const Incoming& incoming);

@@ -1,0 +1,254 @@
+// Peers that die, stall, come and go: two real processes, on each UCX lane of this machine.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "kvstore/transport/ucx.h"
+#include "tests/contract/transport/await.h"
+#include "tests/integration/transport/child.h"
+
+namespace varve::transport {
+namespace {
+
+using ::testing::Each;
+
+constexpr size_t kBytes = 8 << 20;  // of each region of the peer
+
+// A client process and the store's connection to it.
+struct Peer {
+  explicit Peer(const std::string& lane) : child({VARVE_TRANSPORT_PEER, "serve", lane}) {
+    address = absl::HexStringToBytes(child.ReadLine());
+    registered = absl::HexStringToBytes(child.ReadLine());
+    allocated = absl::HexStringToBytes(child.ReadLine());
+  }
+  void Connect(Transport& store) {
+    auto connected = store.Connect(address);
+    ASSERT_TRUE(connected.ok()) << connected.status();
+    endpoint = *std::move(connected);
+    remotes.clear();
+    for (const std::string& descriptor : {registered, allocated}) {
+      auto remote = endpoint->Import(descriptor);
+      ASSERT_TRUE(remote.ok()) << remote.status();
+      remotes.push_back(*std::move(remote));
+    }
+  }
+  void Disconnect() {
+    remotes.clear();
+    endpoint.reset();
+  }
+
+  Child child;
+  std::string address, registered, allocated;
+  std::unique_ptr<Endpoint> endpoint;
+  std::vector<std::unique_ptr<RemoteRegion>> remotes;  // registered, allocated
+};
+
+std::unique_ptr<Transport> MakeStore(const std::string& lane) {
+  UcxOptions options;
+  options.lanes = {lane};
+  if (lane == "tcp") options.devices = {"lo"};
+  options.keepalive = absl::Milliseconds(100);
+  auto transport = MakeUcxTransport(options);
+  EXPECT_TRUE(transport.ok()) << transport.status();
+  return *std::move(transport);
+}
+
+// Polls until a condition holds; false after 20 s.
+bool Eventually(const std::function<bool()>& condition) {
+  const absl::Time end = absl::Now() + absl::Seconds(20);
+  while (!condition()) {
+    if (absl::Now() > end) return false;
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  return true;
+}
+
+class DeathTest : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    store_ = MakeStore(GetParam());
+    bystander_ = std::make_unique<Peer>(GetParam());
+    bystander_->Connect(*store_);
+  }
+  void TearDown() override { bystander_->Disconnect(); }
+
+  void ExpectBystanderWorks() {
+    std::vector<std::byte> out(300'000, static_cast<std::byte>(++pattern_)), in(out.size());
+    for (const auto& remote : bystander_->remotes) {
+      const absl::Status wrote = WriteAll(*bystander_->endpoint, {{out, remote.get(), 1000}});
+      const absl::Status read = ReadAll(*bystander_->endpoint, {{in, remote.get(), 1000}});
+      EXPECT_TRUE(wrote.ok()) << wrote;
+      EXPECT_TRUE(read.ok()) << read;
+      EXPECT_EQ(in, out);
+    }
+  }
+
+  std::unique_ptr<Transport> store_;
+  std::unique_ptr<Peer> bystander_;
+  std::vector<std::byte> local_ = std::vector<std::byte>(kBytes);
+  int pattern_ = 0;
+};
+
+INSTANTIATE_TEST_SUITE_P(Lanes, DeathTest, ::testing::Values("shm", "tcp"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST_P(DeathTest, KilledInMidTransfer) {
+  size_t fds = 0, threads = 0;
+  for (int round = 0; round < 22; ++round) {
+    SCOPED_TRACE(absl::StrCat("round ", round));
+    Peer victim(GetParam());
+    ASSERT_NO_FATAL_FAILURE(victim.Connect(*store_));
+    Results results;
+    for (int i = 0; i < 40; ++i) {
+      // Posted on the way, so that the death finds transfers in every stage.
+      if (i == 2 + round) victim.child.Signal(SIGKILL);
+      const std::vector<Segment> all = {{local_, victim.remotes[i % 4 == 3 ? 1 : 0].get(), 0}};
+      const absl::Time deadline = In(absl::Seconds(60));
+      i % 2 == 0 ? victim.endpoint->Read(all, deadline, results.Next())
+                 : victim.endpoint->Write(all, deadline, results.Next());
+    }
+    ASSERT_TRUE(results.Wait());
+    EXPECT_THAT(results.runs(), Each(1));
+    for (const absl::Status& status : results.statuses()) {
+      EXPECT_TRUE(status.ok() || status.code() == absl::StatusCode::kUnavailable) << status;
+    }
+    EXPECT_TRUE(Eventually([&] { return victim.endpoint->Health().code() == absl::StatusCode::kUnavailable; }));
+    EXPECT_EQ(WriteAll(*victim.endpoint, {{local_, victim.remotes[0].get(), 0}}).code(),
+              absl::StatusCode::kUnavailable);
+    EXPECT_EQ(ReadAll(*victim.endpoint, {{local_, victim.remotes[1].get(), 0}}).code(),
+              absl::StatusCode::kUnavailable);
+    EXPECT_EQ(victim.child.Wait(10'000), -SIGKILL);
+    victim.Disconnect();
+    ExpectBystanderWorks();
+    // The first rounds fill caches.
+    if (round == 1) fds = CountFds(getpid()), threads = CountThreads(getpid());
+    if (round > 1) {
+      EXPECT_TRUE(Eventually([&] { return CountFds(getpid()) <= fds; })) << CountFds(getpid()) << " > " << fds;
+      EXPECT_EQ(CountThreads(getpid()), threads);
+    }
+  }
+}
+
+TEST_P(DeathTest, KilledWhileIdleIsNoticed) {
+  for (int round = 0; round < 3; ++round) {
+    Peer victim(GetParam());
+    ASSERT_NO_FATAL_FAILURE(victim.Connect(*store_));
+    victim.child.Signal(SIGKILL);
+    EXPECT_TRUE(Eventually([&] { return victim.endpoint->Health().code() == absl::StatusCode::kUnavailable; }));
+    victim.Disconnect();
+  }
+  ExpectBystanderWorks();
+}
+
+TEST_P(DeathTest, ConnectingToTheDeadFails) {
+  Peer victim(GetParam());
+  victim.child.Signal(SIGKILL);
+  ASSERT_EQ(victim.child.Wait(10'000), -SIGKILL);
+  EXPECT_EQ(store_->Connect(victim.address).status().code(), absl::StatusCode::kUnavailable);
+  ExpectBystanderWorks();
+}
+
+TEST_P(DeathTest, AStoppedPeerRunsOutOfTime) {
+  for (int round = 0; round < 3; ++round) {
+    SCOPED_TRACE(absl::StrCat("round ", round));
+    Peer victim(GetParam());
+    ASSERT_NO_FATAL_FAILURE(victim.Connect(*store_));
+    victim.child.Signal(SIGSTOP);
+    Results results;
+    const std::vector<Segment> all = {{local_, victim.remotes[0].get(), 0}};
+    victim.endpoint->Read(all, In(absl::Milliseconds(200)), results.Next());
+    victim.endpoint->Write(all, In(absl::Seconds(60)), results.Next());
+    victim.endpoint->Read(all, In(absl::Seconds(60)), results.Next());
+    const absl::Time start = absl::Now();
+    ASSERT_TRUE(results.Wait());
+    EXPECT_LT(absl::Now() - start, absl::Seconds(20));
+    EXPECT_EQ(results.statuses()[0].code(), absl::StatusCode::kDeadlineExceeded);
+    EXPECT_EQ(results.statuses()[1].code(), absl::StatusCode::kCancelled);
+    EXPECT_EQ(results.statuses()[2].code(), absl::StatusCode::kCancelled);
+    EXPECT_FALSE(WriteAll(*victim.endpoint, all).ok());
+    ExpectBystanderWorks();
+
+    // Back to life: what it still sends must not reach local memory after Done.
+    std::fill(local_.begin(), local_.end(), std::byte{0x5a});
+    victim.child.Signal(SIGCONT);
+    victim.Disconnect();
+    ASSERT_NO_FATAL_FAILURE(victim.Connect(*store_));
+    std::vector<std::byte> other(100'000);
+    EXPECT_TRUE(ReadAll(*victim.endpoint, {{other, victim.remotes[0].get(), 0}}).ok());
+    EXPECT_EQ(std::count(local_.begin(), local_.end(), std::byte{0x5a}), static_cast<ptrdiff_t>(local_.size()));
+    victim.Disconnect();
+    victim.child.CloseInput();
+    EXPECT_EQ(victim.child.Wait(20'000), 0);
+  }
+}
+
+TEST_P(DeathTest, AStoppedPeerCanBeLeftBehind) {
+  Peer victim(GetParam());
+  ASSERT_NO_FATAL_FAILURE(victim.Connect(*store_));
+  victim.child.Signal(SIGSTOP);
+  Results results;
+  victim.endpoint->Read({{local_, victim.remotes[0].get(), 0}}, absl::InfiniteFuture(), results.Next());
+  victim.Disconnect();
+  EXPECT_THAT(results.runs(), Each(1));
+  EXPECT_EQ(results.statuses()[0].code(), absl::StatusCode::kCancelled);
+  victim.child.Signal(SIGCONT);
+  victim.child.CloseInput();
+  EXPECT_EQ(victim.child.Wait(20'000), 0);
+}
+
+TEST_P(DeathTest, ComingAndGoingLeaksNothing) {
+  Peer peer(GetParam());
+  const pid_t pids[] = {getpid(), peer.child.pid()};
+  size_t fds[2] = {}, threads[2] = {}, resident[2] = {};
+  std::vector<std::byte> bytes(20'000);
+  for (int round = 0; round < 220; ++round) {
+    ASSERT_NO_FATAL_FAILURE(peer.Connect(*store_));
+    ASSERT_TRUE(WriteAll(*peer.endpoint, {{bytes, peer.remotes[round % 2].get(), 0}}).ok());
+    peer.Disconnect();
+    for (int i = 0; round == 19 && i < 2; ++i) {
+      fds[i] = CountFds(pids[i]), threads[i] = CountThreads(pids[i]), resident[i] = ResidentBytes(pids[i]);
+    }
+  }
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_TRUE(Eventually([&] { return CountFds(pids[i]) <= fds[i] + 2; })) << CountFds(pids[i]) << " > " << fds[i];
+    EXPECT_EQ(CountThreads(pids[i]), threads[i]);
+    EXPECT_LT(ResidentBytes(pids[i]), resident[i] + (16 << 20));
+  }
+  ExpectBystanderWorks();
+}
+
+TEST_P(DeathTest, AClientOutlivesItsStores) {
+  size_t fds = 0, threads = 0;
+  for (int round = 0; round < 12; ++round) {
+    SCOPED_TRACE(absl::StrCat("round ", round));
+    auto client = MakeStore(GetParam());
+    std::vector<std::byte> memory(kBytes);
+    auto region = client->Register(memory);
+    ASSERT_TRUE(region.ok());
+    Child driver({VARVE_TRANSPORT_PEER, "drive", GetParam(), absl::BytesToHexString(client->Address()),
+                  absl::BytesToHexString((*region)->descriptor())});
+    ASSERT_EQ(driver.ReadLine(), "go");
+    driver.Signal(round % 2 == 0 ? SIGKILL : SIGSTOP);
+    const absl::Time start = absl::Now();
+    region->reset();
+    client.reset();
+    EXPECT_LT(absl::Now() - start, absl::Seconds(15));
+    if (round == 2) fds = CountFds(getpid()), threads = CountThreads(getpid());
+    if (round > 2) {
+      EXPECT_TRUE(Eventually([&] { return CountFds(getpid()) <= fds; })) << CountFds(getpid()) << " > " << fds;
+      EXPECT_EQ(CountThreads(getpid()), threads);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace varve::transport

@@ -1,18 +1,25 @@
 // The C++ client of a varve-store: the same interface against a remote store and an embedded one.
 //
-//   remote:   Client::Connect(options)                                  gRPC to an address, UCX for
-//   the bytes embedded: Client::Connect(channel, transport, options)              an in-process
-//   store's channel and loopback
-//             (server::EmbeddedStore makes both)
+//   remote:   Client::Connect(options)
+//             gRPC to an address, UCX for the bytes
+//   embedded: Client::Connect(channel, transport, options)
+//             an in-process store's channel and loopback (server::EmbeddedStore makes both)
 //
 // The store moves the bytes: Put reads from and Get writes into memory that this client registered
 // or allocated.
 //
 // Threads: all methods may be called from any thread; calls block until answered unless named
-// Async. Callbacks run on a gRPC thread and must not block. Ownership: Memory must be destroyed
-// before its Client. Errors: UNAVAILABLE the store cannot be reached or the session was lost (the
-// client reconnects by itself on the next call and re-registers its memory; calls in flight fail);
-// the others as in proto/varve/v1/store.proto.
+// Async. Callbacks run on a gRPC thread, or before the call returns; they must neither block nor
+// destroy the client. A process that forks must not use its clients in the child.
+//
+// Ownership: Memory must be destroyed before its Client, and no blocking call may be running then.
+// Destroying a client cancels its asynchronous calls and returns when their callbacks have run.
+//
+// Errors: UNAVAILABLE the store cannot be reached or the session was lost (the client reconnects by
+// itself on the next call and re-registers its memory; calls in flight fail); the others as in
+// proto/varve/v1/store.proto. After a Get or Recall that ended with DEADLINE_EXCEEDED or
+// UNAVAILABLE, or whose item failed, bytes may still land in its destinations: do not reuse them
+// before their Memory was destroyed.
 #pragma once
 
 #include <cstdint>
@@ -42,12 +49,13 @@ class Transport;
 namespace varve::client {
 
 struct ClientOptions {
-  std::string address =
-      "127.0.0.1:7411";  // host:port or unix:/path; unused when a channel is given
+  // host:port or unix:/path; unused when a channel is given.
+  std::string address = "127.0.0.1:7411";
   std::string client_name = "client";
   std::string key_namespace = "default";
   std::vector<std::string> lanes = {"rdma", "shm", "tcp"};  // empty: inline only, no transport
   std::vector<std::string> devices;
+  // Bounds each attempt to have a session, its retries included.
   absl::Duration connect_timeout = absl::Seconds(10);
   absl::Duration transfer_deadline = absl::Seconds(10);  // given to the store for each batch
   absl::Duration call_timeout = absl::Seconds(30);       // of calls that move no values
@@ -145,7 +153,7 @@ struct RecallLayer {
 };
 struct RecallQuery {
   std::string context_id;
-  uint32_t epoch = 0;
+  uint32_t epoch = 0;  // of the context, as its ContextInfo says
   std::vector<RecallLayer> layers;
   page::ScoreMerge merge = page::ScoreMerge::kSoftmaxMean;
   uint32_t sinks = 0;
@@ -263,7 +271,9 @@ class Client {
   virtual absl::Status ReadDigests(
       const std::string& id, uint32_t layer_begin, uint32_t layer_count,
       const std::function<absl::Status(uint32_t, uint32_t, uint32_t, std::string_view)>& sink) = 0;
-  // One round trip on a long-lived stream.
+  // One round trip on a long-lived stream. Without slots pages are selected and nothing is brought.
+  // A client without a transport fetches the pages inline, which attaches its session to the
+  // context.
   virtual absl::StatusOr<RecallResult> Recall(const RecallQuery& query) = 0;
 
   // ---- administration

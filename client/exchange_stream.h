@@ -5,7 +5,9 @@
 // stream is the error of every exchange that was waiting.
 //
 // Threads: all methods from any thread; on_closed runs once, on a gRPC thread, after the last
-// exchange has been failed. Ownership: the stream keeps itself alive until gRPC is done with it.
+// exchange has been failed.
+//
+// Ownership: the stream keeps itself alive until gRPC is done with it.
 #pragma once
 
 #include <chrono>

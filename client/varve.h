@@ -1,16 +1,23 @@
 /* The C interface of a varve-store's client: libvarve.so, C11.
  *
- * Threads: a client may be used from any thread; every call blocks until it is answered. A
- * varve_memory or varve_recall may be read from any thread and is freed once. Ownership: whatever a
- * function creates is freed by the function named there. Memory is freed before its client. The
- * store reads from (put) and writes into (get, recall) registered memory while the call runs; after
- * a call that ended with VARVE_DEADLINE_EXCEEDED or VARVE_UNAVAILABLE a late write may still land,
- * so do not reuse the destination for anything else before varve_free or varve_close. Errors: every
- * call answers a varve_status; varve_last_error is its text. A miss is a result, not an error.
+ * Threads: a client may be used from any thread; every call blocks until it is answered. No call
+ * may be running at varve_close. A varve_memory or varve_recall_result may be read from any thread.
+ *
+ * Ownership: whatever a function creates is freed once, by the function named there. Memory is
+ * freed before its client.
+ *
+ * Transfers: the store reads from (put) and writes into (get, recall) registered memory while the
+ * call runs. After a call that ended with VARVE_DEADLINE_EXCEEDED or VARVE_UNAVAILABLE, or whose
+ * item failed, bytes may still land in its destinations: do not reuse them before varve_free.
+ *
+ * Errors: every call answers a varve_status; varve_last_error is its text. A miss is a result, not
+ * an error.
+ *
  * fork(): a child must not use a client of its parent; connect again.
+ *
  * Growth: structs begin with struct_size, which the caller sets to sizeof of the struct it was
- * compiled with (the INIT macros do). Arrays of such structs have the stride of their first
- * element's struct_size. Fields are only ever added at the end, and zero is the default of each.
+ * compiled with. Arrays of such structs have the stride of their first element's struct_size.
+ * Fields are only ever added at the end, and zero is the default of each.
  */
 #ifndef VARVE_CLIENT_VARVE_H_
 #define VARVE_CLIENT_VARVE_H_

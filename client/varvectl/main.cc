@@ -37,7 +37,11 @@ int Main(int argc, char** argv) {
   } catch (const CLI::Success& asked_for_help) {
     return app.exit(asked_for_help);
   } catch (const CLI::ParseError& error) {
-    std::fprintf(stderr, "varvectl: %s - see varvectl --help\n", error.what());
+    const std::vector<std::string> unknown = app.remaining();
+    const std::string text = app.get_subcommands().empty() && !unknown.empty()
+                                 ? "there is no command '" + unknown.front() + "'"
+                                 : std::string(error.what());
+    std::fprintf(stderr, "varvectl: %s - see varvectl --help\n", text.c_str());
     return kUsage;
   }
   return Report(action());

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,10 @@
 #include "tests/model/tiny_model.h"
 
 namespace varve::model {
+
+// Found by GoogleTest: test names must not hold addresses.
+void PrintTo(const Kernels* kernels, std::ostream* out) { *out << kernels->name; }
+
 namespace {
 
 struct Golden {

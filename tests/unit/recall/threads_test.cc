@@ -1,5 +1,7 @@
 // 64 threads that append, fork, truncate, attach and recall at once.
+#include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <set>
 #include <string>
 #include <thread>
@@ -100,6 +102,75 @@ TEST_F(RecallThreadsTest, ForksOfOneContextDoNotDisturbIt) {
   EXPECT_EQ(PinnedObjects(), 40u);
   table_->DetachSession(kSession);
   EXPECT_EQ(PinnedObjects(), 0u) << "every hold was given back";
+}
+
+// Of many forks to one name one wins, and the others leave nothing behind.
+TEST_F(RecallThreadsTest, LosersOfARaceForANameHoldNothing) {
+  for (uint32_t b = 0; b < 4; ++b) StoreObject(HashOf(1, b), 0);
+  Build("c", 4);
+  table_->DetachSession(kSession);
+  for (int round = 0; round < 50; ++round) {
+    std::atomic<int> winners{0};
+    std::atomic<bool> go{false};
+    std::vector<std::thread> threads;
+    for (uint64_t t = 0; t < 4; ++t) {
+      threads.emplace_back([&, t] {
+        while (!go) std::this_thread::yield();
+        const absl::Status status = table_->Fork(ns_, "c", "f", 0, t).status();
+        if (status.ok()) ++winners;
+        EXPECT_TRUE(status.ok() || status.code() == absl::StatusCode::kAlreadyExists) << status;
+      });
+    }
+    go = true;
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(winners.load(), 1);
+    ASSERT_TRUE(table_->Drop(ns_, "f").ok());
+    ASSERT_EQ(PinnedObjects(), 0u) << "round " << round;
+  }
+}
+
+// P13 while digests are on their way: rows sent for one epoch never show up in the next. Every
+// value of a row says which epoch it was sent for.
+TEST_F(RecallThreadsTest, P13DigestsOfAnOldEpochNeverArriveInTheNext) {
+  const ContextOptions options{SmallGeometry(), page::DigestKind::kMean};
+  constexpr uint32_t kRows = 2000;
+  const size_t row_bytes = page::DigestRowBytes(options.digest_kind, options.geometry);
+  ASSERT_TRUE(table_->Open(ns_, "c", options, kSession).ok());
+  ASSERT_TRUE(table_->Append(ns_, "c", 0, Hashes(1, 0, kRows)).ok());
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> writers;
+  for (uint32_t layer = 0; layer < 2; ++layer) {
+    writers.emplace_back([&, layer] {
+      std::vector<uint16_t> values(kRows * row_bytes / 2);
+      while (!stop) {
+        const uint32_t epoch = table_->Get(ns_, "c")->epoch;
+        std::fill(values.begin(), values.end(), page::F32ToBF16(static_cast<float>(epoch % 256)));
+        table_
+            ->AppendDigests(ns_, "c", epoch, layer, 0, kRows,
+                            {reinterpret_cast<const char*>(values.data()), kRows * row_bytes})
+            .IgnoreError();
+      }
+    });
+  }
+  int complete = 0;
+  for (int round = 0; round < 200 || complete < 5; ++round) {
+    ASSERT_TRUE(table_->Truncate(ns_, "c", 0).ok());
+    const auto now = table_->Append(ns_, "c", 0, Hashes(1, 0, kRows));
+    ASSERT_TRUE(now.ok());
+    const uint16_t expected = page::F32ToBF16(static_cast<float>(now->epoch % 256));
+    for (uint32_t layer = 0; layer < 2; ++layer) {
+      const uint32_t there = table_->Get(ns_, "c")->digest_blocks[layer];
+      const std::string rows = *table_->ReadDigests(ns_, "c", layer, 0, there);
+      if (there == kRows) ++complete;
+      for (size_t i = 0; i < rows.size(); i += row_bytes) {
+        uint16_t value;
+        std::memcpy(&value, rows.data() + i, sizeof(value));
+        ASSERT_EQ(value, expected) << "row " << i / row_bytes << ", round " << round;
+      }
+    }
+  }
+  stop = true;
+  for (std::thread& writer : writers) writer.join();
 }
 
 // P13 under concurrency: one thread rewrites the tail again and again, others recall. A recall that

@@ -2,6 +2,7 @@
 
 #include <yaml-cpp/yaml.h>
 
+#include <algorithm>
 #include <functional>
 #include <utility>
 
@@ -65,6 +66,15 @@ std::string TypeName(const FieldDescriptor* field) {
   }
 }
 
+// As few digits as say it exactly.
+std::string SizeText(uint64_t bytes) {
+  static constexpr std::pair<int, const char*> kUnits[] = {{40, "TiB"}, {30, "GiB"}, {20, "MiB"}, {10, "KiB"}};
+  for (const auto& [shift, name] : kUnits) {
+    if (bytes != 0 && bytes % (uint64_t{1} << shift) == 0) return absl::StrCat(bytes >> shift, name);
+  }
+  return absl::StrCat(bytes);
+}
+
 std::string ValueText(const Message& owner, const FieldDescriptor* field) {
   const auto* reflection = owner.GetReflection();
   if (field->is_repeated()) {
@@ -81,7 +91,7 @@ std::string ValueText(const Message& owner, const FieldDescriptor* field) {
     case FieldDescriptor::CPPTYPE_UINT32: return absl::StrCat(reflection->GetUInt32(owner, field));
     case FieldDescriptor::CPPTYPE_UINT64: {
       const uint64_t value = reflection->GetUInt64(owner, field);
-      if (IsBytes(field)) return FormatBytes(value);
+      if (IsBytes(field)) return SizeText(value);
       if (IsDuration(field)) return absl::FormatDuration(absl::Milliseconds(value));
       return absl::StrCat(value);
     }
@@ -128,6 +138,9 @@ absl::Status Assign(const FieldRef& ref, const std::string& text) {
         VARVE_ASSIGN_OR_RETURN(value, ParseBytes(text));
       } else if (IsDuration(field)) {
         VARVE_ASSIGN_OR_RETURN(absl::Duration duration, ParseDuration(text));
+        if (duration % absl::Milliseconds(1) != absl::ZeroDuration()) {
+          return absl::InvalidArgumentError(absl::StrCat("'", text, "' is not a whole number of milliseconds"));
+        }
         value = static_cast<uint64_t>(absl::ToInt64Milliseconds(duration));
       } else if (!absl::SimpleAtoi(text, &value)) {
         return wrong;
@@ -162,6 +175,43 @@ void Flatten(const YAML::Node& node, const std::string& prefix, std::map<std::st
   }
 }
 
+// Levenshtein, for names of a few dozen characters.
+size_t EditDistance(const std::string& a, const std::string& b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = std::exchange(row[0], i);
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i - 1] != b[j - 1]);
+      diagonal = row[j];
+      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row[b.size()];
+}
+
+// " (did you mean 'x'?)", or nothing when no name is near.
+std::string Suggestion(const std::string& unknown, const std::vector<std::string>& known) {
+  size_t best = 4;
+  std::string found;
+  for (const std::string& name : known) {
+    const size_t distance = EditDistance(unknown, name);
+    if (distance < best) {
+      best = distance;
+      found = absl::StrCat(" (did you mean '", name, "'?)");
+    }
+  }
+  return found;
+}
+
+// Docker-style service links, which Kubernetes puts into every container of a namespace.
+bool IsServiceLink(const std::string& name, const std::string& value) {
+  if (absl::EndsWith(name, "_SERVICE_HOST") || absl::StrContains(name, "_SERVICE_PORT")) return true;
+  if (absl::EndsWith(name, "_PORT")) return absl::StrContains(value, "://");
+  return absl::StrContains(name, "_PORT_") &&
+         (absl::StrContains(name, "_TCP") || absl::StrContains(name, "_UDP"));
+}
+
 absl::Status Problems(const std::vector<std::string>& problems) {
   if (problems.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrJoin(problems, "\n"));
@@ -179,7 +229,8 @@ absl::Status ConfigLoader::Set(const std::string& path, const std::string& value
     std::vector<std::string> names;
     for (const auto& [name, ref] : fields) names.push_back(name);
     return absl::InvalidArgumentError(
-        absl::StrCat(origin, ": unknown setting '", path, "', known: ", absl::StrJoin(names, ", ")));
+        absl::StrCat(origin, ": unknown setting '", path, "'", Suggestion(path, names),
+                     ", known: ", absl::StrJoin(names, ", ")));
   }
   VARVE_RETURN_IF_ERROR(Annotate(Assign(found->second, value), absl::StrCat(origin, ": ", path)));
   origin_[path] = origin;
@@ -226,7 +277,10 @@ absl::Status ConfigLoader::LoadEnvironment(const std::map<std::string, std::stri
     const auto found = path_of.find(name);
     // VARVE_CONFIG names the file itself and belongs to main.
     if (found == path_of.end()) {
-      if (name != env_prefix_ + "CONFIG") problems.push_back(absl::StrCat("environment: unknown setting '", name, "'"));
+      if (name == env_prefix_ + "CONFIG" || IsServiceLink(name, value)) continue;
+      std::vector<std::string> names;
+      for (const auto& [known, path] : path_of) names.push_back(known);
+      problems.push_back(absl::StrCat("environment: unknown setting '", name, "'", Suggestion(name, names)));
       continue;
     }
     const absl::Status status = Set(found->second, value, absl::StrCat("environment ", name));
@@ -239,27 +293,32 @@ absl::StatusOr<std::vector<std::string>> ConfigLoader::LoadFlags(const std::vect
   std::vector<std::string> rest, problems;
   const auto fields = Fields(message_);
   for (size_t i = 0; i < args.size(); ++i) {
-    const size_t equals = args[i].find('=');
-    const std::string name = absl::StartsWith(args[i], "--") ? args[i].substr(2, equals - 2) : "";
-    if (equals == std::string::npos && !fields.contains(args[i].substr(std::min<size_t>(2, args[i].size())))) {
-      rest.push_back(args[i]);
-      continue;
-    }
-    const std::string path = equals == std::string::npos ? args[i].substr(2) : name;
+    const std::string& arg = args[i];
+    const size_t equals = arg.find('=');
+    const std::string path = absl::StartsWith(arg, "--") ? arg.substr(2, equals - std::min<size_t>(equals, 2)) : "";
     if (!fields.contains(path)) {
-      rest.push_back(args[i]);
+      rest.push_back(arg);
       continue;
     }
     if (equals == std::string::npos && i + 1 == args.size()) {
       problems.push_back(absl::StrCat("command line: --", path, " needs a value"));
       continue;
     }
-    const std::string value = equals == std::string::npos ? args[++i] : args[i].substr(equals + 1);
+    const std::string value = equals == std::string::npos ? args[++i] : arg.substr(equals + 1);
     const absl::Status status = Set(path, value, "command line");
     if (!status.ok()) problems.push_back(std::string(status.message()));
   }
-  VARVE_RETURN_IF_ERROR(Problems(problems));
-  return rest;
+  if (problems.empty()) return rest;
+  for (const std::string& arg : rest) {
+    problems.push_back(absl::StrCat("command line: unknown argument '", arg, "'", Nearest(arg)));
+  }
+  return Problems(problems);
+}
+
+std::string ConfigLoader::Nearest(const std::string& arg) const {
+  std::vector<std::string> names;
+  for (const auto& [name, ref] : Fields(message_)) names.push_back("--" + name);
+  return Suggestion(arg.substr(0, arg.find('=')), names);
 }
 
 std::string ConfigLoader::Print() const {

@@ -10,10 +10,13 @@
 namespace varve::base {
 namespace {
 
+constexpr const char* kText = "text/plain; charset=utf-8";
+
 const char* Reason(int code) {
   switch (code) {
     case 200: return "OK";
     case 404: return "Not Found";
+    case 405: return "Method Not Allowed";
     case 503: return "Service Unavailable";
     default: return "Error";
   }
@@ -24,21 +27,39 @@ class PathHandler final : public CivetHandler {
   PathHandler(std::string path, HttpHandler handler) : path_(std::move(path)), handler_(std::move(handler)) {}
 
   bool handleGet(CivetServer*, mg_connection* connection) override {
+    return Answer(connection, /*with_body=*/true);
+  }
+  bool handleHead(CivetServer*, mg_connection* connection) override {
+    return Answer(connection, /*with_body=*/false);
+  }
+  bool handlePost(CivetServer*, mg_connection* connection) override { return Refuse(connection); }
+  bool handlePut(CivetServer*, mg_connection* connection) override { return Refuse(connection); }
+  bool handleDelete(CivetServer*, mg_connection* connection) override { return Refuse(connection); }
+  bool handlePatch(CivetServer*, mg_connection* connection) override { return Refuse(connection); }
+
+ private:
+  bool Answer(mg_connection* connection, bool with_body) {
     const mg_request_info* request = mg_get_request_info(connection);
     // civetweb matches by prefix: "/" would answer for every path.
-    HttpResponse response = path_ == request->local_uri
-                                ? handler_(request->query_string ? request->query_string : "")
-                                : HttpResponse{404, "text/plain; charset=utf-8", "no such page\n"};
+    if (path_ != request->local_uri) return Send(connection, {404, kText, "no such page\n"}, with_body);
+    return Send(connection, handler_(request->query_string ? request->query_string : ""), with_body);
+  }
+
+  bool Refuse(mg_connection* connection) {
+    return Send(connection, {405, kText, "GET only\n"}, /*with_body=*/true);
+  }
+
+  bool Send(mg_connection* connection, const HttpResponse& response, bool with_body) {
     const std::string head = absl::StrCat("HTTP/1.1 ", response.code, " ", Reason(response.code),
                                           "\r\nContent-Type: ", response.content_type,
                                           "\r\nContent-Length: ", response.body.size(),
+                                          response.code == 405 ? "\r\nAllow: GET, HEAD" : "",
                                           "\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n");
     mg_write(connection, head.data(), head.size());
-    mg_write(connection, response.body.data(), response.body.size());
+    if (with_body) mg_write(connection, response.body.data(), response.body.size());
     return true;
   }
 
- private:
   std::string path_;
   HttpHandler handler_;
 };
@@ -56,8 +77,10 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string&
   try {
     impl->server = std::make_unique<CivetServer>(
         std::vector<std::string>{"listening_ports", address, "num_threads", "4", "request_timeout_ms", "10000"});
-  } catch (const CivetException& e) {
-    return absl::UnavailableError(absl::StrCat("cannot serve HTTP on ", address, ": ", e.what()));
+  } catch (const CivetException&) {
+    // Its text names its own constructor, not what went wrong.
+    return absl::UnavailableError(
+        absl::StrCat("cannot serve HTTP on ", address, ": the address is in use or not of this machine"));
   }
   for (auto& [path, handler] : handlers) {
     impl->handlers.push_back(std::make_unique<PathHandler>(path, std::move(handler)));

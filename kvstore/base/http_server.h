@@ -1,4 +1,4 @@
-// A small HTTP server for metrics, health and the status page. GET only.
+// A small HTTP server for metrics, health and the status page. GET and HEAD only.
 //
 // Handlers run on the server's own threads, concurrently; they must be thread-safe and quick.
 #pragma once

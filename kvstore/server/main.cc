@@ -102,7 +102,7 @@ void LoadSettings(base::ConfigLoader& loader, CommandLine& line,
   problems.Add(unknown.status());
   if (unknown.ok()) {
     for (const std::string& arg : *unknown) {
-      problems.Add(absl::StrCat("command line: unknown argument '", arg, "'; see --help"));
+      problems.Add(absl::StrCat("command line: unknown argument '", arg, "'", loader.Nearest(arg)));
     }
   }
 }

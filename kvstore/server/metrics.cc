@@ -203,6 +203,22 @@ void StoreMetrics::ObserveEviction(uint64_t bytes, double idle_seconds) {
   evicted_idle_seconds_->Observe(idle_seconds);
 }
 
+Totals StoreMetrics::RateTotals() const {
+  double taken = 0, given = 0;
+  for (const auto& [name, lane] : lanes_) {
+    taken += lane.read.bytes->Value();
+    given += lane.write.bytes->Value();
+  }
+  return {{"objects put", puts_.at("stored")->Value()},
+          {"objects got", hits_host->Value()},
+          {"misses", miss_objects_->Value()},
+          {"from clients, bytes", taken},
+          {"to clients, bytes", given},
+          {"recalls", static_cast<double>(recall_seconds->Collect().histogram.sample_count)},
+          {"pages recalled", recall_pages_fetched->Value()},
+          {"evicted, bytes", evicted_bytes_->Value()}};
+}
+
 void StoreMetrics::Mirror(const store::PageStoreUsage& usage) {
   objects_->Set(static_cast<double>(usage.objects));
   capacity_bytes_->Set(static_cast<double>(usage.host.capacity_bytes));

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "kvstore/base/metrics.h"
+#include "kvstore/server/rates.h"
 #include "kvstore/store/page_store.h"
 #include "varve/v1/store.pb.h"
 
@@ -52,6 +53,8 @@ class StoreMetrics {
   static const char* TransferErrorReason(const absl::Status& status);
   void Reject(const std::string& reason) { rejects_.at(reason)->Increment(); }
   void ObserveEviction(uint64_t bytes, double idle_seconds);
+  // What the status page shows as rates.
+  Totals RateTotals() const;
   // Sets the gauges and counters that mirror the page store. One caller at a time.
   void Mirror(const store::PageStoreUsage& usage);
 

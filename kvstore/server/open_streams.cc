@@ -5,16 +5,10 @@
 namespace varve::server {
 
 uint64_t OpenStreams::Add(Closer closer) {
-  std::optional<absl::Status> closed;
-  uint64_t id = 0;
-  {
-    base::MutexLock lock(mutex_);
-    closed = closed_;
-    id = next_id_++;
-    if (!closed.has_value()) closers_.emplace(id, closer);
-  }
-  if (closed.has_value()) closer(*closed);
-  return id;
+  base::MutexLock lock(mutex_);
+  if (closed_) return 0;
+  closers_.emplace(next_id_, std::move(closer));
+  return next_id_++;
 }
 
 void OpenStreams::Remove(uint64_t id) {
@@ -26,7 +20,7 @@ void OpenStreams::CloseAll(const absl::Status& reason) {
   std::map<uint64_t, Closer> closers;
   {
     base::MutexLock lock(mutex_);
-    closed_ = reason;
+    closed_ = true;
     closers.swap(closers_);
   }
   for (auto& [id, closer] : closers) closer(reason);

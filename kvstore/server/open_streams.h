@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <functional>
 #include <map>
-#include <optional>
 
 #include "absl/status/status.h"
 #include "kvstore/base/mutex.h"
@@ -17,7 +16,8 @@ class OpenStreams {
  public:
   using Closer = std::function<void(const absl::Status&)>;
 
-  // The closer is called at most once, with no lock held: here and now when CloseAll has been called. It must be safe after Remove.
+  // The closer is called at most once, with no lock held, and may still be after Remove. 0, without a call, when
+  // CloseAll was called before: the stream must end itself.
   uint64_t Add(Closer closer);
   void Remove(uint64_t id);
   void CloseAll(const absl::Status& reason);
@@ -26,7 +26,7 @@ class OpenStreams {
   base::Mutex mutex_;
   std::map<uint64_t, Closer> closers_ ABSL_GUARDED_BY(mutex_);
   uint64_t next_id_ ABSL_GUARDED_BY(mutex_) = 1;
-  std::optional<absl::Status> closed_ ABSL_GUARDED_BY(mutex_);
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace varve::server

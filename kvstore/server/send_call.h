@@ -26,6 +26,7 @@ class SendCall final : public grpc::ServerWriteReactor<Reply> {
       : core_(core), metrics_(core.metrics.method(method)) {
     metrics_.Started();
     stream_id_ = core_.streams.Add([stop = stop_](const absl::Status&) { stop->store(true); });
+    if (stream_id_ == 0) stop_->store(true);
   }
 
   // A source, or why there is none.

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <map>
 #include <thread>
 #include <utility>
 
@@ -19,6 +18,7 @@
 #include "kvstore/server/admin_service.h"
 #include "kvstore/server/config.h"
 #include "kvstore/server/core.h"
+#include "kvstore/server/http_pages.h"
 #include "kvstore/server/store_service.h"
 #include "kvstore/server/version.h"
 #include "kvstore/tier/host_tier.h"
@@ -59,7 +59,6 @@ struct StoreServer::Impl {
   absl::Status ServeHttp();
   void StartDraining();
   void BeforeScrape();
-  base::HttpResponse Ready() const;
 
   // Destroyed in reverse: servers, pools (they finish what is queued), sessions, rooms, transport.
   ServerOptions options;
@@ -77,6 +76,7 @@ struct StoreServer::Impl {
   std::unique_ptr<AdminService> admin;
   std::unique_ptr<varve::v1::Store::CallbackService> service;
   std::unique_ptr<grpc::Server> grpc_server;
+  std::unique_ptr<HttpPages> http_pages;
   std::unique_ptr<base::HttpServer> http_server;
 
   std::string grpc_address;
@@ -162,20 +162,10 @@ absl::Status StoreServer::Impl::ServeGrpc() {
 absl::Status StoreServer::Impl::ServeHttp() {
   const std::string& listen = options.config.http_listen();
   if (listen.empty()) return absl::OkStatus();
-  std::map<std::string, base::HttpHandler> pages_by_path;
-  pages_by_path["/metrics"] = [this](const std::string&) {
-    return base::HttpResponse{200, "text/plain; version=0.0.4; charset=utf-8", registry.Render()};
-  };
-  pages_by_path["/healthz"] = [](const std::string&) { return base::HttpResponse{.body = "ok\n"}; };
-  pages_by_path["/readyz"] = [this](const std::string&) { return Ready(); };
-  VARVE_ASSIGN_OR_RETURN(http_server, base::HttpServer::Start(listen, std::move(pages_by_path)));
+  http_pages = std::make_unique<HttpPages>(*core, *admin, registry);
+  VARVE_ASSIGN_OR_RETURN(http_server, base::HttpServer::Start(listen, http_pages->Handlers()));
   http_address = BoundAddress(listen, http_server->port());
   return absl::OkStatus();
-}
-
-base::HttpResponse StoreServer::Impl::Ready() const {
-  if (draining.load()) return {.code = 503, .body = "draining\n"};
-  return {.body = "ready\n"};
 }
 
 void StoreServer::Impl::BeforeScrape() {

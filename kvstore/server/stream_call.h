@@ -36,6 +36,10 @@ class StreamCall : public grpc::ServerBidiReactor<Request, Reply>,
     stream_id_ = core_.streams.Add([weak = this->weak_from_this()](const absl::Status& reason) {
       if (auto self = weak.lock()) self->End(reason);
     });
+    if (stream_id_ == 0) {
+      core_.metrics.Reject("draining");
+      End(absl::FailedPreconditionError("the store is draining"));
+    }
     Advance();
     return this;
   }

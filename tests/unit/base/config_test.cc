@@ -1,0 +1,152 @@
+#include "kvstore/base/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <fstream>
+
+#include "varve/v1/config.pb.h"
+
+namespace varve::base {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using varve::v1::StoreConfig;
+
+std::string Message(const absl::Status& status) { return std::string(status.message()); }
+
+class ConfigTest : public ::testing::Test {
+ protected:
+  ConfigTest() {
+    config_.set_listen("default:1");
+    config_.mutable_host_tier()->set_capacity_bytes(1 << 20);
+    config_.set_drain_ms(1000);
+  }
+  StoreConfig config_;
+  ConfigLoader loader_{&config_, "VARVE_"};
+};
+
+TEST_F(ConfigTest, SizesAndDurationsParseInEverySource) {
+  ASSERT_TRUE(loader_.LoadYamlText("host_tier:\n  capacity_bytes: 1.5GiB\ndrain_ms: 30s\n", "file").ok());
+  EXPECT_EQ(config_.host_tier().capacity_bytes(), 3ull << 29);
+  EXPECT_EQ(config_.drain_ms(), 30000u);
+  ASSERT_TRUE(loader_
+                  .LoadEnvironment({{"VARVE_HOST_TIER_CAPACITY_BYTES", "512MiB"},
+                                    {"VARVE_DRAIN_MS", "1h30m"},
+                                    {"OTHER", "x"}})
+                  .ok());
+  EXPECT_EQ(config_.host_tier().capacity_bytes(), 512u << 20);
+  EXPECT_EQ(config_.drain_ms(), 5400000u);
+  ASSERT_TRUE(loader_.LoadFlags({"--host_tier.capacity_bytes=64KB", "--drain_ms", "250ms"}).ok());
+  EXPECT_EQ(config_.host_tier().capacity_bytes(), 64000u);
+  EXPECT_EQ(config_.drain_ms(), 250u);
+}
+
+TEST_F(ConfigTest, LaterSourcesWinAndPrintSaysWhichDid) {
+  ASSERT_TRUE(loader_.LoadYamlText("listen: file:1\nlog_level: warning\nhttp_listen: file:2\n", "store.yaml").ok());
+  ASSERT_TRUE(loader_.LoadEnvironment({{"VARVE_LISTEN", "env:1"}, {"VARVE_HTTP_LISTEN", "env:2"}}).ok());
+  ASSERT_TRUE(loader_.LoadFlags({"--listen=flag:1"}).ok());
+  EXPECT_THAT(loader_.Print(), AllOf(HasSubstr("listen: \"flag:1\"  # command line\n"),
+                                     HasSubstr("http_listen: \"env:2\"  # environment VARVE_HTTP_LISTEN\n"),
+                                     HasSubstr("log_level: \"warning\"  # store.yaml\n"),
+                                     HasSubstr("drain_ms: 1s  # default\n"),
+                                     HasSubstr("host_tier.capacity_bytes: 1MiB  # default\n")));
+}
+
+TEST_F(ConfigTest, PrintedValuesAreExactAndParseAgain) {
+  for (const char* size : {"1", "1023", "1KiB", "100000001", "3GiB", "1536MiB"}) {
+    SCOPED_TRACE(size);
+    ASSERT_TRUE(loader_.LoadFlags({std::string("--host_tier.capacity_bytes=") + size}).ok());
+    const uint64_t before = config_.host_tier().capacity_bytes();
+    StoreConfig again;
+    ConfigLoader reader(&again, "VARVE_");
+    ASSERT_TRUE(reader.LoadFlags({"--host_tier.capacity_bytes", [&] {
+                                    const std::string text = loader_.Print();
+                                    const size_t at = text.find("capacity_bytes: ") + 16;
+                                    return text.substr(at, text.find("  #", at) - at);
+                                  }()})
+                    .ok());
+    EXPECT_EQ(again.host_tier().capacity_bytes(), before);
+  }
+}
+
+TEST_F(ConfigTest, TyposAreErrorsThatNameTheNearestSetting) {
+  EXPECT_THAT(Message(loader_.LoadYamlText("host_tier:\n  evictoin: lru\n", "f.yaml")),
+              AllOf(HasSubstr("f.yaml"), HasSubstr("host_tier.evictoin"), HasSubstr("did you mean 'host_tier.eviction'")));
+  EXPECT_THAT(Message(loader_.LoadEnvironment({{"VARVE_LISTEM", "x"}})),
+              AllOf(HasSubstr("VARVE_LISTEM"), HasSubstr("did you mean 'VARVE_LISTEN'")));
+  const auto rest = loader_.LoadFlags({"--drain_sm=1s"});
+  ASSERT_TRUE(rest.ok());
+  EXPECT_THAT(*rest, ElementsAre("--drain_sm=1s"));
+  EXPECT_THAT(loader_.Nearest("--drain_sm=1s"), HasSubstr("--drain_ms"));
+  EXPECT_EQ(loader_.Nearest("--something-else"), "");
+}
+
+TEST_F(ConfigTest, AllProblemsAreListed) {
+  EXPECT_THAT(Message(loader_.LoadYamlText("drain_ms: soon\nhost_tier:\n  capacity_bytes: much\n"
+                                           "  low_watermark: half\n  verify_reads: maybe\n"
+                                           "sessions:\n  max_sessions: -1\nnonsense: 1\nlisten:\n",
+                                           "f")),
+              AllOf(HasSubstr("drain_ms"), HasSubstr("capacity_bytes"), HasSubstr("low_watermark"),
+                    HasSubstr("verify_reads"), HasSubstr("max_sessions"), HasSubstr("nonsense"), HasSubstr("listen")));
+  EXPECT_THAT(Message(loader_.LoadFlags({"--drain_ms=9x", "--what=1", "--recall.threads=99999999999", "--listen"}).status()),
+              AllOf(HasSubstr("'9x'"), HasSubstr("--what=1"), HasSubstr("recall.threads"), HasSubstr("needs a value")));
+}
+
+TEST_F(ConfigTest, WrongValuesAreRefused) {
+  for (const char* flag : {"--drain_ms=10", "--drain_ms=1us", "--drain_ms=-5s", "--host_tier.capacity_bytes=-1",
+                           "--host_tier.capacity_bytes=1.5", "--host_tier.capacity_bytes=99999999TiB",
+                           "--host_tier.low_watermark=nan", "--recall.threads=1.5", "--recall.threads=",
+                           "--host_tier.verify_reads=2"}) {
+    SCOPED_TRACE(flag);
+    EXPECT_FALSE(loader_.LoadFlags({flag}).ok());
+  }
+}
+
+TEST_F(ConfigTest, ListsFromEverySource) {
+  ASSERT_TRUE(loader_.LoadYamlText("transport:\n  lanes: [shm, tcp]\n", "f").ok());
+  EXPECT_THAT(config_.transport().lanes(), ElementsAre("shm", "tcp"));
+  ASSERT_TRUE(loader_.LoadEnvironment({{"VARVE_TRANSPORT_LANES", "rdma, tcp"}}).ok());
+  EXPECT_THAT(config_.transport().lanes(), ElementsAre("rdma", "tcp"));
+  ASSERT_TRUE(loader_.LoadFlags({"--transport.lanes=shm"}).ok());
+  EXPECT_THAT(config_.transport().lanes(), ElementsAre("shm"));
+}
+
+TEST_F(ConfigTest, ServiceLinksOfKubernetesAreNoSettings) {
+  EXPECT_TRUE(loader_
+                  .LoadEnvironment({{"VARVE_STORE_SERVICE_HOST", "10.0.0.7"},
+                                    {"VARVE_STORE_SERVICE_PORT", "7411"},
+                                    {"VARVE_STORE_SERVICE_PORT_GRPC", "7411"},
+                                    {"VARVE_STORE_PORT", "tcp://10.0.0.7:7411"},
+                                    {"VARVE_STORE_PORT_7411_TCP", "tcp://10.0.0.7:7411"},
+                                    {"VARVE_STORE_PORT_7411_TCP_ADDR", "10.0.0.7"},
+                                    {"VARVE_CONFIG", "/etc/varve.yaml"}})
+                  .ok());
+  EXPECT_FALSE(loader_.LoadEnvironment({{"VARVE_LISTEN_PORT", "7411"}}).ok());
+}
+
+TEST_F(ConfigTest, FilesThatCannotBeRead) {
+  EXPECT_TRUE(absl::IsNotFound(loader_.LoadYamlFile("/no/such/file.yaml")));
+  EXPECT_FALSE(loader_.LoadYamlText("listen: [unclosed", "f").ok());
+  EXPECT_FALSE(loader_.LoadYamlText("just text", "f").ok());
+  EXPECT_FALSE(loader_.LoadYamlText("listen:\n  deeper: 1\n", "f").ok());
+  EXPECT_FALSE(loader_.LoadYamlText("transport:\n  lanes: [[a], b]\n", "f").ok());
+  EXPECT_TRUE(loader_.LoadYamlText("", "f").ok());
+  const std::string path = ::testing::TempDir() + "config_test.yaml";
+  std::ofstream(path) << "drain_ms: 7s\n";
+  EXPECT_TRUE(loader_.LoadYamlFile(path).ok());
+  EXPECT_EQ(config_.drain_ms(), 7000u);
+  std::remove(path.c_str());
+}
+
+TEST_F(ConfigTest, DescribeListsEveryField) {
+  EXPECT_THAT(loader_.Describe(), AllOf(HasSubstr("--host_tier.capacity_bytes=<size>  (default 1MiB)"),
+                                        HasSubstr("--drain_ms=<duration>"), HasSubstr("--transport.lanes=<list of text>"),
+                                        HasSubstr("--host_tier.verify_reads=<true|false>")));
+}
+
+}  // namespace
+}  // namespace varve::base

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "gpu_worker/sidecar/config.h"
 #include "gtest/gtest.h"
 #include "kvstore/base/config.h"
 #include "kvstore/server/config.h"
@@ -39,13 +40,26 @@ TEST(ConfigFiles, KubernetesStoreSettingsAreValid) {
   EXPECT_EQ(config.http_listen(), "0.0.0.0:7412");
 }
 
-TEST(ConfigFiles, WorkerSettingsLoad) {
-  for (const char* file : {"config/varve-worker.yaml", "k8s/base/config/varve-worker.yaml"}) {
-    v1::WorkerConfig config;
-    const absl::Status status = Load(file, &config);
-    EXPECT_TRUE(status.ok()) << status;
-    EXPECT_FALSE(config.listen().empty()) << file;
-  }
+TEST(ConfigFiles, WorkerExampleNamesEverySettingWithItsDefault) {
+  v1::WorkerConfig config;
+  const absl::Status status = Load("config/varve-worker.yaml", &config);
+  ASSERT_TRUE(status.ok()) << status;
+  std::string difference;
+  MessageDifferencer differencer;
+  differencer.ReportDifferencesToString(&difference);
+  EXPECT_TRUE(differencer.Compare(worker::DefaultWorkerConfig(), config)) << difference;
+}
+
+TEST(ConfigFiles, KubernetesWorkerSettingsAreValid) {
+  v1::WorkerConfig config = worker::DefaultWorkerConfig();
+  absl::Status status = Load("k8s/base/config/varve-worker.yaml", &config);
+  ASSERT_TRUE(status.ok()) << status;
+  status = worker::ValidateWorkerConfig(config);
+  EXPECT_TRUE(status.ok()) << status;
+  // The socket and the port of the manifests.
+  EXPECT_EQ(config.listen(), "unix:/run/varve/worker.sock");
+  EXPECT_EQ(config.http_listen(), "0.0.0.0:7422");
+  EXPECT_EQ(config.store(), "varve-store:7411");
 }
 
 }  // namespace

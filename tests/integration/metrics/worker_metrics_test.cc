@@ -1,0 +1,37 @@
+// docs/metrics.md, the dashboards and the rules against what a running worker and its store expose.
+#include <string>
+
+#include "client/process/child_process.h"
+#include "gtest/gtest.h"
+#include "tests/integration/metrics/exposed_metrics.h"
+#include "tests/support/deploy_queries.h"
+#include "tests/support/metric_names.h"
+#include "tests/support/store_process.h"
+
+namespace varve::testing {
+namespace {
+
+TEST(WorkerMetrics, AreThoseOfTheDocumentAndAllThatQueriesNeed) {
+  auto store = StoreProcess::Start();
+  ASSERT_TRUE(store.ok()) << store.status();
+  auto worker = client::ChildProcess::Start(
+      {.binary = "varve-worker",
+       .args = {"--listen=127.0.0.1:0", "--http_listen=127.0.0.1:0", "--pool_bytes=64MiB",
+                "--store=" + (*store)->grpc_address()}});
+  ASSERT_TRUE(worker.ok()) << worker.status();
+  std::string text;
+  ASSERT_EQ(HttpGet((*worker)->ready("http"), "/metrics", &text), 200);
+  ExpectAsDocumented(text, "varve-worker");
+  ExpectEveryFamilyHasASeries(text);
+
+  Families exposed = ExposedFamilies((*store)->HttpGet("/metrics"));
+  exposed.merge(ExposedFamilies(text));
+  for (const Query& query : DeployQueries(VARVE_ROOT)) {
+    for (const std::string& series : SeriesInQuery(query.expression)) {
+      EXPECT_EQ(SeriesProblem(series, exposed), "") << query.where;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace varve::testing

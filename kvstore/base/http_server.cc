@@ -1,7 +1,14 @@
 #include "kvstore/base/http_server.h"
 
 #include <CivetServer.h>
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include <atomic>
+#include <chrono>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -64,9 +71,22 @@ class PathHandler final : public CivetHandler {
   HttpHandler handler_;
 };
 
+// Opens and closes a connection.
+void Poke(const std::string& host, int port) {
+  sockaddr_in to{};
+  to.sin_family = AF_INET;
+  to.sin_port = htons(static_cast<uint16_t>(port));
+  if (inet_pton(AF_INET, host == "0.0.0.0" ? "127.0.0.1" : host.c_str(), &to.sin_addr) != 1) return;
+  const int descriptor = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (descriptor < 0) return;
+  (void)connect(descriptor, reinterpret_cast<sockaddr*>(&to), sizeof(to));
+  close(descriptor);
+}
+
 }  // namespace
 
 struct HttpServer::Impl {
+  std::string host;
   std::vector<std::unique_ptr<PathHandler>> handlers;
   std::unique_ptr<CivetServer> server;  // destroyed first: it calls the handlers
 };
@@ -74,6 +94,7 @@ struct HttpServer::Impl {
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& address,
                                                               std::map<std::string, HttpHandler> handlers) {
   auto impl = std::make_unique<Impl>();
+  impl->host = address.substr(0, address.rfind(':'));
   try {
     impl->server = std::make_unique<CivetServer>(
         std::vector<std::string>{"listening_ports", address, "num_threads", "4", "request_timeout_ms", "10000"});
@@ -90,7 +111,21 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string&
 }
 
 HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-HttpServer::~HttpServer() = default;
+
+HttpServer::~HttpServer() {
+  // civetweb's accepting thread looks at its stop flag every two seconds, or when somebody connects.
+  const int stopped_port = port();
+  std::atomic<bool> stopped{false};
+  std::thread stopper([&] {
+    impl_->server.reset();
+    stopped = true;
+  });
+  while (!stopped) {
+    Poke(impl_->host, stopped_port);
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  stopper.join();
+}
 
 int HttpServer::port() const { return impl_->server->getListeningPorts().at(0); }
 

@@ -95,7 +95,6 @@ absl::Status SidecarWorker::Start(const RemoteWorkerOptions& options) {
   stream_ = stub_->Engine(&stream_context_);
   v1::EngineReply reply;
   if (!stream_->Write(request) || !stream_->Read(&reply)) {
-    stream_context_.TryCancel();
     absl::Status refused = FromGrpc(stream_->Finish());
     stream_.reset();
     return refused.ok() ? absl::UnavailableError("the sidecar closed the session") : refused;

@@ -107,9 +107,10 @@ TEST_F(RecallThreadsTest, ForksOfOneContextDoNotDisturbIt) {
 // Of many forks to one name one wins, and the others leave nothing behind.
 TEST_F(RecallThreadsTest, LosersOfARaceForANameHoldNothing) {
   for (uint32_t b = 0; b < 4; ++b) StoreObject(HashOf(1, b), 0);
-  Build("c", 4);
+  // Many blocks, so that taking the holds lasts long enough to be overtaken.
+  Build("c", 3000);
   table_->DetachSession(kSession);
-  for (int round = 0; round < 50; ++round) {
+  for (int round = 0; round < 20; ++round) {
     std::atomic<int> winners{0};
     std::atomic<bool> go{false};
     std::vector<std::thread> threads;

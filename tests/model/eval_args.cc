@@ -11,6 +11,13 @@
 namespace varve::model {
 namespace {
 
+constexpr char kExamples[] = R"(
+By default varve-eval starts a varve-store and a varve-worker and talks to the worker as an engine would. Examples:
+  varve-eval --policies full,arkvale --budgets 0.05,0.1 --tasks niah_multikey --lengths 4096 --prompts 20
+  varve-eval --policies arkvale --policy-parameters merge=max --recall-path store --transport tcp
+  varve-eval --embedded --policies full,streaming,quest,arkvale --lengths 1024 --json
+)";
+
 // What the options are read into before they are combined.
 struct Raw {
   std::string policies = "full,streaming,quest,arkvale";
@@ -52,8 +59,36 @@ void AddRun(CLI::App& app, EvalArgs& args) {
   app.add_option("--threads", args.threads, "threads of the model's prefill")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
-  app.add_flag("--embedded", args.embedded, "store and worker inside this process");
+  app.add_option("--policy-parameters", args.policy_parameters,
+                 "added to the policies that select, such as merge=max or hot=3");
   app.add_flag("--json", args.json, "one JSON document on stdout instead of tables");
+}
+
+void AddDeployment(CLI::App& app, Deployment& deployment) {
+  auto* embedded = app.add_flag("--embedded", deployment.embedded, "store and worker inside this process");
+  auto* linked = app.add_flag("--linked", deployment.linked, "worker inside this process, store outside")
+                     ->excludes(embedded);
+  auto* worker = app.add_option("--worker", deployment.worker, "address of a running varve-worker (default: start one)")
+                     ->excludes(embedded)
+                     ->excludes(linked);
+  app.add_option("--store", deployment.store, "address of a running varve-store (default: start one)")
+      ->excludes(embedded)
+      ->excludes(worker);
+  app.add_option("--transport", deployment.transport, "how bytes travel between worker and store")
+      ->check(CLI::IsMember({"shm", "tcp", "inline"}))
+      ->capture_default_str();
+  app.add_option("--dtype", deployment.dtype, "element type of the pages")
+      ->check(CLI::IsMember({"f32", "f16", "bf16"}))
+      ->capture_default_str();
+  app.add_option("--digest", deployment.digest, "how pages are summed up")
+      ->check(CLI::IsMember({"minmax", "box_mean", "mean"}))
+      ->capture_default_str();
+  app.add_option("--recall-path", deployment.recall_path, "who scores the pages")
+      ->check(CLI::IsMember({"worker", "store"}))
+      ->capture_default_str();
+  app.add_option("--pool-bytes", deployment.pool_bytes, "page pool of a worker started or linked here")
+      ->check(CLI::Range(uint64_t{1} << 20, uint64_t{1} << 40))
+      ->transform(CLI::AsSizeValue(false));
 }
 
 absl::Status Combine(const Raw& raw, EvalArgs* args) {
@@ -105,6 +140,8 @@ absl::StatusOr<EvalArgs> ParseEvalArgs(const std::vector<std::string>& args,
   CLI::App app("Answers of a small trained model whose KV cache lives in Varve", "varve-eval");
   AddSelection(app, raw, parsed.eval);
   AddRun(app, parsed);
+  AddDeployment(app, parsed.deployment);
+  app.footer(kExamples);
   try {
     // CLI11 takes the last argument first.
     app.parse(std::vector<std::string>(args.rbegin(), args.rend()));

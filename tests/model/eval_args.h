@@ -10,11 +10,25 @@
 
 namespace varve::model {
 
+// Where store and worker run, and how the worker is set up.
+struct Deployment {
+  bool embedded = false;  // store and worker inside this process
+  bool linked = false;    // worker inside this process, store outside
+  std::string worker;     // address of a running varve-worker; empty: start one
+  std::string store;      // address of a running varve-store; empty: start one
+  std::string transport = "shm";  // between the worker and the store
+  std::string dtype = "f32";      // of keys and values in pages
+  std::string digest = "minmax";
+  std::string recall_path = "worker";  // who scores
+  uint64_t pool_bytes = 256ull << 20;
+};
+
 struct EvalArgs {
   EvalOptions eval;
+  Deployment deployment;
+  std::string policy_parameters;  // added to each policy that selects: "merge=max"
   std::string model_dir;
   int threads = 2;
-  bool embedded = false;  // store and worker inside this process
   bool json = false;      // one document on stdout instead of tables
   bool help = false;      // only help_text is set
   std::string help_text;

@@ -27,7 +27,7 @@ TEST(EvalArgs, ReadsTheDocumentedCommandLine) {
   EXPECT_EQ(args->eval.max_prompts, 20u);
   EXPECT_EQ(args->eval.data_dir, "/sets");
   EXPECT_EQ(args->model_dir, "/default");
-  EXPECT_TRUE(args->embedded);
+  EXPECT_TRUE(args->deployment.embedded);
   EXPECT_TRUE(args->json);
 }
 
@@ -46,7 +46,7 @@ TEST(EvalArgs, DefaultsCoverEveryPolicyAndTask) {
   ASSERT_TRUE(args.ok()) << args.status();
   EXPECT_EQ(args->eval.policies.size(), 4u);
   EXPECT_EQ(args->eval.tasks.size(), 5u);
-  EXPECT_FALSE(args->embedded);
+  EXPECT_FALSE(args->deployment.embedded);
 }
 
 TEST(EvalArgs, HelpNamesTheOptions) {

@@ -69,18 +69,24 @@ class WorkerBackend final : public KvBackend {
   std::vector<uint16_t> narrow_k_, narrow_v_;
 };
 
+// "arkvale", 0.1, "merge=max" -> "arkvale(budget=0.1,merge=max)"; parameters in the name itself win.
+std::string PolicyText(const PolicySpec& policy, const std::string& extra) {
+  if (policy.name == "full") return policy.name;
+  const size_t open = policy.name.find('(');
+  std::string own = open == std::string::npos ? "" : policy.name.substr(open + 1, policy.name.size() - open - 2);
+  const std::string name = policy.name.substr(0, open);
+  if (own.find("budget=") == std::string::npos) {
+    own = absl::StrCat("budget=", policy.budget, own.empty() ? "" : ",", own);
+  }
+  const bool takes_extra = !extra.empty() && name != "streaming";
+  return absl::StrCat(name, "(", own, takes_extra ? "," : "", takes_extra ? extra : "", ")");
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<KvBackend>> WorkerProvider::Open(const PolicySpec& policy) {
-  std::string text = policy.name;
-  if (policy.name != "full") {
-    absl::StrAppend(&text, "(budget=", policy.budget);
-    if (!extra_parameters_.empty() && policy.name != "streaming")
-      absl::StrAppend(&text, ",", extra_parameters_);
-    absl::StrAppend(&text, ")");
-  }
   worker::SequenceOptions options;
-  VARVE_ASSIGN_OR_RETURN(options.policy, worker::ParsePolicy(text));
+  VARVE_ASSIGN_OR_RETURN(options.policy, worker::ParsePolicy(PolicyText(policy, extra_parameters_)));
   VARVE_ASSIGN_OR_RETURN(const worker::SequenceId sequence, worker_.Open(options));
   return std::make_unique<WorkerBackend>(worker_, sequence);
 }

@@ -1,0 +1,55 @@
+// varve-eval: a trained model answers questions with its KV cache in Varve.
+#include <cstdio>
+#include <iostream>
+#include <memory>
+
+#include "client/console/progress.h"
+#include "kvstore/base/status.h"
+#include "tests/model/eval_args.h"
+#include "tests/model/eval_core.h"
+#include "tests/model/eval_deployment.h"
+#include "tests/model/eval_report.h"
+#include "tests/model/worker_backend.h"
+
+namespace varve::model {
+namespace {
+
+absl::Status Run(const EvalArgs& args) {
+  VARVE_ASSIGN_OR_RETURN(const TinyModel model, TinyModel::Load(args.model_dir, {.threads = args.threads}));
+  VARVE_ASSIGN_OR_RETURN(const auto deployment,
+                         RunningDeployment::Start(args.deployment, model.config(), args.eval.policies.at(0).page_tokens));
+  if (!args.json) std::cout << deployment->Describe() << '\n' << std::flush;
+
+  WorkerProvider provider(deployment->worker(), args.policy_parameters);
+  std::unique_ptr<console::Progress> progress;
+  const auto rows = RunEval(model, args.eval, provider, [&](uint64_t done, uint64_t total, const std::string& what) {
+    if (progress == nullptr) progress = std::make_unique<console::Progress>("evaluation", total);
+    progress->Update(done, what);
+  });
+  VARVE_RETURN_IF_ERROR(rows.status());
+  if (progress != nullptr) progress->Finish();
+  std::cout << (args.json ? RenderJson(*rows) + "\n" : RenderTables(*rows));
+  return absl::OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  const auto args = ParseEvalArgs({argv + 1, argv + argc}, VARVE_TEST_DATA_DIR);
+  if (!args.ok()) {
+    std::cerr << "varve-eval: " << args.status().message() << "\nvarve-eval --help tells what is allowed\n";
+    return 2;
+  }
+  if (args->help) {
+    std::cout << args->help_text;
+    return 0;
+  }
+  if (const absl::Status status = Run(*args); !status.ok()) {
+    std::cerr << "varve-eval: " << status.message() << '\n';
+    return 1;
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace varve::model
+
+int main(int argc, char** argv) { return varve::model::Main(argc, argv); }

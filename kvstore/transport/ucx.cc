@@ -70,7 +70,7 @@ class UcxTransport final : public Transport {
   std::string Address() const override {
     UcxAddress address{instance_, HostIdentity::Mine(), static_cast<uint32_t>(getpid()), {}};
     for (const auto& port : shared_->ports) {
-      address.lanes.push_back({port->lane().kind(), port->lane().worker_address()});
+      address.lanes.push_back({port->lane().kind(), port->lane().station().address()});
     }
     return Encode(address);
   }

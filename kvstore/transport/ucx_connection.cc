@@ -37,7 +37,7 @@ class Connection::Greeting final : public UcxOperation {
 
   void Send(const std::string& data) {
     const ucp_dt_iov_t piece = {const_cast<char*>(data.data()), data.size()};
-    connection_.lane_.Send(connection_.endpoint_, message_, &piece, 1, data.size(), this);
+    connection_.lane_.Send(connection_.station(), connection_.endpoint_, message_, &piece, 1, data.size(), this);
   }
   void Complete(ucs_status_t status) override {
     const bool bye = static_cast<MessageType>(message_.head.type) == MessageType::kBye;
@@ -83,9 +83,10 @@ void Requester::CloseAll() {
 
 // ---- Connection: opening and closing ------------------------------------------------------------------
 
-Connection::Connection(Lane& lane, Requester& requester, size_t segment_bytes)
+Connection::Connection(Lane& lane, Requester& requester, std::unique_ptr<Station> own, size_t segment_bytes)
     : lane_(lane),
       requester_(requester),
+      own_(std::move(own)),
       segment_bytes_(segment_bytes),
       window_bytes_(std::max(kWindowBytes, 2 * segment_bytes)),
       session_(RandomId()),
@@ -94,8 +95,12 @@ Connection::Connection(Lane& lane, Requester& requester, size_t segment_bytes)
 Connection::~Connection() = default;
 
 void Connection::Open(const std::string& worker_address, uint32_t pid, absl::Duration timeout) {
-  auto endpoint = lane_.CreateEndpoint(worker_address, this);
-  if (!endpoint.ok()) return SetState(State::kClosed, endpoint.status());
+  if (own_ != nullptr) lane_.Attach(*own_);
+  auto endpoint = lane_.CreateEndpoint(station(), worker_address, this);
+  if (!endpoint.ok()) {
+    if (own_ != nullptr) lane_.Detach(*own_);
+    return SetState(State::kClosed, endpoint.status());
+  }
   endpoint_ = *endpoint;
   watch_ = lane_.WatchProcess(pid, this);
   requester_.AddConnection(this);
@@ -108,7 +113,7 @@ void Connection::Open(const std::string& worker_address, uint32_t pid, absl::Dur
   });
   hello_ = std::make_unique<Greeting>(*this, MessageType::kHello,
                                       absl::UnavailableError(absl::StrCat("peer gone, over ", lane_.name())));
-  hello_->Send(lane_.worker_address());
+  hello_->Send(station().address());
 }
 
 void Connection::OnWelcome() {
@@ -171,7 +176,7 @@ void Connection::Fail(absl::Status status) {
   requester_.RemoveConnection(this);
   lane_.Unwatch(std::exchange(watch_, -1));
   queue_.clear();
-  lane_.CloseEndpoint(std::exchange(endpoint_, nullptr), [self = shared_from_this()] {
+  lane_.CloseEndpoint(station(), std::exchange(endpoint_, nullptr), [self = shared_from_this()] {
     self->endpoint_closed_ = true;
     // UCX has ended its operations: what still waits for an answer will get none.
     for (const auto& packet : self->packets_) {
@@ -191,6 +196,7 @@ void Connection::FinishClosingIfIdle() {
       std::move(transfer.done)(transfer.status.ok() ? status : transfer.status);
     }
     self->transfers_.clear();
+    if (self->own_ != nullptr) self->lane_.Detach(*self->own_);
     self->SetState(State::kClosed, status);
   });
 }

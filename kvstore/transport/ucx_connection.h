@@ -75,7 +75,8 @@ class Requester {
 
 class Connection final : public UcxEndpointOwner, public std::enable_shared_from_this<Connection> {
  public:
-  Connection(Lane& lane, Requester& requester, size_t segment_bytes);
+  // own: the connection's own station; null: it uses the lane's.
+  Connection(Lane& lane, Requester& requester, std::unique_ptr<Station> own, size_t segment_bytes);
   ~Connection();
 
   // Begins to connect; WaitUntilOpen tells the outcome.
@@ -97,6 +98,7 @@ class Connection final : public UcxEndpointOwner, public std::enable_shared_from
 
   uint64_t session() const { return session_; }
   ucp_ep_h endpoint() const { return endpoint_; }
+  Station& station() { return own_ == nullptr ? lane_.station() : *own_; }
   Lane& lane() { return lane_; }
   Requester& requester() { return requester_; }
   void OnEndpointError(ucs_status_t status) override;
@@ -122,6 +124,7 @@ class Connection final : public UcxEndpointOwner, public std::enable_shared_from
 
   Lane& lane_;
   Requester& requester_;
+  const std::unique_ptr<Station> own_;
   const size_t segment_bytes_;
   const size_t window_bytes_;
   const uint64_t session_;

@@ -18,8 +18,13 @@ thread_local bool t_in_done = false;
 
 class UcxRemoteRegion final : public RemoteRegion {
  public:
-  UcxRemoteRegion(std::shared_ptr<Port> port, size_t bytes, const RemoteAccess& access, ucp_rkey_h mapped)
-      : RemoteRegion(bytes), port_(std::move(port)), access_(access), mapped_(mapped) {}
+  UcxRemoteRegion(std::shared_ptr<Port> port, std::shared_ptr<Connection> connection, size_t bytes,
+                  const RemoteAccess& access, ucp_rkey_h mapped)
+      : RemoteRegion(bytes),
+        port_(std::move(port)),
+        connection_(std::move(connection)),
+        access_(access),
+        mapped_(mapped) {}
   ~UcxRemoteRegion() override {
     const ucp_rkey_h key = mapped_;
     if (key != nullptr) {
@@ -30,6 +35,7 @@ class UcxRemoteRegion final : public RemoteRegion {
 
  private:
   std::shared_ptr<Port> port_;
+  std::shared_ptr<Connection> connection_;  // its worker must outlive the key
   RemoteAccess access_;
   ucp_rkey_h mapped_;  // holds the mapping of access_.direct, or is access_.key
 };
@@ -66,10 +72,10 @@ void Copy(bool read, std::byte* local, std::byte* remote, size_t bytes) {
 
 class UcxEndpoint final : public Endpoint {
  public:
-  UcxEndpoint(std::shared_ptr<Port> port, uint64_t peer, size_t segment_bytes)
+  UcxEndpoint(std::shared_ptr<Port> port, uint64_t peer, std::unique_ptr<Station> own, size_t segment_bytes)
       : port_(std::move(port)),
         peer_(peer),
-        connection_(std::make_shared<Connection>(port_->lane(), port_->requester(), segment_bytes)) {}
+        connection_(std::make_shared<Connection>(port_->lane(), port_->requester(), std::move(own), segment_bytes)) {}
 
   ~UcxEndpoint() override {
     Close();
@@ -93,8 +99,8 @@ class UcxEndpoint final : public Endpoint {
     for (const auto& lane_key : decoded->keys) {
       if (lane_key.kind == port_->lane().kind() && key == nullptr) key = connection_->UnpackKey(lane_key.key);
     }
-    auto region = std::make_unique<UcxRemoteRegion>(port_, decoded->bytes, WithKey(access, key, decoded->bytes), key);
-    return region;
+    return std::make_unique<UcxRemoteRegion>(port_, connection_, decoded->bytes,
+                                             WithKey(access, key, decoded->bytes), key);
   }
 
   void Close() override {
@@ -201,7 +207,13 @@ class UcxEndpoint final : public Endpoint {
 absl::StatusOr<std::unique_ptr<Endpoint>> ConnectUcx(std::shared_ptr<Port> port, const UcxAddress& peer,
                                                      const std::string& worker_address, size_t segment_bytes,
                                                      absl::Duration timeout) {
-  auto endpoint = std::make_unique<UcxEndpoint>(std::move(port), peer.instance, segment_bytes);
+  std::unique_ptr<Station> own;
+  if (port->lane().kind() == LaneKind::kShm) {
+    auto opened = Station::Open(port->lane().context());
+    if (!opened.ok()) return opened.status();
+    own = *std::move(opened);
+  }
+  auto endpoint = std::make_unique<UcxEndpoint>(std::move(port), peer.instance, std::move(own), segment_bytes);
   const absl::Status status = endpoint->Open(worker_address, peer.pid, timeout);
   if (!status.ok()) return status;
   return endpoint;

@@ -21,8 +21,8 @@ using std::chrono::steady_clock;
 
 // How long the thread spins after the last event before it sleeps: about the cost of a wake-up.
 constexpr auto kSpin = std::chrono::microseconds(30);
-// How often a thread that never sleeps looks for processes that ended.
-constexpr auto kPollInterval = std::chrono::milliseconds(20);
+// How often a thread that has no time to sleep looks for stations that woke up and processes that ended.
+constexpr auto kPollInterval = std::chrono::microseconds(20);
 constexpr auto kStopGrace = std::chrono::seconds(2);
 // A TCP segment carries one packed message: its payload, the header with its pieces, and UCX's own headers.
 constexpr size_t kTcpSegmentBytes = 256 << 10;
@@ -46,7 +46,10 @@ std::vector<std::pair<std::string, std::string>> LaneSettings(LaneKind kind, con
     case LaneKind::kShm:
       // Without error handling a dead peer would never be noticed. MM is the common part of posix and sysv: set through
       // ucp_config_modify the setting has that name alone.
-      settings.insert(settings.end(), {{"TLS", "posix,sysv,cma"}, {"MM_ERROR_HANDLING", "y"}});
+      // A station grows by so many receive buffers of 8 KiB at a time: the default of 512 costs each session 9 MB of
+      // shared memory and 14 ms.
+      settings.insert(settings.end(),
+                      {{"TLS", "posix,sysv,cma"}, {"MM_ERROR_HANDLING", "y"}, {"MM_RX_BUFS_GROW", "64"}});
       break;
     case LaneKind::kTcp:
       // ucp_config_modify knows the settings of tcp without their TCP_ prefix. Eager messages are copied into the
@@ -128,22 +131,19 @@ absl::StatusOr<std::unique_ptr<Lane>> Lane::Open(LaneKind kind, const UcxOptions
 
 absl::Status Lane::Init(const UcxOptions& options) {
   VARVE_ASSIGN_OR_RETURN(context_, MakeUcxContext(LaneSettings(kind_, options), LaneFeatures(kind_)));
-  VARVE_ASSIGN_OR_RETURN(worker_, MakeUcxWorker(context_.get()));
-  VARVE_ASSIGN_OR_RETURN(worker_address_, UcxWorkerAddress(worker_.get()));
+  VARVE_ASSIGN_OR_RETURN(main_, Station::Open(context_.get()));
   ucp_worker_attr_t attributes{};
   attributes.field_mask = UCP_WORKER_ATTR_FIELD_MAX_AM_HEADER;
-  VARVE_RETURN_IF_ERROR(FromUcs(ucp_worker_query(worker_.get(), &attributes), "ucp_worker_query"));
+  VARVE_RETURN_IF_ERROR(FromUcs(ucp_worker_query(main_->worker(), &attributes), "ucp_worker_query"));
   if (attributes.max_am_header < sizeof(MessageHead) + sizeof(Piece)) {
     return absl::UnavailableError("active message headers are too small");
   }
   max_pieces_ = std::min(kMaxPieces, (attributes.max_am_header - sizeof(MessageHead)) / sizeof(Piece));
   eager_bytes_ = kind_ == LaneKind::kShm ? kShmEagerBytes : kTcpEagerBytes;
   pack_bytes_ = kind_ == LaneKind::kTcp ? kTcpPackBytes : 0;
-  int ucx_fd = -1;
-  VARVE_RETURN_IF_ERROR(FromUcs(ucp_worker_get_efd(worker_.get(), &ucx_fd), "ucp_worker_get_efd"));
   wake_fd_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   event_fd_ = epoll_create1(EPOLL_CLOEXEC);
-  if (!WaitFor(event_fd_, ucx_fd) || !WaitFor(event_fd_, wake_fd_)) {
+  if (event_fd_ < 0 || !WaitFor(event_fd_, wake_fd_)) {
     return absl::ResourceExhaustedError("no file descriptors for the lane's events");
   }
   return absl::OkStatus();
@@ -151,26 +151,48 @@ absl::Status Lane::Init(const UcxOptions& options) {
 
 Lane::~Lane() {
   Stop();
-  worker_.reset();
+  main_.reset();
   if (wake_fd_ >= 0) close(wake_fd_);
   if (event_fd_ >= 0) close(event_fd_);
 }
 
 void Lane::Start(MessageHandler handler) {
   handler_ = std::move(handler);
-  ucp_am_handler_param_t param{};
-  param.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG |
-                     UCP_AM_HANDLER_PARAM_FIELD_FLAGS;
-  param.id = kMessageId;
-  param.cb = OnMessage;
-  param.arg = this;
-  param.flags = UCP_AM_FLAG_WHOLE_MSG;
-  ucp_worker_set_am_recv_handler(worker_.get(), &param);
+  Attach(*main_);
   {
     base::MutexLock lock(mutex_);
     stopped_ = false;
   }
   thread_ = std::thread([this] { Loop(); });
+}
+
+void Lane::Attach(Station& station) {
+  auto& mailbox = mailboxes_[&station];
+  mailbox = std::make_unique<Mailbox>(Mailbox{this, &station});
+  ucp_am_handler_param_t param{};
+  param.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG |
+                     UCP_AM_HANDLER_PARAM_FIELD_FLAGS;
+  param.id = kMessageId;
+  param.cb = OnMessage;
+  param.arg = mailbox.get();
+  param.flags = UCP_AM_FLAG_WHOLE_MSG;
+  ucp_worker_set_am_recv_handler(station.worker(), &param);
+  stations_[station.event_fd()] = &station;
+  WaitFor(event_fd_, station.event_fd());
+  Awaken(station);
+}
+
+void Lane::Detach(Station& station) {
+  epoll_ctl(event_fd_, EPOLL_CTL_DEL, station.event_fd(), nullptr);
+  stations_.erase(station.event_fd());
+  mailboxes_.erase(&station);
+  awake_.erase(std::remove(awake_.begin(), awake_.end(), &station), awake_.end());
+}
+
+void Lane::Awaken(Station& station) {
+  station.last_event_ = steady_clock::now();
+  if (std::exchange(station.awake_, true)) return;
+  awake_.push_back(&station);
 }
 
 void Lane::Stop() {
@@ -223,21 +245,19 @@ void Lane::Wake() {
 void Lane::Loop() {
   thread_id_ = std::this_thread::get_id();
   base::NameThisThread(absl::StrCat("ucx-", name()));
-  auto last_event = steady_clock::now();
   while (!Finished()) {
     bool active = RunCommands();
-    while (ucp_worker_progress(worker_.get()) != 0) active = true;
+    active |= ProgressStations();
     active |= !later_.empty();
     RunLaterTasks();
     active |= RunTimers();
-    const auto now = steady_clock::now();
-    if (active) {
-      last_event = now;
-      if (now - last_poll_ > kPollInterval) PollEvents(0);
-    } else if (now - last_event < kSpin) {
-      _mm_pause();
-    } else {
+    if (!active) ArmIdleStations();
+    if (awake_.empty() && !active) {
       Sleep();
+    } else if (steady_clock::now() - last_poll_ > kPollInterval) {
+      PollEvents(0);
+    } else if (!active) {
+      _mm_pause();
     }
   }
   // Later posters run their tasks themselves; what was queued before runs here.
@@ -247,6 +267,28 @@ void Lane::Loop() {
   }
   RunCommands();
   RunLaterTasks();
+}
+
+bool Lane::ProgressStations() {
+  bool active = false;
+  // Callbacks may awaken more stations, but never attach or detach one.
+  for (size_t i = 0; i < awake_.size(); ++i) {
+    Station& station = *awake_[i];
+    bool moved = false;
+    while (ucp_worker_progress(station.worker()) != 0) moved = true;
+    if (moved) station.last_event_ = steady_clock::now();
+    active |= moved;
+  }
+  return active;
+}
+
+void Lane::ArmIdleStations() {
+  const auto now = steady_clock::now();
+  std::erase_if(awake_, [now](Station* station) {
+    if (now - station->last_event_ < kSpin) return false;
+    station->awake_ = ucp_worker_arm(station->worker()) == UCS_ERR_BUSY;
+    return !station->awake_;
+  });
 }
 
 bool Lane::RunCommands() {
@@ -285,7 +327,7 @@ bool Lane::RunTimers() {
 void Lane::Sleep() {
   asleep_.store(true, std::memory_order_seq_cst);
   // A poster either sees asleep_ and writes the eventfd, or its command is seen here.
-  if (has_commands_.load(std::memory_order_seq_cst) || ucp_worker_arm(worker_.get()) == UCS_ERR_BUSY) {
+  if (has_commands_.load(std::memory_order_seq_cst)) {
     asleep_.store(false, std::memory_order_relaxed);
     return;
   }
@@ -306,9 +348,11 @@ void Lane::PollEvents(int timeout_ms) {
     if (fd == wake_fd_) {
       uint64_t drained;
       [[maybe_unused]] const ssize_t got = read(wake_fd_, &drained, sizeof(drained));
-    } else if (const auto it = watched_.find(fd); it != watched_.end()) {
+    } else if (const auto station = stations_.find(fd); station != stations_.end()) {
+      Awaken(*station->second);
+    } else if (const auto process = watched_.find(fd); process != watched_.end()) {
       epoll_ctl(event_fd_, EPOLL_CTL_DEL, fd, nullptr);
-      it->second->OnEndpointError(UCS_ERR_CONNECTION_RESET);
+      process->second->OnEndpointError(UCS_ERR_CONNECTION_RESET);
     }
   }
 }
@@ -333,16 +377,17 @@ void Lane::Unwatch(int handle) {
 
 ucs_status_t Lane::OnMessage(void* arg, const void* header, size_t header_bytes, void* data, size_t bytes,
                              const ucp_am_recv_param_t* param) {
-  auto* lane = static_cast<Lane*>(arg);
+  auto* mailbox = static_cast<Mailbox*>(arg);
   Message message;
   if (!ParseMessage(header, header_bytes, &message)) return UCS_OK;  // no message of ours: dropped
-  lane->handler_({message, data, bytes, (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0});
+  mailbox->lane->handler_({*mailbox->station, message, data, bytes, (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0});
   return UCS_OK;
 }
 
-absl::StatusOr<ucp_ep_h> Lane::CreateEndpoint(const std::string& worker_address, UcxEndpointOwner* owner) {
+absl::StatusOr<ucp_ep_h> Lane::CreateEndpoint(Station& station, const std::string& peer, UcxEndpointOwner* owner) {
+  Awaken(station);
   // Slack: UCX takes no length and may read past the end of damaged bytes.
-  std::vector<char> address(worker_address.begin(), worker_address.end());
+  std::vector<char> address(peer.begin(), peer.end());
   address.resize(address.size() + 4096);
   ucp_ep_params_t params{};
   params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
@@ -351,12 +396,13 @@ absl::StatusOr<ucp_ep_h> Lane::CreateEndpoint(const std::string& worker_address,
   params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
   params.err_handler = {.cb = OnEndpointError, .arg = owner};
   ucp_ep_h endpoint = nullptr;
-  const ucs_status_t status = ucp_ep_create(worker_.get(), &params, &endpoint);
+  const ucs_status_t status = ucp_ep_create(station.worker(), &params, &endpoint);
   if (status != UCS_OK) return FromUcs(status, absl::StrCat("connecting over ", name()));
   return endpoint;
 }
 
-void Lane::CloseEndpoint(ucp_ep_h endpoint, Task closed) {
+void Lane::CloseEndpoint(Station& station, ucp_ep_h endpoint, Task closed) {
+  Awaken(station);
   ++closing_;
   auto* operation = new CloseOperation([this, closed = std::move(closed)]() mutable {
     --closing_;
@@ -368,8 +414,9 @@ void Lane::CloseEndpoint(ucp_ep_h endpoint, Task closed) {
   Settle(ucp_ep_close_nbx(endpoint, &param), operation);
 }
 
-void Lane::Send(ucp_ep_h endpoint, const Message& message, const ucp_dt_iov_t* pieces, size_t count, size_t bytes,
-                UcxOperation* operation) {
+void Lane::Send(Station& station, ucp_ep_h endpoint, const Message& message, const ucp_dt_iov_t* pieces,
+                size_t count, size_t bytes, UcxOperation* operation) {
+  Awaken(station);
   ucp_request_param_t param = Parameters(operation);
   param.op_attr_mask |= UCP_OP_ATTR_FIELD_FLAGS;
   param.flags = bytes <= eager_bytes_ || count > 1 ? UCP_AM_SEND_FLAG_EAGER : UCP_AM_SEND_FLAG_RNDV;
@@ -382,7 +429,7 @@ void Lane::Send(ucp_ep_h endpoint, const Message& message, const ucp_dt_iov_t* p
   Settle(ucp_am_send_nbx(endpoint, kMessageId, &message, message.bytes(), buffer, length, &param), operation);
 }
 
-void Lane::Receive(void* descriptor, const ucp_dt_iov_t* pieces, size_t count, size_t bytes,
+void Lane::Receive(Station& station, void* descriptor, const ucp_dt_iov_t* pieces, size_t count, size_t bytes,
                    UcxOperation* operation) {
   ucp_request_param_t param = Parameters(operation);
   param.cb.recv_am = OnReceived;
@@ -392,22 +439,25 @@ void Lane::Receive(void* descriptor, const ucp_dt_iov_t* pieces, size_t count, s
     param.op_attr_mask |= UCP_OP_ATTR_FIELD_DATATYPE;
     param.datatype = UCP_DATATYPE_IOV;
   }
-  Settle(ucp_am_recv_data_nbx(worker_.get(), descriptor, const_cast<void*>(buffer), length, &param), operation);
+  Settle(ucp_am_recv_data_nbx(station.worker(), descriptor, const_cast<void*>(buffer), length, &param), operation);
 }
 
-void Lane::Put(ucp_ep_h endpoint, std::span<const std::byte> local, uint64_t address, ucp_rkey_h key,
-               UcxOperation* operation) {
+void Lane::Put(Station& station, ucp_ep_h endpoint, std::span<const std::byte> local, uint64_t address,
+               ucp_rkey_h key, UcxOperation* operation) {
+  Awaken(station);
   const ucp_request_param_t param = Parameters(operation);
   Settle(ucp_put_nbx(endpoint, local.data(), local.size(), address, key, &param), operation);
 }
 
-void Lane::Get(ucp_ep_h endpoint, std::span<std::byte> local, uint64_t address, ucp_rkey_h key,
+void Lane::Get(Station& station, ucp_ep_h endpoint, std::span<std::byte> local, uint64_t address, ucp_rkey_h key,
                UcxOperation* operation) {
+  Awaken(station);
   const ucp_request_param_t param = Parameters(operation);
   Settle(ucp_get_nbx(endpoint, local.data(), local.size(), address, key, &param), operation);
 }
 
-void Lane::Flush(ucp_ep_h endpoint, UcxOperation* operation) {
+void Lane::Flush(Station& station, ucp_ep_h endpoint, UcxOperation* operation) {
+  Awaken(station);
   const ucp_request_param_t param = Parameters(operation);
   Settle(ucp_ep_flush_nbx(endpoint, &param), operation);
 }

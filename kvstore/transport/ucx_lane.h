@@ -1,8 +1,9 @@
-// One way to travel (shm, tcp or rdma): a UCX context and worker, and the one thread that calls them.
+// One way to travel (shm, tcp or rdma): a UCX context, its workers, and the one thread that calls them.
 //
-// Threads: every UCX call on the worker happens on the lane's thread, apart from Import's. Post, RunSync and the
-// constant accessors may be called from any thread; the rest on the lane's thread only. The thread spins for a few tens
-// of microseconds after the last event and then sleeps in poll() until UCX, a command or a timer wakes it.
+// Threads: every UCX call on a worker happens on the lane's thread, apart from Import's. Post, RunSync and the
+// constant accessors may be called from any thread; the rest on the lane's thread only. The thread spins on a station for
+// a few tens of microseconds after its last event, then arms it; when all are armed it sleeps until UCX, a command, the
+// end of a watched process or a timer wakes it.
 #pragma once
 
 #include <ucp/api/ucp.h>
@@ -25,6 +26,7 @@
 #include "kvstore/transport/ucx.h"
 #include "kvstore/transport/ucx_handles.h"
 #include "kvstore/transport/ucx_protocol.h"
+#include "kvstore/transport/ucx_station.h"
 
 namespace varve::transport {
 
@@ -48,6 +50,7 @@ class UcxEndpointOwner {
 
 // A received active message. rendezvous: data is UCX's descriptor, to be taken by Lane::Receive inside the call.
 struct Incoming {
+  Station& station;
   const Message& message;
   void* data;
   size_t bytes;
@@ -84,7 +87,8 @@ class Lane {
   LaneKind kind() const { return kind_; }
   const char* name() const { return LaneName(kind_); }
   ucp_context_h context() const { return context_.get(); }
-  const std::string& worker_address() const { return worker_address_; }
+  // The station that peers greet; its address is the lane's.
+  Station& station() { return *main_; }
   // Largest message sent eagerly in one piece, and largest one packed from several small pieces (0: never packed).
   size_t eager_bytes() const { return eager_bytes_; }
   size_t pack_bytes() const { return pack_bytes_; }
@@ -96,29 +100,43 @@ class Lane {
   Timers::iterator At(SteadyTime when, Task task) { return timers_.emplace(when, std::move(task)); }
   void Cancel(Timers::iterator timer) { timers_.erase(timer); }
 
-  absl::StatusOr<ucp_ep_h> CreateEndpoint(const std::string& worker_address, UcxEndpointOwner* owner);
+  // Begins and ends the care for a station.
+  void Attach(Station& station);
+  void Detach(Station& station);
+
+  absl::StatusOr<ucp_ep_h> CreateEndpoint(Station& station, const std::string& peer, UcxEndpointOwner* owner);
   // Tells the owner when a process of this machine has ended, at once and even while nobody reaps it: over shared memory
   // UCX itself looks only now and then, and takes an unreaped process for a living one. Returns a handle for Unwatch, or
   // -1 when the process cannot be watched. Does nothing over other lanes.
   int WatchProcess(uint32_t pid, UcxEndpointOwner* owner);
   void Unwatch(int handle);
   // Force-closes; closed runs when UCX touches neither the endpoint nor its owner any more.
-  void CloseEndpoint(ucp_ep_h endpoint, Task closed);
+  void CloseEndpoint(Station& station, ucp_ep_h endpoint, Task closed);
 
-  // True: the operation is under way and will Complete. False: it has Completed in the call.
-  void Send(ucp_ep_h endpoint, const Message& message, const ucp_dt_iov_t* pieces, size_t count, size_t bytes,
-            UcxOperation* operation);
-  void Receive(void* descriptor, const ucp_dt_iov_t* pieces, size_t count, size_t bytes, UcxOperation* operation);
-  void Put(ucp_ep_h endpoint, std::span<const std::byte> local, uint64_t address, ucp_rkey_h key,
+  // Operations. They may Complete in the call.
+  void Send(Station& station, ucp_ep_h endpoint, const Message& message, const ucp_dt_iov_t* pieces, size_t count,
+            size_t bytes, UcxOperation* operation);
+  void Receive(Station& station, void* descriptor, const ucp_dt_iov_t* pieces, size_t count, size_t bytes,
+               UcxOperation* operation);
+  void Put(Station& station, ucp_ep_h endpoint, std::span<const std::byte> local, uint64_t address, ucp_rkey_h key,
            UcxOperation* operation);
-  void Get(ucp_ep_h endpoint, std::span<std::byte> local, uint64_t address, ucp_rkey_h key, UcxOperation* operation);
-  void Flush(ucp_ep_h endpoint, UcxOperation* operation);
+  void Get(Station& station, ucp_ep_h endpoint, std::span<std::byte> local, uint64_t address, ucp_rkey_h key,
+           UcxOperation* operation);
+  void Flush(Station& station, ucp_ep_h endpoint, UcxOperation* operation);
 
  private:
   explicit Lane(LaneKind kind) : kind_(kind) {}
   absl::Status Init(const UcxOptions& options);
-  static ucs_status_t OnMessage(void* lane, const void* header, size_t header_bytes, void* data, size_t bytes,
+  // What UCX hands back with a message.
+  struct Mailbox {
+    Lane* lane;
+    Station* station;
+  };
+  static ucs_status_t OnMessage(void* mailbox, const void* header, size_t header_bytes, void* data, size_t bytes,
                                 const ucp_am_recv_param_t* param);
+  void Awaken(Station& station);
+  bool ProgressStations();
+  void ArmIdleStations();
   void Loop();
   bool RunCommands();
   bool RunTimers();
@@ -130,13 +148,12 @@ class Lane {
 
   const LaneKind kind_;
   UcxContext context_;
-  UcxWorker worker_;
-  std::string worker_address_;
+  std::unique_ptr<Station> main_;
   size_t eager_bytes_ = 0;
   size_t pack_bytes_ = 0;
   size_t max_pieces_ = 1;
   int wake_fd_ = -1;   // eventfd
-  int event_fd_ = -1;  // epoll: the worker's events, wake_fd_, processes
+  int event_fd_ = -1;  // epoll: the stations' events, wake_fd_, processes
 
   base::Mutex mutex_;
   std::vector<Task> commands_ ABSL_GUARDED_BY(mutex_);
@@ -152,6 +169,9 @@ class Lane {
   std::vector<Task> running_;
   std::vector<Task> later_;
   Timers timers_;
+  absl::flat_hash_map<int, Station*> stations_;  // by event fd
+  absl::flat_hash_map<Station*, std::unique_ptr<Mailbox>> mailboxes_;
+  std::vector<Station*> awake_;
   absl::flat_hash_map<int, UcxEndpointOwner*> watched_;  // by pidfd
   SteadyTime last_poll_;
   int closing_ = 0;

@@ -35,8 +35,8 @@ void Packet::Issue() {
   message_.head.pieces = static_cast<uint16_t>(pieces);
   const ucp_dt_iov_t nothing = {nullptr, 0};
   ++operations_;
-  connection_.lane().Send(connection_.endpoint(), message_, read ? &nothing : iov_, read ? 1 : count_,
-                          read ? 0 : bytes_, this);
+  connection_.lane().Send(connection_.station(), connection_.endpoint(), message_, read ? &nothing : iov_,
+                          read ? 1 : count_, read ? 0 : bytes_, this);
 }
 
 void Packet::IssueOneSided() {
@@ -46,12 +46,12 @@ void Packet::IssueOneSided() {
   Lane& lane = connection_.lane();
   if (transfer_->read) {
     ++operations_;
-    return lane.Get(connection_.endpoint(), local, address, remote_->key, this);
+    return lane.Get(connection_.station(), connection_.endpoint(), local, address, remote_->key, this);
   }
   // A put is remotely complete when a flush posted after it is.
   operations_ += 2;
-  lane.Put(connection_.endpoint(), local, address, remote_->key, this);
-  lane.Flush(connection_.endpoint(), this);
+  lane.Put(connection_.station(), connection_.endpoint(), local, address, remote_->key, this);
+  lane.Flush(connection_.station(), connection_.endpoint(), this);
 }
 
 void Packet::OnData(const Incoming& incoming) {
@@ -62,7 +62,7 @@ void Packet::OnData(const Incoming& incoming) {
   if (incoming.rendezvous) {
     answered_ = true;
     ++operations_;
-    return connection_.lane().Receive(incoming.data, iov_, count_, bytes_, this);
+    return connection_.lane().Receive(incoming.station, incoming.data, iov_, count_, bytes_, this);
   }
   const char* next = static_cast<const char*>(incoming.data);
   for (size_t i = 0; i < count_; ++i) {

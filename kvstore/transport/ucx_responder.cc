@@ -24,7 +24,7 @@ class Responder::Session final : public UcxEndpointOwner, public std::enable_sha
   bool closed() const { return endpoint_ == nullptr; }
 
   absl::Status Open(const std::string& worker_address, uint32_t pid) {
-    auto endpoint = responder_.lane_.CreateEndpoint(worker_address, this);
+    auto endpoint = responder_.lane_.CreateEndpoint(responder_.lane_.station(), worker_address, this);
     if (!endpoint.ok()) return endpoint.status();
     endpoint_ = *endpoint;
     watch_ = responder_.lane_.WatchProcess(pid, this);
@@ -36,7 +36,8 @@ class Responder::Session final : public UcxEndpointOwner, public std::enable_sha
     if (closed()) return;
     responder_.lane_.Unwatch(std::exchange(watch_, -1));
     // Keeps this alive until UCX has let go.
-    responder_.lane_.CloseEndpoint(std::exchange(endpoint_, nullptr), [self = shared_from_this()] {});
+    Lane& lane = responder_.lane_;
+    lane.CloseEndpoint(lane.station(), std::exchange(endpoint_, nullptr), [self = shared_from_this()] {});
   }
 
   void OnEndpointError(ucs_status_t status) override {
@@ -108,7 +109,7 @@ class Responder::Answer final : public UcxOperation {
 
   void ReceiveWrite(void* descriptor) {
     receiving_ = true;
-    responder_.lane_.Receive(descriptor, iov_, pinned_, bytes_, this);
+    responder_.lane_.Receive(responder_.lane_.station(), descriptor, iov_, pinned_, bytes_, this);
   }
 
   void Complete(ucs_status_t status) override {
@@ -130,7 +131,7 @@ class Responder::Answer final : public UcxOperation {
   }
   void Send(const ucp_dt_iov_t* iov, size_t count, size_t bytes) {
     if (session_->closed()) return Complete(UCS_ERR_CANCELED);
-    responder_.lane_.Send(session_->endpoint(), reply_, iov, count, bytes, this);
+    responder_.lane_.Send(responder_.lane_.station(), session_->endpoint(), reply_, iov, count, bytes, this);
   }
 
   Responder& responder_;

@@ -49,6 +49,12 @@ std::string Child::ReadLine() {
 
 void Child::Signal(int signal) { kill(pid_, signal); }
 
+void Child::Stop() {
+  kill(pid_, SIGSTOP);
+  siginfo_t info;
+  waitid(P_PID, static_cast<id_t>(pid_), &info, WSTOPPED);
+}
+
 void Child::CloseInput() {
   if (input_ >= 0) close(input_);
   input_ = -1;

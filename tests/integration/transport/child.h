@@ -20,6 +20,8 @@ class Child {
   // One line of its standard output, without the end of line; empty when it said nothing more.
   std::string ReadLine();
   void Signal(int signal);
+  // SIGSTOP, and waits until it has stopped.
+  void Stop();
   void CloseInput();
   // The exit status, or minus the signal that ended it; -1000 when it has not ended within the limit.
   int Wait(int limit_ms);

@@ -162,7 +162,7 @@ TEST_P(DeathTest, AStoppedPeerRunsOutOfTime) {
     SCOPED_TRACE(absl::StrCat("round ", round));
     Peer victim(GetParam());
     ASSERT_NO_FATAL_FAILURE(victim.Connect(*store_));
-    victim.child.Signal(SIGSTOP);
+    victim.child.Stop();
     Results results;
     const std::vector<Segment> all = {{local_, victim.remotes[0].get(), 0}};
     victim.endpoint->Read(all, In(absl::Milliseconds(200)), results.Next());
@@ -194,7 +194,7 @@ TEST_P(DeathTest, AStoppedPeerRunsOutOfTime) {
 TEST_P(DeathTest, AStoppedPeerCanBeLeftBehind) {
   Peer victim(GetParam());
   ASSERT_NO_FATAL_FAILURE(victim.Connect(*store_));
-  victim.child.Signal(SIGSTOP);
+  victim.child.Stop();
   Results results;
   victim.endpoint->Read({{local_, victim.remotes[0].get(), 0}}, absl::InfiniteFuture(), results.Next());
   victim.Disconnect();
@@ -237,7 +237,11 @@ TEST_P(DeathTest, AClientOutlivesItsStores) {
     Child driver({VARVE_TRANSPORT_PEER, "drive", GetParam(), absl::BytesToHexString(client->Address()),
                   absl::BytesToHexString((*region)->descriptor())});
     ASSERT_EQ(driver.ReadLine(), "go");
-    driver.Signal(round % 2 == 0 ? SIGKILL : SIGSTOP);
+    if (round % 2 == 0) {
+      driver.Signal(SIGKILL);
+    } else {
+      driver.Stop();
+    }
     const absl::Time start = absl::Now();
     region->reset();
     client.reset();

@@ -214,8 +214,10 @@ bool StoreServer::Shutdown(absl::Duration grace) {
   impl_->StartDraining();
   const bool finished = impl_->sessions->AwaitNone(grace);
   if (!finished) {
-    base::LogWarning("transfers in flight did not finish within ", absl::FormatDuration(grace),
-                     " and are cancelled");
+    if (grace > absl::ZeroDuration()) {
+      base::LogWarning("transfers in flight did not finish within ", absl::FormatDuration(grace),
+                       " and are cancelled");
+    }
     impl_->sessions->CloseEndpoints();
   }
   impl_->http_server.reset();

@@ -115,7 +115,8 @@ bool SessionTable::AwaitNone(absl::Duration timeout) {
   while (!alive_.empty()) {
     const absl::Duration left = deadline - absl::Now();
     if (left <= absl::ZeroDuration()) return false;
-    changed_.WaitFor(mutex_, absl::ToChronoNanoseconds(left));
+    // Bounded: an infinite wait overflows inside the standard library.
+    changed_.WaitFor(mutex_, absl::ToChronoNanoseconds(std::min(left, absl::Minutes(1))));
   }
   return true;
 }

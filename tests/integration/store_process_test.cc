@@ -208,6 +208,33 @@ TEST_P(StoreProcessTest, AStoppedClientLosesItsSessionAtTheDeadline) {
   EXPECT_TRUE(Eventually([&] { return survivor.Status().tiers(0).pinned_bytes() == 0; }));
 }
 
+TEST_P(StoreProcessTest, SessionsComeAndGoWithoutATrace) {
+  auto store = Start();
+  const auto round = [&](int clients) {
+    std::vector<std::unique_ptr<RawClient>> open;
+    for (int i = 0; i < clients; ++i) {
+      open.push_back(std::make_unique<RawClient>(*store));
+      Buffer buffer = open.back()->Allocate(4096);
+      const std::string key = Key(absl::StrCat(i));
+      EXPECT_NE(open.back()->PutOne(key, buffer, 0, 4096).result(), v1::PUT_RESULT_FAILED);
+      EXPECT_TRUE(open.back()->GetOne(key, buffer, 0, 4096).hit());
+      if (i % 2 == 0) open.back()->CancelSession();
+    }
+    open.clear();
+    EXPECT_TRUE(Eventually([&] { return Metric(*store, "varve_sessions") == 0; }));
+  };
+  round(10);  // what is made once, is made now
+  const double descriptors = Metric(*store, "process_open_fds");
+  const double threads = Metric(*store, "process_threads");
+  for (int i = 0; i < 6; ++i) round(10);
+  EXPECT_TRUE(Eventually([&] { return Metric(*store, "process_open_fds") <= descriptors; }))
+      << Metric(*store, "process_open_fds") << " descriptors, before: " << descriptors;
+  EXPECT_TRUE(Eventually([&] { return Metric(*store, "process_threads") <= threads + 2; }))
+      << Metric(*store, "process_threads") << " threads, before: " << threads;
+  EXPECT_EQ(Metric(*store, "varve_tier_pinned_bytes{tier=\"host\"}"), 0);
+  EXPECT_EQ(Metric(*store, "varve_registered_memory_bytes"), 0);
+}
+
 TEST_P(StoreProcessTest, EveryObjectMetricMoves) {
   auto store = Start();
   const std::string before = store->process()->HttpGet("/metrics");

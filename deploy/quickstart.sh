@@ -21,6 +21,7 @@ TEXT
 LOGS=build/quickstart
 BIN=build/release/bin
 PIDS=$LOGS/pids
+SOCKET_DIR=$LOGS/socket_dir  # holds the path: the socket itself needs a short one
 
 say() { printf '\n== %s\n' "$*"; }
 fail() {
@@ -52,6 +53,8 @@ stop_all() {
     fi
   done < <(tac "$PIDS")
   rm -f "$PIDS"
+  [ ! -f "$SOCKET_DIR" ] || rmdir "$(cat "$SOCKET_DIR")" 2>/dev/null || true
+  rm -f "$SOCKET_DIR"
 }
 
 # start PROGRAM ARGS...: in the background, in a session of its own; sets READY to its ready line.
@@ -96,11 +99,11 @@ cmake --build build/release --target varve-store varve-worker varvectl varve-ben
 say "3/4 start store and worker"
 stop_all
 socket_dir=$(mktemp -d)
+echo "$socket_dir" >"$SOCKET_DIR"
 finish() {
   status=$?
   [ -n "$keep" ] && [ "$status" -eq 0 ] && return
   stop_all
-  rm -rf "$socket_dir"
 }
 trap finish EXIT
 trap 'exit 130' INT TERM
@@ -116,7 +119,7 @@ echo "varve-worker  gRPC $worker   status http://$worker_http/   metrics http://
 
 say "4/4 a trained model decodes with its KV cache in the store"
 "$BIN/varve-eval" --worker "$worker" \
-  --policies full,streaming,quest,arkvale --budgets 0.1 --tasks niah_single,niah_multikey --lengths 4096 --prompts 5
+  --policies full,streaming,quest,arkvale --budgets 0.1 --tasks niah_single,niah_multikey --lengths 4096 --prompts 10
 
 say "what the store counted"
 "$BIN/varvectl" --store "$store" status

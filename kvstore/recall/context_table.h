@@ -1,19 +1,22 @@
-// Contexts and their digest indexes: which blocks a context has, what their pages look like from afar, and which pages
-// matter for a query.
+// Contexts and their digest indexes: which blocks a context has, what their pages look like from
+// afar, and which pages matter for a query.
 //
-// A context is an ordered list of block hashes plus, per layer, the digest matrix over them, one matrix per KV head.
-// Forks share blocks and digests by reference (copy on truncate or divergent append). While at least one session is
-// attached, the blocks are held in the page store; parked contexts keep only digests.
+// A context is an ordered list of block hashes plus, per layer, the digest matrix over them, one
+// matrix per KV head. Forks share blocks and digests by reference (copy on truncate or divergent
+// append). While at least one session is attached, the blocks are held in the page store; parked
+// contexts keep only digests.
 //
-// Epochs: every context gets one when it is opened or forked, and a new one with each truncate. An epoch is never given
-// twice in the life of a table, so one that a worker remembers from before a truncate, or from a dropped context of the
-// same id, is refused and nothing stale is ever returned. 0 is no epoch.
+// Epochs: every context gets one when it is opened or forked, and a new one with each truncate. An
+// epoch is never given twice in the life of a table, so one that a worker remembers from before a
+// truncate, or from a dropped context of the same id, is refused and nothing stale is ever
+// returned. 0 is no epoch.
 //
 // Limits: ids 1..128 of [A-Za-z0-9._:-]; block hashes 4..59 bytes; 2^22 blocks a context.
-// Threads: all methods may be called from any thread; Select runs concurrently with everything else on a snapshot.
-// A session must not be used in a call that runs concurrently with its DetachSession.
-// Errors: NOT_FOUND no such context; ALREADY_EXISTS; INVALID_ARGUMENT names the field and what is allowed;
-// FAILED_PRECONDITION stale epoch, holes, or too few digests; RESOURCE_EXHAUSTED over max_digest_bytes or max_contexts.
+// Threads: all methods may be called from any thread; Select runs concurrently with everything else
+// on a snapshot. A session must not be used in a call that runs concurrently with its
+// DetachSession. Errors: NOT_FOUND no such context; ALREADY_EXISTS; INVALID_ARGUMENT names the
+// field and what is allowed; FAILED_PRECONDITION stale epoch, holes, or too few digests;
+// RESOURCE_EXHAUSTED over max_digest_bytes or max_contexts.
 #pragma once
 
 #include <cstdint>
@@ -49,8 +52,9 @@ struct ContextSnapshot {
 };
 
 struct HeadQuery {
-  uint32_t budget_pages = 0;           // selected pages, pinned ones included; at least 1
-  std::span<const uint32_t> resident;  // page ids the worker has, ascending, below the context's num_blocks
+  uint32_t budget_pages = 0;  // selected pages, pinned ones included; at least 1
+  std::span<const uint32_t>
+      resident;  // page ids the worker has, ascending, below the context's num_blocks
 };
 struct LayerQuery {
   uint32_t layer = 0;
@@ -62,7 +66,8 @@ struct SelectParams {
   page::ScoreMerge merge = page::ScoreMerge::kSoftmaxMean;
   uint32_t sinks = 0;
   uint32_t window = 0;
-  uint32_t num_blocks = 0;  // candidates are pages [0, num_blocks); 0: all with digests in the layer
+  uint32_t num_blocks =
+      0;  // candidates are pages [0, num_blocks); 0: all with digests in the layer
   bool explain = false;
 };
 struct HeadSelection {
@@ -73,8 +78,9 @@ struct HeadSelection {
 struct LayerSelection {
   uint32_t layer = 0;
   std::vector<HeadSelection> heads;
-  std::vector<std::string> block_hashes;  // of the pages in any head's `missing`, parallel to missing_pages
-  std::vector<uint32_t> missing_pages;    // union over heads, ascending
+  std::vector<std::string>
+      block_hashes;  // of the pages in any head's `missing`, parallel to missing_pages
+  std::vector<uint32_t> missing_pages;  // union over heads, ascending
 };
 // Of the busiest thread.
 struct SelectTimings {
@@ -91,44 +97,55 @@ struct ContextTableOptions {
 class ContextTable {
  public:
   // store must outlive the table.
-  static std::unique_ptr<ContextTable> Create(store::PageStore* store, const ContextTableOptions& options);
+  static std::unique_ptr<ContextTable> Create(store::PageStore* store,
+                                              const ContextTableOptions& options);
   virtual ~ContextTable() = default;
 
   // The opening session is attached.
   virtual absl::StatusOr<ContextSnapshot> Open(store::NamespaceId ns, const std::string& id,
                                                const ContextOptions& options, uint64_t session) = 0;
-  virtual absl::StatusOr<ContextSnapshot> Append(store::NamespaceId ns, const std::string& id, uint32_t first_block,
+  virtual absl::StatusOr<ContextSnapshot> Append(store::NamespaceId ns, const std::string& id,
+                                                 uint32_t first_block,
                                                  std::span<const std::string> block_hashes) = 0;
   virtual absl::StatusOr<ContextSnapshot> Truncate(store::NamespaceId ns, const std::string& id,
                                                    uint32_t num_blocks) = 0;
   // num_blocks 0: all. The forking session is attached to the fork.
   virtual absl::StatusOr<ContextSnapshot> Fork(store::NamespaceId ns, const std::string& id,
-                                               const std::string& new_id, uint32_t num_blocks, uint64_t session) = 0;
+                                               const std::string& new_id, uint32_t num_blocks,
+                                               uint64_t session) = 0;
   // Attaching twice from one session is one attachment. The snapshot carries block_hashes.
-  virtual absl::StatusOr<ContextSnapshot> Attach(store::NamespaceId ns, const std::string& id, uint64_t session) = 0;
-  virtual absl::StatusOr<ContextSnapshot> Park(store::NamespaceId ns, const std::string& id, uint64_t session) = 0;
+  virtual absl::StatusOr<ContextSnapshot> Attach(store::NamespaceId ns, const std::string& id,
+                                                 uint64_t session) = 0;
+  virtual absl::StatusOr<ContextSnapshot> Park(store::NamespaceId ns, const std::string& id,
+                                               uint64_t session) = 0;
   virtual absl::Status Drop(store::NamespaceId ns, const std::string& id) = 0;
   // The session ended: parks every context that it was attached to.
   virtual void DetachSession(uint64_t session) = 0;
-  virtual absl::StatusOr<ContextSnapshot> Get(store::NamespaceId ns, const std::string& id) const = 0;
-  virtual std::vector<ContextSnapshot> List(store::NamespaceId ns, std::string_view after, size_t limit) const = 0;
+  virtual absl::StatusOr<ContextSnapshot> Get(store::NamespaceId ns,
+                                              const std::string& id) const = 0;
+  virtual std::vector<ContextSnapshot> List(store::NamespaceId ns, std::string_view after,
+                                            size_t limit) const = 0;
   virtual size_t size() const = 0;
   // Memory taken by digests; what contexts share counts once.
   virtual uint64_t digest_bytes() const = 0;
 
-  // rows: num_blocks digest rows [kv head][vectors][head_dim]. Re-sending rows already there is accepted when they are
-  // identical, refused otherwise (FAILED_PRECONDITION). The blocks must have been appended to the context before.
-  // Answers the layer's digest_blocks.
-  virtual absl::StatusOr<uint32_t> AppendDigests(store::NamespaceId ns, const std::string& id, uint32_t epoch,
-                                                 uint32_t layer, uint32_t first_block, uint32_t num_blocks,
+  // rows: num_blocks digest rows [kv head][vectors][head_dim]. Re-sending rows already there is
+  // accepted when they are identical, refused otherwise (FAILED_PRECONDITION). The blocks must have
+  // been appended to the context before. Answers the layer's digest_blocks.
+  virtual absl::StatusOr<uint32_t> AppendDigests(store::NamespaceId ns, const std::string& id,
+                                                 uint32_t epoch, uint32_t layer,
+                                                 uint32_t first_block, uint32_t num_blocks,
                                                  std::string_view rows) = 0;
-  // Rows [first_block, first_block + num_blocks) of a layer in the same form, for attaching workers.
-  virtual absl::StatusOr<std::string> ReadDigests(store::NamespaceId ns, const std::string& id, uint32_t layer,
-                                                  uint32_t first_block, uint32_t num_blocks) const = 0;
+  // Rows [first_block, first_block + num_blocks) of a layer in the same form, for attaching
+  // workers.
+  virtual absl::StatusOr<std::string> ReadDigests(store::NamespaceId ns, const std::string& id,
+                                                  uint32_t layer, uint32_t first_block,
+                                                  uint32_t num_blocks) const = 0;
 
-  // Scores and selects, all layers of the request. One selection per layer, in the order asked. Pages pinned by sinks
-  // and window must fit the budget. timings may be null.
-  virtual absl::StatusOr<std::vector<LayerSelection>> Select(store::NamespaceId ns, const std::string& id,
+  // Scores and selects, all layers of the request. One selection per layer, in the order asked.
+  // Pages pinned by sinks and window must fit the budget. timings may be null.
+  virtual absl::StatusOr<std::vector<LayerSelection>> Select(store::NamespaceId ns,
+                                                             const std::string& id,
                                                              const SelectParams& params,
                                                              std::span<const LayerQuery> layers,
                                                              SelectTimings* timings) const = 0;

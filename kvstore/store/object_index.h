@@ -191,7 +191,6 @@ class ObjectIndex {
   std::optional<tier::Slot> Unlink(Object* object);
   void JoinGroup(Object* object);
   void LeaveGroup(Object* object);
-  void DropGroupIfUnused(const GroupKey& key, ObjectGroup* group);
   // Bracket every change of handles and pins.
   void GuardsChanged(Object* object, bool was_self_guarded);
   void Park(Object* object);

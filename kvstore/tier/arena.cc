@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <cstring>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -47,8 +47,8 @@ absl::StatusOr<Arena> Arena::Map(uint64_t bytes, bool huge_pages) {
   void* memory = mmap(nullptr, rounded, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("cannot map ", bytes, " bytes of host memory: ", std::strerror(errno)));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "cannot map ", bytes, " bytes of host memory: ", std::generic_category().message(errno)));
   }
   // Advice only: a kernel without huge pages serves small ones.
   if (huge_pages && rounded >= kHugePageBytes) madvise(memory, rounded, MADV_HUGEPAGE);
@@ -95,8 +95,9 @@ absl::Status Prefault(std::span<std::byte> memory, uint32_t threads) {
   work();
   for (std::thread& helper : helpers) helper.join();
   if (error.load() != 0) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "cannot fault in ", memory.size(), " bytes of host memory: ", std::strerror(error.load())));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("cannot fault in ", memory.size(),
+                     " bytes of host memory: ", std::generic_category().message(error.load())));
   }
   return absl::OkStatus();
 }

@@ -212,9 +212,10 @@ absl::Status ClientImpl::CallBare(Method<Request, Reply> method, const Request& 
                                   Reply* reply, absl::Duration deadline) {
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
-  if (!in_flight_.Add(&context)) return ClosingError();
+  const InFlight::Call call = in_flight_.Add(&context);
+  if (call == 0) return ClosingError();
   const absl::Status status = FromGrpc((stub_.get()->*method)(&context, request, reply));
-  in_flight_.Remove(&context);
+  in_flight_.Remove(call);
   return status;
 }
 

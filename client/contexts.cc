@@ -135,7 +135,8 @@ absl::Status ClientImpl::ReadDigests(
     if (!session.ok()) return Explain(session.status());
     request.set_session_id((*session)->session_id);
     grpc::ClientContext context;
-    if (!in_flight_.Add(&context)) return ClosingError();
+    const InFlight::Call call = in_flight_.Add(&context);
+    if (call == 0) return ClosingError();
     auto reader = stub_->ReadDigests(&context, request);
     absl::Status refused;
     v1::DigestBatch batch;
@@ -144,7 +145,7 @@ absl::Status ClientImpl::ReadDigests(
     }
     if (!refused.ok()) context.TryCancel();
     const absl::Status status = FromGrpc(reader->Finish());
-    in_flight_.Remove(&context);
+    in_flight_.Remove(call);
     if (!refused.ok()) return refused;
     if (status.code() != absl::StatusCode::kUnauthenticated) return Explain(status);
     session_.Lost((*session)->generation);

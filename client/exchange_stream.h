@@ -40,7 +40,7 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
                                                std::function<void()> on_closed) {
     std::shared_ptr<ExchangeStream> stream(new ExchangeStream(tag_of, std::move(on_closed)));
     stream->self_ = stream;
-    bind(&stream->context_, stream.get());
+    bind(&*stream->context_, stream.get());
     stream->AddHold();  // writes start outside of reactions
     stream->StartRead(&stream->reply_);
     stream->StartCall();
@@ -79,7 +79,10 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
     base::MutexLock lock(mutex_);
     return finished_;
   }
-  void Cancel() { context_.TryCancel(); }
+  void Cancel() {
+    base::MutexLock lock(context_mutex_);
+    if (context_.has_value()) context_->TryCancel();
+  }
   // Must not be called from on_closed.
   void CancelAndWait() {
     Cancel();
@@ -144,6 +147,11 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
       waiting_.clear();
     }
     on_closed_();
+    {
+      // Before anybody learns that this has ended: see in_flight.h.
+      base::MutexLock lock(context_mutex_);
+      context_.reset();
+    }
     base::MutexLock lock(mutex_);
     finished_ = true;
     all_done_.NotifyAll();
@@ -151,7 +159,8 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
 
   const TagOf tag_of_;
   const std::function<void()> on_closed_;
-  grpc::ClientContext context_;
+  base::Mutex context_mutex_;  // for Cancel against the end
+  std::optional<grpc::ClientContext> context_{std::in_place};
   Reply reply_;  // of the read under way
   std::shared_ptr<ExchangeStream> self_;
 

@@ -1,9 +1,14 @@
 // The calls a client has under way, so that closing it can cancel them and wait for their ends.
 //
+// A grpc::ClientContext keeps its channel alive, and the last holder of a channel waits for gRPC's
+// callback threads: were that one of them, it would wait for itself. So a call that ends in a
+// callback destroys its context (after Release) before it says that it has ended (Remove).
+//
 // Thread-safe.
 #pragma once
 
-#include <unordered_set>
+#include <cstdint>
+#include <map>
 
 #include "absl/status/status.h"
 #include "grpcpp/client_context.h"
@@ -13,21 +18,32 @@ namespace varve::client {
 
 class InFlight {
  public:
-  // False when the client is closing: the call must not be started.
-  bool Add(grpc::ClientContext* context) {
+  using Call = uint64_t;
+
+  // 0 when the client is closing: the call must not be started.
+  Call Add(grpc::ClientContext* context) {
     base::MutexLock lock(mutex_);
-    return !closing_ && contexts_.insert(context).second;
+    if (closing_) return 0;
+    contexts_[++last_] = context;
+    return last_;
   }
-  // After this the call touches nothing of the client.
-  void Remove(grpc::ClientContext* context) {
+  // The context is about to go; the call still counts.
+  void Release(Call call) {
     base::MutexLock lock(mutex_);
-    contexts_.erase(context);
+    contexts_[call] = nullptr;
+  }
+  // From here on the call touches nothing of the client.
+  void Remove(Call call) {
+    base::MutexLock lock(mutex_);
+    contexts_.erase(call);
     if (contexts_.empty()) empty_.NotifyAll();
   }
   void CancelAllAndWait() {
     base::MutexLock lock(mutex_);
     closing_ = true;
-    for (grpc::ClientContext* context : contexts_) context->TryCancel();
+    for (const auto& [call, context] : contexts_) {
+      if (context != nullptr) context->TryCancel();
+    }
     while (!contexts_.empty()) empty_.Wait(mutex_);
   }
 
@@ -35,7 +51,8 @@ class InFlight {
   base::Mutex mutex_;
   base::CondVar empty_;
   bool closing_ ABSL_GUARDED_BY(mutex_) = false;
-  std::unordered_set<grpc::ClientContext*> contexts_ ABSL_GUARDED_BY(mutex_);
+  Call last_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::map<Call, grpc::ClientContext*> contexts_ ABSL_GUARDED_BY(mutex_);  // null: released
 };
 
 inline absl::Status ClosingError() { return absl::CancelledError("the client is being closed"); }

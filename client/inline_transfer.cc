@@ -24,7 +24,8 @@ class PutCall final : public grpc::ClientBidiReactor<v1::PutInlineRequest, v1::P
 
   void Run() {
     context_.set_deadline(absl::ToChronoTime(absl::Now() + channel_.deadline));
-    if (!channel_.in_flight->Add(&context_)) return End(ClosingError());
+    call_ = channel_.in_flight->Add(&context_);
+    if (call_ == 0) return End(ClosingError());
     channel_.stub->async()->PutInline(&context_, this);
     message_.set_session_id(channel_.session->session_id);
     StartRead(&result_);
@@ -95,17 +96,21 @@ class PutCall final : public grpc::ClientBidiReactor<v1::PutInlineRequest, v1::P
     if (item.crc32c.has_value()) message_.set_crc32c(*item.crc32c);
   }
 
-  // In flight until done has returned: closing the client waits for its callbacks.
+  // In flight until done has returned and the context is gone (in_flight.h).
   void End(absl::StatusOr<std::vector<PutResult>> results) {
     done_(std::move(results));
-    channel_.in_flight->Remove(&context_);
+    InFlight* const in_flight = channel_.in_flight;
+    const InFlight::Call call = call_;
+    if (call != 0) in_flight->Release(call);
     delete this;
+    if (call != 0) in_flight->Remove(call);
   }
 
   const InlineChannel channel_;
   const std::vector<InlinePut> items_;
   const InlineDone<PutResult> done_;
   grpc::ClientContext context_;
+  InFlight::Call call_ = 0;
   v1::PutInlineRequest message_;  // of the write under way
   v1::PutItemResult result_;      // of the read under way
   std::vector<PutResult> results_;
@@ -134,7 +139,8 @@ class GetCall final : public grpc::ClientReadReactor<v1::GetInlineReply> {
 
   void Run() {
     context_.set_deadline(absl::ToChronoTime(absl::Now() + channel_.deadline));
-    if (!channel_.in_flight->Add(&context_)) return End(ClosingError());
+    call_ = channel_.in_flight->Add(&context_);
+    if (call_ == 0) return End(ClosingError());
     channel_.stub->async()->GetInline(&context_, &request_, this);
     StartRead(&reply_);
     StartCall();
@@ -162,11 +168,14 @@ class GetCall final : public grpc::ClientReadReactor<v1::GetInlineReply> {
   }
 
  private:
-  // In flight until done has returned: closing the client waits for its callbacks.
+  // In flight until done has returned and the context is gone (in_flight.h).
   void End(absl::StatusOr<std::vector<GetResult>> results) {
     done_(std::move(results));
-    channel_.in_flight->Remove(&context_);
+    InFlight* const in_flight = channel_.in_flight;
+    const InFlight::Call call = call_;
+    if (call != 0) in_flight->Release(call);
     delete this;
+    if (call != 0) in_flight->Remove(call);
   }
 
   const InlineChannel channel_;
@@ -174,6 +183,7 @@ class GetCall final : public grpc::ClientReadReactor<v1::GetInlineReply> {
   const InlineValueSink sink_;
   const InlineDone<GetResult> done_;
   grpc::ClientContext context_;
+  InFlight::Call call_ = 0;
   v1::GetInlineRequest request_;
   v1::GetInlineReply reply_;  // of the read under way
   std::string value_;         // of the current item, so far

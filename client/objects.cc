@@ -1,6 +1,7 @@
 // Calls on objects: by keys and by registered memory.
 #include <algorithm>
 #include <iterator>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "client/client_impl.h"
@@ -242,25 +243,29 @@ void ClientImpl::CallAsync(std::shared_ptr<Request> request, AsyncStart<Request,
                     retried](absl::StatusOr<Session::OpenedPtr> session) {
     if (!session.ok()) return done(Explain(session.status()), Reply());
     struct State {
-      grpc::ClientContext context;
+      std::optional<grpc::ClientContext> context{std::in_place};
       Reply reply;
     };
     auto state = std::make_shared<State>();
     request->set_session_id((*session)->session_id);
-    state->context.set_deadline(absl::ToChronoTime(absl::Now() + transfer_call_deadline()));
-    if (!in_flight_.Add(&state->context)) return done(ClosingError(), Reply());
+    state->context->set_deadline(absl::ToChronoTime(absl::Now() + transfer_call_deadline()));
+    const InFlight::Call call = in_flight_.Add(&*state->context);
+    if (call == 0) return done(ClosingError(), Reply());
     const uint64_t generation = (*session)->generation;
-    start(stub_.get(), &state->context, request.get(), &state->reply,
-          [this, request, start, done, retried, state, generation](const grpc::Status& status) {
-            const bool lost = status.error_code() == grpc::StatusCode::UNAUTHENTICATED;
-            if (lost) session_.Lost(generation);
-            if (lost && !retried) {
-              CallAsync(request, start, done, true);
-            } else {
-              done(Explain(FromGrpc(status)), state->reply);
-            }
-            in_flight_.Remove(&state->context);
-          });
+    start(
+        stub_.get(), &*state->context, request.get(), &state->reply,
+        [this, request, start, done, retried, state, generation, call](const grpc::Status& status) {
+          const bool lost = status.error_code() == grpc::StatusCode::UNAUTHENTICATED;
+          if (lost) session_.Lost(generation);
+          if (lost && !retried) {
+            CallAsync(request, start, done, true);
+          } else {
+            done(Explain(FromGrpc(status)), state->reply);
+          }
+          in_flight_.Release(call);
+          state->context.reset();
+          in_flight_.Remove(call);
+        });
   });
 }
 

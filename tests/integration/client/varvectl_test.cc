@@ -1,0 +1,263 @@
+// The command line tool as its users see it: output, errors and exit codes.
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client/client.h"
+#include "gmock/gmock.h"
+#include "kvstore/page/digest/digest.h"
+#include "nlohmann/json.hpp"
+#include "tests/support/store_process.h"
+
+namespace varve::client {
+namespace {
+
+using nlohmann::json;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+struct Outcome {
+  int code = -1;
+  std::string out, err;
+};
+
+class VarvectlTest : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    auto started = varve::testing::StoreProcess::Start({"--sessions.max_object_bytes=1MiB"});
+    ASSERT_TRUE(started.ok()) << started.status();
+    store_ = std::move(*started).release();
+  }
+  static void TearDownTestSuite() { delete store_; }
+
+  VarvectlTest() {
+    std::string name = (std::filesystem::temp_directory_path() / "varvectl-XXXXXX").string();
+    folder_ = mkdtemp(name.data());
+  }
+  ~VarvectlTest() override { std::filesystem::remove_all(folder_); }
+
+  std::string File(const std::string& name) const { return (folder_ / name).string(); }
+  static std::string Read(const std::string& file) {
+    std::ifstream in(file, std::ios::binary);
+    return {std::istreambuf_iterator<char>(in), {}};
+  }
+  void Write(const std::string& name, const std::string& bytes) const {
+    std::ofstream(File(name), std::ios::binary) << bytes;
+  }
+
+  // In a namespace of the test, by the environment's address.
+  Outcome Run(const std::string& arguments) const {
+    return RunAt(store_->grpc_address(), absl::StrCat(arguments, " --namespace ", Namespace()));
+  }
+  Outcome RunAt(const std::string& address, const std::string& arguments) const {
+    const std::string command = absl::StrCat("VARVE_STORE=", address, " ", VARVECTL, " ", arguments,
+                                             " >", File("stdout"), " 2>", File("stderr"));
+    const int status = std::system(command.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, Read(File("stdout")),
+            Read(File("stderr"))};
+  }
+  static std::string Namespace() {
+    return ::testing::UnitTest::GetInstance()->current_test_info()->name();
+  }
+  // One line, whatever happened.
+  static void ExpectOneLine(const std::string& text) {
+    EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1) << text;
+    EXPECT_THAT(text, ::testing::StartsWith("varvectl: "));
+  }
+
+  static inline varve::testing::StoreProcess* store_ = nullptr;
+  std::filesystem::path folder_;
+};
+
+TEST_F(VarvectlTest, FilesGoInAndOut) {
+  const std::string value = std::string("some\0bytes", 10) + std::string(5000, 'v');
+  Write("in", value);
+  EXPECT_EQ(Run(absl::StrCat("put some-key ", File("in"))).code, 0);
+  const Outcome again = Run(absl::StrCat("put some-key ", File("in")));
+  EXPECT_EQ(again.code, 0);
+  EXPECT_THAT(again.out, HasSubstr("stored already"));
+  EXPECT_EQ(Run(absl::StrCat("get some-key ", File("out"))).code, 0);
+  EXPECT_EQ(Read(File("out")), value);
+  EXPECT_FALSE(std::filesystem::exists(File("out.part")));
+  EXPECT_EQ(Run("get some-key -").out, value);
+  EXPECT_EQ(Run("get hex:736f6d652d6b6579 -").out, value);
+}
+
+TEST_F(VarvectlTest, RangesOfPagesCanBeRead) {
+  Write("in", std::string(100, 'a') + std::string(100, 'b') + std::string(100, 'c') +
+                  std::string(100, 'd'));
+  ASSERT_EQ(Run(absl::StrCat("put pages ", File("in"), " --kv-heads 2 --part-bytes 100")).code, 0);
+  EXPECT_EQ(Run("get pages - --part v").out, std::string(100, 'b') + std::string(100, 'd'));
+  EXPECT_EQ(Run("get pages - --part k --head-begin 1 --head-count 1").out, std::string(100, 'c'));
+  EXPECT_EQ(Run("get pages - --head-begin 2").code, 2);
+}
+
+TEST_F(VarvectlTest, AMissIsThreeAndLeavesNoFile) {
+  const Outcome missed = Run(absl::StrCat("get nothing ", File("out")));
+  EXPECT_EQ(missed.code, 3);
+  ExpectOneLine(missed.err);
+  EXPECT_THAT(missed.err, HasSubstr("never stored"));
+  EXPECT_FALSE(std::filesystem::exists(File("out")));
+  EXPECT_EQ(Run("rm nothing").code, 3);
+  EXPECT_EQ(Run("recall --context nothing").code, 3);
+}
+
+TEST_F(VarvectlTest, WrongUsageIsTwoAndSaysWhatIsAllowed) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"", "subcommand is required"},       {"fly", "no command 'fly'"},
+      {"get only-key", "FILE is required"}, {"status --colour", "--colour"},
+      {"get abc -", "4 to 63 bytes"},       {"get hex:xyz -", "two digits a byte"},
+      {"status --timeout soon", "soon"},    {"recall --context x --merge median", "softmax_mean"}};
+  for (const auto& [arguments, expected] : cases) {
+    SCOPED_TRACE(arguments);
+    const Outcome outcome = RunAt(store_->grpc_address(), arguments);
+    EXPECT_EQ(outcome.code, 2);
+    ExpectOneLine(outcome.err);
+    EXPECT_THAT(outcome.err, HasSubstr(expected));
+    EXPECT_EQ(outcome.out, "");
+  }
+}
+
+TEST_F(VarvectlTest, AnUnreachableStoreIsFour) {
+  for (const char* command : {"status", "ls", "ping", "get some-key -"}) {
+    SCOPED_TRACE(command);
+    const Outcome outcome = RunAt("127.0.0.1:1", absl::StrCat(command, " --timeout 200ms"));
+    EXPECT_EQ(outcome.code, 4);
+    ExpectOneLine(outcome.err);
+    EXPECT_THAT(outcome.err, AllOf(HasSubstr("127.0.0.1:1"), HasSubstr("--store")));
+  }
+}
+
+TEST_F(VarvectlTest, FilesThatDoNotFitAreRefusedBeforeTheyTravel) {
+  Write("large", std::string((1 << 20) + 1, 'x'));
+  Write("empty", "");
+  const Outcome large = Run(absl::StrCat("put some-key ", File("large")));
+  EXPECT_EQ(large.code, 1);
+  EXPECT_THAT(large.err, AllOf(HasSubstr("1.00 MiB"), HasSubstr("sessions.max_object_bytes")));
+  EXPECT_EQ(Run(absl::StrCat("put some-key ", File("empty"))).code, 1);
+  EXPECT_EQ(Run(absl::StrCat("put some-key ", File("absent"))).code, 1);
+  EXPECT_EQ(Run("ls").out, "");
+}
+
+TEST_F(VarvectlTest, ListsRemovesAndPins) {
+  Write("in", "value");
+  for (const char* key : {"aa-1", "aa-2", "bb-1", "hex:00010203"}) {
+    ASSERT_EQ(Run(absl::StrCat("put ", key, " ", File("in"))).code, 0);
+  }
+  EXPECT_EQ(Run("ls").out, "hex:00010203\naa-1\naa-2\nbb-1\n");
+  EXPECT_EQ(Run("ls --prefix aa").out, "aa-1\naa-2\n");
+  EXPECT_EQ(Run("ls --prefix hex:0001").out, "hex:00010203\n");
+  const Outcome limited = Run("ls --limit 2");
+  EXPECT_EQ(limited.out, "hex:00010203\naa-1\n");
+  EXPECT_THAT(limited.err, HasSubstr("--limit"));
+  EXPECT_THAT(Run("ls --long").out,
+              AllOf(HasSubstr("crc32c"), HasSubstr("opaque"), HasSubstr("5 B")));
+  const json listed = json::parse(Run("ls --json").out);
+  ASSERT_EQ(listed["objects"].size(), 4u);
+  EXPECT_EQ(listed["objects"][1]["key"], "aa-1");
+  EXPECT_EQ(listed["objects"][1]["bytes"], 5);
+  EXPECT_THAT(Run("pin aa-1 --ttl 10ms").out, HasSubstr("pinned aa-1"));
+  EXPECT_EQ(Run("pin nothing --ttl 10m").code, 3);
+  EXPECT_EQ(Run("rm aa-1 aa-2").out, "removed aa-1\nremoved aa-2\n");
+  EXPECT_EQ(Run("rm bb-1 nothing").code, 3);
+  EXPECT_EQ(Run("ls").out, "hex:00010203\n");
+}
+
+TEST_F(VarvectlTest, TellsAboutTheStore) {
+  EXPECT_THAT(Run("status").out,
+              AllOf(HasSubstr("serving"), HasSubstr("host"), HasSubstr("256 MiB")));
+  const json status = json::parse(Run("status --json").out);
+  EXPECT_EQ(status["draining"], false);
+  EXPECT_EQ(status["tiers"][0]["tier"], "host");
+  EXPECT_EQ(status["tiers"][0]["capacity_bytes"], 256 << 20);
+  EXPECT_EQ(json::parse(Run("tiers --json").out)["tiers"][0]["objects"], status["objects"]);
+  EXPECT_THAT(Run("plugins").out, HasSubstr("eviction: lru"));
+  EXPECT_FALSE(json::parse(Run("plugins --json").out)["plugins"].empty());
+  EXPECT_THAT(Run("config").out, HasSubstr("host_tier.capacity_bytes"));
+  EXPECT_TRUE(json::parse(Run("config --json").out)["config"].is_string());
+  EXPECT_THAT(Run("ping --count 3 --bytes 1KiB").out, HasSubstr("3 round trips"));
+  EXPECT_EQ(json::parse(Run("ping --count 3 --json").out)["round_trips"], 3);
+  ClientOptions options{.address = store_->grpc_address(), .client_name = "somebody", .lanes = {}};
+  const auto client = Client::Connect(options);
+  ASSERT_TRUE(client.ok()) << client.status();
+  EXPECT_THAT(Run("sessions").out, HasSubstr("somebody"));
+  EXPECT_THAT(Run("sessions --json").out, HasSubstr("somebody"));
+}
+
+TEST_F(VarvectlTest, EveryCommandTeachesByExample) {
+  for (const char* command : {"status", "tiers", "sessions", "plugins", "config", "drain", "ping",
+                              "ls", "rm", "pin", "put", "get", "contexts", "recall"}) {
+    SCOPED_TRACE(command);
+    const Outcome help = Run(absl::StrCat(command, " --help"));
+    EXPECT_EQ(help.code, 0);
+    EXPECT_THAT(help.out,
+                AllOf(HasSubstr("Examples:"), HasSubstr(absl::StrCat("varvectl ", command))));
+  }
+}
+
+// A context of mean digests where page 5 answers a query of ones best.
+TEST_F(VarvectlTest, RecallExplainsItsChoice) {
+  constexpr uint32_t kBlocks = 8;
+  const page::Geometry geometry{.num_layers = 1,
+                                .num_kv_heads = 2,
+                                .num_query_heads = 2,
+                                .head_dim = 32,
+                                .page_tokens = 8,
+                                .dtype = page::DType::kF32};
+  ClientOptions options{
+      .address = store_->grpc_address(), .key_namespace = Namespace(), .lanes = {}};
+  const auto client = Client::Connect(options);
+  ASSERT_TRUE(client.ok()) << client.status();
+  const auto context = (*client)->OpenContext("chat", geometry, page::DigestKind::kMean);
+  ASSERT_TRUE(context.ok()) << context.status();
+  std::vector<std::string> hashes;
+  std::vector<float> rows;
+  for (uint32_t block = 0; block < kBlocks; ++block) {
+    hashes.push_back(absl::StrCat("block-", block));
+    rows.insert(rows.end(), size_t{2} * 32, block == 5 ? 1.0f : 0.01f * static_cast<float>(block));
+  }
+  ASSERT_TRUE((*client)->AppendContext("chat", 0, hashes).ok());
+  const std::string bytes(reinterpret_cast<const char*>(rows.data()), rows.size() * sizeof(float));
+  ASSERT_TRUE(
+      (*client)->SendDigests("chat", context->epoch, 0, 0, kBlocks, bytes, absl::Now()).ok());
+  const std::vector<float> ones(64, 1.0f);
+  Write("query",
+        std::string(reinterpret_cast<const char*>(ones.data()), ones.size() * sizeof(float)));
+
+  EXPECT_THAT(Run("contexts").out, AllOf(HasSubstr("chat"), HasSubstr("mean"), HasSubstr("64")));
+  EXPECT_EQ(json::parse(Run("contexts --json").out)["contexts"][0]["num_blocks"], kBlocks);
+  const std::string recall =
+      absl::StrCat("recall --context chat --budget 3 --query ", File("query"));
+  EXPECT_THAT(Run(recall).out, AllOf(HasSubstr("head 0: 0 5 7\n"), HasSubstr("head 1: 0 5 7\n")));
+  const Outcome explained = Run(recall + " --explain --head 1");
+  EXPECT_EQ(explained.code, 0) << explained.err;
+  EXPECT_THAT(explained.out,
+              AllOf(HasSubstr("3 of 8 pages"), HasSubstr("40-47"), HasSubstr("sink"),
+                    HasSubstr("window"), HasSubstr("█"), Not(HasSubstr("KV head 0"))));
+  const json document = json::parse(Run(recall + " --explain --json").out);
+  EXPECT_EQ(document["heads"][0]["selected"], json({0, 5, 7}));
+  EXPECT_EQ(document["heads"][0]["scores"].size(), kBlocks);
+  EXPECT_EQ(Run("recall --context chat --head 2").code, 2);
+  EXPECT_EQ(Run("recall --context chat --layer 1").code, 2);
+  EXPECT_EQ(Run(absl::StrCat("recall --context chat --query ", File("absent"))).code, 1);
+  Write("short", "123");
+  EXPECT_THAT(Run(absl::StrCat("recall --context chat --query ", File("short"))).err,
+              HasSubstr("256 bytes"));
+}
+
+TEST_F(VarvectlTest, DrainingIsSeenAndStopsNewSessions) {
+  const auto store = varve::testing::StoreProcess::Start();
+  ASSERT_TRUE(store.ok()) << store.status();
+  const std::string address = (*store)->grpc_address();
+  EXPECT_EQ(RunAt(address, "drain").code, 0);
+  EXPECT_THAT(RunAt(address, "status").out, HasSubstr("draining"));
+  EXPECT_NE(RunAt(address, "ls --timeout 200ms").code, 0);
+}
+
+}  // namespace
+}  // namespace varve::client

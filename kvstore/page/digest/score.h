@@ -2,7 +2,9 @@
 //
 // score of a page for one query head: MINMAX and BOX_MEAN sum_i max(q_i hi_i, q_i lo_i) = relu(q).hi - relu(-q).lo;
 // MEAN q.mean. fp32 accumulation; against a float64 reference the relative error is at most 4 * head_dim * 2^-24 of
-// sum_i |q_i| max(|hi_i|, |lo_i|). Rows with NaN cannot occur (DigestRowIsSane at ingest).
+// sum_i |q_i| max(|hi_i|, |lo_i|), for every implementation (the AVX-512 BF16 one multiplies bf16 and splits the query
+// into two bf16 parts); numbers below 2^-117 may count as zero. Rows with NaN cannot occur (DigestRowIsSane at
+// ingest).
 // Bandwidth-bound on the digest bytes. Thread-safe; no allocation; no exceptions. Implementations (AVX-512 BF16,
 // AVX-512, AVX2+F16C, portable) are chosen once at run time by CPUID.
 #pragma once

@@ -81,18 +81,21 @@ template <DType T>
 VARVE_KERNEL void ScoreAll(const DigestMatrix& digests, const float* weights, uint32_t heads,
                            float* raw) {
   const uint32_t elements = Info(digests.kind).vectors * digests.head_dim;
-  RowPrefetcher prefetcher(digests.rows, elements * DTypeBytes(T), digests.row_stride_bytes);
+  const size_t row_bytes = elements * DTypeBytes(T);
+  const size_t ahead = PrefetchDistance(digests.row_stride_bytes);
   const std::byte* rows[kScoreRows];
   uint32_t page = 0;
   for (; page + kScoreRows <= digests.num_pages; page += kScoreRows) {
     for (uint32_t r = 0; r < kScoreRows; ++r) {
       rows[r] = digests.rows + (page + r) * digests.row_stride_bytes;
     }
+    RowPrefetcher prefetcher(rows[0] + ahead, row_bytes, digests.row_stride_bytes);
     ScoreTileHeads<T, kScoreRows>(rows, elements, weights, heads, prefetcher, raw + page,
                                   digests.num_pages);
   }
   for (; page < digests.num_pages; ++page) {
     rows[0] = digests.rows + page * digests.row_stride_bytes;
+    RowPrefetcher prefetcher = RowPrefetcher::Idle(rows[0]);
     ScoreTileHeads<T, 1>(rows, elements, weights, heads, prefetcher, raw + page, digests.num_pages);
   }
 }

@@ -33,7 +33,9 @@ class RecallBench {
  private:
   absl::Status FillContext() {
     context_ = absl::StrCat("bench-", absl::ToUnixMicros(absl::Now()));
-    VARVE_RETURN_IF_ERROR(client_->OpenContext(context_, geometry_, page::DigestKind::kMinMax).status());
+    VARVE_ASSIGN_OR_RETURN(const ContextInfo info,
+                           client_->OpenContext(context_, geometry_, page::DigestKind::kMinMax));
+    query_.epoch = info.epoch;
     std::vector<std::string> hashes;
     for (uint32_t i = 0; i < options_.pages; ++i) hashes.push_back(base::Sha256(absl::StrCat(context_, "/", i)));
     VARVE_RETURN_IF_ERROR(client_->AppendContext(context_, 0, hashes).status());
@@ -73,7 +75,7 @@ class RecallBench {
           out[d + i] = page::F32ToBF16(std::min(a, b));
         }
       }
-      VARVE_RETURN_IF_ERROR(client_->SendDigests(context_, 0, 0, first, count, std::move(rows), absl::Now()));
+      VARVE_RETURN_IF_ERROR(client_->SendDigests(context_, query_.epoch, 0, first, count, std::move(rows), absl::Now()));
     }
     return absl::OkStatus();
   }

@@ -4,12 +4,15 @@
 // the control plane; the store connects an Endpoint back to the client and reads from or writes into the regions.
 // No side ever holds write access to the store's memory.
 //
-// Threads: every method may be called from any thread. Done callbacks run on a transport thread, exactly once, never
-// under a transport lock and possibly before the call that posted the transfer returns; they must not block.
-// Ownership: a Region unregisters its memory on destruction and must be destroyed before its Transport; the memory
-// given to Register must outlive it. Local buffers of a transfer belong to the transport until Done.
-// Errors: UNAVAILABLE peer gone; DEADLINE_EXCEEDED peer stalled (the endpoint is then closed: a late write may still
-// land in the client's memory, never in the store's); OUT_OF_RANGE outside the remote region; INVALID_ARGUMENT
+// Threads: every method may be called from any thread. Done callbacks run on a transport thread or, when the memory is
+// mapped into this process, on the caller's, inside the call; exactly once, never under a transport lock. They may post
+// and Close, but must not block and must not Connect. Connect and Import may block for a while.
+// Ownership: Regions and Endpoints must be destroyed before their Transport. A Region unregisters its memory on
+// destruction, and waits for transfers under way (a second at most; then it ends the sessions that hold it up); the
+// memory given to Register must outlive it. Local buffers of a transfer belong to the transport until Done.
+// Errors: UNAVAILABLE peer gone, or its region; DEADLINE_EXCEEDED peer stalled (the endpoint is then closed: a late write
+// may still land in the client's memory, never in the store's), or the deadline was over before the transfer began (the
+// endpoint stays open); OUT_OF_RANGE outside the remote region; INVALID_ARGUMENT
 // malformed descriptor; CANCELLED endpoint closed.
 #pragma once
 
@@ -46,7 +49,8 @@ class Region {
   std::string descriptor_;
 };
 
-// A peer's region as the store sees it, parsed from its descriptor by an Endpoint. Valid while the Endpoint lives.
+// A peer's region as the store sees it, parsed from its descriptor by an Endpoint and of use to that one alone. It must
+// live until the Done of every transfer that names it, and may be destroyed before or after its Endpoint.
 class RemoteRegion {
  public:
   virtual ~RemoteRegion() = default;

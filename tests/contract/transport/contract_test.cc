@@ -365,7 +365,7 @@ TEST_P(ContractTest, DoneMayPostAndClose) {
     const auto remote = Import(*endpoint, *region);
     std::vector<std::byte> local(1000);
     Results results;
-    int left = 10'000;
+    int left = 2'000;
     std::function<void(absl::Status)> next = [&, last = std::make_shared<Done>(results.Next())](absl::Status status) {
       if (!status.ok() || --left == 0) return std::move (*last)(status);
       endpoint->Write({{local, remote.get(), 0}}, In(absl::Seconds(60)), next);

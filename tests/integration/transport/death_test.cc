@@ -41,9 +41,10 @@ struct Peer {
       remotes.push_back(*std::move(remote));
     }
   }
+  // The endpoint first: its transfers may still use the remote regions.
   void Disconnect() {
-    remotes.clear();
     endpoint.reset();
+    remotes.clear();
   }
 
   Child child;

@@ -89,6 +89,7 @@ VARVE_KERNEL void ScoreAll(const DigestMatrix& digests, const float* weights, ui
     for (uint32_t r = 0; r < kScoreRows; ++r) {
       rows[r] = digests.rows + (page + r) * digests.row_stride_bytes;
     }
+    PrefetchTranslation(rows[0]);
     RowPrefetcher prefetcher(rows[0] + ahead, row_bytes, digests.row_stride_bytes);
     ScoreTileHeads<T, kScoreRows>(rows, elements, weights, heads, prefetcher, raw + page,
                                   digests.num_pages);

@@ -24,6 +24,13 @@ inline size_t PrefetchDistance(size_t row_stride_bytes) {
   return (rows < 8 ? 8 : rows) * row_stride_bytes;
 }
 
+// One line far ahead, once per tile of rows: on 4 KiB pages this has the address translation ready
+// when RowPrefetcher gets there, without which its prefetches stall (measured: 0.83 of the read
+// bandwidth without, 0.94 with).
+[[gnu::always_inline]] inline void PrefetchTranslation(const std::byte* row) {
+  __builtin_prefetch(row + 32768);
+}
+
 // Walks the cache lines of rows in address order. Kernels read several rows side by side;
 // prefetched in that interleaved order, a DRAM-bound scan measured 15 % slower. A prefetch never
 // faults, so running past the last row is harmless.

@@ -178,6 +178,7 @@ VARVE_KERNEL void ScoreBF16(const DigestMatrix& digests, const float* queries, u
       const uint32_t valid = r < tile.pages ? r : tile.pages - 1;
       tile.rows[r] = digests.rows + (page + valid) * stride;
     }
+    PrefetchTranslation(tile.rows[0]);
     ScoreTileHeads<kBox>(tile, q, heads, RowPrefetcher(tile.rows[0] + ahead, row_bytes, stride),
                          raw + page, digests.num_pages);
   }

@@ -25,34 +25,61 @@ void Clear(float* hi, float* lo, float* sum, uint32_t head_dim) {
   std::fill_n(sum, head_dim, 0.0f);
 }
 
-void WriteDigest(DigestKind kind, const Statistics& s, const void* keys, uint32_t tokens,
-                 uint32_t head_dim, DType dtype, void* out) {
-  namespace math = digest_math;
-  std::array<float, kMaxHeadDim> deviation;
-  if (kind == DigestKind::kBoxMean) {
-    std::fill_n(deviation.begin(), head_dim, 0.0f);
-    Kernels().accumulate_deviation(keys, tokens, head_dim, dtype, s.hi, s.lo, deviation.data());
+// One loop per kind and dtype, so that each vectorises.
+template <DType kType>
+void StoreAll(const float* values, uint32_t count, void* out, size_t first) {
+  for (uint32_t i = 0; i < count; ++i) {
+    digest_math::StoreCanonical(out, kType, first + i, values[i]);
   }
+}
+
+void StoreVector(const float* values, uint32_t count, DType dtype, void* out, size_t first) {
+  switch (dtype) {
+    case DType::kF32:
+      return StoreAll<DType::kF32>(values, count, out, first);
+    case DType::kF16:
+      return StoreAll<DType::kF16>(values, count, out, first);
+    case DType::kBF16:
+      return StoreAll<DType::kBF16>(values, count, out, first);
+  }
+}
+
+void WriteBoxMean(const Statistics& s, const void* keys, uint32_t tokens, uint32_t head_dim,
+                  DType dtype, void* out) {
+  std::array<float, kMaxHeadDim> hi, lo, deviation;
+  std::fill_n(deviation.begin(), head_dim, 0.0f);
+  Kernels().accumulate_deviation(keys, tokens, head_dim, dtype, s.hi, s.lo, deviation.data());
   const auto count = static_cast<float>(tokens);
   for (uint32_t i = 0; i < head_dim; ++i) {
-    const float hi = s.hi[i];
-    const float lo = s.lo[i];
-    switch (kind) {
-      case DigestKind::kMinMax:
-        math::StoreCanonical(out, dtype, i, hi);
-        math::StoreCanonical(out, dtype, head_dim + i, lo);
-        break;
-      case DigestKind::kBoxMean: {
-        const float center = math::Center(hi, lo);
-        const float half = deviation[i] / count;
-        math::StoreCanonical(out, dtype, i, math::ShrunkHi(hi, center, half));
-        math::StoreCanonical(out, dtype, head_dim + i, math::ShrunkLo(lo, center, half));
-        break;
-      }
-      case DigestKind::kMean:
-        math::StoreCanonical(out, dtype, i, math::Mean(s.sum[i], count, hi, lo));
-        break;
-    }
+    const float center = digest_math::Center(s.hi[i], s.lo[i]);
+    const float half = deviation[i] / count;
+    hi[i] = digest_math::ShrunkHi(s.hi[i], center, half);
+    lo[i] = digest_math::ShrunkLo(s.lo[i], center, half);
+  }
+  StoreVector(hi.data(), head_dim, dtype, out, 0);
+  StoreVector(lo.data(), head_dim, dtype, out, head_dim);
+}
+
+void WriteMean(const Statistics& s, uint32_t tokens, uint32_t head_dim, DType dtype, void* out) {
+  std::array<float, kMaxHeadDim> mean;
+  const auto count = static_cast<float>(tokens);
+  for (uint32_t i = 0; i < head_dim; ++i) {
+    mean[i] = digest_math::Mean(s.sum[i], count, s.hi[i], s.lo[i]);
+  }
+  StoreVector(mean.data(), head_dim, dtype, out, 0);
+}
+
+void WriteDigest(DigestKind kind, const Statistics& s, const void* keys, uint32_t tokens,
+                 uint32_t head_dim, DType dtype, void* out) {
+  switch (kind) {
+    case DigestKind::kMinMax:
+      StoreVector(s.hi, head_dim, dtype, out, 0);
+      StoreVector(s.lo, head_dim, dtype, out, head_dim);
+      break;
+    case DigestKind::kBoxMean:
+      return WriteBoxMean(s, keys, tokens, head_dim, dtype, out);
+    case DigestKind::kMean:
+      return WriteMean(s, tokens, head_dim, dtype, out);
   }
 }
 
@@ -60,10 +87,16 @@ void WriteDigest(DigestKind kind, const Statistics& s, const void* keys, uint32_
 
 bool BuildDigest(DigestKind kind, const void* keys, uint32_t tokens, uint32_t head_dim, DType dtype,
                  void* out) {
-  if (tokens == 0 || !AllFinite(keys, size_t{tokens} * head_dim, dtype)) return false;
+  if (tokens == 0) return false;
   std::array<float, kMaxHeadDim> hi, lo, sum;
   Clear(hi.data(), lo.data(), sum.data(), head_dim);
   Kernels().accumulate_statistics(keys, tokens, head_dim, dtype, hi.data(), lo.data(), sum.data());
+  // NaN and infinity end up in their channel's sum. Finite fp32 keys may overflow it too: then the
+  // keys decide.
+  if (!AllFinite(sum.data(), head_dim, DType::kF32) &&
+      !AllFinite(keys, size_t{tokens} * head_dim, dtype)) {
+    return false;
+  }
   WriteDigest(kind, {hi.data(), lo.data(), sum.data()}, keys, tokens, head_dim, dtype, out);
   return true;
 }

@@ -27,10 +27,9 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::Run(Task task) {
-  {
-    MutexLock lock(mutex_);
-    queue_.push_back(std::move(task));
-  }
+  MutexLock lock(mutex_);
+  queue_.push_back(std::move(task));
+  // Under the lock: once the task has run, its owner may destroy the pool.
   changed_.NotifyOne();
 }
 

@@ -20,9 +20,7 @@ page::AttentionShape ShapeOf(const page::Geometry& geometry) {
 }
 
 Attention::Attention(const Services* services)
-    : services_(services),
-      shape_(ShapeOf(services->options.geometry)),
-      lse_(shape_.group_size) {}
+    : services_(services), shape_(ShapeOf(services->options.geometry)), lse_(shape_.group_size) {}
 
 absl::Status Attention::Run(const HeadWork& work) {
   const Sequence& sequence = *work.sequence;
@@ -115,10 +113,9 @@ absl::Status MassMeter::FetchKeys(const HeadWork& work, std::span<const uint32_t
                          services_->client->Get(items));
   for (size_t i = 0; i < pages.size(); ++i) {
     if (results[i].hit && results[i].bytes == part) continue;
-    return absl::DataLossError(absl::StrCat("keys of page ", pages[i], " of layer ", work.layer,
-                                            ", KV head ", work.head,
-                                            " could not be read to measure the attention mass: ",
-                                            results[i].message));
+    return absl::DataLossError(
+        absl::StrCat("keys of page ", pages[i], " of layer ", work.layer, ", KV head ", work.head,
+                     " could not be read to measure the attention mass: ", results[i].message));
   }
   return absl::OkStatus();
 }

@@ -1,7 +1,8 @@
-// Decode attention of one KV head over its resident pages, and the measure of what a selection left out.
+// Decode attention of one KV head over its resident pages, and the measure of what a selection left
+// out.
 //
-// Pages are visited in ascending order, so the result does not depend on slots, history or recall path.
-// One object serves one call at a time; its buffers are reused.
+// Pages are visited in ascending order, so the result does not depend on slots, history or recall
+// path. One object serves one call at a time; its buffers are reused.
 #pragma once
 
 #include <cstdint>
@@ -33,9 +34,9 @@ class Attention {
   std::vector<float> lse_;
 };
 
-// Share of the full attention mass (all tokens of the sequence) that the attended pages hold, mean over the query heads
-// of the group. Pages that are not resident are read from the store into memory of its own, keys only. Thread-safe; for
-// evaluation.
+// Share of the full attention mass (all tokens of the sequence) that the attended pages hold, mean
+// over the query heads of the group. Pages that are not resident are read from the store into
+// memory of its own, keys only. Thread-safe; for evaluation.
 class MassMeter {
  public:
   explicit MassMeter(const Services* services) : services_(services) {}

@@ -11,8 +11,7 @@ DigestTable::DigestTable(page::DigestKind kind, const page::Geometry& geometry)
       geometry_(geometry),
       row_bytes_(page::DigestBytes(kind, geometry.head_dim, geometry.dtype)),
       rows_(geometry.num_kv_heads),
-      open_(geometry.num_kv_heads,
-            page::DigestBuilder(kind, geometry.head_dim, geometry.dtype)) {}
+      open_(geometry.num_kv_heads, page::DigestBuilder(kind, geometry.head_dim, geometry.dtype)) {}
 
 page::DigestMatrix DigestTable::Matrix(uint32_t head) const {
   return {kind_, geometry_.dtype, geometry_.head_dim, rows_[head].data(), row_bytes_, pages_};
@@ -43,9 +42,9 @@ std::string DigestTable::Rows(uint32_t first, uint32_t count) const {
 absl::Status DigestTable::Load(uint32_t first, uint32_t count, std::string_view rows) {
   const size_t block_bytes = rows_.size() * row_bytes_;
   if (first != pages_ || rows.size() != count * block_bytes) {
-    return absl::DataLossError(
-        absl::StrCat("digests of blocks ", first, "+", count, " in ", rows.size(),
-                     " bytes, expected from block ", pages_, ", ", block_bytes, " bytes each"));
+    return absl::DataLossError(absl::StrCat("digests of blocks ", first, "+", count, " in ",
+                                            rows.size(), " bytes, expected from block ", pages_,
+                                            ", ", block_bytes, " bytes each"));
   }
   for (uint32_t i = 0; i < count; ++i) {
     if (!page::DigestRowIsSane(kind_, rows.data() + i * block_bytes, geometry_)) {

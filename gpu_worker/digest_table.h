@@ -1,5 +1,5 @@
-// Digests of one layer of one sequence: one matrix per KV head (rows = pages, contiguous, as page::ScorePages reads
-// them), and the builders of the open page.
+// Digests of one layer of one sequence: one matrix per KV head (rows = pages, contiguous, as
+// page::ScorePages reads them), and the builders of the open page.
 //
 // Not thread-safe.
 #pragma once
@@ -24,13 +24,15 @@ class DigestTable {
   uint32_t pages() const { return pages_; }
   page::DigestMatrix Matrix(uint32_t head) const;
 
-  // Adds `tokens` keys [token][head_dim] of the open page. The caller has refused values that are not finite.
+  // Adds `tokens` keys [token][head_dim] of the open page. The caller has refused values that are
+  // not finite.
   void Append(uint32_t head, const void* keys, uint32_t tokens);
   // Completes the open page of one head from its keys; Advance follows when all heads are sealed.
   void Seal(uint32_t head, const void* keys);
   void Advance() { ++pages_; }
 
-  // Rows of pages [first, first + count) as the store keeps them: [block][kv head][vectors][head_dim].
+  // Rows of pages [first, first + count) as the store keeps them: [block][kv
+  // head][vectors][head_dim].
   std::string Rows(uint32_t first, uint32_t count) const;
   // Takes such rows as the next pages. DATA_LOSS when they are not what this table can hold.
   absl::Status Load(uint32_t first, uint32_t count, std::string_view rows);

@@ -10,7 +10,8 @@
 namespace varve::worker {
 namespace {
 
-// Below every score and every Touch rank, younger pages higher: what was never asked for leaves first, oldest first.
+// Below every score and every Touch rank, younger pages higher: what was never asked for leaves
+// first, oldest first.
 float UnscoredRank(uint32_t page) { return -1e30f + 1e24f * static_cast<float>(page); }
 
 }  // namespace
@@ -63,8 +64,7 @@ void HotSet::Touch(std::span<const uint32_t> selected, float rank) {
   }
 }
 
-void HotSet::CollectLocked(std::span<const uint32_t> resident,
-                           std::span<const BlockState> states) {
+void HotSet::CollectLocked(std::span<const uint32_t> resident, std::span<const BlockState> states) {
   locked_.clear();
   for (uint32_t page : resident) {
     if (states[page] != BlockState::kSaved) locked_.push_back(page);
@@ -91,8 +91,7 @@ void HotSet::Surplus(std::span<const uint32_t> keep, std::span<const BlockState>
   const auto resident = PagesBelow(static_cast<uint32_t>(states.size()));
   if (resident.size() <= target) return;
   for (uint32_t page : resident) {
-    if (states[page] == BlockState::kSaved &&
-        !std::binary_search(keep.begin(), keep.end(), page)) {
+    if (states[page] == BlockState::kSaved && !std::binary_search(keep.begin(), keep.end(), page)) {
       victims.push_back(page);
     }
   }
@@ -112,7 +111,8 @@ absl::Status HotSet::CheckInvariants() const {
     if (slot_of_[page] == kNoSlot) continue;
     ++mapped;
     if (!slots.insert(slot_of_[page]).second) {
-      return absl::InternalError(absl::StrCat("slot ", slot_of_[page], " holds two pages, one is ", page));
+      return absl::InternalError(
+          absl::StrCat("slot ", slot_of_[page], " holds two pages, one is ", page));
     }
     if (!std::binary_search(resident_.begin(), resident_.end(), page)) {
       return absl::InternalError(absl::StrCat("page ", page, " has a slot but is not listed"));

@@ -1,10 +1,10 @@
-// Which pages of one (sequence, layer, KV head) are resident, and in which slots: a bijection, for window and
-// generated pages too.
+// Which pages of one (sequence, layer, KV head) are resident, and in which slots: a bijection, for
+// window and generated pages too.
 //
-// A selection over the candidate pages becomes a plan (page::PlanHotSet): hits stay, misses need slots, first new ones,
-// then those of victims. Victims are saved, not selected, and have the lowest last score. The owner moves slots; this
-// class never touches the pool, so it can be tested as a pure state machine.
-// Not thread-safe. After warm-up nothing here allocates.
+// A selection over the candidate pages becomes a plan (page::PlanHotSet): hits stay, misses need
+// slots, first new ones, then those of victims. Victims are saved, not selected, and have the
+// lowest last score. The owner moves slots; this class never touches the pool, so it can be tested
+// as a pure state machine. Not thread-safe. After warm-up nothing here allocates.
 #pragma once
 
 #include <cstdint>
@@ -27,9 +27,7 @@ enum class BlockState : uint8_t {
 
 class HotSet {
  public:
-  bool resident(uint32_t page) const {
-    return page < slot_of_.size() && slot_of_[page] != kNoSlot;
-  }
+  bool resident(uint32_t page) const { return page < slot_of_.size() && slot_of_[page] != kNoSlot; }
   // kNoSlot when not resident.
   Slot slot(uint32_t page) const { return page < slot_of_.size() ? slot_of_[page] : kNoSlot; }
   // Ascending pages.
@@ -49,11 +47,12 @@ class HotSet {
   // Without scores: pages that were just used rank above all others.
   void Touch(std::span<const uint32_t> selected, float rank);
 
-  // Plans for the candidates [0, states.size()), with so many slots to spare. False when too few residents may leave.
+  // Plans for the candidates [0, states.size()), with so many slots to spare. False when too few
+  // residents may leave.
   bool Plan(std::span<const uint32_t> selected, std::span<const BlockState> states,
             uint32_t spare_slots, page::HotSetPlan& plan);
-  // The lowest-scored residents among the candidates that are saved and not in `keep` (ascending), until at most
-  // `target` candidates are resident; fewer when too few may leave.
+  // The lowest-scored residents among the candidates that are saved and not in `keep` (ascending),
+  // until at most `target` candidates are resident; fewer when too few may leave.
   void Surplus(std::span<const uint32_t> keep, std::span<const BlockState> states, uint32_t target,
                std::vector<uint32_t>& victims);
 

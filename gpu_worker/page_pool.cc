@@ -101,13 +101,13 @@ absl::StatusOr<std::unique_ptr<PagePool>> HostPagePool::Create(
     const page::Geometry& geometry, std::unique_ptr<client::Memory> memory, uint32_t min_pages,
     const base::Clock* clock) {
   const size_t bytes = memory->bytes().size();
-  const size_t pages = std::min<size_t>(bytes / geometry.page_bytes(),
-                                        std::numeric_limits<int32_t>::max());
+  const size_t pages =
+      std::min<size_t>(bytes / geometry.page_bytes(), std::numeric_limits<int32_t>::max());
   if (pages < min_pages) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the page pool of ", bytes, " bytes holds ", pages, " pages of ", geometry.page_bytes(),
-        " bytes, needed: at least ", min_pages, " pages (", min_pages * geometry.page_bytes(),
-        " bytes)"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the page pool of ", bytes, " bytes holds ", pages, " pages of ",
+                     geometry.page_bytes(), " bytes, needed: at least ", min_pages, " pages (",
+                     min_pages * geometry.page_bytes(), " bytes)"));
   }
   return std::unique_ptr<PagePool>(
       new HostPagePool(geometry, std::move(memory), static_cast<uint32_t>(pages), clock));

@@ -1,12 +1,13 @@
 // The worker's page memory: equal slots of one page (K and V parts) each, in one registered arena.
 //
-// Bookkeeping (free list, generations, quarantine) is here; where the bytes are is the virtual core: host memory now, a
-// device arena with the same interface later. A slot belongs to whoever allocated it until it is freed. Its generation
-// grows with each allocation, so a reference that outlived its slot can be told from the next owner's.
-// Quarantine: after a failed transfer a late write of the store may still land in the slot; such slots come back only
-// when the hold time has passed.
-// Debug builds fill freed slots with NaN, so that a stale read shows in the output.
-// Threads: all methods may be called from any thread; the bytes of a slot are its owner's to synchronise.
+// Bookkeeping (free list, generations, quarantine) is here; where the bytes are is the virtual
+// core: host memory now, a device arena with the same interface later. A slot belongs to whoever
+// allocated it until it is freed. Its generation grows with each allocation, so a reference that
+// outlived its slot can be told from the next owner's. Quarantine: after a failed transfer a late
+// write of the store may still land in the slot; such slots come back only when the hold time has
+// passed. Debug builds fill freed slots with NaN, so that a stale read shows in the output.
+// Threads: all methods may be called from any thread; the bytes of a slot are its owner's to
+// synchronise.
 #pragma once
 
 #include <cstddef>
@@ -45,7 +46,8 @@ class PagePool {
   // As many as there are; answers how many leading entries of out are set.
   uint32_t AllocateSome(std::span<Slot> out);
   void Free(std::span<const Slot> slots);
-  // Free and Allocate in one: the slots stay with the caller for another page, with a new generation.
+  // Free and Allocate in one: the slots stay with the caller for another page, with a new
+  // generation.
   void Recycle(std::span<const Slot> slots);
   void Quarantine(std::span<const Slot> slots, absl::Duration hold);
   uint32_t generation(Slot slot) const;
@@ -62,8 +64,8 @@ class PagePool {
 
   // Memory of the slot, in the address space of the pool's kernels (host memory for HostPagePool).
   virtual std::byte* Data(Slot slot) const = 0;
-  // Copies `rows` rows of head_dim elements into rows [first, first + rows) of the slot's K or V part; consecutive
-  // source rows are source_stride bytes apart.
+  // Copies `rows` rows of head_dim elements into rows [first, first + rows) of the slot's K or V
+  // part; consecutive source rows are source_stride bytes apart.
   virtual void WriteRows(Slot slot, page::Part part, uint32_t first, uint32_t rows,
                          const std::byte* source, size_t source_stride) = 0;
 
@@ -89,15 +91,15 @@ class PagePool {
 
 class HostPagePool final : public PagePool {
  public:
-  // memory: registered with the client that the pages travel by; the pool keeps it. INVALID_ARGUMENT when it holds
-  // fewer than min_pages pages.
+  // memory: registered with the client that the pages travel by; the pool keeps it.
+  // INVALID_ARGUMENT when it holds fewer than min_pages pages.
   static absl::StatusOr<std::unique_ptr<PagePool>> Create(
       const page::Geometry& geometry, std::unique_ptr<client::Memory> memory, uint32_t min_pages,
       const base::Clock* clock = &base::SystemClock::Get());
 
   std::byte* Data(Slot slot) const override { return base_ + size_t{slot} * page_bytes(); }
-  void WriteRows(Slot slot, page::Part part, uint32_t first, uint32_t rows,
-                 const std::byte* source, size_t source_stride) override;
+  void WriteRows(Slot slot, page::Part part, uint32_t first, uint32_t rows, const std::byte* source,
+                 size_t source_stride) override;
 
  private:
   HostPagePool(const page::Geometry& geometry, std::unique_ptr<client::Memory> memory,

@@ -55,7 +55,8 @@ absl::Status SetCount(std::string_view name, std::string_view value, uint32_t le
 }
 
 absl::Status SetBudget(std::string_view value, Policy* policy) {
-  constexpr std::string_view kAllowed = "a fraction 0 < f <= 1 of the prompt's pages, or '64p' pages";
+  constexpr std::string_view kAllowed =
+      "a fraction 0 < f <= 1 of the prompt's pages, or '64p' pages";
   if (!value.empty() && value.back() == 'p') {
     const absl::Status set =
         SetCount("budget", value.substr(0, value.size() - 1), 1, &policy->budget_pages);
@@ -106,14 +107,15 @@ absl::Status SetAll(const KindRow& row, absl::string_view list, Policy* policy) 
   const std::vector<std::string> allowed = absl::StrSplit(Sv(row.parameters), ',');
   std::vector<std::string> seen;
   for (absl::string_view entry : absl::StrSplit(list, ',')) {
-    const std::pair<std::string, std::string> parts = absl::StrSplit(entry, absl::MaxSplits('=', 1));
+    const std::pair<std::string, std::string> parts =
+        absl::StrSplit(entry, absl::MaxSplits('=', 1));
     std::string name(absl::StripAsciiWhitespace(parts.first));
     const std::string value(absl::StripAsciiWhitespace(parts.second));
     if (row.parameters.empty() ||
         std::find(allowed.begin(), allowed.end(), name) == allowed.end()) {
       return absl::InvalidArgumentError(absl::StrCat(
-          "unknown parameter '", name, "' of policy ", Sv(row.name), ", known: ",
-          row.parameters.empty() ? "none" : absl::StrJoin(allowed, ", ")));
+          "unknown parameter '", name, "' of policy ", Sv(row.name),
+          ", known: ", row.parameters.empty() ? "none" : absl::StrJoin(allowed, ", ")));
     }
     if (std::find(seen.begin(), seen.end(), name) != seen.end()) {
       return absl::InvalidArgumentError(absl::StrCat("policy parameter ", name, " given twice"));
@@ -157,7 +159,8 @@ absl::StatusOr<Policy> ParsePolicy(std::string_view text) {
 
 std::string PolicyNames() {
   std::string names;
-  for (const KindRow& row : kKinds) absl::StrAppend(&names, names.empty() ? "" : ", ", Sv(row.name));
+  for (const KindRow& row : kKinds)
+    absl::StrAppend(&names, names.empty() ? "" : ", ", Sv(row.name));
   return names;
 }
 
@@ -170,11 +173,11 @@ uint32_t Policy::BudgetPages(uint32_t prompt_pages) const {
 std::string Policy::ToString() const {
   const KindRow& row = RowOf(kind);
   if (row.parameters.empty()) return std::string(row.name);
-  std::vector<std::string> parts = {
-      budget_pages != 0 ? absl::StrCat("budget=", budget_pages, "p")
-                        : absl::StrCat("budget=", Number(budget_fraction)),
-      absl::StrCat("min=", min_pages), absl::StrCat("sinks=", sinks),
-      absl::StrCat("window=", window)};
+  std::vector<std::string> parts = {budget_pages != 0
+                                        ? absl::StrCat("budget=", budget_pages, "p")
+                                        : absl::StrCat("budget=", Number(budget_fraction)),
+                                    absl::StrCat("min=", min_pages), absl::StrCat("sinks=", sinks),
+                                    absl::StrCat("window=", window)};
   if (kind == PolicyKind::kArkVale) parts.push_back(absl::StrCat("hot=", Number(hot)));
   if (selects()) parts.push_back(absl::StrCat("merge=", Sv(page::ScoreMergeName(merge))));
   parts.push_back(absl::StrCat("generated=", generated_pinned ? "pinned" : "paged"));

@@ -18,13 +18,20 @@ double SecondsSince(Clock::time_point begin) {
 
 const char* MissName(client::MissReason reason) {
   switch (reason) {
-    case client::MissReason::kNone: return "bad item";
-    case client::MissReason::kNeverStored: return "never stored";
-    case client::MissReason::kEvicted: return "evicted";
-    case client::MissReason::kExpired: return "expired";
-    case client::MissReason::kIncompatible: return "incompatible";
-    case client::MissReason::kCorrupt: return "corrupt";
-    case client::MissReason::kFailed: return "transfer failed";
+    case client::MissReason::kNone:
+      return "bad item";
+    case client::MissReason::kNeverStored:
+      return "never stored";
+    case client::MissReason::kEvicted:
+      return "evicted";
+    case client::MissReason::kExpired:
+      return "expired";
+    case client::MissReason::kIncompatible:
+      return "incompatible";
+    case client::MissReason::kCorrupt:
+      return "corrupt";
+    case client::MissReason::kFailed:
+      return "transfer failed";
   }
   return "unknown reason";
 }
@@ -37,16 +44,16 @@ bool MayLandLate(const absl::Status& status) {
 
 std::string PageName(const HeadWork& work, uint32_t page) {
   return absl::StrCat("page ", page, " of layer ", work.layer, ", KV head ", work.head,
-                      ", sequence ", work.sequence->id(), " (context ",
-                      work.sequence->context_id(), ")");
+                      ", sequence ", work.sequence->id(), " (context ", work.sequence->context_id(),
+                      ")");
 }
 
 absl::Status MissError(const HeadWork& work, uint32_t page, client::MissReason reason,
                        const std::string& message) {
-  const std::string text = absl::StrCat(PageName(work, page), " could not be recalled: ",
-                                        MissName(reason), message.empty() ? "" : ", ", message);
-  const bool failed =
-      reason == client::MissReason::kFailed || reason == client::MissReason::kNone;
+  const std::string text =
+      absl::StrCat(PageName(work, page), " could not be recalled: ", MissName(reason),
+                   message.empty() ? "" : ", ", message);
+  const bool failed = reason == client::MissReason::kFailed || reason == client::MissReason::kNone;
   return failed ? absl::UnavailableError(text) : absl::DataLossError(text);
 }
 
@@ -64,8 +71,7 @@ absl::Status Recaller::Fetch(std::span<HeadWork> works) {
     SequenceStats& stats = work.sequence->stats();
     stats.selected_pages += work.selected().size();
     stats.hot_pages += work.selected().size() - missing;
-    services_->metrics->pages_hot.Increment(
-        static_cast<double>(work.selected().size() - missing));
+    services_->metrics->pages_hot.Increment(static_cast<double>(work.selected().size() - missing));
     if (missing == 0) continue;
     if (absl::Status room = MakeRoom(work, missing); !room.ok()) {
       GiveUp(works.first(static_cast<size_t>(&work - works.data()) + 1), absl::OkStatus());
@@ -97,7 +103,8 @@ absl::Status Recaller::Fetch(std::span<HeadWork> works) {
   return Install(works, *results);
 }
 
-// Slots for the missing pages: free ones while the hot set is below its capacity, then those of victims.
+// Slots for the missing pages: free ones while the hot set is below its capacity, then those of
+// victims.
 absl::Status Recaller::MakeRoom(HeadWork& work, uint32_t missing) {
   Sequence& sequence = *work.sequence;
   HotSet& hot = work.hot();
@@ -110,7 +117,8 @@ absl::Status Recaller::MakeRoom(HeadWork& work, uint32_t missing) {
     const uint32_t spare = capacity > resident ? capacity - resident : 0;
     got = services_->pool->AllocateSome(std::span(work.slots).first(std::min(missing, spare)));
     if (hot.Plan(work.selected(), work.states(), got, work.plan)) break;
-    // Residents that are not saved yet cannot leave: go over the capacity for now, or wait for the store.
+    // Residents that are not saved yet cannot leave: go over the capacity for now, or wait for the
+    // store.
     got += services_->pool->AllocateSome(std::span(work.slots).subspan(got, missing - got));
     if (hot.Plan(work.selected(), work.states(), got, work.plan)) break;
     services_->pool->Free(std::span(work.slots).first(got));
@@ -173,8 +181,8 @@ absl::Status Recaller::Install(std::span<HeadWork> works,
       continue;
     }
     if (result.hit) {
-      status.Update(absl::DataLossError(absl::StrCat(PageName(work, page), " came with ",
-                                                     result.bytes, " bytes instead of ", page_bytes)));
+      status.Update(absl::DataLossError(absl::StrCat(
+          PageName(work, page), " came with ", result.bytes, " bytes instead of ", page_bytes)));
     } else {
       status.Update(MissError(work, page, result.reason, result.message));
     }
@@ -184,7 +192,8 @@ absl::Status Recaller::Install(std::span<HeadWork> works,
   return status;
 }
 
-// Slots that hold no page go back to the pool, after a pause when the store may still write into them.
+// Slots that hold no page go back to the pool, after a pause when the store may still write into
+// them.
 void Recaller::GiveUp(std::span<HeadWork> works, const absl::Status& status) {
   freed_.clear();
   for (HeadWork& work : works) {
@@ -245,9 +254,9 @@ absl::Status Recaller::FetchFromStore(std::span<HeadWork> works, SelectTimes& ti
   services_->metrics->install.Observe(SecondsSince(installing));
   GiveUp(works, status);
   if (!status.ok()) {
-    return base::Annotate(status, absl::StrCat("recall of layer ", layer, " for sequence ",
-                                               sequence.id(), " (context ",
-                                               sequence.context_id(), ")"));
+    return base::Annotate(status,
+                          absl::StrCat("recall of layer ", layer, " for sequence ", sequence.id(),
+                                       " (context ", sequence.context_id(), ")"));
   }
   for (HeadWork& work : works) {
     TrimToCapacity(work);
@@ -261,15 +270,16 @@ absl::Status Recaller::FetchFromStore(std::span<HeadWork> works, SelectTimes& ti
   return absl::OkStatus();
 }
 
-// As many slots as could be missing. What the store will choose is not known yet, so these are spare slots of the pool,
-// above the capacity for a moment; when the pool has too few, residents are given up first.
+// As many slots as could be missing. What the store will choose is not known yet, so these are
+// spare slots of the pool, above the capacity for a moment; when the pool has too few, residents
+// are given up first.
 absl::Status Recaller::LandingSlots(HeadWork& work) {
   Sequence& sequence = *work.sequence;
   const Policy& policy = sequence.policy();
   HotSet& hot = work.hot();
   page::PinnedPages(work.candidates, policy.sinks, policy.window, pinned_);
-  const auto selected = std::max<uint32_t>(sequence.budget_pages(),
-                                           static_cast<uint32_t>(pinned_.size()));
+  const auto selected =
+      std::max<uint32_t>(sequence.budget_pages(), static_cast<uint32_t>(pinned_.size()));
   const auto resident = static_cast<uint32_t>(hot.PagesBelow(work.candidates).size());
   const auto pinned = static_cast<uint32_t>(pinned_.size()) - hot.CountMissing(pinned_);
   const uint32_t most = std::min(selected - pinned, work.candidates - resident);

@@ -1,8 +1,10 @@
-// Makes the pages that a batch of queries needs resident: finds slots, fetches what is missing, installs it.
+// Makes the pages that a batch of queries needs resident: finds slots, fetches what is missing,
+// installs it.
 //
-// Path worker: the selection is made (Selector); one batched Get brings the missing (block, layer, KV head) pages of
-// all sequences. Path store: per context one Recall scores, selects and pushes into the named slots; the selection is
-// the same. A page that could not be had fails the call and is named; what did arrive stays.
+// Path worker: the selection is made (Selector); one batched Get brings the missing (block, layer,
+// KV head) pages of all sequences. Path store: per context one Recall scores, selects and pushes
+// into the named slots; the selection is the same. A page that could not be had fails the call and
+// is named; what did arrive stays.
 //
 // One recaller serves one call at a time; its buffers are reused.
 #pragma once
@@ -23,7 +25,8 @@ class Recaller {
 
   // The selected pages of every work that is not fetched yet become resident. At most one Get.
   absl::Status Fetch(std::span<HeadWork> works);
-  // Lets the store choose and push, for the works of one sequence and layer (one per KV head, in order).
+  // Lets the store choose and push, for the works of one sequence and layer (one per KV head, in
+  // order).
   absl::Status FetchFromStore(std::span<HeadWork> works, SelectTimes& times);
 
  private:

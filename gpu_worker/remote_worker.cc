@@ -23,7 +23,8 @@ class TensorLayout {
  public:
   size_t Add(size_t bytes) {
     const size_t at = size_;
-    size_ += (bytes + TensorArena::kAlignment - 1) / TensorArena::kAlignment * TensorArena::kAlignment;
+    size_ +=
+        (bytes + TensorArena::kAlignment - 1) / TensorArena::kAlignment * TensorArena::kAlignment;
     return at;
   }
   size_t size() const { return size_; }
@@ -102,7 +103,8 @@ absl::Status SidecarWorker::Start(const RemoteWorkerOptions& options) {
   return Adopt(reply, options);
 }
 
-absl::Status SidecarWorker::Adopt(const v1::EngineReply& reply, const RemoteWorkerOptions& options) {
+absl::Status SidecarWorker::Adopt(const v1::EngineReply& reply,
+                                  const RemoteWorkerOptions& options) {
   engine_id_ = reply.engine_id();
   if (reply.page_bytes() != geometry_.page_bytes()) {
     return absl::InternalError(absl::StrCat("the sidecar's pages have ", reply.page_bytes(),
@@ -194,9 +196,9 @@ absl::Status SidecarWorker::Append(SequenceId sequence, uint32_t layer, const vo
   const size_t row = geometry_.num_kv_heads * geometry_.row_bytes();
   const size_t fit = arena_->capacity() / 2 / (row + TensorArena::kAlignment);
   if (fit == 0) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("tensor_bytes is ", arena_->capacity(), ", one token's keys and values need ",
-                     2 * (row + TensorArena::kAlignment)));
+    return absl::ResourceExhaustedError(absl::StrCat("tensor_bytes is ", arena_->capacity(),
+                                                     ", one token's keys and values need ",
+                                                     2 * (row + TensorArena::kAlignment)));
   }
   const auto* keys = static_cast<const std::byte*>(k);
   const auto* values = static_cast<const std::byte*>(v);
@@ -301,15 +303,15 @@ absl::StatusOr<std::unique_ptr<RemoteWorker>> RemoteWorker::Attach(
   arguments.SetMaxReceiveMessageSize(-1);
   // A channel of its own: a dead sidecar must not be remembered by the next attachment.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  auto channel = grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(),
-                                           arguments);
+  auto channel =
+      grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(), arguments);
   if (!channel->WaitForConnected(std::chrono::system_clock::now() +
                                  absl::ToChronoMilliseconds(options.connect_timeout))) {
     return absl::UnavailableError(absl::StrCat("no sidecar answers on ", options.address));
   }
   auto worker = std::make_unique<SidecarWorker>(options, std::move(channel));
-  VARVE_RETURN_IF_ERROR(base::Annotate(worker->Start(options),
-                                       absl::StrCat("attaching to ", options.address)));
+  VARVE_RETURN_IF_ERROR(
+      base::Annotate(worker->Start(options), absl::StrCat("attaching to ", options.address)));
   return worker;
 }
 

@@ -1,8 +1,8 @@
-// The worker behind a sidecar (varve-worker), as its engine calls it: the Worker interface over a Unix socket or a
-// loopback address, tensors in shared memory.
+// The worker behind a sidecar (varve-worker), as its engine calls it: the Worker interface over a
+// Unix socket or a loopback address, tensors in shared memory.
 //
-// Attach opens the engine's session; destroying the object ends it, and the sidecar closes its sequences. When the
-// sidecar goes away, calls fail with UNAVAILABLE; a new Attach is needed.
+// Attach opens the engine's session; destroying the object ends it, and the sidecar closes its
+// sequences. When the sidecar goes away, calls fail with UNAVAILABLE; a new Attach is needed.
 // Threads: as Worker. Calls wait for room when those under way fill the tensor memory.
 #pragma once
 

@@ -13,7 +13,8 @@
 namespace varve::worker {
 namespace {
 
-// Enough to keep the lane busy; more would only age in the store's queue against the transfer deadline.
+// Enough to keep the lane busy; more would only age in the store's queue against the transfer
+// deadline.
 constexpr uint32_t kMaxPosted = 4;
 constexpr size_t kMaxBlocksPerPut = 128;
 constexpr size_t kMaxBytesPerPut = 16u << 20;
@@ -93,11 +94,9 @@ absl::StatusOr<bool> SaveLog::WaitProgress(absl::Duration patience) {
 
 Saver::Saver(client::Client* client, const page::Geometry& geometry, PagePool* pool,
              WorkerMetrics* metrics)
-    : client_(client),
-      geometry_(geometry),
-      pool_(pool),
-      metrics_(metrics),
-      thread_([this] { Loop(); }) {}
+    : client_(client), geometry_(geometry), pool_(pool), metrics_(metrics), thread_([this] {
+        Loop();
+      }) {}
 
 Saver::~Saver() {
   {
@@ -113,8 +112,8 @@ Saver::~Saver() {
 void Saver::Submit(SaveJob job) {
   const size_t heads = geometry_.num_kv_heads;
   const size_t digest_bytes = job.blocks.empty() ? 0 : job.digest_rows.size() / job.blocks.size();
-  const size_t most = std::clamp<size_t>(kMaxBytesPerPut / geometry_.object_bytes(), 1,
-                                         kMaxBlocksPerPut);
+  const size_t most =
+      std::clamp<size_t>(kMaxBytesPerPut / geometry_.object_bytes(), 1, kMaxBlocksPerPut);
   for (size_t begin = 0; begin < job.blocks.size(); begin += most) {
     const size_t end = std::min(begin + most, job.blocks.size());
     auto task = std::make_shared<Task>();
@@ -124,7 +123,8 @@ void Saver::Submit(SaveJob job) {
     task->job.blocks.assign(job.blocks.begin() + begin, job.blocks.begin() + end);
     task->job.hashes.assign(job.hashes.begin() + begin, job.hashes.begin() + end);
     task->job.slots.assign(job.slots.begin() + begin * heads, job.slots.begin() + end * heads);
-    task->job.digest_rows = job.digest_rows.substr(begin * digest_bytes, (end - begin) * digest_bytes);
+    task->job.digest_rows =
+        job.digest_rows.substr(begin * digest_bytes, (end - begin) * digest_bytes);
     for (Slot slot : task->job.slots) task->generations.push_back(pool_->generation(slot));
     {
       base::MutexLock lock(job.log->mutex_);
@@ -271,7 +271,8 @@ void Saver::OnPut(const TaskPtr& task,
   std::vector<bool> saved(count, false);
   absl::Status error = results.status();
   if (results.ok() && results->size() != count) {
-    error = absl::InternalError(absl::StrCat(results->size(), " put results for ", count, " items"));
+    error =
+        absl::InternalError(absl::StrCat(results->size(), " put results for ", count, " items"));
   }
   for (size_t i = 0; error.ok() && i < count; ++i) {
     const client::PutResult& result = (*results)[i];
@@ -354,9 +355,8 @@ void Saver::SendDigests(SaveLog& log) {
         rows = log.unsent_[layer].front();
         if (rows.first + rows.count > log.context_blocks_) break;
       }
-      const absl::Status sent =
-          client_->SendDigests(log.context_id_, log.epoch_, layer, rows.first, rows.count,
-                               std::move(rows.rows), rows.sealed);
+      const absl::Status sent = client_->SendDigests(log.context_id_, log.epoch_, layer, rows.first,
+                                                     rows.count, std::move(rows.rows), rows.sealed);
       base::MutexLock lock(log.mutex_);
       ++log.moves_;
       log.moved_.NotifyAll();

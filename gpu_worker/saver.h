@@ -1,11 +1,14 @@
-// Takes sealed blocks to the store: names them in the context, puts their objects, streams their digests.
+// Takes sealed blocks to the store: names them in the context, puts their objects, streams their
+// digests.
 //
-// One background thread per worker does the talking, so that Append returns at once. For each job: the context learns
-// the block names first (its hold then covers the objects), then the objects are put (the store reads the slots), then
-// the digests are sent, in order and without holes. A slot may be reused only after its block is reported saved. A
-// block that failed twice is reported unsaved and stays resident.
+// One background thread per worker does the talking, so that Append returns at once. For each job:
+// the context learns the block names first (its hold then covers the objects), then the objects are
+// put (the store reads the slots), then the digests are sent, in order and without holes. A slot
+// may be reused only after its block is reported saved. A block that failed twice is reported
+// unsaved and stays resident.
 //
-// Threads: all methods from any thread. Results are collected by the sequence's own thread (SaveLog::Take).
+// Threads: all methods from any thread. Results are collected by the sequence's own thread
+// (SaveLog::Take).
 #pragma once
 
 #include <cstdint>
@@ -70,8 +73,8 @@ class SaveLog {
   std::vector<std::string> hashes_ ABSL_GUARDED_BY(mutex_);  // from first_hash_ on
   const uint32_t first_hash_;
   uint32_t context_blocks_ ABSL_GUARDED_BY(mutex_);
-  std::vector<uint32_t> digest_blocks_ ABSL_GUARDED_BY(mutex_);           // acknowledged, by layer
-  std::vector<std::deque<DigestRows>> unsent_ ABSL_GUARDED_BY(mutex_);    // by layer
+  std::vector<uint32_t> digest_blocks_ ABSL_GUARDED_BY(mutex_);         // acknowledged, by layer
+  std::vector<std::deque<DigestRows>> unsent_ ABSL_GUARDED_BY(mutex_);  // by layer
   uint32_t under_way_ ABSL_GUARDED_BY(mutex_) = 0;  // queued tasks and posted puts
   uint64_t moves_ ABSL_GUARDED_BY(mutex_) = 0;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;

@@ -1,5 +1,5 @@
-// Which candidate pages a query attends to, per KV head, decided on this worker: by policy alone where that suffices,
-// else by the local digests (page::ScorePages, MergeScores, SelectPages).
+// Which candidate pages a query attends to, per KV head, decided on this worker: by policy alone
+// where that suffices, else by the local digests (page::ScorePages, MergeScores, SelectPages).
 //
 // One selector serves one call at a time; its buffers are reused, so a warm step allocates nothing.
 #pragma once
@@ -18,11 +18,11 @@ struct HeadWork {
   LayerCache* cache = nullptr;
   uint32_t layer = 0;
   uint32_t head = 0;
-  uint32_t candidates = 0;  // pages [0, candidates) are chosen from
+  uint32_t candidates = 0;   // pages [0, candidates) are chosen from
   const float* q = nullptr;  // [group_size][head_dim]
   float* out = nullptr;
-  float* lse = nullptr;     // null: not wanted
-  bool fetched = false;     // the store has chosen and pushed already
+  float* lse = nullptr;  // null: not wanted
+  bool fetched = false;  // the store has chosen and pushed already
 
   std::vector<uint32_t>& selected() const { return cache->attended[head]; }
   HotSet& hot() const { return cache->heads[head]; }

@@ -1,7 +1,7 @@
 // One sequence: its tokens, its pages by layer and KV head, and what is saved of them.
 //
-// Appends cut tokens into pages, build digests and hand sealed blocks to the saver. Which pages a query needs and where
-// they come from is the recaller's work on the state kept here.
+// Appends cut tokens into pages, build digests and hand sealed blocks to the saver. Which pages a
+// query needs and where they come from is the recaller's work on the state kept here.
 //
 // Threads: one call at a time, enforced by SequenceUse; Info may be read at any time.
 #pragma once
@@ -42,8 +42,9 @@ struct LayerCache {
   uint32_t appended = 0;  // tokens
   DigestTable digests;
   std::vector<HotSet> heads;
-  std::vector<BlockState> blocks;               // of the sealed blocks
-  std::vector<std::vector<uint32_t>> attended;  // by head: candidates that the last Attend used, ascending
+  std::vector<BlockState> blocks;  // of the sealed blocks
+  std::vector<std::vector<uint32_t>>
+      attended;  // by head: candidates that the last Attend used, ascending
   bool has_attended = false;
   uint32_t next_eviction = 0;  // under pool pressure, prefill pages leave in this order
 };
@@ -81,12 +82,14 @@ class Sequence {
   // Candidate pages that may be resident at once, for a selection of so many pages.
   uint32_t HotCapacity(uint32_t candidates, uint32_t selected) const;
 
-  // Waits until saves move; RESOURCE_EXHAUSTED naming needed and available pages when none is under way.
+  // Waits until saves move; RESOURCE_EXHAUSTED naming needed and available pages when none is under
+  // way.
   absl::Status WaitForSaves(uint32_t needed_pages);
   absl::Status PoolExhausted(uint32_t needed_pages) const;
   // Waits until the store has digests of so many blocks of the layer, or cannot get them.
   absl::Status WaitForDigests(uint32_t layer, uint32_t blocks);
-  // Takes candidate pages that the policy can spare out of the pool, at least `needed` slots if possible.
+  // Takes candidate pages that the policy can spare out of the pool, at least `needed` slots if
+  // possible.
   bool Spare(uint32_t needed);
 
   // Appends one row per KV head: the pages of the last Attend in this layer.
@@ -123,17 +126,17 @@ class Sequence {
   bool drop_on_close_ = false;
   std::shared_ptr<SaveLog> log_;
 
-  uint64_t tokens_ = 0;             // announced
-  std::vector<int32_t> tail_;       // announced tokens of the block that is not full
-  std::vector<std::string> hashes_; // of the full blocks
+  uint64_t tokens_ = 0;              // announced
+  std::vector<int32_t> tail_;        // announced tokens of the block that is not full
+  std::vector<std::string> hashes_;  // of the full blocks
   std::vector<LayerCache> layers_;
   bool prefilled_ = false;
   uint32_t prompt_pages_ = 0;
   uint32_t budget_ = 0;
-  absl::Status broken_;  // an append failed half-way: only Close is left
-  std::vector<SaveResult> saves_;   // scratch
-  std::vector<uint32_t> victims_;   // scratch
-  std::vector<Slot> page_slots_;    // scratch, one page of every head
+  absl::Status broken_;            // an append failed half-way: only Close is left
+  std::vector<SaveResult> saves_;  // scratch
+  std::vector<uint32_t> victims_;  // scratch
+  std::vector<Slot> page_slots_;   // scratch, one page of every head
   SequenceStats stats_;
 
   std::atomic<bool> busy_{false};

@@ -1,4 +1,5 @@
-// Pieces of the tensor memory that an engine shares with its sidecar, handed out to calls under way.
+// Pieces of the tensor memory that an engine shares with its sidecar, handed out to calls under
+// way.
 //
 // Thread-safe. Pieces are aligned to 64 bytes. Take waits while others hold too much.
 #pragma once

@@ -63,8 +63,7 @@ class LinkedWorker final : public Worker {
   absl::Status With(SequenceId id, Call&& call);
 
   absl::Status TakeItems(uint32_t layer, absl::Span<const AttendItem> items, StepBuffers& buffers);
-  absl::Status AttendHeld(uint32_t layer, absl::Span<const AttendItem> items,
-                          StepBuffers& buffers);
+  absl::Status AttendHeld(uint32_t layer, absl::Span<const AttendItem> items, StepBuffers& buffers);
   absl::Status MakeResident(std::span<HeadWork> works, StepBuffers& buffers);
   absl::Status MeasureMass(std::span<HeadWork> works);
   std::unique_ptr<StepBuffers> TakeBuffers();
@@ -220,8 +219,8 @@ absl::Status LinkedWorker::TakeItems(uint32_t layer, absl::Span<const AttendItem
   return absl::OkStatus();
 }
 
-// Chooses pages for every KV head of the batch and brings what is missing: one Get for all, or one Recall per context
-// when the store scores.
+// Chooses pages for every KV head of the batch and brings what is missing: one Get for all, or one
+// Recall per context when the store scores.
 absl::Status LinkedWorker::MakeResident(std::span<HeadWork> works, StepBuffers& buffers) {
   const uint32_t heads = services_.options.geometry.num_kv_heads;
   const auto begin = Clock::now();

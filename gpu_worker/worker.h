@@ -1,19 +1,23 @@
-// The worker: the KV cache as an inference engine sees it. Linked into the engine, or behind the sidecar's socket.
+// The worker: the KV cache as an inference engine sees it. Linked into the engine, or behind the
+// sidecar's socket.
 //
-// Per sequence and layer the engine appends keys and values (prefill in one or many chunks, then a token a step) and
-// asks for decode attention. The worker cuts the tokens into pages, keeps a digest of every full page, saves full pages
-// to the store, keeps a hot set per (sequence, layer, KV head) within the policy's budget, and recalls what a query
-// needs. A page that could not be had fails the step; it is never skipped.
+// Per sequence and layer the engine appends keys and values (prefill in one or many chunks, then a
+// token a step) and asks for decode attention. The worker cuts the tokens into pages, keeps a
+// digest of every full page, saves full pages to the store, keeps a hot set per (sequence, layer,
+// KV head) within the policy's budget, and recalls what a query needs. A page that could not be had
+// fails the step; it is never skipped.
 //
-//   Open -> [Extend -> Append x layers]* -> FinishPrefill -> [Extend(1 token) -> (Append, Attend) x layers]* -> Close
-// Several turns: Extend and Append may follow at any time; FinishPrefill is called once, after the first prompt.
+//   Open -> [Extend -> Append x layers]* -> FinishPrefill -> [Extend(1 token) -> (Append, Attend) x
+//   layers]* -> Close
+// Several turns: Extend and Append may follow at any time; FinishPrefill is called once, after the
+// first prompt.
 //
-// Threads: all methods may be called from any thread; calls for one sequence must not overlap (FAILED_PRECONDITION).
-// Tensors are contiguous; keys and values in the geometry's dtype, queries and outputs fp32. The worker copies what it
-// is given before a call returns.
-// Errors: INVALID_ARGUMENT shape or value (NaN keys are refused, naming the token and head); NOT_FOUND no such sequence;
-// FAILED_PRECONDITION calls out of order; RESOURCE_EXHAUSTED pool full; UNAVAILABLE / DEADLINE_EXCEEDED / DATA_LOSS the
-// store could not give a needed page.
+// Threads: all methods may be called from any thread; calls for one sequence must not overlap
+// (FAILED_PRECONDITION). Tensors are contiguous; keys and values in the geometry's dtype, queries
+// and outputs fp32. The worker copies what it is given before a call returns. Errors:
+// INVALID_ARGUMENT shape or value (NaN keys are refused, naming the token and head); NOT_FOUND no
+// such sequence; FAILED_PRECONDITION calls out of order; RESOURCE_EXHAUSTED pool full; UNAVAILABLE
+// / DEADLINE_EXCEEDED / DATA_LOSS the store could not give a needed page.
 #pragma once
 
 #include <cstdint>
@@ -44,11 +48,11 @@ struct WorkerOptions {
   page::DigestKind digest_kind = page::DigestKind::kMinMax;
   RecallPath recall_path = RecallPath::kWorker;
   absl::Duration step_deadline = absl::Seconds(10);
-  // Memory for the page pool when others must be able to map it (the sidecar's shared memory); empty: the client's
-  // Allocate.
+  // Memory for the page pool when others must be able to map it (the sidecar's shared memory);
+  // empty: the client's Allocate.
   std::span<std::byte> pool_memory;
-  // One of this many Attend calls also measures the attention mass kept, against all pages' exact mass (it recalls
-  // every page: for evaluation). 0: never.
+  // One of this many Attend calls also measures the attention mass kept, against all pages' exact
+  // mass (it recalls every page: for evaluation). 0: never.
   uint32_t mass_sample_every = 0;
   base::Metrics* metrics = nullptr;  // may be null
 };
@@ -59,7 +63,8 @@ struct SequenceOptions {
   Policy policy;
   // The store's context; empty: the worker makes a unique one, dropped on Close.
   std::string context_id;
-  // Resume this stored context: its blocks are the sequence's first tokens, attached by digests alone.
+  // Resume this stored context: its blocks are the sequence's first tokens, attached by digests
+  // alone.
   std::string resume_context_id;
 };
 
@@ -92,8 +97,9 @@ struct AttendItem {
   float* lse = nullptr;      // [num_query_heads]; may be null
 };
 
-// FlashInfer's form, one row per (sequence, KV head): pages of row r are indices[indptr[r] .. indptr[r+1]), slot numbers
-// of the page pool; last_page_len[r] tokens of the row's last page are valid.
+// FlashInfer's form, one row per (sequence, KV head): pages of row r are indices[indptr[r] ..
+// indptr[r+1]), slot numbers of the page pool; last_page_len[r] tokens of the row's last page are
+// valid.
 struct PageTable {
   std::vector<int32_t> indptr;
   std::vector<int32_t> indices;
@@ -108,8 +114,10 @@ struct WorkerStatus {
 
 class Worker {
  public:
-  // client: connected; outlives the worker. INVALID_ARGUMENT for a bad geometry or a pool of less than 64 pages.
-  static absl::StatusOr<std::unique_ptr<Worker>> Create(const WorkerOptions& options, client::Client* client);
+  // client: connected; outlives the worker. INVALID_ARGUMENT for a bad geometry or a pool of less
+  // than 64 pages.
+  static absl::StatusOr<std::unique_ptr<Worker>> Create(const WorkerOptions& options,
+                                                        client::Client* client);
   virtual ~Worker() = default;
 
   virtual absl::StatusOr<SequenceId> Open(const SequenceOptions& options) = 0;
@@ -117,18 +125,21 @@ class Worker {
 
   // Announces the next tokens; their ids name the blocks.
   virtual absl::Status Extend(SequenceId sequence, absl::Span<const int32_t> tokens) = 0;
-  // The announced tokens' keys (post-RoPE) and values of one layer: [tokens][num_kv_heads][head_dim]. May be split over
-  // several calls.
-  virtual absl::Status Append(SequenceId sequence, uint32_t layer, const void* k, const void* v, uint32_t tokens) = 0;
-  // Fixes the budget from the prompt's length and lets the policy evict. Returns when everything evictable is saved.
+  // The announced tokens' keys (post-RoPE) and values of one layer:
+  // [tokens][num_kv_heads][head_dim]. May be split over several calls.
+  virtual absl::Status Append(SequenceId sequence, uint32_t layer, const void* k, const void* v,
+                              uint32_t tokens) = 0;
+  // Fixes the budget from the prompt's length and lets the policy evict. Returns when everything
+  // evictable is saved.
   virtual absl::Status FinishPrefill(SequenceId sequence) = 0;
 
-  // Decode attention of one layer for a batch of sequences of different lengths: over the selected pages and all tokens
-  // newer than the last sealed page.
+  // Decode attention of one layer for a batch of sequences of different lengths: over the selected
+  // pages and all tokens newer than the last sealed page.
   virtual absl::Status Attend(uint32_t layer, absl::Span<const AttendItem> items) = 0;
 
   // The pages that the last Attend of each sequence used in this layer.
-  virtual absl::StatusOr<PageTable> ExportPageTable(uint32_t layer, absl::Span<const SequenceId> sequences) const = 0;
+  virtual absl::StatusOr<PageTable> ExportPageTable(
+      uint32_t layer, absl::Span<const SequenceId> sequences) const = 0;
   virtual absl::StatusOr<SequenceInfo> Info(SequenceId sequence) const = 0;
   virtual WorkerStatus Status() const = 0;
   virtual const WorkerOptions& options() const = 0;

@@ -50,7 +50,8 @@ WorkerMetrics::WorkerMetrics(base::Metrics* metrics)
                                 {}, base::RatioBuckets())),
       digest_lag(registry_->Histogram("varve_digest_stream_lag_seconds",
                                       "From a page's sealing to the store's acknowledgement of its "
-                                      "digest", {}, base::LatencyBuckets())),
+                                      "digest",
+                                      {}, base::LatencyBuckets())),
       saves_stored(Saves(registry_, "stored")),
       saves_exists(Saves(registry_, "exists")),
       saves_failed(Saves(registry_, "failed")),

@@ -28,7 +28,8 @@ class Checks {
   void OneOf(const std::string& field, const std::string& value,
              const std::vector<std::string>& allowed) {
     if (std::find(allowed.begin(), allowed.end(), value) != allowed.end()) return;
-    Refuse(field, absl::StrCat("'", value, "'"), absl::StrCat("one of ", absl::StrJoin(allowed, ", ")));
+    Refuse(field, absl::StrCat("'", value, "'"),
+           absl::StrCat("one of ", absl::StrJoin(allowed, ", ")));
   }
   void Bytes(const std::string& field, uint64_t value, uint64_t low, uint64_t high) {
     if (value >= low && value <= high) return;

@@ -42,8 +42,8 @@ v1::DigestKind ToProto(page::DigestKind kind) { return static_cast<v1::DigestKin
 
 absl::StatusOr<page::DigestKind> FromProto(v1::DigestKind kind) {
   if (kind < v1::DIGEST_KIND_MINMAX || kind > v1::DIGEST_KIND_MEAN) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "digest_kind is ", static_cast<int>(kind), ", allowed: MINMAX, BOX_MEAN, MEAN"));
+    return absl::InvalidArgumentError(absl::StrCat("digest_kind is ", static_cast<int>(kind),
+                                                   ", allowed: MINMAX, BOX_MEAN, MEAN"));
   }
   return static_cast<page::DigestKind>(kind);
 }

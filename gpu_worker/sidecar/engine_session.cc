@@ -25,8 +25,8 @@ absl::Status FillOptions(const v1::EngineRequest& request, const v1::WorkerConfi
   const std::string& path =
       request.recall_path().empty() ? config.recall_path() : request.recall_path();
   VARVE_ASSIGN_OR_RETURN(options->recall_path, ParseRecallPath(path));
-  options->mass_sample_every = request.mass_sample_every() != 0 ? request.mass_sample_every()
-                                                                : config.mass_sample_every();
+  options->mass_sample_every =
+      request.mass_sample_every() != 0 ? request.mass_sample_every() : config.mass_sample_every();
   options->key_namespace = config.key_namespace();
   options->step_deadline = absl::Milliseconds(config.step_deadline_ms());
   return absl::OkStatus();
@@ -129,8 +129,8 @@ absl::Status EngineSession::Step(const v1::StepRequest& request) {
   }
   for (size_t i = 0; i < items.size(); ++i) {
     if (rows[i].first == nullptr) continue;
-    VARVE_RETURN_IF_ERROR(worker_->Append(items[i].sequence, request.layer(), rows[i].first,
-                                          rows[i].second, 1));
+    VARVE_RETURN_IF_ERROR(
+        worker_->Append(items[i].sequence, request.layer(), rows[i].first, rows[i].second, 1));
   }
   return worker_->Attend(request.layer(), items);
 }
@@ -159,8 +159,8 @@ absl::StatusOr<std::shared_ptr<EngineSession>> EngineTable::Attach(
     return session.status();
   }
   engines_.emplace((*session)->id(), *session);
-  base::LogInfo("engine '", (*session)->name(), "' attached: ",
-                (*session)->worker().options().geometry.ToString());
+  base::LogInfo("engine '", (*session)->name(),
+                "' attached: ", (*session)->worker().options().geometry.ToString());
   return session;
 }
 
@@ -183,7 +183,8 @@ absl::StatusOr<std::shared_ptr<EngineSession>> EngineTable::Find(const std::stri
   if (closed_) return absl::UnavailableError("the worker is shutting down");
   const auto it = engines_.find(id);
   if (it == engines_.end()) {
-    return absl::UnauthenticatedError("no engine with this engine_id is attached: open an Engine stream");
+    return absl::UnauthenticatedError(
+        "no engine with this engine_id is attached: open an Engine stream");
   }
   return it->second;
 }

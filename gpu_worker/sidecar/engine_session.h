@@ -1,9 +1,9 @@
-// One engine attached to the sidecar: its shared memory, its page pool and its worker. When the session goes, its
-// sequences are closed and its files are gone.
+// One engine attached to the sidecar: its shared memory, its page pool and its worker. When the
+// session goes, its sequences are closed and its files are gone.
 //
-// Threads: all methods may be called from any thread. Every offset that the engine sends is checked: it must lie inside
-// the tensor memory, be aligned to the element, and have exactly the tensor's size. The bytes themselves belong to the
-// engine until the call is answered.
+// Threads: all methods may be called from any thread. Every offset that the engine sends is
+// checked: it must lie inside the tensor memory, be aligned to the element, and have exactly the
+// tensor's size. The bytes themselves belong to the engine until the call is answered.
 #pragma once
 
 #include <cstdint>

@@ -25,7 +25,8 @@ namespace {
 
 constexpr const char* kEnvPrefix = "VARVE_";
 
-constexpr const char* kHelpHead = R"(varve-worker: keeps the hot KV pages of running sequences beside an inference engine.
+constexpr const char* kHelpHead =
+    R"(varve-worker: keeps the hot KV pages of running sequences beside an inference engine.
 
   varve-worker                                   engines on unix:/tmp/varve-worker.sock, store on 127.0.0.1:7411
   varve-worker --store 10.0.0.7:7411             another store
@@ -62,7 +63,8 @@ absl::StatusOr<CommandLine> Parse(const std::vector<std::string>& args) {
     } else if (absl::StartsWith(arg, "--config=")) {
       line.config_file = arg.substr(9);
     } else if (arg == "--config") {
-      if (++i == args.size()) return absl::InvalidArgumentError("command line: --config needs a file");
+      if (++i == args.size())
+        return absl::InvalidArgumentError("command line: --config needs a file");
       line.config_file = args[i];
     } else {
       line.settings.push_back(arg);
@@ -113,8 +115,8 @@ absl::StatusOr<std::unique_ptr<client::Client>> ConnectToStore(
   bool told = false;
   while (true) {
     auto connected = client::Client::Connect(ClientOptionsOf(config));
-    const bool away = absl::IsUnavailable(connected.status()) ||
-                      absl::IsDeadlineExceeded(connected.status());
+    const bool away =
+        absl::IsUnavailable(connected.status()) || absl::IsDeadlineExceeded(connected.status());
     if (connected.ok() || !away) return connected;
     if (!told) base::LogWarning("waiting for the store: ", connected.status().ToString());
     told = true;

@@ -83,7 +83,8 @@ void WorkerServer::Impl::BeforeScrape() {
 }
 
 absl::Status WorkerServer::Impl::ServeHttp() {
-  registry.Gauge("varve_build_info", "Always 1", {{"version", kVersion}, {"commit", kCommit}}).Set(1);
+  registry.Gauge("varve_build_info", "Always 1", {{"version", kVersion}, {"commit", kCommit}})
+      .Set(1);
   registry.OnScrape([this] { BeforeScrape(); });
   if (config.http_listen().empty()) return absl::OkStatus();
   std::map<std::string, base::HttpHandler> handlers;
@@ -132,7 +133,8 @@ void WorkerServer::Shutdown(absl::Duration grace) {
   impl_->draining = true;
   impl_->engines->Close();
   impl_->service->WaitIdle(grace);
-  // Engine streams last as long as their engines: they are ended here, and with them their sequences.
+  // Engine streams last as long as their engines: they are ended here, and with them their
+  // sequences.
   impl_->grpc_server->Shutdown(std::chrono::system_clock::now());
   impl_->grpc_server->Wait();
   for (const auto& engine : impl_->engines->All()) impl_->engines->Detach(engine->id());

@@ -14,15 +14,16 @@ namespace varve::worker {
 class WorkerServer {
  public:
   // config: validated. client: connected to the store. UNAVAILABLE when an address cannot be bound.
-  static absl::StatusOr<std::unique_ptr<WorkerServer>> Start(const varve::v1::WorkerConfig& config,
-                                                             std::unique_ptr<client::Client> client);
+  static absl::StatusOr<std::unique_ptr<WorkerServer>> Start(
+      const varve::v1::WorkerConfig& config, std::unique_ptr<client::Client> client);
   // Shuts down at once if Shutdown was not called.
   ~WorkerServer();
 
   // Bound addresses; http is empty without one.
   const std::string& grpc_address() const;
   const std::string& http_address() const;
-  // No new engines; calls under way have `grace` to finish, then are cancelled; sequences are closed.
+  // No new engines; calls under way have `grace` to finish, then are cancelled; sequences are
+  // closed.
   void Shutdown(absl::Duration grace);
 
  private:

@@ -113,8 +113,7 @@ grpc::Status WorkerService::FinishPrefill(grpc::ServerContext*, const v1::Sequen
 
 grpc::Status WorkerService::Step(grpc::ServerContext*, const v1::StepRequest* request,
                                  v1::StepReply*) {
-  return With(request->engine_id(),
-              [&](EngineSession& session) { return session.Step(*request); });
+  return With(request->engine_id(), [&](EngineSession& session) { return session.Step(*request); });
 }
 
 grpc::Status WorkerService::ExportPageTable(grpc::ServerContext*,

@@ -1,4 +1,5 @@
-// The sidecar's gRPC service: checks, finds the engine, calls its worker. No payload passes through here.
+// The sidecar's gRPC service: checks, finds the engine, calls its worker. No payload passes through
+// here.
 //
 // Thread-safe. Calls are synchronous: an engine has few in flight, and each may wait for the store.
 #pragma once
@@ -19,8 +20,9 @@ class WorkerService final : public v1::Worker::Service {
   // All outlive the service. store: its address, shown in status.
   WorkerService(EngineTable* engines, client::Client* client, std::string store);
 
-  grpc::Status Engine(grpc::ServerContext* context,
-                      grpc::ServerReaderWriter<v1::EngineReply, v1::EngineRequest>* stream) override;
+  grpc::Status Engine(
+      grpc::ServerContext* context,
+      grpc::ServerReaderWriter<v1::EngineReply, v1::EngineRequest>* stream) override;
   grpc::Status OpenSequence(grpc::ServerContext*, const v1::OpenSequenceRequest* request,
                             v1::SequenceInfo* reply) override;
   grpc::Status CloseSequence(grpc::ServerContext*, const v1::SequenceRef* request,

@@ -31,9 +31,10 @@ class Descriptor {
 
 absl::Status Failed(const char* what, const std::string& path, int error) {
   char buffer[128];
-  const std::string text =
-      absl::StrCat("shared memory: ", what, " ", path, ": ", strerror_r(error, buffer, sizeof(buffer)));
-  if (error == ENOSPC || error == ENOMEM || error == EFBIG) return absl::ResourceExhaustedError(text);
+  const std::string text = absl::StrCat("shared memory: ", what, " ", path, ": ",
+                                        strerror_r(error, buffer, sizeof(buffer)));
+  if (error == ENOSPC || error == ENOMEM || error == EFBIG)
+    return absl::ResourceExhaustedError(text);
   if (error == ENOENT) return absl::NotFoundError(text);
   if (error == EACCES || error == EPERM) return absl::PermissionDeniedError(text);
   return absl::UnavailableError(text);
@@ -44,8 +45,8 @@ absl::Status Failed(const char* what, const std::string& path, int error) {
 absl::StatusOr<std::unique_ptr<SharedFile>> SharedFile::Create(const std::string& directory,
                                                                const std::string& name,
                                                                size_t bytes) {
-  const std::string path = absl::StrCat(directory, "/varve-", name, "-",
-                                        absl::BytesToHexString(base::RandomBytes(8)));
+  const std::string path =
+      absl::StrCat(directory, "/varve-", name, "-", absl::BytesToHexString(base::RandomBytes(8)));
   const Descriptor fd(open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (fd.get() < 0) return Failed("create", path, errno);
   int error = posix_fallocate(fd.get(), 0, static_cast<off_t>(bytes));
@@ -69,11 +70,11 @@ absl::StatusOr<std::unique_ptr<SharedFile>> SharedFile::Open(const std::string& 
   struct stat info {};
   if (fstat(fd.get(), &info) != 0) return Failed("stat", path, errno);
   if (static_cast<size_t>(info.st_size) != bytes) {
-    return absl::FailedPreconditionError(absl::StrCat("shared memory ", path, " has ", info.st_size,
-                                                      " bytes, expected ", bytes));
+    return absl::FailedPreconditionError(
+        absl::StrCat("shared memory ", path, " has ", info.st_size, " bytes, expected ", bytes));
   }
-  void* data = mmap(nullptr, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED,
-                    fd.get(), 0);
+  void* data =
+      mmap(nullptr, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd.get(), 0);
   if (data == MAP_FAILED) return Failed("map", path, errno);
   return std::unique_ptr<SharedFile>(
       new SharedFile(path, static_cast<std::byte*>(data), bytes, false));

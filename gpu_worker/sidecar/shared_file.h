@@ -1,8 +1,8 @@
 // A file mapped by two processes: the worker makes it and unlinks it, the engine opens it.
 //
-// RAII: unmapped, and by its maker unlinked, on destruction. The file has mode 0600 and a name that cannot be guessed;
-// an engine under another user cannot open it. Pages are touched at once, so that a full file system shows here as
-// RESOURCE_EXHAUSTED and not as a SIGBUS later.
+// RAII: unmapped, and by its maker unlinked, on destruction. The file has mode 0600 and a name that
+// cannot be guessed; an engine under another user cannot open it. Pages are touched at once, so
+// that a full file system shows here as RESOURCE_EXHAUSTED and not as a SIGBUS later.
 #pragma once
 
 #include <cstddef>

@@ -31,10 +31,10 @@ std::string EngineRow(EngineSession& engine) {
   const WorkerStatus status = engine.worker().Status();
   const WorkerOptions& options = engine.worker().options();
   return absl::StrCat("<tr><td>", Escape(engine.name()), "</td><td>", options.geometry.ToString(),
-                      "</td><td>", base::Sv(page::Info(options.digest_kind).name), ", scored in the ",
-                      RecallPathName(options.recall_path), "</td><td class=n>", status.sequences,
-                      "</td><td class=n>", status.pool_pages - status.free_pages, " of ",
-                      status.pool_pages, "</td><td class=n>",
+                      "</td><td>", base::Sv(page::Info(options.digest_kind).name),
+                      ", scored in the ", RecallPathName(options.recall_path), "</td><td class=n>",
+                      status.sequences, "</td><td class=n>", status.pool_pages - status.free_pages,
+                      " of ", status.pool_pages, "</td><td class=n>",
                       base::FormatBytes(engine.pool_bytes()), "</td></tr>\n");
 }
 
@@ -43,16 +43,17 @@ std::string EngineRow(EngineSession& engine) {
 std::string StatusPage(const varve::v1::WorkerStatus& status,
                        const std::vector<std::shared_ptr<EngineSession>>& engines, bool draining) {
   const absl::Duration uptime = absl::Seconds(static_cast<int64_t>(status.uptime_ms() / 1000));
-  std::string html = absl::StrCat(kHead, "<h1>varve-worker ", status.version(),
-                                  draining ? " <span class=bad>(draining)</span>" : "", "</h1><table>\n");
+  std::string html =
+      absl::StrCat(kHead, "<h1>varve-worker ", status.version(),
+                   draining ? " <span class=bad>(draining)</span>" : "", "</h1><table>\n");
   html += Row("Up for", absl::FormatDuration(uptime));
-  html += Row("Store", absl::StrCat(Escape(status.store()),
-                                    status.store_connected()
-                                        ? absl::StrCat(" over ", status.lane())
-                                        : " <span class=bad>not connected</span>"));
+  html += Row("Store",
+              absl::StrCat(Escape(status.store()), status.store_connected()
+                                                       ? absl::StrCat(" over ", status.lane())
+                                                       : " <span class=bad>not connected</span>"));
   html += Row("Sequences", absl::StrCat(status.sequences()));
-  html += Row("Pages in use", absl::StrCat(status.pool_pages() - status.free_pages(), " of ",
-                                           status.pool_pages()));
+  html += Row("Pages in use",
+              absl::StrCat(status.pool_pages() - status.free_pages(), " of ", status.pool_pages()));
   absl::StrAppend(&html, "</table><h2>Engines</h2><table><tr><th>Name</th><th>Shape</th>",
                   "<th>Digests</th><th class=n>Sequences</th><th class=n>Pages in use</th>",
                   "<th class=n>Pool</th></tr>\n");

@@ -188,7 +188,8 @@ client::GetResult FakeClient::GetOne(const client::GetItem& item) {
   const auto it = objects_.find(std::string(item.key.bytes()));
   if (it == objects_.end()) return {.reason = client::MissReason::kNeverStored};
   const std::string& value = it->second;
-  // The fake's objects are [head][K][V] with as many heads as there are pages of the destination's size.
+  // The fake's objects are [head][K][V] with as many heads as there are pages of the destination's
+  // size.
   client::GetResult result{.hit = true, .tier = client::Tier::kHost};
   const client::Piece& to = item.destinations.front();
   const size_t part = item.range.part == page::Part::kKV ? to.bytes / 2 : to.bytes;
@@ -248,7 +249,7 @@ absl::StatusOr<client::ContextInfo> FakeClient::OpenContext(const std::string& i
 absl::StatusOr<client::ContextInfo> FakeClient::AppendContext(
     const std::string& id, uint32_t first_block, std::span<const std::string> block_hashes) {
   base::MutexLock lock(mutex_);
-  VARVE_ASSIGN_OR_RETURN(FakeContext* context, Find(id));
+  VARVE_ASSIGN_OR_RETURN(FakeContext * context, Find(id));
   if (first_block != context->hashes.size()) return absl::FailedPreconditionError("a hole");
   context->hashes.insert(context->hashes.end(), block_hashes.begin(), block_hashes.end());
   return InfoOf(id, *context);
@@ -257,7 +258,7 @@ absl::StatusOr<client::ContextInfo> FakeClient::AppendContext(
 absl::StatusOr<client::ContextInfo> FakeClient::TruncateContext(const std::string& id,
                                                                 uint32_t num_blocks) {
   base::MutexLock lock(mutex_);
-  VARVE_ASSIGN_OR_RETURN(FakeContext* context, Find(id));
+  VARVE_ASSIGN_OR_RETURN(FakeContext * context, Find(id));
   ++context->epoch;
   context->hashes.resize(num_blocks);
   const size_t row = page::DigestRowBytes(context->kind, context->geometry);
@@ -272,7 +273,7 @@ absl::StatusOr<client::ContextInfo> FakeClient::ForkContext(const std::string& i
                                                             const std::string& new_id,
                                                             uint32_t num_blocks) {
   base::MutexLock lock(mutex_);
-  VARVE_ASSIGN_OR_RETURN(FakeContext* context, Find(id));
+  VARVE_ASSIGN_OR_RETURN(FakeContext * context, Find(id));
   if (num_blocks != 0 && num_blocks != context->hashes.size()) return NotFaked();
   FakeContext copy = *context;
   copy.parked = false;
@@ -282,7 +283,7 @@ absl::StatusOr<client::ContextInfo> FakeClient::ForkContext(const std::string& i
 
 absl::StatusOr<client::ContextInfo> FakeClient::AttachContext(const std::string& id) {
   base::MutexLock lock(mutex_);
-  VARVE_ASSIGN_OR_RETURN(FakeContext* context, Find(id));
+  VARVE_ASSIGN_OR_RETURN(FakeContext * context, Find(id));
   context->parked = false;
   client::ContextInfo info = InfoOf(id, *context);
   info.block_hashes = context->hashes;
@@ -291,7 +292,7 @@ absl::StatusOr<client::ContextInfo> FakeClient::AttachContext(const std::string&
 
 absl::StatusOr<client::ContextInfo> FakeClient::ParkContext(const std::string& id) {
   base::MutexLock lock(mutex_);
-  VARVE_ASSIGN_OR_RETURN(FakeContext* context, Find(id));
+  VARVE_ASSIGN_OR_RETURN(FakeContext * context, Find(id));
   context->parked = true;
   return InfoOf(id, *context);
 }
@@ -309,7 +310,7 @@ absl::Status FakeClient::SendDigests(const std::string& id, uint32_t epoch, uint
     --fail_digests_;
     return digest_error_;
   }
-  VARVE_ASSIGN_OR_RETURN(FakeContext* context, Find(id));
+  VARVE_ASSIGN_OR_RETURN(FakeContext * context, Find(id));
   if (epoch != context->epoch) return absl::FailedPreconditionError("stale epoch");
   if (first_block != context->digest_blocks[layer] ||
       first_block + num_blocks > context->hashes.size() ||
@@ -353,11 +354,11 @@ client::RecallHeadResult FakeClient::RecallHead(const client::RecallQuery& query
       page::SelectPages(scores, pinned, asked.budget_pages, scratch, result.selected));
   for (uint32_t page : result.selected) {
     if (std::binary_search(asked.resident.begin(), asked.resident.end(), page)) continue;
-    client::RecalledPage pushed{.page = page, .slot = static_cast<uint32_t>(result.recalled.size())};
-    const client::GetResult got =
-        GetOne({*page::MakeObjectKey(context.hashes[page], layer.layer),
-                {page::Part::kKV, head, 1},
-                {asked.slots.at(pushed.slot)}});
+    client::RecalledPage pushed{.page = page,
+                                .slot = static_cast<uint32_t>(result.recalled.size())};
+    const client::GetResult got = GetOne({*page::MakeObjectKey(context.hashes[page], layer.layer),
+                                          {page::Part::kKV, head, 1},
+                                          {asked.slots.at(pushed.slot)}});
     pushed.done = got.hit;
     pushed.reason = got.reason;
     result.recalled.push_back(pushed);
@@ -372,7 +373,7 @@ absl::StatusOr<client::RecallResult> FakeClient::Recall(const client::RecallQuer
     --fail_gets_;
     return get_error_;
   }
-  VARVE_ASSIGN_OR_RETURN(FakeContext* context, Find(query.context_id));
+  VARVE_ASSIGN_OR_RETURN(FakeContext * context, Find(query.context_id));
   if (query.epoch != context->epoch) return absl::FailedPreconditionError("stale epoch");
   client::RecallResult result;
   for (const client::RecallLayer& layer : query.layers) {
@@ -387,8 +388,9 @@ absl::StatusOr<client::RecallResult> FakeClient::Recall(const client::RecallQuer
   return result;
 }
 
-void FakeClient::GetAsync(std::vector<client::GetItem> items,
-                          std::function<void(absl::StatusOr<std::vector<client::GetResult>>)> done) {
+void FakeClient::GetAsync(
+    std::vector<client::GetItem> items,
+    std::function<void(absl::StatusOr<std::vector<client::GetResult>>)> done) {
   done(Get(items));
 }
 

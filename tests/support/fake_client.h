@@ -1,8 +1,8 @@
-// A client without a store: objects and contexts in a map, moved when the test says. For unit tests of what stands on
-// client::Client; the real one is tested against real stores.
+// A client without a store: objects and contexts in a map, moved when the test says. For unit tests
+// of what stands on client::Client; the real one is tested against real stores.
 //
-// Puts read the caller's memory when they complete, not when they are posted, so a slot that is reused too early is
-// stored with the wrong bytes and shows. Thread-safe.
+// Puts read the caller's memory when they complete, not when they are posted, so a slot that is
+// reused too early is stored with the wrong bytes and shows. Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -98,10 +98,9 @@ class FakeClient final : public client::Client {
   absl::Status SendDigests(const std::string& id, uint32_t epoch, uint32_t layer,
                            uint32_t first_block, uint32_t num_blocks, std::string rows,
                            absl::Time sealed) override;
-  absl::Status ReadDigests(
-      const std::string& id, uint32_t layer_begin, uint32_t layer_count,
-      const std::function<absl::Status(uint32_t, uint32_t, uint32_t, std::string_view)>& sink)
-      override;
+  absl::Status ReadDigests(const std::string& id, uint32_t layer_begin, uint32_t layer_count,
+                           const std::function<absl::Status(uint32_t, uint32_t, uint32_t,
+                                                            std::string_view)>& sink) override;
   absl::StatusOr<client::RecallResult> Recall(const client::RecallQuery& query) override;
   absl::StatusOr<client::StoreStatus> Status() override;
   absl::StatusOr<std::string> Config() override;

@@ -54,8 +54,8 @@ std::vector<float> RandomText::Query(uint32_t layer, uint32_t step) const {
 std::string RandomText::Page(uint32_t layer, uint32_t head, uint32_t page) const {
   const size_t row = geometry_.row_bytes();
   std::string bytes;
-  for (const auto* data : {Keys(layer, page * geometry_.page_tokens),
-                           Values(layer, page * geometry_.page_tokens)}) {
+  for (const auto* data :
+       {Keys(layer, page * geometry_.page_tokens), Values(layer, page * geometry_.page_tokens)}) {
     for (uint32_t t = 0; t < geometry_.page_tokens; ++t) {
       const auto* at = data + (t * geometry_.num_kv_heads + head) * row;
       bytes.append(reinterpret_cast<const char*>(at), row);
@@ -121,8 +121,7 @@ std::vector<std::vector<uint32_t>> NaivePages(const RandomText& text, const work
                                               uint32_t tokens) {
   const page::Geometry& g = text.geometry();
   const uint32_t prompt_pages = prompt_tokens / g.page_tokens;
-  const uint32_t candidates =
-      policy.generated_pinned ? prompt_pages : tokens / g.page_tokens;
+  const uint32_t candidates = policy.generated_pinned ? prompt_pages : tokens / g.page_tokens;
   const uint32_t total = (tokens + g.page_tokens - 1) / g.page_tokens;
   const uint32_t budget = policy.BudgetPages(prompt_pages);
   std::vector<std::vector<uint32_t>> pages(g.num_kv_heads);
@@ -171,7 +170,8 @@ NaiveResult NaiveAttention(const RandomText& text, uint32_t layer, const std::ve
     std::vector<double> logits;
     std::vector<uint32_t> positions;
     for (uint32_t page : pages[kv]) {
-      for (uint32_t t = page * g.page_tokens; t < std::min(tokens, (page + 1) * g.page_tokens); ++t) {
+      for (uint32_t t = page * g.page_tokens; t < std::min(tokens, (page + 1) * g.page_tokens);
+           ++t) {
         double dot = 0;
         for (uint32_t i = 0; i < g.head_dim; ++i) {
           dot += double{q[h * g.head_dim + i]} *

@@ -1,5 +1,5 @@
-// An inference engine in miniature, for tests of the worker: random keys, values and queries, and the naive truth that
-// the worker's attention is compared with. Not thread-safe.
+// An inference engine in miniature, for tests of the worker: random keys, values and queries, and
+// the naive truth that the worker's attention is compared with. Not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -68,7 +68,8 @@ class Feeder {
   std::vector<std::vector<float>> outputs_, lse_;
 };
 
-// What a policy attends to, computed without the worker: pages by head. prompt_tokens fixes the budget.
+// What a policy attends to, computed without the worker: pages by head. prompt_tokens fixes the
+// budget.
 std::vector<std::vector<uint32_t>> NaivePages(const RandomText& text, const worker::Policy& policy,
                                               page::DigestKind digest, uint32_t layer,
                                               const std::vector<float>& q, uint32_t prompt_tokens,

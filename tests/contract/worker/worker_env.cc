@@ -7,9 +7,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
+#include "gpu_worker/remote_worker.h"
 #include "kvstore/base/status.h"
 #include "kvstore/server/embedded_store.h"
-#include "gpu_worker/remote_worker.h"
 #include "tests/support/fake_client.h"
 #include "tests/support/store_process.h"
 
@@ -84,11 +84,11 @@ class Sidecar final : public WorkerUnderTest {
     const std::string socket = absl::StrCat("unix:/tmp/varve-test-", getpid(), "-",
                                             absl::ToUnixNanos(absl::Now()), ".sock");
     VARVE_ASSIGN_OR_RETURN(
-        process_, StoreProcess::StartProgram(
-                      "varve-worker",
-                      {"--listen", socket, "--http_listen=127.0.0.1:0", "--store",
-                       store.address(), "--transport.lanes", store.lane(), "--log_level=warning",
-                       "--pool_bytes", absl::StrCat(64 << 20)}));
+        process_,
+        StoreProcess::StartProgram(
+            "varve-worker", {"--listen", socket, "--http_listen=127.0.0.1:0", "--store",
+                             store.address(), "--transport.lanes", store.lane(),
+                             "--log_level=warning", "--pool_bytes", absl::StrCat(64 << 20)}));
     worker::RemoteWorkerOptions remote;
     remote.address = process_->grpc_address();
     remote.geometry = options.geometry;

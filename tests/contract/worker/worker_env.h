@@ -1,8 +1,9 @@
-// Everything a worker test stands on: a store (fake, embedded or a process of its own), a client, and the memory of the
-// page pool, so that tests can look into the slots.
+// Everything a worker test stands on: a store (fake, embedded or a process of its own), a client,
+// and the memory of the page pool, so that tests can look into the slots.
 #pragma once
 
 #include <memory>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -24,11 +25,12 @@ class StoreSetup {
 };
 
 struct WorkerSetting {
-  std::string name;  // of the parametrised test
+  std::string name;   // of the parametrised test
   std::string store;  // "fake", "embedded", "shm", "tcp"
   bool sidecar = false;
   worker::RecallPath path = worker::RecallPath::kWorker;
 };
+inline void PrintTo(const WorkerSetting& setting, std::ostream* out) { *out << setting.name; }
 std::vector<WorkerSetting> AllSettings();
 
 absl::StatusOr<std::unique_ptr<StoreSetup>> MakeStore(const std::string& store);

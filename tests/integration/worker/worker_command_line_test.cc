@@ -34,9 +34,9 @@ Outcome Worker(const std::string& arguments, const std::string& environment = ""
 TEST(WorkerCommandLine, HelpNamesEverySetting) {
   const Outcome run = Worker("--help");
   EXPECT_EQ(run.exit, 0);
-  for (const char* setting : {"listen", "http_listen", "store", "key_namespace", "pool_bytes", "digest",
-                              "recall_path", "step_deadline_ms", "shared_memory_dir", "drain_ms",
-                              "transport.lanes", "mass_sample_every"}) {
+  for (const char* setting : {"listen", "http_listen", "store", "key_namespace", "pool_bytes",
+                              "digest", "recall_path", "step_deadline_ms", "shared_memory_dir",
+                              "drain_ms", "transport.lanes", "mass_sample_every"}) {
     EXPECT_THAT(run.output, HasSubstr(setting));
   }
   EXPECT_THAT(Worker("--version").output, HasSubstr("varve-worker 0."));
@@ -46,7 +46,7 @@ TEST(WorkerCommandLine, SettingsComeFromEverySourceInOrder) {
   const std::string file = std::tmpnam(nullptr);
   std::ofstream(file) << "pool_bytes: 32MiB\ndigest: mean\nrecall_path: store\n";
   const Outcome run = Worker("--print-config --digest=box_mean --config=" + file,
-                         "VARVE_DIGEST=minmax VARVE_RECALL_PATH=worker");
+                             "VARVE_DIGEST=minmax VARVE_RECALL_PATH=worker");
   std::filesystem::remove(file);
   EXPECT_EQ(run.exit, 0) << run.output;
   EXPECT_THAT(run.output, HasSubstr("digest: \"box_mean\""));
@@ -58,13 +58,15 @@ TEST(WorkerCommandLine, SettingsComeFromEverySourceInOrder) {
 TEST(WorkerCommandLine, EveryProblemIsListed) {
   const Outcome run = Worker(
       "--digest=median --recall_path=both --pool_bytes=1KiB --listen=nowhere --store=x "
-      "--shared_memory_dir=/no/such --transport.lanes=pigeon --log_level=loud --step_deadline_ms=0s "
+      "--shared_memory_dir=/no/such --transport.lanes=pigeon --log_level=loud "
+      "--step_deadline_ms=0s "
       "--http_listen=here");
   EXPECT_EQ(run.exit, 2);
-  for (const char* field : {"digest: 'median'", "recall_path: 'both'", "pool_bytes: 1", "listen: 'nowhere'",
-                            "store: 'x'", "shared_memory_dir: '/no/such'", "transport.lanes: 'pigeon'",
-                            "log_level: 'loud'", "step_deadline_ms: 0", "http_listen: 'here'",
-                            "one of minmax, box_mean, mean", "one of worker, store"}) {
+  for (const char* field :
+       {"digest: 'median'", "recall_path: 'both'", "pool_bytes: 1", "listen: 'nowhere'",
+        "store: 'x'", "shared_memory_dir: '/no/such'", "transport.lanes: 'pigeon'",
+        "log_level: 'loud'", "step_deadline_ms: 0", "http_listen: 'here'",
+        "one of minmax, box_mean, mean", "one of worker, store"}) {
     EXPECT_THAT(run.output, HasSubstr(field));
   }
   EXPECT_THAT(Worker("--pool_byte=1GiB").output, HasSubstr("pool_byte"));

@@ -136,9 +136,8 @@ TEST_P(WorkerProcesses, AnEngineThatIsKilledLosesItsSequencesAndNothingElse) {
 
   EXPECT_TRUE(Eventually([&] { return StoreContexts() == contexts; }));
   EXPECT_TRUE(Eventually([&] { return FilesIn(directory_ + "/shm") == files; }));
-  EXPECT_TRUE(Eventually([&] {
-    return MetricValue(sidecar->HttpGet("/metrics"), "varve_worker_sequences") == 1;
-  }));
+  EXPECT_TRUE(Eventually(
+      [&] { return MetricValue(sidecar->HttpGet("/metrics"), "varve_worker_sequences") == 1; }));
   ASSERT_OK(feeder.Step(0));
   ASSERT_OK((*survivor)->Close(feeder.id()));
 }
@@ -171,7 +170,8 @@ TEST_P(WorkerProcesses, ASidecarThatIsKilledFailsItsEngineAndLeavesTheStoreClean
   ASSERT_OK(again.Prefill(kPolicy, 300));
   ASSERT_OK(again.Step(0));
   EXPECT_GT(MetricValue(sidecar->HttpGet("/metrics"),
-                        "varve_worker_saved_objects_total{result=\"exists\"}"), 0);
+                        "varve_worker_saved_objects_total{result=\"exists\"}"),
+            0);
 }
 
 // A page that the dead store had fails the step by name; after its return new sequences work.
@@ -204,8 +204,8 @@ TEST_P(WorkerProcesses, AStoreThatDiesFailsTheStepAndLaterSequencesWork) {
   EXPECT_TRUE(Eventually([&] { return after.Prefill(kPolicy, 300).ok(); }));
   for (uint32_t step = 0; step < 10; ++step) {
     ASSERT_OK(after.Step(step));
-    const auto pages = NaivePages(text, *worker::ParsePolicy(kPolicy), page::DigestKind::kMinMax,
-                                  0, text.Query(0, step), 300, after.tokens());
+    const auto pages = NaivePages(text, *worker::ParsePolicy(kPolicy), page::DigestKind::kMinMax, 0,
+                                  text.Query(0, step), 300, after.tokens());
     const NaiveResult truth = NaiveAttention(text, 0, text.Query(0, step), after.tokens(), pages);
     EXPECT_LE(RelativeError(after.outputs()[0], truth.out), 2e-5);
   }

@@ -20,9 +20,9 @@ using ::testing::HasSubstr;
 using worker::AttendItem;
 using worker::RecallPath;
 
-#define ASSERT_OK(expr)                             \
-  do {                                              \
-    const absl::Status status_of_expr = (expr);     \
+#define ASSERT_OK(expr)                                 \
+  do {                                                  \
+    const absl::Status status_of_expr = (expr);         \
     ASSERT_TRUE(status_of_expr.ok()) << status_of_expr; \
   } while (false)
 
@@ -55,8 +55,8 @@ class WorkerFaults : public ::testing::TestWithParam<RecallPath> {
   FakeClient client_;
 };
 
-// P12: while the store has not acknowledged, no slot is reused, whatever the pressure; the fake reads the slots only
-// when puts are released, and checks the checksum taken at sealing.
+// P12: while the store has not acknowledged, no slot is reused, whatever the pressure; the fake
+// reads the slots only when puts are released, and checks the checksum taken at sealing.
 TEST_P(WorkerFaults, NoSlotIsReusedBeforeItsAcknowledgement) {
   for (uint64_t seed = 1; seed <= 12; ++seed) {
     SCOPED_TRACE(seed);
@@ -166,10 +166,10 @@ TEST_P(WorkerFaults, EqualPrefixesAreStoredOnce) {
   ASSERT_OK(a.Step(1));
   ASSERT_OK(b.Step(1));
   EXPECT_EQ(a.outputs(), b.outputs());
-  EXPECT_THAT(metrics.Render(), HasSubstr("varve_worker_saved_objects_total{result=\"exists\"} 60"));
+  EXPECT_THAT(metrics.Render(),
+              HasSubstr("varve_worker_saved_objects_total{result=\"exists\"} 60"));
   // The names are the chain of design: hash of the namespace and geometry, then of the tokens.
-  const std::string root =
-      base::Sha256(absl::StrCat("default\n", kShape.Id()));
+  const std::string root = base::Sha256(absl::StrCat("default\n", kShape.Id()));
   const std::string first = base::ChainBlockHash(root, text.Tokens(0, 8));
   EXPECT_EQ(client_.context(a.Info().context_id).hashes[0], first);
   EXPECT_NE(client_.object(*page::MakeObjectKey(first, 1)), "");
@@ -355,8 +355,9 @@ TEST_P(WorkerFaults, EverySeriesMoves) {
                                             GetParam() == RecallPath::kStore ? "store" : "worker",
                                             "\"} 20")));
   for (const char* stage : {"score", "select", "transfer", "install"}) {
-    EXPECT_THAT(after, ::testing::Not(HasSubstr(absl::StrCat(
-                           "varve_recall_stage_duration_seconds_count{stage=\"", stage, "\"} 0\n"))));
+    EXPECT_THAT(after,
+                ::testing::Not(HasSubstr(absl::StrCat(
+                    "varve_recall_stage_duration_seconds_count{stage=\"", stage, "\"} 0\n"))));
   }
   EXPECT_THAT(after, ::testing::Not(HasSubstr("varve_digest_stream_lag_seconds_count 0\n")));
   // The page that the ninth step sealed is saved in the background.

@@ -1,0 +1,117 @@
+// A sequence's beginning and end: its context in the store.
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "gpu_worker/sequence.h"
+#include "kvstore/base/hash.h"
+#include "kvstore/base/status.h"
+
+namespace varve::worker {
+
+Sequence::Sequence(const Services* services, SequenceId id, const SequenceOptions& options)
+    : services_(services),
+      geometry_(services->options.geometry),
+      id_(id),
+      policy_(options.policy),
+      layers_(geometry_.num_layers, LayerCache(services->options.digest_kind, geometry_)),
+      page_slots_(geometry_.num_kv_heads) {}
+
+absl::StatusOr<std::shared_ptr<Sequence>> Sequence::Open(const Services* services, SequenceId id,
+                                                         const SequenceOptions& options) {
+  // The text form has one validator; a hand-made policy goes through it too.
+  VARVE_RETURN_IF_ERROR(ParsePolicy(options.policy.ToString()).status());
+  std::shared_ptr<Sequence> sequence(new Sequence(services, id, options));
+  VARVE_RETURN_IF_ERROR(sequence->OpenContext(options));
+  sequence->Publish();
+  return sequence;
+}
+
+absl::Status Sequence::OpenContext(const SequenceOptions& options) {
+  std::string context_id = options.context_id;
+  if (context_id.empty()) {
+    const std::string random = base::RandomBytes(8);
+    context_id = absl::StrCat("w-", absl::BytesToHexString(random), "-", id_);
+    drop_on_close_ = true;
+  }
+  if (!options.resume_context_id.empty()) return Resume(options, context_id);
+  VARVE_ASSIGN_OR_RETURN(
+      const client::ContextInfo info,
+      services_->client->OpenContext(context_id, geometry_, services_->options.digest_kind));
+  log_ = std::make_shared<SaveLog>(context_id, info.epoch, geometry_.num_layers, 0);
+  return absl::OkStatus();
+}
+
+// The stored context is continued in place when it is named as the sequence's own, else in a fork.
+absl::Status Sequence::Resume(const SequenceOptions& options, const std::string& context_id) {
+  client::Client* client = services_->client;
+  if (context_id != options.resume_context_id) {
+    VARVE_RETURN_IF_ERROR(client->ForkContext(options.resume_context_id, context_id, 0).status());
+  }
+  VARVE_ASSIGN_OR_RETURN(const client::ContextInfo info, client->AttachContext(context_id));
+  log_ = std::make_shared<SaveLog>(context_id, info.epoch, geometry_.num_layers, info.num_blocks);
+  absl::Status loaded = LoadBlocks(info);
+  if (!loaded.ok() && drop_on_close_) client->DropContext(context_id).IgnoreError();
+  return base::Annotate(loaded, absl::StrCat("resuming context ", options.resume_context_id));
+}
+
+absl::Status Sequence::LoadBlocks(const client::ContextInfo& info) {
+  page::Geometry theirs = info.geometry;
+  theirs.num_query_heads = geometry_.num_query_heads;
+  if (!(theirs == geometry_) || info.digest_kind != services_->options.digest_kind) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "it has geometry ", info.geometry.ToString(), " and digest ",
+        base::Sv(page::Info(info.digest_kind).name), ", this worker ", geometry_.ToString(),
+        " and ", base::Sv(page::Info(services_->options.digest_kind).name)));
+  }
+  for (uint32_t l = 0; l < info.digest_blocks.size(); ++l) {
+    if (info.digest_blocks[l] != info.num_blocks) {
+      return absl::FailedPreconditionError(absl::StrCat("layer ", l, " has digests of ",
+                                                        info.digest_blocks[l], " of ",
+                                                        info.num_blocks, " blocks"));
+    }
+  }
+  hashes_ = info.block_hashes;
+  if (hashes_.size() != info.num_blocks) {
+    return absl::DataLossError(
+        absl::StrCat(hashes_.size(), " block names for ", info.num_blocks, " blocks"));
+  }
+  tokens_ = uint64_t{info.num_blocks} * geometry_.page_tokens;
+  if (info.num_blocks == 0) return absl::OkStatus();
+  VARVE_RETURN_IF_ERROR(services_->client->ReadDigests(
+      log_->context_id(), 0, geometry_.num_layers,
+      [this](uint32_t layer, uint32_t first, uint32_t count, std::string_view rows) {
+        if (layer >= layers_.size()) {
+          return absl::DataLossError(absl::StrCat("digests of unknown layer ", layer));
+        }
+        return layers_[layer].digests.Load(first, count, rows);
+      }));
+  for (LayerCache& layer : layers_) {
+    if (layer.digests.pages() != info.num_blocks) {
+      return absl::DataLossError(absl::StrCat("digests of ", layer.digests.pages(), " of ",
+                                              info.num_blocks, " blocks arrived"));
+    }
+    layer.appended = static_cast<uint32_t>(tokens_);
+    layer.blocks.assign(info.num_blocks, BlockState::kSaved);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Sequence::Close() {
+  if (drop_on_close_) log_->Cancel();
+  absl::Status status = log_->WaitIdle(services_->options.step_deadline);
+  std::vector<Slot> slots;
+  for (LayerCache& layer : layers_) {
+    for (HotSet& head : layer.heads) {
+      while (!head.pages().empty()) slots.push_back(head.Remove(head.pages().back()));
+    }
+  }
+  services_->saver->FreeWhenIdle(log_, std::move(slots));
+  if (drop_on_close_) {
+    services_->client->DropContext(log_->context_id()).IgnoreError();
+    return absl::OkStatus();
+  }
+  status.Update(log_->error());
+  status.Update(services_->client->ParkContext(log_->context_id()).status());
+  return base::Annotate(status, absl::StrCat("closing context ", log_->context_id()));
+}
+
+}  // namespace varve::worker

@@ -1,0 +1,279 @@
+// What an engine gets out of the worker: attention over the pages that the policy selects, in the
+// same bits whatever the placement, history, chunking, batch and path. Properties P8-P20 are those
+// of docs/architecture.md.
+#include <algorithm>
+#include <cstring>
+#include <random>
+#include <set>
+
+#include "gmock/gmock.h"
+#include "tests/contract/worker/worker_contract.h"
+
+namespace varve::testing {
+namespace {
+
+using worker::AttendItem;
+using worker::ParsePolicy;
+
+page::Geometry RandomGeometry(std::mt19937_64& random) {
+  page::Geometry g;
+  g.num_layers = 1 + random() % 3;
+  g.num_kv_heads = 1 + random() % 3;
+  g.num_query_heads = g.num_kv_heads * (1 + random() % 5);
+  g.head_dim = 32 + 8 * (random() % 29);
+  g.page_tokens = 8u << (random() % 3);
+  g.dtype = static_cast<page::DType>(1 + random() % 3);
+  return g;
+}
+
+// P8: a budget of all pages is dense attention, for every policy, shape and length.
+TEST_P(WorkerContract, BudgetOfAllPagesIsDenseAttention) {
+  const std::vector<std::string> policies = {"full", "streaming(budget=1)", "quest(budget=1)",
+                                             "arkvale(budget=1)", "arkvale(budget=1000p,hot=1)"};
+  for (uint64_t seed = 1; seed <= 6; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937_64 random(seed);
+    page::Geometry g = RandomGeometry(random);
+    g.dtype = page::DType::kF32;
+    const uint32_t prompt = 1 + random() % (6 * g.page_tokens);
+    const RandomText text(g, seed, prompt + 40);
+    const auto made = Make(g);
+    ASSERT_NE(made, nullptr);
+    for (const std::string& policy : policies) {
+      Feeder feeder(made->worker(), &text);
+      ASSERT_OK(feeder.Prefill(policy, prompt, 1 + random() % prompt));
+      for (uint32_t step = 0; step < 12; ++step) {
+        ASSERT_OK(feeder.Step(step));
+        ExpectNaive(text, feeder, "full", page::DigestKind::kMinMax, prompt, step, 1e-5);
+      }
+      EXPECT_EQ(feeder.Info().stats.recalled_pages, 0u);  // P19
+      ASSERT_OK(made->worker()->Close(feeder.id()));
+    }
+  }
+}
+
+// The selected pages, and only these, are attended: against a selection and attention computed from
+// the raw keys.
+TEST_P(WorkerContract, AttendsExactlyWhatThePolicySelects) {
+  const std::vector<std::string> policies = {
+      "streaming(budget=0.3)",
+      "quest(budget=0.3,merge=max)",
+      "quest(budget=4p,merge=mean,sinks=2,generated=paged)",
+      "arkvale(budget=0.3)",
+      "arkvale(budget=3p,hot=1,sinks=0,window=0)",
+      "arkvale(budget=0.2,merge=softmax_max,hot=1.5,window=2)",
+      "arkvale(budget=4p,generated=paged)"};
+  for (uint64_t seed = 1; seed <= 8; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937_64 random(seed);
+    const page::Geometry g = RandomGeometry(random);
+    const auto digest = static_cast<page::DigestKind>(1 + random() % 3);
+    const uint32_t prompt = 1 + random() % (20 * g.page_tokens);
+    const RandomText text(g, seed, prompt + 80);
+    const auto made = Make(g, 2048, digest);
+    ASSERT_NE(made, nullptr);
+    for (int i = 0; i < 3; ++i) {
+      const std::string& policy = policies[random() % policies.size()];
+      Feeder feeder(made->worker(), &text);
+      ASSERT_OK(feeder.Prefill(policy, prompt, 1 + random() % prompt));
+      for (uint32_t step = 0; step < 20; ++step) {
+        ASSERT_OK(feeder.Step(step));
+        ExpectNaive(text, feeder, policy, digest, prompt, step, 2e-5);
+      }
+      ASSERT_OK(made->worker()->Close(feeder.id()));
+    }
+  }
+}
+
+// P9: with everything resident or with the smallest hot set, after any history, the output has the
+// same bits.
+TEST_P(WorkerContract, OutputDoesNotDependOnPlacementOrHistory) {
+  const RandomText text(kSmall, 5, 600);
+  const auto made = Make(kSmall);
+  ASSERT_NE(made, nullptr);
+  Feeder resident(made->worker(), &text), tight(made->worker(), &text),
+      roomy(made->worker(), &text);
+  ASSERT_OK(resident.Prefill("quest(budget=5p)", 500));
+  ASSERT_OK(tight.Prefill("arkvale(budget=5p,hot=1)", 500, 37));
+  ASSERT_OK(roomy.Prefill("arkvale(budget=5p,hot=3)", 500, 8));
+  for (uint32_t noise = 1000; noise < 1020; ++noise) ASSERT_OK(roomy.Attend(noise));
+  for (uint32_t step = 0; step < 30; ++step) {
+    ASSERT_OK(resident.Step(step));
+    ASSERT_OK(tight.Step(step));
+    ASSERT_OK(roomy.Step(step));
+    EXPECT_EQ(resident.outputs(), tight.outputs()) << step;
+    EXPECT_EQ(resident.outputs(), roomy.outputs()) << step;
+    EXPECT_EQ(resident.lse(), tight.lse()) << step;
+  }
+  EXPECT_EQ(resident.Info().stats.recalled_pages, 0u);
+  EXPECT_GT(tight.Info().stats.recalled_pages, roomy.Info().stats.recalled_pages);
+  const worker::SequenceStats stats = tight.Info().stats;
+  EXPECT_EQ(stats.hot_pages + stats.recalled_pages, stats.selected_pages);  // P14
+  EXPECT_EQ(stats.recalled_bytes, stats.recalled_pages * kSmall.page_bytes());
+}
+
+// A prefill in any chunks is the same prefill: same bits out, same blocks in the store.
+TEST_P(WorkerContract, ChunkedPrefillIsOnePrefill) {
+  const RandomText text(kSmall, 6, 400);
+  const auto made = Make(kSmall, 2048);
+  ASSERT_NE(made, nullptr);
+  std::vector<std::vector<float>> expected;
+  uint64_t objects = 0;
+  for (uint32_t chunk : {0u, 1u, 7u, 8u, 100u}) {
+    SCOPED_TRACE(chunk);
+    Feeder feeder(made->worker(), &text);
+    ASSERT_OK(feeder.Prefill("arkvale(budget=4p,hot=1)", 333, chunk));
+    ASSERT_OK(feeder.Step(0));
+    if (expected.empty()) expected = feeder.outputs();
+    EXPECT_EQ(feeder.outputs(), expected);
+    if (objects == 0) objects = feeder.Info().stats.saved_objects;
+    EXPECT_EQ(feeder.Info().stats.saved_objects, objects);
+    EXPECT_EQ(feeder.Info().blocks, 41u);
+  }
+  EXPECT_EQ(objects, 41u * kSmall.num_layers);
+}
+
+// P10: a page that was evicted and recalled has the bytes that were appended, in the slot that the
+// page table names.
+TEST_P(WorkerContract, RecalledPagesHaveTheAppendedBytes) {
+  const RandomText text(kSmall, 7, 400);
+  const auto made = Make(kSmall);
+  ASSERT_NE(made, nullptr);
+  Feeder feeder(made->worker(), &text);
+  ASSERT_OK(feeder.Prefill("arkvale(budget=4p,hot=1)", 300));
+  const worker::Policy policy = *ParsePolicy("arkvale(budget=4p,hot=1)");
+  for (uint32_t step = 0; step < 10; ++step) {
+    ASSERT_OK(feeder.Step(step));
+    for (uint32_t l = 0; l < kSmall.num_layers; ++l) {
+      const worker::SequenceId id = feeder.id();
+      const auto table = made->worker()->ExportPageTable(l, {&id, 1});
+      ASSERT_TRUE(table.ok()) << table.status();
+      const auto pages = NaivePages(text, policy, page::DigestKind::kMinMax, l, text.Query(l, step),
+                                    300, feeder.tokens());
+      ASSERT_EQ(table->indptr.size(), kSmall.num_kv_heads + 1);
+      std::set<int32_t> slots(table->indices.begin(), table->indices.end());
+      EXPECT_EQ(slots.size(), table->indices.size());  // P11: one page, one slot
+      for (uint32_t head = 0; head < kSmall.num_kv_heads; ++head) {
+        const int32_t first = table->indptr[head];
+        ASSERT_EQ(table->indptr[head + 1] - first, static_cast<int32_t>(pages[head].size()));
+        EXPECT_EQ(table->last_page_len[head], (feeder.tokens() - 1) % kSmall.page_tokens + 1);
+        for (size_t i = 0; i + 1 < pages[head].size(); ++i) {  // all but the open one
+          const size_t at = size_t(table->indices[first + i]) * kSmall.page_bytes();
+          const std::string bytes(reinterpret_cast<const char*>(made->pool().data()) + at,
+                                  kSmall.page_bytes());
+          EXPECT_EQ(bytes, text.Page(l, head, pages[head][i])) << "page " << pages[head][i];
+        }
+      }
+    }
+  }
+  EXPECT_GT(feeder.Info().stats.recalled_pages, 0u);
+}
+
+// P17: a larger budget keeps at least as much attention mass, and all pages keep all of it.
+TEST_P(WorkerContract, LargerBudgetsKeepMoreMass) {
+  const RandomText text(kSmall, 8, 500);
+  const auto made = Make(kSmall, 2048, page::DigestKind::kMinMax, 1);
+  ASSERT_NE(made, nullptr);
+  double before = 0;
+  for (const char* policy : {"arkvale(budget=3p,hot=1)", "arkvale(budget=8p,hot=1)",
+                             "arkvale(budget=20p,hot=1)", "arkvale(budget=1)"}) {
+    Feeder feeder(made->worker(), &text);
+    ASSERT_OK(feeder.Prefill(policy, 400));
+    for (uint32_t step = 0; step < 5; ++step) ASSERT_OK(feeder.Attend(step));
+    const worker::SequenceStats stats = feeder.Info().stats;
+    EXPECT_EQ(stats.mass_samples, 5u * kSmall.num_layers * kSmall.num_kv_heads);
+    const double kept = stats.mass_sum / static_cast<double>(stats.mass_samples);
+    EXPECT_GT(kept, before) << policy;
+    before = kept;
+  }
+  EXPECT_NEAR(before, 1.0, 1e-6);
+}
+
+// P20: KV heads with the same keys and queries choose the same pages.
+TEST_P(WorkerContract, EqualHeadsChooseEqualPages) {
+  page::Geometry one = kSmall;
+  one.num_kv_heads = 1;
+  one.num_query_heads = 2;
+  const RandomText text(one, 9, 300);
+  page::Geometry three = one;
+  three.num_kv_heads = 3;
+  three.num_query_heads = 6;
+  const auto made = Make(three);
+  const auto single = Make(one);
+  ASSERT_TRUE(made != nullptr && single != nullptr);
+  const auto policy = *ParsePolicy("arkvale(budget=4p,hot=1)");
+  const auto id = made->worker()->Open({policy, "", ""});
+  ASSERT_TRUE(id.ok()) << id.status();
+  Feeder reference(single->worker(), &text);
+  ASSERT_OK(reference.Prefill("arkvale(budget=4p,hot=1)", 300));
+  ASSERT_OK(made->worker()->Extend(*id, text.Tokens(0, 300)));
+  const size_t row = one.row_bytes();
+  for (uint32_t l = 0; l < one.num_layers; ++l) {
+    std::vector<std::byte> k, v;
+    for (uint32_t t = 0; t < 300; ++t) {
+      for (int copy = 0; copy < 3; ++copy) {
+        k.insert(k.end(), text.Keys(l, t), text.Keys(l, t) + row);
+        v.insert(v.end(), text.Values(l, t), text.Values(l, t) + row);
+      }
+    }
+    ASSERT_OK(made->worker()->Append(*id, l, k.data(), v.data(), 300));
+  }
+  ASSERT_OK(made->worker()->FinishPrefill(*id));
+  for (uint32_t step = 0; step < 5; ++step) {
+    ASSERT_OK(reference.Attend(step));
+    for (uint32_t l = 0; l < one.num_layers; ++l) {
+      const std::vector<float> q = text.Query(l, step);
+      std::vector<float> q3, out(3 * q.size());
+      for (int copy = 0; copy < 3; ++copy) q3.insert(q3.end(), q.begin(), q.end());
+      const AttendItem item{*id, q3.data(), out.data(), nullptr};
+      ASSERT_OK(made->worker()->Attend(l, {&item, 1}));
+      for (int copy = 0; copy < 3; ++copy) {
+        EXPECT_TRUE(std::equal(reference.outputs()[l].begin(), reference.outputs()[l].end(),
+                               out.begin() + copy * static_cast<long>(q.size())));
+      }
+    }
+  }
+}
+
+// Sequences of different lengths and policies in one call give what they give alone.
+TEST_P(WorkerContract, ABatchIsItsItems) {
+  const std::vector<std::string> policies = {"full", "arkvale(budget=4p,hot=1)",
+                                             "quest(budget=0.2)", "arkvale(budget=0.1)",
+                                             "streaming(budget=3p)"};
+  const auto made = Make(kSmall, 2048);
+  ASSERT_NE(made, nullptr);
+  std::vector<RandomText> texts;
+  std::vector<Feeder> together, alone;
+  texts.reserve(policies.size());
+  for (uint32_t i = 0; i < policies.size(); ++i) {
+    const uint32_t prompt = 9 + 83 * i;
+    texts.emplace_back(kSmall, 20 + i, prompt + 20);
+    together.emplace_back(made->worker(), &texts[i]);
+    alone.emplace_back(made->worker(), &texts[i]);
+    ASSERT_OK(together[i].Prefill(policies[i], prompt));
+    ASSERT_OK(alone[i].Prefill(policies[i], prompt));
+  }
+  for (uint32_t step = 0; step < 12; ++step) {
+    for (Feeder& feeder : together) ASSERT_OK(feeder.Feed(1));
+    for (Feeder& feeder : alone) ASSERT_OK(feeder.Step(step));
+    for (uint32_t l = 0; l < kSmall.num_layers; ++l) {
+      std::vector<std::vector<float>> q, out;
+      std::vector<AttendItem> items;
+      for (const RandomText& text : texts) q.push_back(text.Query(l, step));
+      for (const auto& query : q) out.emplace_back(query.size());
+      for (size_t i = 0; i < texts.size(); ++i) {
+        items.push_back({together[i].id(), q[i].data(), out[i].data(), nullptr});
+      }
+      ASSERT_OK(made->worker()->Attend(l, items));
+      for (size_t i = 0; i < texts.size(); ++i) {
+        EXPECT_EQ(out[i], alone[i].outputs()[l]) << policies[i] << " step " << step;
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, WorkerContract, ::testing::ValuesIn(AllSettings()),
+                         [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace varve::testing

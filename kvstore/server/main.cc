@@ -89,7 +89,9 @@ CommandLine ParseOwnFlags(const std::vector<std::string>& args, std::vector<std:
 
 void LoadSettings(base::ConfigLoader& loader, CommandLine& line,
                   const std::vector<std::string>& flags, Problems& problems) {
-  const std::map<std::string, std::string> environment = base::Environment();
+  std::map<std::string, std::string> environment = base::Environment();
+  // The address of a store, for varvectl and varve-worker; a shell that has it set may start a store too.
+  environment.erase(absl::StrCat(kEnvPrefix, "STORE"));
   if (line.config_file.empty()) {
     if (const auto found = environment.find(absl::StrCat(kEnvPrefix, "CONFIG"));
         found != environment.end()) {

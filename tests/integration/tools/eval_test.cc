@@ -1,0 +1,93 @@
+// varve-eval end to end: store and worker as processes, answers compared with the same policies on plain memory.
+#include <gtest/gtest.h>
+
+#include "tests/integration/tools/run_tool.h"
+#include "tests/model/eval_core.h"
+#include "tests/model/selection_backend.h"
+
+namespace varve::testing {
+namespace {
+
+constexpr int kPrompts = 8;
+
+class Reference final : public model::BackendProvider {
+ public:
+  explicit Reference(const model::TinyModel& model) : model_(model) {}
+  absl::StatusOr<std::unique_ptr<model::KvBackend>> Open(const model::PolicySpec& policy) override {
+    return model::SelectionBackend::Make(model_.config(), model_.kernels(), policy);
+  }
+
+ private:
+  const model::TinyModel& model_;
+};
+
+// Answers right of a policy on plain memory.
+uint64_t ExpectedRight(const std::string& policy, const std::string& task) {
+  const auto model = model::TinyModel::Load(VARVE_TEST_DATA_DIR);
+  Reference reference(*model);
+  model::EvalOptions options;
+  options.data_dir = VARVE_TEST_DATA_DIR;
+  options.tasks = {task};
+  options.lengths = {1024};
+  options.policies = {{policy, 32, 0.1}};
+  options.max_prompts = kPrompts;
+  options.mass_sample_every = 0;
+  const auto rows = model::RunEval(*model, options, reference, [](uint64_t, uint64_t, const std::string&) {});
+  EXPECT_TRUE(rows.ok()) << rows.status();
+  return rows.ok() ? rows->at(0).answers_right : 0;
+}
+
+std::string Flags(const std::string& more) {
+  return "--lengths 1024 --budgets 0.1 --policy-parameters merge=max --json --prompts " + std::to_string(kPrompts) + " " +
+         more;
+}
+
+const nlohmann::json* Row(const nlohmann::json& results, const std::string& task, const std::string& policy) {
+  for (const auto& row : results) {
+    if (row["task"] == task && row["policy"] == policy) return &row;
+  }
+  ADD_FAILURE() << "no row of " << task << " " << policy;
+  return nullptr;
+}
+
+class EvalDeployments : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(EvalDeployments, AnswersAsOnPlainMemory) {
+  const auto results = Results(RunTool(
+      "varve-eval", Flags(std::string("--tasks niah_multikey,vt --policies full,streaming,quest,arkvale ") + GetParam())));
+  for (const std::string task : {"niah_multikey", "vt"}) {
+    const uint64_t expected = ExpectedRight("arkvale-max", task);
+    const auto* full = Row(results, task, "full");
+    const auto* streaming = Row(results, task, "streaming");
+    const auto* quest = Row(results, task, "quest");
+    const auto* arkvale = Row(results, task, "arkvale");
+    ASSERT_TRUE(full && streaming && quest && arkvale);
+    EXPECT_EQ((*full)["accuracy"], 1.0);
+    EXPECT_LT((*streaming)["accuracy"], 0.5);
+    EXPECT_EQ((*quest)["answers_right"], expected);
+    EXPECT_EQ((*arkvale)["answers_right"], expected);
+    EXPECT_EQ((*quest)["pages_recalled_per_step"], 0.0);
+    EXPECT_GT((*arkvale)["pages_recalled_per_step"], 0.0);
+    EXPECT_GT((*arkvale)["bytes_per_step"], 0.0);
+    EXPECT_GT((*arkvale)["hot_hit_ratio"], 0.0);
+    EXPECT_GT((*arkvale)["attention_mass_kept"], 0.5);
+    EXPECT_EQ((*arkvale)["budget"], 0.1);
+    EXPECT_EQ((*arkvale)["prompts"], kPrompts);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, EvalDeployments,
+                         ::testing::Values("", "--recall-path store --transport tcp", "--linked", "--embedded"));
+
+TEST(Eval, SaysWhatIsWrong) {
+  for (const auto& [flags, expected] :
+       {std::pair{"--tasks nosuch", "nosuch"}, std::pair{"--policies nosuch", "nosuch"}, std::pair{"--budgets 2", "(0, 1]"},
+        std::pair{"--page-tokens 12", "page-tokens"}, std::pair{"--no-such-flag", "no-such-flag"}}) {
+    const ToolResult result = RunTool("varve-eval", std::string("--embedded --prompts 1 --lengths 1024 ") + flags);
+    EXPECT_NE(result.exit_code, 0) << flags;
+    EXPECT_NE(result.errors.find(expected), std::string::npos) << flags << ": " << result.errors;
+  }
+}
+
+}  // namespace
+}  // namespace varve::testing

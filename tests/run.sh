@@ -46,6 +46,8 @@ export LSAN_OPTIONS="suppressions=$root/tests/support/lsan.supp:print_suppressio
 export UBSAN_OPTIONS="halt_on_error=1:print_stacktrace=1"
 # Debian's libgrpc, absl and UCX are not instrumented: without both options they drown the run in false reports.
 export TSAN_OPTIONS="halt_on_error=1:second_deadlock_stack=1:ignore_noninstrumented_modules=1:suppressions=$root/tests/support/tsan.supp"
+# UCX hooks madvise, which a thread calls on its way out, when ThreadSanitizer has forgotten it already: it would crash.
+if [ "$preset" = tsan ]; then export UCX_MEM_MMAP_HOOK_MODE=none; fi
 
 step() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
 

@@ -11,6 +11,7 @@
 #include "kvstore/base/status.h"
 #include "kvstore/transport/host_memory.h"
 #include "kvstore/transport/region_table.h"
+#include "kvstore/transport/shared_memory.h"
 #include "kvstore/transport/ucx_endpoint.h"
 #include "kvstore/transport/ucx_handles.h"
 #include "kvstore/transport/ucx_port.h"
@@ -33,9 +34,10 @@ struct Shared {
   Ports ports;  // in order of preference; constant after construction
 };
 
-// The memory behind a region: the caller's, ours, or UCX's; and its registrations.
+// The memory behind a region, unless it is the caller's; and its registrations.
 struct Backing {
   HostMemory host;
+  SharedMemory shared;
   std::vector<UcxMemory> mapped;
   std::vector<UcxDescriptor::LaneKey> keys;
 };
@@ -123,20 +125,15 @@ class UcxTransport final : public Transport {
     return absl::OkStatus();
   }
 
-  // Shared memory of UCX where there is that lane, else anonymous memory.
+  // Shared memory where there is that lane, else anonymous memory.
   absl::StatusOr<std::span<std::byte>> AllocateBacking(size_t bytes, Backing* backing) const {
-    Port* shm = FindPort(LaneKind::kShm);
-    if (shm == nullptr) {
+    if (FindPort(LaneKind::kShm) == nullptr) {
       VARVE_ASSIGN_OR_RETURN(backing->host, HostMemory::Allocate(bytes));
       return backing->host.span();
     }
-    VARVE_ASSIGN_OR_RETURN(UcxMemory mapped, UcxMemory::Map(shm->lane().context(), nullptr, bytes));
-    const std::span<std::byte> memory(static_cast<std::byte*>(mapped.address()), bytes);
-    if (!Prefault(memory)) return absl::ResourceExhaustedError(absl::StrCat("no memory for ", bytes, " bytes"));
-    VARVE_ASSIGN_OR_RETURN(std::string key, mapped.PackKey());
-    backing->keys.push_back({LaneKind::kShm, std::move(key)});
-    backing->mapped.push_back(std::move(mapped));
-    return memory;
+    VARVE_ASSIGN_OR_RETURN(backing->shared, SharedMemory::Allocate(bytes));
+    backing->keys.push_back({LaneKind::kShm, backing->shared.Key()});
+    return backing->shared.span();
   }
 
   std::unique_ptr<Region> MakeRegion(Backing backing, std::span<std::byte> memory) {

@@ -1,6 +1,7 @@
 // UCX transport (Debian's libucx 1.13): shared memory, TCP, and RDMA verbs where a device exists.
 //
-// shm: one-sided put/get for memory from Allocate; active messages for the caller's own memory. tcp: active messages in
+// shm: memory from Allocate is a sealed memfd that the store maps at Import, so that a transfer is a copy by the caller of
+// Read or Write; active messages (with cross-memory attach) for the caller's own memory. tcp: active messages in
 // both directions, never put/get (UCX 1.13 can abort the survivor when a peer dies in emulated put/get). rdma: one-sided.
 #pragma once
 

@@ -4,8 +4,8 @@
 #include <utility>
 
 #include "absl/time/clock.h"
-#include "kvstore/transport/host_memory.h"
-#include "kvstore/transport/shared_mapping.h"
+#include "kvstore/base/status.h"
+#include "kvstore/transport/shared_memory.h"
 
 namespace varve::transport {
 namespace {
@@ -19,14 +19,14 @@ thread_local bool t_in_done = false;
 class UcxRemoteRegion final : public RemoteRegion {
  public:
   UcxRemoteRegion(std::shared_ptr<Port> port, std::shared_ptr<Connection> connection, size_t bytes,
-                  const RemoteAccess& access, ucp_rkey_h mapped)
+                  const RemoteAccess& access, SharedMemory mapped)
       : RemoteRegion(bytes),
         port_(std::move(port)),
         connection_(std::move(connection)),
-        access_(access),
-        mapped_(mapped) {}
+        mapped_(std::move(mapped)),
+        access_(access) {}
   ~UcxRemoteRegion() override {
-    const ucp_rkey_h key = mapped_;
+    const ucp_rkey_h key = access_.key;
     if (key != nullptr) {
       port_->lane().RunSync([key] { ucp_rkey_destroy(key); });
     }
@@ -36,8 +36,8 @@ class UcxRemoteRegion final : public RemoteRegion {
  private:
   std::shared_ptr<Port> port_;
   std::shared_ptr<Connection> connection_;  // its worker must outlive the key
+  SharedMemory mapped_;                     // behind access_.direct
   RemoteAccess access_;
-  ucp_rkey_h mapped_;  // holds the mapping of access_.direct, or is access_.key
 };
 
 // Copies running on callers' threads; the endpoint's destructor waits for them.
@@ -72,9 +72,10 @@ void Copy(bool read, std::byte* local, std::byte* remote, size_t bytes) {
 
 class UcxEndpoint final : public Endpoint {
  public:
-  UcxEndpoint(std::shared_ptr<Port> port, uint64_t peer, std::unique_ptr<Station> own, size_t segment_bytes)
+  UcxEndpoint(std::shared_ptr<Port> port, const UcxAddress& peer, std::unique_ptr<Station> own, size_t segment_bytes)
       : port_(std::move(port)),
-        peer_(peer),
+        peer_(peer.instance),
+        peer_pid_(static_cast<pid_t>(peer.pid)),
         connection_(std::make_shared<Connection>(port_->lane(), port_->requester(), std::move(own), segment_bytes)) {}
 
   ~UcxEndpoint() override {
@@ -83,9 +84,9 @@ class UcxEndpoint final : public Endpoint {
     copies_->Wait();
   }
 
-  absl::Status Open(const std::string& worker_address, uint32_t pid, absl::Duration timeout) {
-    port_->lane().Post([connection = connection_, worker_address, pid, timeout] {
-      connection->Open(worker_address, pid, timeout);
+  absl::Status Open(const std::string& worker_address, absl::Duration timeout) {
+    port_->lane().Post([connection = connection_, worker_address, pid = peer_pid_, timeout] {
+      connection->Open(worker_address, static_cast<uint32_t>(pid), timeout);
     });
     return connection_->WaitUntilOpen();
   }
@@ -95,12 +96,19 @@ class UcxEndpoint final : public Endpoint {
     if (!decoded.ok()) return decoded.status();
     if (decoded->instance != peer_) return absl::InvalidArgumentError("region descriptor of another peer");
     RemoteAccess access{decoded->region, decoded->address};
-    ucp_rkey_h key = nullptr;
+    SharedMemory mapped;
     for (const auto& lane_key : decoded->keys) {
-      if (lane_key.kind == port_->lane().kind() && key == nullptr) key = connection_->UnpackKey(lane_key.key);
+      if (lane_key.kind != port_->lane().kind()) continue;
+      if (lane_key.kind == LaneKind::kRdma && access.key == nullptr) access.key = connection_->UnpackKey(lane_key.key);
+      if (lane_key.kind != LaneKind::kShm) continue;
+      auto attached = SharedMemory::Attach(peer_pid_, lane_key.key, decoded->bytes);
+      // Memory that may not be mapped still is reached by messages.
+      if (absl::IsUnavailable(attached.status())) continue;
+      if (!attached.ok()) return attached.status();
+      mapped = *std::move(attached);
+      access.direct = mapped.span().data();
     }
-    return std::make_unique<UcxRemoteRegion>(port_, connection_, decoded->bytes,
-                                             WithKey(access, key, decoded->bytes), key);
+    return std::make_unique<UcxRemoteRegion>(port_, connection_, decoded->bytes, access, std::move(mapped));
   }
 
   void Close() override {
@@ -110,20 +118,6 @@ class UcxEndpoint final : public Endpoint {
   const char* lane() const override { return port_->lane().name(); }
 
  private:
-  // How to use a key: over shm the region's mapping, when it is as large as the peer says; over rdma the key.
-  RemoteAccess WithKey(RemoteAccess access, ucp_rkey_h key, size_t bytes) const {
-    if (key == nullptr) return access;
-    if (port_->lane().kind() == LaneKind::kRdma) {
-      access.key = key;
-      return access;
-    }
-    void* mapped = nullptr;
-    if (ucp_rkey_ptr(key, access.address, &mapped) != UCS_OK) return access;
-    const std::span<std::byte> memory(static_cast<std::byte*>(mapped), bytes);
-    if (IsOneSharedMapping(memory) && Prefault(memory)) access.direct = memory.data();
-    return access;
-  }
-
   void DoRead(std::vector<Segment> segments, absl::Time deadline, Done done) override {
     Start(true, std::move(segments), deadline, std::move(done));
   }
@@ -198,6 +192,7 @@ class UcxEndpoint final : public Endpoint {
 
   const std::shared_ptr<Port> port_;
   const uint64_t peer_;
+  const pid_t peer_pid_;
   const std::shared_ptr<Connection> connection_;
   const std::shared_ptr<InlineCopies> copies_ = std::make_shared<InlineCopies>();
 };
@@ -213,8 +208,8 @@ absl::StatusOr<std::unique_ptr<Endpoint>> ConnectUcx(std::shared_ptr<Port> port,
     if (!opened.ok()) return opened.status();
     own = *std::move(opened);
   }
-  auto endpoint = std::make_unique<UcxEndpoint>(std::move(port), peer.instance, std::move(own), segment_bytes);
-  const absl::Status status = endpoint->Open(worker_address, peer.pid, timeout);
+  auto endpoint = std::make_unique<UcxEndpoint>(std::move(port), peer, std::move(own), segment_bytes);
+  const absl::Status status = endpoint->Open(worker_address, timeout);
   if (!status.ok()) return status;
   return endpoint;
 }

@@ -43,7 +43,7 @@ absl::StatusOr<UcxAddress> DecodeAddress(std::string_view bytes);
 struct UcxDescriptor {
   struct LaneKey {
     LaneKind kind;
-    std::string key;  // bytes of ucp_rkey_pack
+    std::string key;  // shm: of SharedMemory; rdma: bytes of ucp_rkey_pack
   };
   uint64_t instance = 0;  // of the transport that owns the region
   uint64_t region = 0;

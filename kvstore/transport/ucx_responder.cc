@@ -37,7 +37,8 @@ class Responder::Session final : public UcxEndpointOwner, public std::enable_sha
     responder_.lane_.Unwatch(std::exchange(watch_, -1));
     // Keeps this alive until UCX has let go.
     Lane& lane = responder_.lane_;
-    lane.CloseEndpoint(lane.station(), std::exchange(endpoint_, nullptr), [self = shared_from_this()] {});
+    lane.CloseEndpoint(lane.station(), std::exchange(endpoint_, nullptr),
+                       [self = shared_from_this()] { self->responder_.AbandonSends(*self); });
   }
 
   void OnEndpointError(ucs_status_t status) override {
@@ -65,6 +66,14 @@ class Responder::Answer final : public UcxOperation {
     bytes_ = 0;
     pinned_ = 0;
     receiving_ = false;
+  }
+
+  // UCX 1.13 can forget a rendezvous send when its endpoint is force-closed: the memory is let go, and this answer is not
+  // used again unless UCX should come back to it after all. A receive is waited for, since it writes into the memory.
+  void AbandonSend() {
+    if (receiving_) return;
+    abandoned_ = true;
+    Release();
   }
 
   bool Uses(uint64_t region) const {
@@ -117,12 +126,16 @@ class Responder::Answer final : public UcxOperation {
       // An error here is the endpoint's too: its own callback ends the session.
       if (status == UCS_OK) return SendAck(absl::StatusCode::kOk);
     }
-    for (size_t i = 0; i < pinned_; ++i) responder_.regions_.Unpin(request_.pieces[i].region);
-    session_.reset();
+    if (!std::exchange(abandoned_, false)) Release();
     responder_.Recycle(this);
   }
 
  private:
+  void Release() {
+    for (size_t i = 0; i < pinned_; ++i) responder_.regions_.Unpin(request_.pieces[i].region);
+    pinned_ = 0;
+    session_.reset();
+  }
   void SendStatus(MessageType type, absl::StatusCode code) {
     reply_ = MakeMessage(type, session_->id(), request_.head.request);
     reply_.head.status = static_cast<uint8_t>(code);
@@ -142,6 +155,7 @@ class Responder::Answer final : public UcxOperation {
   size_t bytes_ = 0;
   size_t pinned_ = 0;
   bool receiving_ = false;
+  bool abandoned_ = false;
 };
 
 Responder::Responder(Lane& lane, RegionTable& regions) : lane_(lane), regions_(regions) {}
@@ -191,6 +205,12 @@ void Responder::CloseSessions(uint64_t region) {
   if (region != 0) return;
   for (const auto& [id, session] : sessions_) session->Close();
   sessions_.clear();
+}
+
+void Responder::AbandonSends(const Session& session) {
+  for (const auto& answer : answers_) {
+    if (answer->session().get() == &session) answer->AbandonSend();
+  }
 }
 
 void Responder::OnRead(const Incoming& incoming) {

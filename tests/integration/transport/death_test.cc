@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/escaping.h"
@@ -161,6 +162,26 @@ TEST_P(DeathTest, ConnectingToTheDeadFails) {
   victim.child.Signal(SIGKILL);
   ASSERT_EQ(victim.child.Wait(10'000), -SIGKILL);
   EXPECT_EQ(store_->Connect(victim.address).status().code(), absl::StatusCode::kUnavailable);
+  ExpectBystanderWorks();
+}
+
+TEST_P(DeathTest, KilledWhileConnecting) {
+  for (int round = 0; round < 40; ++round) {
+    SCOPED_TRACE(absl::StrCat("round ", round));
+    Peer victim(GetParam());
+    std::thread killer([&] {
+      // Busy, so that the deaths spread over the few milliseconds that connecting takes.
+      const absl::Time end = In(absl::Microseconds(100 * round));
+      while (absl::Now() < end) {
+      }
+      victim.child.Signal(SIGKILL);
+    });
+    const auto connected = store_->Connect(victim.address);
+    killer.join();
+    if (!connected.ok()) {
+      EXPECT_EQ(connected.status().code(), absl::StatusCode::kUnavailable) << connected.status();
+    }
+  }
   ExpectBystanderWorks();
 }
 

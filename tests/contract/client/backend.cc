@@ -11,6 +11,9 @@
 namespace varve::client::testing {
 namespace {
 
+// Small, so that tests can go beyond it.
+constexpr uint32_t kMaxBatchItems = 500;
+
 template <typename T>
 T ValueOrDie(absl::StatusOr<T> value, const char* what) {
   if (!value.ok()) {
@@ -24,6 +27,7 @@ server::EmbeddedStore& Embedded() {
   static const auto store = [] {
     varve::v1::StoreConfig config = server::DefaultStoreConfig();
     config.mutable_host_tier()->set_capacity_bytes(256 << 20);
+    config.mutable_sessions()->set_max_batch_items(kMaxBatchItems);
     config.set_log_level("warning");
     return ValueOrDie(server::EmbeddedStore::Start(config), "embedded store");
   }();
@@ -31,8 +35,10 @@ server::EmbeddedStore& Embedded() {
 }
 
 varve::testing::StoreProcess& Process() {
-  static const auto store =
-      ValueOrDie(varve::testing::StoreProcess::Start({"--log_level=warning"}), "varve-store");
+  static const auto store = ValueOrDie(
+      varve::testing::StoreProcess::Start(
+          {"--log_level=warning", "--sessions.max_batch_items=" + std::to_string(kMaxBatchItems)}),
+      "varve-store");
   return *store;
 }
 

@@ -2,6 +2,7 @@
 #include <dirent.h>
 
 #include <atomic>
+#include <latch>
 #include <thread>
 
 #include "gmock/gmock.h"
@@ -27,31 +28,27 @@ TEST_P(LifetimeTest, AsyncCallsAnswerLikeBlockingOnes) {
   constexpr int kCalls = 64;
   const auto from = Allocate(kCalls * 1000), to = Allocate(kCalls * 1000);
   Fill(*from, 0, RandomBytes(1, kCalls * 1000));
-  std::atomic<int> stored = 0, hits = 0, answered = 0;
-  const auto await = [&](int count) {
-    const absl::Time deadline = absl::Now() + absl::Seconds(30);
-    while (answered < count && absl::Now() < deadline) std::this_thread::yield();
-    ASSERT_EQ(answered, count);
-  };
+  std::atomic<int> stored = 0, hits = 0;
+  std::latch put(kCalls), got(kCalls);
   for (size_t i = 0; i < kCalls; ++i) {
     client().PutAsync(
         {{.key = Key("async-" + std::to_string(i)), .sources = {{from.get(), i * 1000, 1000}}}},
         [&](const auto& results) {
           stored += results.ok() && results->at(0).outcome == PutOutcome::kStored;
-          ++answered;
+          put.count_down();
         });
   }
-  ASSERT_NO_FATAL_FAILURE(await(kCalls));
+  put.wait();
   EXPECT_EQ(stored, kCalls);
   for (size_t i = 0; i < kCalls; ++i) {
     client().GetAsync(
         {{.key = Key("async-" + std::to_string(i)), .destinations = {{to.get(), i * 1000, 1000}}}},
         [&](const auto& results) {
           hits += results.ok() && results->at(0).hit;
-          ++answered;
+          got.count_down();
         });
   }
-  ASSERT_NO_FATAL_FAILURE(await(2 * kCalls));
+  got.wait();
   EXPECT_EQ(hits, kCalls);
   EXPECT_EQ(Bytes(*to, 0, kCalls * 1000), Bytes(*from, 0, kCalls * 1000));
 }
@@ -63,16 +60,15 @@ TEST_P(LifetimeTest, AsyncBatchesAboveTheLimitAreSplit) {
   for (size_t i = 0; i < count; ++i) {
     items.push_back({.key = Key("split-" + std::to_string(i)), .sources = {{memory.get(), 0, 8}}});
   }
-  std::atomic<size_t> stored = 0;
-  std::atomic<bool> answered = false;
+  size_t stored = 0;
+  std::latch put(1);
   client().PutAsync(std::move(items), [&](const auto& results) {
     for (size_t i = 0; results.ok() && i < results->size(); ++i) {
       stored += results->at(i).outcome == PutOutcome::kStored;
     }
-    answered = true;
+    put.count_down();
   });
-  const absl::Time deadline = absl::Now() + absl::Seconds(30);
-  while (!answered && absl::Now() < deadline) std::this_thread::yield();
+  put.wait();
   EXPECT_EQ(stored, count);
 }
 

@@ -63,7 +63,8 @@ bool IsHostPort(const std::string& address) {
 void CheckAddresses(const StoreConfig& config, Problems& problems) {
   const std::string& listen = config.listen();
   if (absl::StartsWith(listen, "unix:") ? listen.size() <= 5 : !IsHostPort(listen)) {
-    problems.Add("listen", absl::StrCat("'", listen, "'"), "host:port (port 0 picks one) or unix:/path");
+    problems.Add("listen", absl::StrCat("'", listen, "'"),
+                 "host:port (port 0 picks one) or unix:/path");
   }
   if (!config.http_listen().empty() && !IsHostPort(config.http_listen())) {
     problems.Add("http_listen", absl::StrCat("'", config.http_listen(), "'"),
@@ -77,13 +78,15 @@ void CheckHostTier(const varve::v1::HostTierConfig& tier, Problems& problems) {
   problems.CheckRange("host_tier.low_watermark", tier.low_watermark(), 0.0, 1.0);
   problems.CheckRange("host_tier.high_watermark", tier.high_watermark(), 0.0, 1.0);
   if (!(tier.low_watermark() <= tier.high_watermark())) {
-    problems.Add("host_tier.low_watermark", absl::StrCat(tier.low_watermark()),
-                 absl::StrCat("at most host_tier.high_watermark, which is ", tier.high_watermark()));
+    problems.Add(
+        "host_tier.low_watermark", absl::StrCat(tier.low_watermark()),
+        absl::StrCat("at most host_tier.high_watermark, which is ", tier.high_watermark()));
   }
 }
 
 void CheckTransport(const varve::v1::TransportConfig& transport, Problems& problems) {
-  if (transport.lanes().empty()) problems.Add("transport.lanes", "[]", "at least one of shm, tcp, rdma");
+  if (transport.lanes().empty())
+    problems.Add("transport.lanes", "[]", "at least one of shm, tcp, rdma");
   for (const std::string& lane : transport.lanes()) {
     problems.CheckOneOf("transport.lanes", lane, {"shm", "tcp", "rdma"});
   }
@@ -130,7 +133,8 @@ varve::v1::StoreConfig DefaultStoreConfig() {
 absl::Status ValidateStoreConfig(const StoreConfig& config) {
   Problems problems;
   CheckAddresses(config, problems);
-  problems.CheckOneOf("log_level", config.log_level(), {"debug", "info", "warning", "error", "off"});
+  problems.CheckOneOf("log_level", config.log_level(),
+                      {"debug", "info", "warning", "error", "off"});
   CheckHostTier(config.host_tier(), problems);
   CheckTransport(config.transport(), problems);
   const auto& sessions = config.sessions();

@@ -90,7 +90,8 @@ absl::Status LoadSettings(base::ConfigLoader& loader, const CommandLine& line) {
   note(unknown.status());
   if (unknown.ok()) {
     for (const std::string& arg : *unknown) {
-      problems.push_back(absl::StrCat("command line: unknown argument '", arg, "'; see --help"));
+      problems.push_back(absl::StrCat("command line: unknown argument '", arg, "'",
+                                      loader.Nearest(arg), "; see --help"));
     }
   }
   if (problems.empty()) return absl::OkStatus();

@@ -69,7 +69,7 @@ TEST(WorkerCommandLine, EveryProblemIsListed) {
         "one of minmax, box_mean, mean", "one of worker, store"}) {
     EXPECT_THAT(run.output, HasSubstr(field));
   }
-  EXPECT_THAT(Worker("--pool_byte=1GiB").output, HasSubstr("pool_byte"));
+  EXPECT_THAT(Worker("--pool_byte=1GiB").output, HasSubstr("did you mean '--pool_bytes'?"));
   EXPECT_EQ(Worker("--pool_byte=1GiB").exit, 2);
   EXPECT_EQ(Worker("stray").exit, 2);
   EXPECT_THAT(Worker("--config").output, HasSubstr("--config needs a file"));

@@ -79,7 +79,7 @@ WorkerConfig DefaultWorkerConfig() {
   auto* transport = config.mutable_transport();
   for (const char* lane : {"rdma", "shm", "tcp"}) transport->add_lanes(lane);
   transport->set_transfer_deadline_ms(10000);
-  transport->set_segment_bytes(256 << 10);
+  transport->set_segment_bytes(1 << 20);
   config.set_pool_bytes(1ull << 30);
   config.set_digest("minmax");
   config.set_recall_path("worker");

@@ -115,7 +115,7 @@ varve::v1::StoreConfig DefaultStoreConfig() {
   auto* transport = config.mutable_transport();
   for (const char* lane : {"rdma", "shm", "tcp"}) transport->add_lanes(lane);
   transport->set_transfer_deadline_ms(10000);
-  transport->set_segment_bytes(256 << 10);
+  transport->set_segment_bytes(1 << 20);
 
   auto* sessions = config.mutable_sessions();
   sessions->set_max_sessions(4096);

@@ -192,9 +192,9 @@ class Held : public std::enable_shared_from_this<Held> {
     if (absl::Now() < post.deadline) {
       Forward(std::move(post));
     } else {
+      Close();  // first: whoever hears of the deadline finds the endpoint closed
       std::move(post.done)(absl::DeadlineExceededError("injected hang"));
       post.done = nullptr;
-      Close();
     }
     base::MutexLock lock(mutex_);
     if (--releasing_ == 0) idle_.NotifyAll();

@@ -100,8 +100,8 @@ ClientImpl::ClientImpl(std::shared_ptr<grpc::Channel> channel, transport::Transp
       session_(stub_.get(), OpenRequest(options, transport), options.connect_timeout) {}
 
 ClientImpl::~ClientImpl() {
-  session_.Shutdown();
   in_flight_.CancelAllAndWait();
+  session_.Shutdown();
   digests_.Close();
   recalls_.Close();
 }
@@ -138,6 +138,11 @@ absl::Status ClientImpl::Explain(const absl::Status& status) const {
   if (status.code() == absl::StatusCode::kUnauthenticated) {
     return absl::UnavailableError(
         absl::StrCat("store ", options_.address, ": the session was lost: ", status.message()));
+  }
+  // A store that shuts down cancels what it has not answered.
+  if (status.code() == absl::StatusCode::kCancelled && !in_flight_.closing()) {
+    return absl::UnavailableError(
+        absl::StrCat("store ", options_.address, " gave the call up: ", status.message()));
   }
   if (status.code() == absl::StatusCode::kUnavailable ||
       status.code() == absl::StatusCode::kDeadlineExceeded) {

@@ -138,8 +138,8 @@ class ClientImpl final : public Client {
                     absl::Duration deadline);
 
   bool inline_only() const { return transport_ == nullptr; }
-  // UNAUTHENTICATED, the store's word for a session that it lost, is UNAVAILABLE to callers; other
-  // errors of the connection name the store.
+  // UNAUTHENTICATED and CANCELLED, the store's words for a session that it lost and a call that it
+  // gave up, are UNAVAILABLE to callers; other errors of the connection name the store.
   absl::Status Explain(const absl::Status& status) const;
   absl::Duration transfer_call_deadline() const;
   uint32_t transfer_deadline_ms() const;

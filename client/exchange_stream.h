@@ -53,10 +53,11 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
   absl::StatusOr<Reply> Exchange(Request request, uint64_t tag, absl::Duration timeout) {
     auto slot = std::make_shared<Slot>();
     base::MutexLock lock(mutex_);
-    if (read_closed_) return BrokenLocked();
+    if (final_.has_value()) return *final_;
     const uint64_t id = tag_of_ == nullptr ? next_sent_++ : tag;
     waiting_[id] = slot;
-    SendLocked(std::move(request));
+    // A stream that is ending is about to say why.
+    if (!read_closed_) SendLocked(std::move(request));
     const absl::Time deadline = absl::Now() + timeout;
     while (!slot->result.has_value()) {
       const absl::Duration left = deadline - absl::Now();
@@ -99,8 +100,11 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
   ExchangeStream(TagOf tag_of, std::function<void()> on_closed)
       : tag_of_(tag_of), on_closed_(std::move(on_closed)) {}
 
-  absl::Status BrokenLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return final_.value_or(absl::UnavailableError("the stream to the store broke"));
+  // Whoever ended the stream, to an exchange it is as if the connection had gone.
+  static absl::Status BrokenBy(const grpc::Status& status) {
+    if (status.ok()) return absl::UnavailableError("the store closed the stream");
+    if (status.error_code() != grpc::StatusCode::CANCELLED) return FromGrpc(status);
+    return absl::UnavailableError("the stream to the store was cancelled");
   }
 
   void SendLocked(Request request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -138,8 +142,7 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
     std::shared_ptr<ExchangeStream> self = std::move(self_);
     {
       base::MutexLock lock(mutex_);
-      final_ =
-          status.ok() ? absl::UnavailableError("the store closed the stream") : FromGrpc(status);
+      final_ = BrokenBy(status);
       for (auto& [tag, slot] : waiting_) {
         slot->result = *final_;
         slot->done.NotifyAll();

@@ -38,6 +38,10 @@ class InFlight {
     contexts_.erase(call);
     if (contexts_.empty()) empty_.NotifyAll();
   }
+  bool closing() const {
+    base::MutexLock lock(mutex_);
+    return closing_;
+  }
   void CancelAllAndWait() {
     base::MutexLock lock(mutex_);
     closing_ = true;
@@ -48,7 +52,7 @@ class InFlight {
   }
 
  private:
-  base::Mutex mutex_;
+  mutable base::Mutex mutex_;
   base::CondVar empty_;
   bool closing_ ABSL_GUARDED_BY(mutex_) = false;
   Call last_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -166,13 +166,16 @@ absl::StatusOr<Session::OpenedPtr> Session::OpenWithRetries() {
   if (OpenedPtr opened = current()) return opened;
   const absl::Time deadline = absl::Now() + connect_timeout_;
   absl::Duration backoff = kFirstBackoff;
+  absl::Status why;
   for (;;) {
     absl::StatusOr<OpenedPtr> opened = OpenOnce(deadline);
     if (opened.ok() || !WorthRetrying(opened.status())) return opened;
+    // The last attempt may only have run out of time: an earlier one knew more.
+    if (why.ok() || !absl::IsDeadlineExceeded(opened.status())) why = opened.status();
     if (absl::Now() + backoff >= deadline) {
       return absl::UnavailableError(absl::StrCat("no session with the store within ",
                                                  absl::FormatDuration(connect_timeout_), ": ",
-                                                 opened.status().message()));
+                                                 why.message()));
     }
     if (!PauseUnlessClosing(backoff)) return ClosingError();
     backoff = std::min(backoff * 2, kLastBackoff);

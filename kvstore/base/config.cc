@@ -59,18 +59,24 @@ std::string TypeName(const FieldDescriptor* field) {
   if (IsBytes(field)) return "size";
   if (IsDuration(field)) return "duration";
   switch (field->cpp_type()) {
-    case FieldDescriptor::CPPTYPE_BOOL: return "true|false";
-    case FieldDescriptor::CPPTYPE_DOUBLE: return "number";
-    case FieldDescriptor::CPPTYPE_STRING: return field->is_repeated() ? "list of text" : "text";
-    default: return "whole number";
+    case FieldDescriptor::CPPTYPE_BOOL:
+      return "true|false";
+    case FieldDescriptor::CPPTYPE_DOUBLE:
+      return "number";
+    case FieldDescriptor::CPPTYPE_STRING:
+      return field->is_repeated() ? "list of text" : "text";
+    default:
+      return "whole number";
   }
 }
 
 // As few digits as say it exactly.
 std::string SizeText(uint64_t bytes) {
-  static constexpr std::pair<int, const char*> kUnits[] = {{40, "TiB"}, {30, "GiB"}, {20, "MiB"}, {10, "KiB"}};
+  static constexpr std::pair<int, const char*> kUnits[] = {
+      {40, "TiB"}, {30, "GiB"}, {20, "MiB"}, {10, "KiB"}};
   for (const auto& [shift, name] : kUnits) {
-    if (bytes != 0 && bytes % (uint64_t{1} << shift) == 0) return absl::StrCat(bytes >> shift, name);
+    if (bytes != 0 && bytes % (uint64_t{1} << shift) == 0)
+      return absl::StrCat(bytes >> shift, name);
   }
   return absl::StrCat(bytes);
 }
@@ -85,24 +91,30 @@ std::string ValueText(const Message& owner, const FieldDescriptor* field) {
     return absl::StrCat("[", absl::StrJoin(items, ", "), "]");
   }
   switch (field->cpp_type()) {
-    case FieldDescriptor::CPPTYPE_BOOL: return reflection->GetBool(owner, field) ? "true" : "false";
-    case FieldDescriptor::CPPTYPE_DOUBLE: return absl::StrCat(reflection->GetDouble(owner, field));
-    case FieldDescriptor::CPPTYPE_STRING: return absl::StrCat("\"", reflection->GetString(owner, field), "\"");
-    case FieldDescriptor::CPPTYPE_UINT32: return absl::StrCat(reflection->GetUInt32(owner, field));
+    case FieldDescriptor::CPPTYPE_BOOL:
+      return reflection->GetBool(owner, field) ? "true" : "false";
+    case FieldDescriptor::CPPTYPE_DOUBLE:
+      return absl::StrCat(reflection->GetDouble(owner, field));
+    case FieldDescriptor::CPPTYPE_STRING:
+      return absl::StrCat("\"", reflection->GetString(owner, field), "\"");
+    case FieldDescriptor::CPPTYPE_UINT32:
+      return absl::StrCat(reflection->GetUInt32(owner, field));
     case FieldDescriptor::CPPTYPE_UINT64: {
       const uint64_t value = reflection->GetUInt64(owner, field);
       if (IsBytes(field)) return SizeText(value);
       if (IsDuration(field)) return absl::FormatDuration(absl::Milliseconds(value));
       return absl::StrCat(value);
     }
-    default: return "?";
+    default:
+      return "?";
   }
 }
 
 absl::Status Assign(const FieldRef& ref, const std::string& text) {
   const FieldDescriptor* field = ref.field;
   const auto* reflection = ref.owner->GetReflection();
-  const absl::Status wrong = absl::InvalidArgumentError(absl::StrCat("'", text, "' is no ", TypeName(field)));
+  const absl::Status wrong =
+      absl::InvalidArgumentError(absl::StrCat("'", text, "' is no ", TypeName(field)));
   if (field->is_repeated()) {
     reflection->ClearField(ref.owner, field);
     for (const auto& item : absl::StrSplit(text, ',', absl::SkipWhitespace())) {
@@ -139,7 +151,8 @@ absl::Status Assign(const FieldRef& ref, const std::string& text) {
       } else if (IsDuration(field)) {
         VARVE_ASSIGN_OR_RETURN(absl::Duration duration, ParseDuration(text));
         if (duration % absl::Milliseconds(1) != absl::ZeroDuration()) {
-          return absl::InvalidArgumentError(absl::StrCat("'", text, "' is not a whole number of milliseconds"));
+          return absl::InvalidArgumentError(
+              absl::StrCat("'", text, "' is not a whole number of milliseconds"));
         }
         value = static_cast<uint64_t>(absl::ToInt64Milliseconds(duration));
       } else if (!absl::SimpleAtoi(text, &value)) {
@@ -149,13 +162,14 @@ absl::Status Assign(const FieldRef& ref, const std::string& text) {
       return absl::OkStatus();
     }
     default:
-      return absl::InternalError(absl::StrCat("config schema: unsupported type of ", field->full_name()));
+      return absl::InternalError(
+          absl::StrCat("config schema: unsupported type of ", field->full_name()));
   }
 }
 
 // Flattens a YAML tree into path -> text; sequences of scalars join with commas.
-void Flatten(const YAML::Node& node, const std::string& prefix, std::map<std::string, std::string>& out,
-             std::vector<std::string>& problems) {
+void Flatten(const YAML::Node& node, const std::string& prefix,
+             std::map<std::string, std::string>& out, std::vector<std::string>& problems) {
   for (const auto& entry : node) {
     const std::string path = prefix + entry.first.as<std::string>();
     if (entry.second.IsMap()) {
@@ -163,8 +177,10 @@ void Flatten(const YAML::Node& node, const std::string& prefix, std::map<std::st
     } else if (entry.second.IsSequence()) {
       std::vector<std::string> items;
       for (const auto& item : entry.second) {
-        if (!item.IsScalar()) problems.push_back(path + ": a list of plain values is expected");
-        else items.push_back(item.as<std::string>());
+        if (!item.IsScalar())
+          problems.push_back(path + ": a list of plain values is expected");
+        else
+          items.push_back(item.as<std::string>());
       }
       out[path] = absl::StrJoin(items, ",");
     } else if (entry.second.IsScalar()) {
@@ -206,7 +222,8 @@ std::string Suggestion(const std::string& unknown, const std::vector<std::string
 
 // Docker-style service links, which Kubernetes puts into every container of a namespace.
 bool IsServiceLink(const std::string& name, const std::string& value) {
-  if (absl::EndsWith(name, "_SERVICE_HOST") || absl::StrContains(name, "_SERVICE_PORT")) return true;
+  if (absl::EndsWith(name, "_SERVICE_HOST") || absl::StrContains(name, "_SERVICE_PORT"))
+    return true;
   if (absl::EndsWith(name, "_PORT")) return absl::StrContains(value, "://");
   return absl::StrContains(name, "_PORT_") &&
          (absl::StrContains(name, "_TCP") || absl::StrContains(name, "_UDP"));
@@ -222,15 +239,16 @@ absl::Status Problems(const std::vector<std::string>& problems) {
 ConfigLoader::ConfigLoader(Message* message, std::string env_prefix)
     : message_(message), env_prefix_(std::move(env_prefix)) {}
 
-absl::Status ConfigLoader::Set(const std::string& path, const std::string& value, const std::string& origin) {
+absl::Status ConfigLoader::Set(const std::string& path, const std::string& value,
+                               const std::string& origin) {
   const auto fields = Fields(message_);
   const auto found = fields.find(path);
   if (found == fields.end()) {
     std::vector<std::string> names;
     for (const auto& [name, ref] : fields) names.push_back(name);
-    return absl::InvalidArgumentError(
-        absl::StrCat(origin, ": unknown setting '", path, "'", Suggestion(path, names),
-                     ", known: ", absl::StrJoin(names, ", ")));
+    return absl::InvalidArgumentError(absl::StrCat(origin, ": unknown setting '", path, "'",
+                                                   Suggestion(path, names),
+                                                   ", known: ", absl::StrJoin(names, ", ")));
   }
   VARVE_RETURN_IF_ERROR(Annotate(Assign(found->second, value), absl::StrCat(origin, ": ", path)));
   origin_[path] = origin;
@@ -254,7 +272,8 @@ absl::Status ConfigLoader::LoadYamlText(const std::string& text, const std::stri
   try {
     const YAML::Node root = YAML::Load(text);
     if (root.IsNull()) return absl::OkStatus();
-    if (!root.IsMap()) return absl::InvalidArgumentError(absl::StrCat(origin, ": a map of settings is expected"));
+    if (!root.IsMap())
+      return absl::InvalidArgumentError(absl::StrCat(origin, ": a map of settings is expected"));
     Flatten(root, "", values, problems);
   } catch (const YAML::Exception& e) {
     return absl::InvalidArgumentError(absl::StrCat(origin, ": ", e.what()));
@@ -280,7 +299,8 @@ absl::Status ConfigLoader::LoadEnvironment(const std::map<std::string, std::stri
       if (name == env_prefix_ + "CONFIG" || IsServiceLink(name, value)) continue;
       std::vector<std::string> names;
       for (const auto& [known, path] : path_of) names.push_back(known);
-      problems.push_back(absl::StrCat("environment: unknown setting '", name, "'", Suggestion(name, names)));
+      problems.push_back(
+          absl::StrCat("environment: unknown setting '", name, "'", Suggestion(name, names)));
       continue;
     }
     const absl::Status status = Set(found->second, value, absl::StrCat("environment ", name));
@@ -289,13 +309,15 @@ absl::Status ConfigLoader::LoadEnvironment(const std::map<std::string, std::stri
   return Problems(problems);
 }
 
-absl::StatusOr<std::vector<std::string>> ConfigLoader::LoadFlags(const std::vector<std::string>& args) {
+absl::StatusOr<std::vector<std::string>> ConfigLoader::LoadFlags(
+    const std::vector<std::string>& args) {
   std::vector<std::string> rest, problems;
   const auto fields = Fields(message_);
   for (size_t i = 0; i < args.size(); ++i) {
     const std::string& arg = args[i];
     const size_t equals = arg.find('=');
-    const std::string path = absl::StartsWith(arg, "--") ? arg.substr(2, equals - std::min<size_t>(equals, 2)) : "";
+    const std::string path =
+        absl::StartsWith(arg, "--") ? arg.substr(2, equals - std::min<size_t>(equals, 2)) : "";
     if (!fields.contains(path)) {
       rest.push_back(arg);
       continue;
@@ -334,7 +356,8 @@ std::string ConfigLoader::Print() const {
 std::string ConfigLoader::Describe() const {
   std::string text;
   Walk(message_, "", [&](const std::string& path, Message* owner, const FieldDescriptor* field) {
-    absl::StrAppend(&text, "  --", path, "=<", TypeName(field), ">  (default ", ValueText(*owner, field), ")\n");
+    absl::StrAppend(&text, "  --", path, "=<", TypeName(field), ">  (default ",
+                    ValueText(*owner, field), ")\n");
   });
   return text;
 }

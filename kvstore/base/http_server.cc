@@ -21,17 +21,23 @@ constexpr const char* kText = "text/plain; charset=utf-8";
 
 const char* Reason(int code) {
   switch (code) {
-    case 200: return "OK";
-    case 404: return "Not Found";
-    case 405: return "Method Not Allowed";
-    case 503: return "Service Unavailable";
-    default: return "Error";
+    case 200:
+      return "OK";
+    case 404:
+      return "Not Found";
+    case 405:
+      return "Method Not Allowed";
+    case 503:
+      return "Service Unavailable";
+    default:
+      return "Error";
   }
 }
 
 class PathHandler final : public CivetHandler {
  public:
-  PathHandler(std::string path, HttpHandler handler) : path_(std::move(path)), handler_(std::move(handler)) {}
+  PathHandler(std::string path, HttpHandler handler)
+      : path_(std::move(path)), handler_(std::move(handler)) {}
 
   bool handleGet(CivetServer*, mg_connection* connection) override {
     return Answer(connection, /*with_body=*/true);
@@ -48,8 +54,10 @@ class PathHandler final : public CivetHandler {
   bool Answer(mg_connection* connection, bool with_body) {
     const mg_request_info* request = mg_get_request_info(connection);
     // civetweb matches by prefix: "/" would answer for every path.
-    if (path_ != request->local_uri) return Send(connection, {404, kText, "no such page\n"}, with_body);
-    return Send(connection, handler_(request->query_string ? request->query_string : ""), with_body);
+    if (path_ != request->local_uri)
+      return Send(connection, {404, kText, "no such page\n"}, with_body);
+    return Send(connection, handler_(request->query_string ? request->query_string : ""),
+                with_body);
   }
 
   bool Refuse(mg_connection* connection) {
@@ -57,11 +65,11 @@ class PathHandler final : public CivetHandler {
   }
 
   bool Send(mg_connection* connection, const HttpResponse& response, bool with_body) {
-    const std::string head = absl::StrCat("HTTP/1.1 ", response.code, " ", Reason(response.code),
-                                          "\r\nContent-Type: ", response.content_type,
-                                          "\r\nContent-Length: ", response.body.size(),
-                                          response.code == 405 ? "\r\nAllow: GET, HEAD" : "",
-                                          "\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n");
+    const std::string head = absl::StrCat(
+        "HTTP/1.1 ", response.code, " ", Reason(response.code),
+        "\r\nContent-Type: ", response.content_type, "\r\nContent-Length: ", response.body.size(),
+        response.code == 405 ? "\r\nAllow: GET, HEAD" : "",
+        "\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n");
     mg_write(connection, head.data(), head.size());
     if (with_body) mg_write(connection, response.body.data(), response.body.size());
     return true;
@@ -91,17 +99,17 @@ struct HttpServer::Impl {
   std::unique_ptr<CivetServer> server;  // destroyed first: it calls the handlers
 };
 
-absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& address,
-                                                              std::map<std::string, HttpHandler> handlers) {
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(
+    const std::string& address, std::map<std::string, HttpHandler> handlers) {
   auto impl = std::make_unique<Impl>();
   impl->host = address.substr(0, address.rfind(':'));
   try {
-    impl->server = std::make_unique<CivetServer>(
-        std::vector<std::string>{"listening_ports", address, "num_threads", "4", "request_timeout_ms", "10000"});
+    impl->server = std::make_unique<CivetServer>(std::vector<std::string>{
+        "listening_ports", address, "num_threads", "4", "request_timeout_ms", "10000"});
   } catch (const CivetException&) {
     // Its text names its own constructor, not what went wrong.
-    return absl::UnavailableError(
-        absl::StrCat("cannot serve HTTP on ", address, ": the address is in use or not of this machine"));
+    return absl::UnavailableError(absl::StrCat("cannot serve HTTP on ", address,
+                                               ": the address is in use or not of this machine"));
   }
   for (auto& [path, handler] : handlers) {
     impl->handlers.push_back(std::make_unique<PathHandler>(path, std::move(handler)));
@@ -113,7 +121,8 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string&
 HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 HttpServer::~HttpServer() {
-  // civetweb's accepting thread looks at its stop flag every two seconds, or when somebody connects.
+  // civetweb's accepting thread looks at its stop flag every two seconds, or when somebody
+  // connects.
   const int stopped_port = port();
   std::atomic<bool> stopped{false};
   std::thread stopper([&] {

@@ -22,9 +22,10 @@ using HttpHandler = std::function<HttpResponse(const std::string& query)>;
 
 class HttpServer {
  public:
-  // address: "host:port"; port 0 picks one. handlers: exact paths ("/metrics"). UNAVAILABLE when it cannot bind.
-  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const std::string& address,
-                                                           std::map<std::string, HttpHandler> handlers);
+  // address: "host:port"; port 0 picks one. handlers: exact paths ("/metrics"). UNAVAILABLE when it
+  // cannot bind.
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(
+      const std::string& address, std::map<std::string, HttpHandler> handlers);
   // Waits for running handlers.
   ~HttpServer();
   HttpServer(const HttpServer&) = delete;

@@ -1,4 +1,5 @@
-// Settings of varve-store: defaults, limits and the checks that a single field's type cannot express.
+// Settings of varve-store: defaults, limits and the checks that a single field's type cannot
+// express.
 #pragma once
 
 #include "absl/status/status.h"

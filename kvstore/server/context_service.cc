@@ -25,17 +25,20 @@ absl::Status ContextService::Open(const varve::v1::OpenContextRequest& request,
   VARVE_ASSIGN_OR_RETURN(options.geometry, ParseGeometry(request.geometry()));
   VARVE_ASSIGN_OR_RETURN(options.digest_kind, ParseDigestKind(request.digest_kind()));
   return session->WhileOpen([&] {
-    return Fill(core_.contexts.Open(session->ns(), request.context_id(), options, session->number()),
-                reply);
+    return Fill(
+        core_.contexts.Open(session->ns(), request.context_id(), options, session->number()),
+        reply);
   });
 }
 
 absl::Status ContextService::Append(const varve::v1::AppendContextRequest& request,
                                     varve::v1::ContextInfo* reply) {
   VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
-  const std::vector<std::string> hashes(request.block_hashes().begin(), request.block_hashes().end());
-  return Fill(core_.contexts.Append(session->ns(), request.context_id(), request.first_block(), hashes),
-              reply);
+  const std::vector<std::string> hashes(request.block_hashes().begin(),
+                                        request.block_hashes().end());
+  return Fill(
+      core_.contexts.Append(session->ns(), request.context_id(), request.first_block(), hashes),
+      reply);
 }
 
 absl::Status ContextService::Truncate(const varve::v1::TruncateContextRequest& request,
@@ -59,7 +62,8 @@ absl::Status ContextService::Attach(const varve::v1::ContextRef& request,
                                     varve::v1::ContextInfo* reply) {
   VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
   return session->WhileOpen([&] {
-    return Fill(core_.contexts.Attach(session->ns(), request.context_id(), session->number()), reply);
+    return Fill(core_.contexts.Attach(session->ns(), request.context_id(), session->number()),
+                reply);
   });
 }
 

@@ -13,7 +13,8 @@ class ContextService {
   explicit ContextService(Core& core) : core_(core) {}
 
   absl::Status Open(const varve::v1::OpenContextRequest& request, varve::v1::ContextInfo* reply);
-  absl::Status Append(const varve::v1::AppendContextRequest& request, varve::v1::ContextInfo* reply);
+  absl::Status Append(const varve::v1::AppendContextRequest& request,
+                      varve::v1::ContextInfo* reply);
   absl::Status Truncate(const varve::v1::TruncateContextRequest& request,
                         varve::v1::ContextInfo* reply);
   absl::Status Fork(const varve::v1::ForkContextRequest& request, varve::v1::ContextInfo* reply);

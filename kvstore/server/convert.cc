@@ -14,8 +14,8 @@ using absl::StrCat;
 absl::StatusOr<page::ObjectKey> ParseKey(const std::string& bytes) {
   auto key = page::ObjectKey::FromBytes(bytes);
   if (key.has_value()) return *key;
-  return InvalidArgumentError(StrCat("key of ", bytes.size(), " bytes; allowed: ",
-                                     page::ObjectKey::kMinBytes, " to ",
+  return InvalidArgumentError(StrCat("key of ", bytes.size(),
+                                     " bytes; allowed: ", page::ObjectKey::kMinBytes, " to ",
                                      page::ObjectKey::kMaxBytes));
 }
 
@@ -36,16 +36,18 @@ absl::StatusOr<page::ObjectLayout> ParseLayout(const varve::v1::ObjectLayout& la
   const page::ObjectLayout parsed{layout.num_kv_heads(), layout.part_bytes()};
   if (layout.num_kv_heads() == 0 && layout.part_bytes() == 0) return parsed;
   if (layout.num_kv_heads() == 0 || layout.num_kv_heads() > 256 || layout.part_bytes() == 0) {
-    return InvalidArgumentError(StrCat(
-        "layout of ", layout.num_kv_heads(), " KV heads with parts of ", layout.part_bytes(),
-        " bytes; allowed: 1 to 256 heads with parts of at least 1 byte, or both 0 for an opaque value"));
+    return InvalidArgumentError(StrCat("layout of ", layout.num_kv_heads(),
+                                       " KV heads with parts of ", layout.part_bytes(),
+                                       " bytes; allowed: 1 to 256 heads with parts of at least 1 "
+                                       "byte, or both 0 for an opaque value"));
   }
   return parsed;
 }
 
 absl::StatusOr<page::Part> ParsePart(int part) {
   if (part >= 0 && part <= 2) return static_cast<page::Part>(part);
-  return InvalidArgumentError(StrCat("part ", part, "; allowed: PART_KV (0), PART_K (1), PART_V (2)"));
+  return InvalidArgumentError(
+      StrCat("part ", part, "; allowed: PART_KV (0), PART_K (1), PART_V (2)"));
 }
 
 absl::StatusOr<page::ObjectRange> ParseRange(const varve::v1::ObjectRange& range) {

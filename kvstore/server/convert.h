@@ -1,5 +1,5 @@
-// Between wire messages and the types of the rooms below. Parse functions answer INVALID_ARGUMENT naming the field,
-// what was wrong and what is allowed. Pure, thread-safe.
+// Between wire messages and the types of the rooms below. Parse functions answer INVALID_ARGUMENT
+// naming the field, what was wrong and what is allowed. Pure, thread-safe.
 #pragma once
 
 #include <string>

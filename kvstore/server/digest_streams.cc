@@ -26,9 +26,8 @@ class DigestStream final : public StreamCall<DigestBatch, DigestAck> {
  private:
   // Checking rows for NaN reads them all: not on a gRPC thread.
   void OnRequest(std::unique_ptr<DigestBatch> batch) override {
-    core().recall_pool.Run([this, self = shared_from_this(), batch = std::move(batch)] {
-      Respond(Take(*batch));
-    });
+    core().recall_pool.Run(
+        [this, self = shared_from_this(), batch = std::move(batch)] { Respond(Take(*batch)); });
   }
 
   std::unique_ptr<DigestAck> Take(const DigestBatch& batch) {
@@ -78,8 +77,8 @@ class DigestSource {
                              ? layers
                              : uint64_t{request.layer_begin()} + request.layer_count();
     if (request.layer_begin() >= layers || end > layers) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("layers [", request.layer_begin(), ", ", end, "); allowed: within [0, ", layers, ")"));
+      return absl::InvalidArgumentError(absl::StrCat("layers [", request.layer_begin(), ", ", end,
+                                                     "); allowed: within [0, ", layers, ")"));
     }
     DigestSource source(core, session->ns(), std::move(context), request.layer_begin(),
                         static_cast<uint32_t>(end));
@@ -103,9 +102,8 @@ class DigestSource {
     }
     if (layer_ >= end_) return false;
     const uint32_t blocks = std::min(batch_blocks_, context_.digest_blocks[layer_] - block_);
-    VARVE_ASSIGN_OR_RETURN(
-        std::string rows,
-        core_->contexts.ReadDigests(ns_, context_.context_id, layer_, block_, blocks));
+    VARVE_ASSIGN_OR_RETURN(std::string rows, core_->contexts.ReadDigests(ns_, context_.context_id,
+                                                                         layer_, block_, blocks));
     batch->set_context_id(context_.context_id);
     batch->set_epoch(context_.epoch);
     batch->set_layer(layer_);

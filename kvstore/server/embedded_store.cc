@@ -29,7 +29,8 @@ absl::StatusOr<std::unique_ptr<EmbeddedStore>> EmbeddedStore::Start(
   options.config = config;
   options.listen = false;
   options.transport = transport::MakeLoopbackTransport();
-  VARVE_ASSIGN_OR_RETURN(std::unique_ptr<StoreServer> server, StoreServer::Start(std::move(options)));
+  VARVE_ASSIGN_OR_RETURN(std::unique_ptr<StoreServer> server,
+                         StoreServer::Start(std::move(options)));
   return std::make_unique<LoopbackStore>(std::move(server));
 }
 

@@ -1,4 +1,5 @@
-// A whole store inside this process: the same services over gRPC's in-process channel, bytes by the loopback transport.
+// A whole store inside this process: the same services over gRPC's in-process channel, bytes by the
+// loopback transport.
 #pragma once
 
 #include <memory>

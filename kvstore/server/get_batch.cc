@@ -92,8 +92,8 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
     if (item.handle == nullptr) return absl::OkStatus();
     VARVE_ASSIGN_OR_RETURN(item.bytes, CheckRange(item.handle->meta(), item.range));
     if (room < item.bytes) {
-      return absl::InvalidArgumentError(absl::StrCat("destinations hold ", room,
-                                                     " bytes, but the value has ", item.bytes));
+      return absl::InvalidArgumentError(
+          absl::StrCat("destinations hold ", room, " bytes, but the value has ", item.bytes));
     }
     return absl::OkStatus();
   }
@@ -171,13 +171,13 @@ void StartGet(Core& core, SessionRef session, const varve::v1::GetRequest& reque
 absl::StatusOr<uint64_t> CheckRange(const store::ObjectMeta& meta, const page::ObjectRange& range) {
   if (range.whole()) return meta.bytes;
   if (meta.layout.num_kv_heads == 0) {
-    return absl::InvalidArgumentError("range: the object is opaque; allowed: the whole object only");
+    return absl::InvalidArgumentError(
+        "range: the object is opaque; allowed: the whole object only");
   }
   if (const auto bytes = page::RangeBytes(meta.layout, range)) return *bytes;
-  return absl::InvalidArgumentError(
-      absl::StrCat("range: KV heads [", range.head_begin, ", ",
-                   uint64_t{range.head_begin} + range.head_count, "); allowed: within [0, ",
-                   meta.layout.num_kv_heads, ")"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "range: KV heads [", range.head_begin, ", ", uint64_t{range.head_begin} + range.head_count,
+      "); allowed: within [0, ", meta.layout.num_kv_heads, ")"));
 }
 
 void SetMiss(Core& core, store::MissReason reason, varve::v1::GetItemResult* result) {

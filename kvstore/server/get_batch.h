@@ -1,4 +1,5 @@
-// One Get: find and pin the objects, check their bytes, write them into the client's memory, unpin, answer.
+// One Get: find and pin the objects, check their bytes, write them into the client's memory, unpin,
+// answer.
 #pragma once
 
 #include "kvstore/server/core.h"

@@ -14,7 +14,8 @@
 
 namespace varve::server {
 
-// Samples counters once a second on a thread of its own. Handlers are thread-safe and must not outlive this.
+// Samples counters once a second on a thread of its own. Handlers are thread-safe and must not
+// outlive this.
 class HttpPages {
  public:
   // All outlive this.

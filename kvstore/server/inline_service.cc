@@ -69,9 +69,8 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
 
   absl::Status Append(const std::string& data) {
     if (data.size() > kMaxInlineChunkBytes) {
-      return absl::InvalidArgumentError(absl::StrCat("data of ", data.size(),
-                                                     " bytes in one message; allowed: up to ",
-                                                     kMaxInlineChunkBytes));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "data of ", data.size(), " bytes in one message; allowed: up to ", kMaxInlineChunkBytes));
     }
     const std::span<std::byte> memory = handle_->memory();
     if (data.size() > memory.size() - filled_) {
@@ -85,8 +84,8 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
   std::unique_ptr<PutItemResult> EndObject() {
     open_ = false;
     if (status_.ok() && filled_ < handle_->memory().size()) {
-      status_ = absl::InvalidArgumentError(absl::StrCat(
-          "last after ", filled_, " bytes of total_bytes ", handle_->memory().size()));
+      status_ = absl::InvalidArgumentError(
+          absl::StrCat("last after ", filled_, " bytes of total_bytes ", handle_->memory().size()));
     }
     if (status_.ok()) status_ = handle_->Commit(crc32c_);
     handle_.reset();
@@ -99,7 +98,8 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
   }
 
   std::string session_id_;
-  // Of the object whose messages are coming in. After an error its other messages are read and dropped.
+  // Of the object whose messages are coming in. After an error its other messages are read and
+  // dropped.
   bool open_ = false;
   absl::Status status_;
   std::string key_;
@@ -114,9 +114,9 @@ class InlineSource {
   static absl::StatusOr<SendCall<GetInlineReply>::Source> Make(Core& core,
                                                                const GetInlineRequest& request) {
     VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core, request.session_id()));
-    VARVE_RETURN_IF_ERROR(
-        CountReject(core, "batch_items", CheckBatchSize("items", request.items_size(),
-                                                        core.config.sessions().max_batch_items())));
+    VARVE_RETURN_IF_ERROR(CountReject(
+        core, "batch_items",
+        CheckBatchSize("items", request.items_size(), core.config.sessions().max_batch_items())));
     return SendCall<GetInlineReply>::Source(
         [source = InlineSource(core, session->ns(), request)](GetInlineReply* reply) mutable {
           return source.Next(reply);
@@ -171,7 +171,8 @@ class InlineSource {
       return absl::OkStatus();
     }
     extents_.clear();
-    ForEachPiece(handle_->meta(), range, [this](page::Extent extent) { extents_.push_back(extent); });
+    ForEachPiece(handle_->meta(), range,
+                 [this](page::Extent extent) { extents_.push_back(extent); });
     extent_ = 0;
     return absl::OkStatus();
   }
@@ -205,7 +206,8 @@ PutInlineReactor* StartPutInline(Core& core) {
 
 grpc::ServerWriteReactor<GetInlineReply>* StartGetInline(Core& core,
                                                          const GetInlineRequest& request) {
-  return (new SendCall<GetInlineReply>(core, "GetInline"))->Begin(InlineSource::Make(core, request));
+  return (new SendCall<GetInlineReply>(core, "GetInline"))
+      ->Begin(InlineSource::Make(core, request));
 }
 
 }  // namespace varve::server

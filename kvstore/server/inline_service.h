@@ -1,4 +1,5 @@
-// Values inside gRPC messages, for clients without a transport: the semantics of Put and Get, slower.
+// Values inside gRPC messages, for clients without a transport: the semantics of Put and Get,
+// slower.
 #pragma once
 
 #include "kvstore/server/core.h"

@@ -9,9 +9,9 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/match.h"
 #include "kvstore/base/config.h"
 #include "kvstore/base/log.h"
 #include "kvstore/base/status.h"
@@ -26,7 +26,8 @@ namespace {
 
 constexpr const char* kEnvPrefix = "VARVE_";
 
-constexpr const char* kHelpHead = R"(varve-store: keeps KV-cache pages and answers which of them matter for a query.
+constexpr const char* kHelpHead =
+    R"(varve-store: keeps KV-cache pages and answers which of them matter for a query.
 
   varve-store                                    serve on 127.0.0.1:7411, status page on http://127.0.0.1:7412
   varve-store --host_tier.capacity_bytes=64GiB   give it more memory
@@ -90,7 +91,8 @@ CommandLine ParseOwnFlags(const std::vector<std::string>& args, std::vector<std:
 void LoadSettings(base::ConfigLoader& loader, CommandLine& line,
                   const std::vector<std::string>& flags, Problems& problems) {
   std::map<std::string, std::string> environment = base::Environment();
-  // The address of a store, for varvectl and varve-worker; a shell that has it set may start a store too.
+  // The address of a store, for varvectl and varve-worker; a shell that has it set may start a
+  // store too.
   environment.erase(absl::StrCat(kEnvPrefix, "STORE"));
   if (line.config_file.empty()) {
     if (const auto found = environment.find(absl::StrCat(kEnvPrefix, "CONFIG"));
@@ -123,8 +125,9 @@ absl::StatusOr<std::unique_ptr<StoreServer>> StartServer(const varve::v1::StoreC
 }
 
 void PrintReadyLine(const StoreServer& server) {
-  std::printf("{\"ready\": true, \"grpc\": \"%s\", \"http\": \"%s\", \"pid\": %d, \"version\": \"%s\"}\n",
-              server.grpc_address().c_str(), server.http_address().c_str(), getpid(), kVersion);
+  std::printf(
+      "{\"ready\": true, \"grpc\": \"%s\", \"http\": \"%s\", \"pid\": %d, \"version\": \"%s\"}\n",
+      server.grpc_address().c_str(), server.http_address().c_str(), getpid(), kVersion);
   std::fflush(stdout);
 }
 
@@ -160,7 +163,8 @@ int Main(const std::vector<std::string>& args) {
   LoadSettings(loader, line, flags, problems);
   problems.Add(ValidateStoreConfig(config));
   if (!problems.empty()) {
-    std::fprintf(stderr, "varve-store: the configuration has problems:\n%s\n", problems.Text().c_str());
+    std::fprintf(stderr, "varve-store: the configuration has problems:\n%s\n",
+                 problems.Text().c_str());
     return 2;
   }
   if (line.print_config) {
@@ -179,7 +183,8 @@ int Main(const std::vector<std::string>& args) {
     std::fprintf(stderr, "varve-store: %s\n", std::string(server.status().message()).c_str());
     return 1;
   }
-  base::LogInfo("serving gRPC on ", (*server)->grpc_address(), ", HTTP on ", (*server)->http_address());
+  base::LogInfo("serving gRPC on ", (*server)->grpc_address(), ", HTTP on ",
+                (*server)->http_address());
   PrintReadyLine(**server);
   return ServeUntilSignal(**server, signals, absl::Milliseconds(config.drain_ms()));
 }

@@ -1,5 +1,5 @@
-// Pieces of a client's registered memory, checked, and their mapping to pieces of local memory. Pure; a piece keeps its
-// region alive.
+// Pieces of a client's registered memory, checked, and their mapping to pieces of local memory.
+// Pure; a piece keeps its region alive.
 #pragma once
 
 #include <cstddef>
@@ -33,7 +33,8 @@ class PieceCursor {
  public:
   // pieces must outlive the cursor and the segments made.
   explicit PieceCursor(std::span<const Piece> pieces) : pieces_(pieces) {}
-  // Appends the segments that pair `local` with the next local.size() remote bytes. REQUIRES: as many are left.
+  // Appends the segments that pair `local` with the next local.size() remote bytes. REQUIRES: as
+  // many are left.
   void Map(std::span<std::byte> local, std::vector<transport::Segment>& segments);
 
  private:

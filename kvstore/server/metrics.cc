@@ -9,27 +9,16 @@
 namespace varve::server {
 namespace {
 
-constexpr const char* kCodeNames[17] = {"OK",
-                                        "Canceled",
-                                        "Unknown",
-                                        "InvalidArgument",
-                                        "DeadlineExceeded",
-                                        "NotFound",
-                                        "AlreadyExists",
-                                        "PermissionDenied",
-                                        "ResourceExhausted",
-                                        "FailedPrecondition",
-                                        "Aborted",
-                                        "OutOfRange",
-                                        "Unimplemented",
-                                        "Internal",
-                                        "Unavailable",
-                                        "DataLoss",
-                                        "Unauthenticated"};
+constexpr const char* kCodeNames[17] = {
+    "OK",       "Canceled",       "Unknown",          "InvalidArgument",   "DeadlineExceeded",
+    "NotFound", "AlreadyExists",  "PermissionDenied", "ResourceExhausted", "FailedPrecondition",
+    "Aborted",  "OutOfRange",     "Unimplemented",    "Internal",          "Unavailable",
+    "DataLoss", "Unauthenticated"};
 
 constexpr const char* kRejectReasons[] = {"sessions", "regions",  "batch_items", "object_bytes",
                                           "no_space", "draining", "contexts"};
-constexpr const char* kErrorReasons[] = {"peer_gone", "deadline", "cancelled", "out_of_range", "other"};
+constexpr const char* kErrorReasons[] = {"peer_gone", "deadline", "cancelled", "out_of_range",
+                                         "other"};
 
 // Seconds since the last use of what was evicted: short ages mean thrash.
 const std::vector<double>& IdleBuckets() {
@@ -68,21 +57,22 @@ void MethodMetrics::Handled(absl::StatusCode code, double seconds) {
 
 StoreMetrics::StoreMetrics(base::Metrics& metrics, const std::string& version,
                            const std::string& commit) {
-  metrics.Gauge("varve_build_info", "1, with the build as labels.",
-                {{"version", version}, {"commit", commit}})
+  metrics
+      .Gauge("varve_build_info", "1, with the build as labels.",
+             {{"version", version}, {"commit", commit}})
       .Set(1);
   sessions = &metrics.Gauge("varve_sessions", "Open client sessions.");
   contexts = &metrics.Gauge("varve_contexts", "Contexts, attached and parked.");
-  registered_bytes = &metrics.Gauge("varve_registered_memory_bytes",
-                                    "Client memory registered in open sessions.");
+  registered_bytes =
+      &metrics.Gauge("varve_registered_memory_bytes", "Client memory registered in open sessions.");
   DeclareTier(metrics);
   DeclareObjects(metrics);
   DeclareRecall(metrics);
   DeclareLanes(metrics);
   for (const char* reason : kRejectReasons) {
-    rejects_[reason] = &metrics.Counter("varve_admission_rejects_total",
-                                        "Requests and items refused for a limit, by limit.",
-                                        {{"reason", reason}});
+    rejects_[reason] =
+        &metrics.Counter("varve_admission_rejects_total",
+                         "Requests and items refused for a limit, by limit.", {{"reason", reason}});
   }
   const auto* file = varve::v1::PutRequest::descriptor()->file();
   const auto* service = file->FindServiceByName("Store");
@@ -105,26 +95,27 @@ void StoreMetrics::DeclareTier(base::Metrics& metrics) {
                                         "Objects dropped because their bytes changed.", host);
   evicted_bytes_ = &metrics.Counter("varve_evicted_bytes_total", "Bytes evicted.",
                                     {{"tier", "host"}, {"reason", "capacity"}});
-  evicted_idle_seconds_ =
-      &metrics.Histogram("varve_evicted_idle_seconds", "Time from last use to eviction.", host,
-                         IdleBuckets());
+  evicted_idle_seconds_ = &metrics.Histogram(
+      "varve_evicted_idle_seconds", "Time from last use to eviction.", host, IdleBuckets());
 }
 
 void StoreMetrics::DeclareObjects(base::Metrics& metrics) {
   const char* gets = "Objects asked for, counted when delivered or missed.";
-  hits_host = &metrics.Counter("varve_get_objects_total", gets, {{"result", "hit"}, {"tier", "host"}});
+  hits_host =
+      &metrics.Counter("varve_get_objects_total", gets, {{"result", "hit"}, {"tier", "host"}});
   miss_objects_ =
       &metrics.Counter("varve_get_objects_total", gets, {{"result", "miss"}, {"tier", "none"}});
-  static constexpr const char* kReasons[] = {"",        "never_stored", "evicted", "expired",
-                                             "incompatible", "corrupt",      "failed"};
+  static constexpr const char* kReasons[] = {
+      "", "never_stored", "evicted", "expired", "incompatible", "corrupt", "failed"};
   for (size_t i = 1; i < misses_.size(); ++i) {
-    misses_[i] = &metrics.Counter("varve_miss_total", "Misses by reason.", {{"reason", kReasons[i]}});
+    misses_[i] =
+        &metrics.Counter("varve_miss_total", "Misses by reason.", {{"reason", kReasons[i]}});
   }
-  served_bytes_host = &metrics.Counter("varve_served_bytes_total",
-                                       "Bytes delivered to clients.", {{"tier", "host"}});
+  served_bytes_host = &metrics.Counter("varve_served_bytes_total", "Bytes delivered to clients.",
+                                       {{"tier", "host"}});
   for (const char* result : {"stored", "exists", "rejected"}) {
-    puts_[result] =
-        &metrics.Counter("varve_put_objects_total", "Objects put, by result.", {{"result", result}});
+    puts_[result] = &metrics.Counter("varve_put_objects_total", "Objects put, by result.",
+                                     {{"result", result}});
   }
   put_seconds = &metrics.Histogram("varve_put_duration_seconds", "Put batches, whole.", {},
                                    base::LatencyBuckets());
@@ -149,9 +140,9 @@ void StoreMetrics::DeclareRecall(base::Metrics& metrics) {
   };
   recall_pages_hot = pages("hot");
   recall_pages_fetched = pages("fetched");
-  digest_lag_seconds =
-      &metrics.Histogram("varve_digest_stream_lag_seconds",
-                         "From the seal of a page to its digest's arrival.", {}, base::LatencyBuckets());
+  digest_lag_seconds = &metrics.Histogram("varve_digest_stream_lag_seconds",
+                                          "From the seal of a page to its digest's arrival.", {},
+                                          base::LatencyBuckets());
 }
 
 void StoreMetrics::DeclareLanes(base::Metrics& metrics) {
@@ -160,8 +151,9 @@ void StoreMetrics::DeclareLanes(base::Metrics& metrics) {
     for (const char* op : {"read", "write"}) {
       LaneMetrics::Op& series = op[0] == 'r' ? lane.read : lane.write;
       const base::Labels labels = {{"op", op}, {"transport", name}};
-      series.bytes = &metrics.Counter("varve_transfer_bytes_total",
-                                      "Bytes moved from (read) and into (write) client memory.", labels);
+      series.bytes =
+          &metrics.Counter("varve_transfer_bytes_total",
+                           "Bytes moved from (read) and into (write) client memory.", labels);
       series.seconds = &metrics.Histogram("varve_transfer_duration_seconds",
                                           "Transfers from post to remote completion.", labels,
                                           base::LatencyBuckets());
@@ -180,21 +172,31 @@ void StoreMetrics::CountMiss(store::MissReason reason) {
 
 void StoreMetrics::CountPut(varve::v1::PutResult result) {
   switch (result) {
-    case varve::v1::PUT_RESULT_STORED: return puts_.at("stored")->Increment();
-    case varve::v1::PUT_RESULT_EXISTS: return puts_.at("exists")->Increment();
-    case varve::v1::PUT_RESULT_NO_SPACE: Reject("no_space"); break;
-    default: break;
+    case varve::v1::PUT_RESULT_STORED:
+      return puts_.at("stored")->Increment();
+    case varve::v1::PUT_RESULT_EXISTS:
+      return puts_.at("exists")->Increment();
+    case varve::v1::PUT_RESULT_NO_SPACE:
+      Reject("no_space");
+      break;
+    default:
+      break;
   }
   puts_.at("rejected")->Increment();
 }
 
 const char* StoreMetrics::TransferErrorReason(const absl::Status& status) {
   switch (status.code()) {
-    case absl::StatusCode::kUnavailable: return "peer_gone";
-    case absl::StatusCode::kDeadlineExceeded: return "deadline";
-    case absl::StatusCode::kCancelled: return "cancelled";
-    case absl::StatusCode::kOutOfRange: return "out_of_range";
-    default: return "other";
+    case absl::StatusCode::kUnavailable:
+      return "peer_gone";
+    case absl::StatusCode::kDeadlineExceeded:
+      return "deadline";
+    case absl::StatusCode::kCancelled:
+      return "cancelled";
+    case absl::StatusCode::kOutOfRange:
+      return "out_of_range";
+    default:
+      return "other";
   }
 }
 

@@ -1,4 +1,5 @@
-// Every metric family that the store feeds (names: docs/metrics.md), declared with all its label sets.
+// Every metric family that the store feeds (names: docs/metrics.md), declared with all its label
+// sets.
 //
 // Thread-safe. Handles live as long as the base::Metrics they were declared in.
 #pragma once
@@ -35,8 +36,8 @@ struct LaneMetrics {
     prometheus::Counter* bytes;
     prometheus::Histogram* seconds;
   };
-  Op read;   // from clients: puts
-  Op write;  // into clients: gets
+  Op read;                                             // from clients: puts
+  Op write;                                            // into clients: gets
   std::map<std::string, prometheus::Counter*> errors;  // by reason
 };
 

@@ -20,7 +20,7 @@ absl::StatusOr<std::vector<page::ObjectKey>> ObjectService::Keys(
 }
 
 absl::Status ObjectService::Exists(const varve::v1::ExistsRequest& request,
-                                     varve::v1::ExistsReply* reply) {
+                                   varve::v1::ExistsReply* reply) {
   VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
   VARVE_ASSIGN_OR_RETURN(const auto keys, Keys(request.keys()));
   for (const page::ObjectKey& key : keys) reply->add_exists(core_.pages.Exists(session->ns(), key));
@@ -28,7 +28,7 @@ absl::Status ObjectService::Exists(const varve::v1::ExistsRequest& request,
 }
 
 absl::Status ObjectService::LongestPrefix(const varve::v1::LongestPrefixRequest& request,
-                                            varve::v1::LongestPrefixReply* reply) {
+                                          varve::v1::LongestPrefixReply* reply) {
   VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
   VARVE_ASSIGN_OR_RETURN(const auto keys, Keys(request.keys()));
   uint32_t present = 0;
@@ -62,7 +62,7 @@ void ObjectService::Get(const varve::v1::GetRequest& request, varve::v1::GetRepl
 }
 
 absl::Status ObjectService::Remove(const varve::v1::RemoveRequest& request,
-                                     varve::v1::RemoveReply* reply) {
+                                   varve::v1::RemoveReply* reply) {
   VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
   VARVE_ASSIGN_OR_RETURN(const auto keys, Keys(request.keys()));
   for (const page::ObjectKey& key : keys) {
@@ -74,8 +74,8 @@ absl::Status ObjectService::Remove(const varve::v1::RemoveRequest& request,
 absl::Status ObjectService::Pin(const varve::v1::PinRequest& request, varve::v1::PinReply* reply) {
   VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
   VARVE_ASSIGN_OR_RETURN(const auto keys, Keys(request.keys()));
-  const absl::Duration ttl = request.ttl_ms() == 0 ? absl::InfiniteDuration()
-                                                   : absl::Milliseconds(request.ttl_ms());
+  const absl::Duration ttl =
+      request.ttl_ms() == 0 ? absl::InfiniteDuration() : absl::Milliseconds(request.ttl_ms());
   return session->WhileOpen([&] {
     for (const page::ObjectKey& key : keys) {
       reply->add_done(request.unpin()
@@ -87,7 +87,7 @@ absl::Status ObjectService::Pin(const varve::v1::PinRequest& request, varve::v1:
 }
 
 absl::Status ObjectService::List(const varve::v1::ListRequest& request,
-                                   varve::v1::ListReply* reply) {
+                                 varve::v1::ListReply* reply) {
   VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
   VARVE_ASSIGN_OR_RETURN(const uint32_t page_size, ParsePageSize(request.page_size()));
   if (request.key_prefix().size() > page::ObjectKey::kMaxBytes) {
@@ -100,7 +100,8 @@ absl::Status ObjectService::List(const varve::v1::ListRequest& request,
     const auto key = page::ObjectKey::FromHex(request.page_token());
     if (!key.has_value()) {
       return absl::InvalidArgumentError(
-          "page_token: not one that List answered with; allowed: next_page_token of the reply before");
+          "page_token: not one that List answered with; allowed: next_page_token of the reply "
+          "before");
     }
     after = std::string(key->bytes());
   }

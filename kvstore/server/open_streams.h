@@ -16,8 +16,8 @@ class OpenStreams {
  public:
   using Closer = std::function<void(const absl::Status&)>;
 
-  // The closer is called at most once, with no lock held, and may still be after Remove. 0, without a call, when
-  // CloseAll was called before: the stream must end itself.
+  // The closer is called at most once, with no lock held, and may still be after Remove. 0, without
+  // a call, when CloseAll was called before: the stream must end itself.
   uint64_t Add(Closer closer);
   void Remove(uint64_t id);
   void CloseAll(const absl::Status& reason);

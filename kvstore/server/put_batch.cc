@@ -82,7 +82,8 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
   }
 
   void Post(Chunk chunk) {
-    auto done = [self = shared_from_this(), items = std::move(chunk.items)](absl::Status status) mutable {
+    auto done = [self = shared_from_this(),
+                 items = std::move(chunk.items)](absl::Status status) mutable {
       // The checksum reads all bytes: not on a transport thread.
       Core& core = self->core_;
       core.data_pool.Run([self = std::move(self), items = std::move(items),
@@ -141,12 +142,18 @@ void StartPut(Core& core, SessionRef session, const varve::v1::PutRequest& reque
 
 PutResult ToPutResult(const absl::Status& status) {
   switch (status.code()) {
-    case absl::StatusCode::kOk: return varve::v1::PUT_RESULT_STORED;
-    case absl::StatusCode::kAlreadyExists: return varve::v1::PUT_RESULT_EXISTS;
-    case absl::StatusCode::kResourceExhausted: return varve::v1::PUT_RESULT_NO_SPACE;
-    case absl::StatusCode::kDataLoss: return varve::v1::PUT_RESULT_CORRUPT;
-    case absl::StatusCode::kInvalidArgument: return varve::v1::PUT_RESULT_INVALID;
-    default: return varve::v1::PUT_RESULT_FAILED;
+    case absl::StatusCode::kOk:
+      return varve::v1::PUT_RESULT_STORED;
+    case absl::StatusCode::kAlreadyExists:
+      return varve::v1::PUT_RESULT_EXISTS;
+    case absl::StatusCode::kResourceExhausted:
+      return varve::v1::PUT_RESULT_NO_SPACE;
+    case absl::StatusCode::kDataLoss:
+      return varve::v1::PUT_RESULT_CORRUPT;
+    case absl::StatusCode::kInvalidArgument:
+      return varve::v1::PUT_RESULT_INVALID;
+    default:
+      return varve::v1::PUT_RESULT_FAILED;
   }
 }
 
@@ -156,9 +163,9 @@ absl::StatusOr<store::ObjectMeta> ParseMeta(const Core& core, uint64_t value_byt
   const uint64_t max_bytes = core.config.sessions().max_object_bytes();
   if (value_bytes == 0 || value_bytes > max_bytes) {
     if (value_bytes != 0) core.metrics.Reject("object_bytes");
-    return absl::InvalidArgumentError(
-        absl::StrCat("value of ", value_bytes, " bytes; allowed: 1 to ", max_bytes,
-                     " (sessions.max_object_bytes)"));
+    return absl::InvalidArgumentError(absl::StrCat("value of ", value_bytes,
+                                                   " bytes; allowed: 1 to ", max_bytes,
+                                                   " (sessions.max_object_bytes)"));
   }
   store::ObjectMeta meta;
   meta.bytes = value_bytes;

@@ -1,7 +1,7 @@
 // One Put: validate, reserve, read the client's memory, commit.
 //
-// All transfers are posted at once; a chunk of items commits (checksum, off the transport threads) while the next is
-// still travelling. The answer goes out when the last chunk has committed.
+// All transfers are posted at once; a chunk of items commits (checksum, off the transport threads)
+// while the next is still travelling. The answer goes out when the last chunk has committed.
 #pragma once
 
 #include "kvstore/server/core.h"

@@ -28,8 +28,8 @@ absl::StatusOr<HeadTarget> CheckHead(const Session& session, const page::Geometr
     absl::StatusOr<Piece> slot = ResolveRef(session, head.slots(i));
     if (!slot.ok()) return base::Annotate(slot.status(), "slots[" + std::to_string(i) + "]");
     if (slot->bytes < needed) {
-      return absl::InvalidArgumentError(absl::StrCat("slots[", i, "] of ", slot->bytes,
-                                                     " bytes; a page needs ", needed));
+      return absl::InvalidArgumentError(
+          absl::StrCat("slots[", i, "] of ", slot->bytes, " bytes; a page needs ", needed));
     }
     target.slots.push_back(*std::move(slot));
   }
@@ -43,9 +43,9 @@ absl::Status CheckLayer(const varve::v1::LayerRecall& layer, const page::Geometr
   }
   const size_t queries = size_t{geometry.num_query_heads} * geometry.head_dim;
   if (static_cast<size_t>(layer.queries_size()) != queries) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(layer.queries_size(), " query values; the context has ", geometry.num_query_heads,
-                     " query heads of ", geometry.head_dim, ": ", queries));
+    return absl::InvalidArgumentError(absl::StrCat(
+        layer.queries_size(), " query values; the context has ", geometry.num_query_heads,
+        " query heads of ", geometry.head_dim, ": ", queries));
   }
   if (static_cast<uint32_t>(layer.heads_size()) != geometry.num_kv_heads) {
     return absl::InvalidArgumentError(absl::StrCat(layer.heads_size(), " heads; the context has ",
@@ -65,8 +65,8 @@ absl::Status AddLayer(const varve::v1::LayerRecall& layer, CheckedRecall& out) {
     absl::StatusOr<HeadTarget> target = CheckHead(*out.session, out.context.geometry, head);
     if (!target.ok()) return base::Annotate(target.status(), "heads[" + std::to_string(h) + "]");
     targets.push_back(*std::move(target));
-    query.heads.push_back({head.budget_pages(),
-                           {head.resident().data(), static_cast<size_t>(head.resident_size())}});
+    query.heads.push_back(
+        {head.budget_pages(), {head.resident().data(), static_cast<size_t>(head.resident_size())}});
   }
   out.layers.push_back(std::move(query));
   out.targets.push_back(std::move(targets));

@@ -29,7 +29,8 @@ struct CheckedRecall {
   absl::Time deadline;
 };
 
-// The whole request or the first problem, named by layer and head. Does not look at digests or pages: Select does.
+// The whole request or the first problem, named by layer and head. Does not look at digests or
+// pages: Select does.
 absl::StatusOr<CheckedRecall> CheckRecall(Core& core, const varve::v1::RecallRequest& request);
 
 }  // namespace varve::server

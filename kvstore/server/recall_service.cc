@@ -30,10 +30,15 @@ class LayerObjects {
  public:
   LayerObjects(Core& core, store::NamespaceId ns, const page::ObjectLayout& layout,
                const recall::LayerSelection& selection)
-      : core_(core), ns_(ns), layout_(layout), selection_(selection), objects_(selection.missing_pages.size()) {}
+      : core_(core),
+        ns_(ns),
+        layout_(layout),
+        selection_(selection),
+        objects_(selection.missing_pages.size()) {}
 
   // The page's object with `range` checked, or null and why.
-  const store::GetHandle* Find(uint32_t page, const page::ObjectRange& range, store::MissReason* reason) {
+  const store::GetHandle* Find(uint32_t page, const page::ObjectRange& range,
+                               store::MissReason* reason) {
     const auto& pages = selection_.missing_pages;
     const size_t i = std::lower_bound(pages.begin(), pages.end(), page) - pages.begin();
     Object& object = objects_[i];

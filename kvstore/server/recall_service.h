@@ -1,8 +1,9 @@
 // Recall: score, select, locate, push. The unary and the streaming RPC share one function.
 //
-// A request is checked whole before anything moves. Then, on a recall thread: the context table scores and selects; each
-// missing (block, layer) object is pinned once, its pages are checked, and all pages of the request travel in one
-// transfer into the slots that the worker named. A page that cannot be had is reported with its reason, never skipped.
+// A request is checked whole before anything moves. Then, on a recall thread: the context table
+// scores and selects; each missing (block, layer) object is pinned once, its pages are checked, and
+// all pages of the request travel in one transfer into the slots that the worker named. A page that
+// cannot be had is reported with its reason, never skipped.
 #pragma once
 
 #include "kvstore/server/core.h"
@@ -16,7 +17,8 @@ void StartRecall(Core& core, const varve::v1::RecallRequest& request, varve::v1:
                  Answer answer);
 
 using RecallReactor = grpc::ServerBidiReactor<varve::v1::RecallRequest, varve::v1::RecallReply>;
-// Replies as they finish; the error of a request is in its reply (error, error_code) and the stream goes on.
+// Replies as they finish; the error of a request is in its reply (error, error_code) and the stream
+// goes on.
 RecallReactor* StartRecallStream(Core& core);
 
 }  // namespace varve::server

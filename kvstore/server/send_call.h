@@ -1,4 +1,5 @@
-// One server-streaming RPC: pulls messages from a source, one after the other, as fast as the client takes them.
+// One server-streaming RPC: pulls messages from a source, one after the other, as fast as the
+// client takes them.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -20,11 +21,11 @@ namespace varve::server {
 template <typename Reply>
 class SendCall final : public grpc::ServerWriteReactor<Reply> {
  public:
-  // Fills the next message; false: there is none, the stream is complete. Runs on the data pool, one call at a time.
+  // Fills the next message; false: there is none, the stream is complete. Runs on the data pool,
+  // one call at a time.
   using Source = absl::AnyInvocable<absl::StatusOr<bool>(Reply*)>;
 
-  SendCall(Core& core, const char* method)
-      : core_(core), metrics_(core.metrics.method(method)) {
+  SendCall(Core& core, const char* method) : core_(core), metrics_(core.metrics.method(method)) {
     metrics_.Started();
     stream_id_ = core_.streams.Add([stop = stop_](const absl::Status&) { stop->store(true); });
     if (stream_id_ == 0) stop_->store(true);
@@ -52,13 +53,16 @@ class SendCall final : public grpc::ServerWriteReactor<Reply> {
   }
 
   absl::StatusOr<bool> Fill() {
-    // gRPC orders these calls already; the lock shows it to ThreadSanitizer, which does not see into gRPC.
+    // gRPC orders these calls already; the lock shows it to ThreadSanitizer, which does not see
+    // into gRPC.
     base::MutexLock lock(fill_mutex_);
     message_.Clear();
     return source_(&message_);
   }
 
-  void OnWriteDone(bool ok) override { ok ? Pull() : Complete(absl::CancelledError("client gone")); }
+  void OnWriteDone(bool ok) override {
+    ok ? Pull() : Complete(absl::CancelledError("client gone"));
+  }
 
   void Complete(const absl::Status& status) {
     metrics_.Handled(status.code(), absl::ToDoubleSeconds(absl::Now() - start_));

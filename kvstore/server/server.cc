@@ -27,7 +27,9 @@ namespace varve::server {
 namespace {
 
 // Whole-call checksums and copies; they saturate memory long before they saturate many cores.
-int DataThreads() { return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 2, 8); }
+int DataThreads() {
+  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 2, 8);
+}
 constexpr int kControlThreads = 2;
 
 void SetChannelArguments(grpc::ServerBuilder& builder) {
@@ -125,7 +127,8 @@ absl::Status StoreServer::Impl::MakeRooms() {
   contexts = recall::ContextTable::Create(pages.get(), context_options);
 
   data_pool = std::make_unique<base::ThreadPool>("data", DataThreads());
-  recall_pool = std::make_unique<base::ThreadPool>("recall", static_cast<int>(config.recall().threads()));
+  recall_pool =
+      std::make_unique<base::ThreadPool>("recall", static_cast<int>(config.recall().threads()));
   control_pool = std::make_unique<base::ThreadPool>("control", kControlThreads);
   sessions = std::make_unique<SessionTable>(
       SessionLimits{config.sessions().max_sessions(), config.sessions().max_regions()},

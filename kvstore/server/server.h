@@ -1,8 +1,9 @@
 // A running store: rooms, services, gRPC and HTTP, wired together.
 //
-// Start makes everything and serves; Shutdown drains: no new sessions, open streams are closed, transfers in flight
-// finish, at most for the grace period, then what is left is cancelled. The destructor shuts down if nobody did.
-// Threads: StartDraining and the accessors from any thread; Shutdown once, from one thread.
+// Start makes everything and serves; Shutdown drains: no new sessions, open streams are closed,
+// transfers in flight finish, at most for the grace period, then what is left is cancelled. The
+// destructor shuts down if nobody did. Threads: StartDraining and the accessors from any thread;
+// Shutdown once, from one thread.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -20,7 +21,7 @@ namespace varve::server {
 struct ServerOptions {
   varve::v1::StoreConfig config;
   std::string config_text;  // for GetConfig, as --print-config prints it
-  bool listen = true;       // on config.listen and config.http_listen; false: in-process channel only
+  bool listen = true;  // on config.listen and config.http_listen; false: in-process channel only
   std::unique_ptr<transport::Transport> transport;
 };
 
@@ -37,7 +38,8 @@ class StoreServer {
   const std::string& grpc_address() const;
   const std::string& http_address() const;
 
-  // Refuses new sessions, reports not serving and closes the streams of open sessions. Returns at once; idempotent.
+  // Refuses new sessions, reports not serving and closes the streams of open sessions. Returns at
+  // once; idempotent.
   void StartDraining();
   // True when everything in flight finished within the grace period.
   bool Shutdown(absl::Duration grace);

@@ -23,19 +23,21 @@ absl::StatusOr<uint64_t> Session::AddRegion(uint64_t region_id, const std::strin
   {
     base::MutexLock lock(mutex_);
     if (regions_.contains(region_id)) {
-      return absl::AlreadyExistsError(absl::StrCat("region_id ", region_id, " is registered already"));
+      return absl::AlreadyExistsError(
+          absl::StrCat("region_id ", region_id, " is registered already"));
     }
     if (regions_.size() >= max_regions_) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("the session has ", regions_.size(), " regions; sessions.max_regions allows ",
-                       max_regions_));
+      return absl::ResourceExhaustedError(absl::StrCat("the session has ", regions_.size(),
+                                                       " regions; sessions.max_regions allows ",
+                                                       max_regions_));
     }
   }
   VARVE_ASSIGN_OR_RETURN(std::unique_ptr<transport::RemoteRegion> region,
                          endpoint_->Import(descriptor));
   const uint64_t bytes = region->bytes();
   base::MutexLock lock(mutex_);
-  // Regions of a session come one at a time, in the order of its stream: the checks above still hold.
+  // Regions of a session come one at a time, in the order of its stream: the checks above still
+  // hold.
   regions_.emplace(region_id, std::move(region));
   registered_bytes_ += bytes;
   return bytes;

@@ -1,8 +1,9 @@
 // One client's session: its endpoint, its registered regions and its counters.
 //
-// Thread-safe. Shared: the table holds open sessions, every transfer in flight holds the session that it belongs to, so an
-// endpoint lives until its last Done has run. The last holder may be a Done, where an endpoint must not be destroyed:
-// the table's deleter therefore destroys sessions on an executor.
+// Thread-safe. Shared: the table holds open sessions, every transfer in flight holds the session
+// that it belongs to, so an endpoint lives until its last Done has run. The last holder may be a
+// Done, where an endpoint must not be destroyed: the table's deleter therefore destroys sessions on
+// an executor.
 #pragma once
 
 #include <atomic>
@@ -47,7 +48,8 @@ class Session {
   transport::Endpoint* endpoint() const { return endpoint_.get(); }
   const char* lane() const { return endpoint_ ? endpoint_->lane() : "inline"; }
 
-  // The region's size. ALREADY_EXISTS, RESOURCE_EXHAUSTED over max_regions, FAILED_PRECONDITION for inline sessions.
+  // The region's size. ALREADY_EXISTS, RESOURCE_EXHAUSTED over max_regions, FAILED_PRECONDITION for
+  // inline sessions.
   absl::StatusOr<uint64_t> AddRegion(uint64_t region_id, const std::string& descriptor);
   // NOT_FOUND. Transfers in flight on the region go on.
   absl::Status RemoveRegion(uint64_t region_id);
@@ -60,8 +62,9 @@ class Session {
   void SetStreamCloser(std::function<void(absl::Status)> closer);
   std::function<void(absl::Status)> TakeStreamCloser();
 
-  // Runs fn while the session cannot end: for everything that takes pins or attachments in its name, which would
-  // otherwise outlive it. UNAVAILABLE, without running fn, when it has ended. fn must be quick.
+  // Runs fn while the session cannot end: for everything that takes pins or attachments in its
+  // name, which would otherwise outlive it. UNAVAILABLE, without running fn, when it has ended. fn
+  // must be quick.
   template <typename Fn>
   absl::Status WhileOpen(Fn&& fn) {
     base::MutexLock lock(hold_mutex_);

@@ -49,10 +49,14 @@ class SessionStream final : public StreamCall<SessionRequest, SessionReply> {
 
   std::unique_ptr<SessionReply> Handle(const SessionRequest& request) {
     switch (request.request_case()) {
-      case SessionRequest::kOpen: return Open(request.open());
-      case SessionRequest::kRegisterRegion: return Register(request.register_region());
-      case SessionRequest::kUnregisterRegion: return Unregister(request.unregister_region());
-      case SessionRequest::REQUEST_NOT_SET: break;
+      case SessionRequest::kOpen:
+        return Open(request.open());
+      case SessionRequest::kRegisterRegion:
+        return Register(request.register_region());
+      case SessionRequest::kUnregisterRegion:
+        return Unregister(request.unregister_region());
+      case SessionRequest::REQUEST_NOT_SET:
+        break;
     }
     End(absl::InvalidArgumentError(
         "empty SessionRequest; allowed: open, register_region, unregister_region"));
@@ -82,7 +86,8 @@ class SessionStream final : public StreamCall<SessionRequest, SessionReply> {
 
   absl::Status TryOpen(const varve::v1::OpenSession& open) {
     VARVE_RETURN_IF_ERROR(CheckOpenSession(open));
-    // Before connecting: a store that is full or draining must not spend milliseconds on every attempt.
+    // Before connecting: a store that is full or draining must not spend milliseconds on every
+    // attempt.
     VARVE_RETURN_IF_ERROR(CountRefusal(core_.sessions.CheckOpen()));
     std::unique_ptr<transport::Endpoint> endpoint;
     if (!open.transport_address().empty()) {

@@ -1,4 +1,5 @@
-// The Session RPC: opens a session, registers regions in order, and ends the session with the stream.
+// The Session RPC: opens a session, registers regions in order, and ends the session with the
+// stream.
 #pragma once
 
 #include <memory>

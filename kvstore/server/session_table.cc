@@ -60,11 +60,11 @@ absl::StatusOr<SessionRef> SessionTable::Find(const std::string& id) const {
     if (found != open_.end()) return found->second;
     if (closed_) return absl::FailedPreconditionError("the store is draining");
   }
-  return absl::UnauthenticatedError(
-      id.size() == kSessionIdBytes
-          ? "session_id names no open session; open one with Session"
-          : absl::StrCat("session_id of ", id.size(), " bytes; Session answers with one of ",
-                         kSessionIdBytes));
+  return absl::UnauthenticatedError(id.size() == kSessionIdBytes
+                                        ? "session_id names no open session; open one with Session"
+                                        : absl::StrCat("session_id of ", id.size(),
+                                                       " bytes; Session answers with one of ",
+                                                       kSessionIdBytes));
 }
 
 void SessionTable::End(const SessionRef& session, EndMode mode, const absl::Status& reason) {

@@ -1,9 +1,10 @@
 // All open sessions, by their 16 random bytes.
 //
-// A session ends when its stream ends, when the store drains, or when its client stops answering transfers. Ending is
-// the same for all: the session leaves the table, its pins and attachments are dropped, and its endpoint is closed: at once when the
-// client is gone, with the last transfer in flight otherwise.
-// Threads: all methods from any thread; End runs the callback and the endpoint's Close on the caller.
+// A session ends when its stream ends, when the store drains, or when its client stops answering
+// transfers. Ending is the same for all: the session leaves the table, its pins and attachments are
+// dropped, and its endpoint is closed: at once when the client is gone, with the last transfer in
+// flight otherwise. Threads: all methods from any thread; End runs the callback and the endpoint's
+// Close on the caller.
 #pragma once
 
 #include <atomic>
@@ -35,8 +36,8 @@ enum class EndMode {
 
 class SessionTable {
  public:
-  // reaper: where sessions are destroyed; it must run what it was given before it is destroyed, and outlive the table.
-  // on_end: drops what a session holds in the rooms below.
+  // reaper: where sessions are destroyed; it must run what it was given before it is destroyed, and
+  // outlive the table. on_end: drops what a session holds in the rooms below.
   SessionTable(const SessionLimits& limits, base::Executor* reaper,
                std::function<void(uint64_t number)> on_end);
   // REQUIRES: no session is alive (EndAll, then AwaitNone).
@@ -44,7 +45,8 @@ class SessionTable {
   SessionTable(const SessionTable&) = delete;
   SessionTable& operator=(const SessionTable&) = delete;
 
-  // RESOURCE_EXHAUSTED over max_sessions, FAILED_PRECONDITION once Close was called. The endpoint is destroyed on failure.
+  // RESOURCE_EXHAUSTED over max_sessions, FAILED_PRECONDITION once Close was called. The endpoint
+  // is destroyed on failure.
   absl::StatusOr<SessionRef> Open(SessionInfo info, std::unique_ptr<transport::Endpoint> endpoint);
   // Whether Open would be refused now.
   absl::Status CheckOpen() const;

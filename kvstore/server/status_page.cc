@@ -56,10 +56,14 @@ double Percent(uint64_t part, uint64_t whole) {
 
 std::string TierName(varve::v1::Tier tier) {
   switch (tier) {
-    case varve::v1::TIER_GPU: return "gpu";
-    case varve::v1::TIER_HOST: return "host";
-    case varve::v1::TIER_NVME: return "nvme";
-    default: return "?";
+    case varve::v1::TIER_GPU:
+      return "gpu";
+    case varve::v1::TIER_HOST:
+      return "host";
+    case varve::v1::TIER_NVME:
+      return "nvme";
+    default:
+      return "?";
   }
 }
 
@@ -72,19 +76,22 @@ void AddHeader(const varve::v1::StoreStatus& status, std::string& html) {
 }
 
 void AddTiers(const varve::v1::StoreStatus& status, std::string& html) {
-  StrAppend(&html,
-            "<h2>Tiers</h2><div class=\"wrap\"><table><tr><th>tier</th><th class=\"text\">used and pinned"
-            "</th><th>used</th><th>pinned</th><th>capacity</th><th>objects</th><th>fragmentation</th>"
-            "<th>evicts at</th></tr>");
+  StrAppend(
+      &html,
+      "<h2>Tiers</h2><div class=\"wrap\"><table><tr><th>tier</th><th class=\"text\">used and pinned"
+      "</th><th>used</th><th>pinned</th><th>capacity</th><th>objects</th><th>fragmentation</th>"
+      "<th>evicts at</th></tr>");
   for (const varve::v1::TierStatus& tier : status.tiers()) {
     const double used = Percent(tier.used_bytes(), tier.capacity_bytes());
     const double pinned = Percent(tier.pinned_bytes(), tier.capacity_bytes());
-    StrAppend(&html, "<tr><td>", TierName(tier.tier()), "</td><td class=\"text\"><div class=\"bar\"><i style=\"width:",
-              absl::StrFormat("%.1f", used), "%\"></i><i class=\"pin\" style=\"width:",
-              absl::StrFormat("%.1f", pinned), "%\"></i></div></td><td>",
-              base::FormatBytes(tier.used_bytes()), absl::StrFormat(" (%.0f&thinsp;%%)", used), "</td><td>",
-              base::FormatBytes(tier.pinned_bytes()), "</td><td>", base::FormatBytes(tier.capacity_bytes()),
-              "</td><td>", tier.objects(), "</td><td>",
+    StrAppend(&html, "<tr><td>", TierName(tier.tier()),
+              "</td><td class=\"text\"><div class=\"bar\"><i style=\"width:",
+              absl::StrFormat("%.1f", used),
+              "%\"></i><i class=\"pin\" style=\"width:", absl::StrFormat("%.1f", pinned),
+              "%\"></i></div></td><td>", base::FormatBytes(tier.used_bytes()),
+              absl::StrFormat(" (%.0f&thinsp;%%)", used), "</td><td>",
+              base::FormatBytes(tier.pinned_bytes()), "</td><td>",
+              base::FormatBytes(tier.capacity_bytes()), "</td><td>", tier.objects(), "</td><td>",
               absl::StrFormat("%.2f", tier.fragmentation_ratio()), "</td><td>",
               absl::StrFormat("%.0f&thinsp;%%", tier.high_watermark() * 100), "</td></tr>");
   }
@@ -97,14 +104,16 @@ void AddRates(const Totals& rates, std::string& html) {
     const std::string text = absl::EndsWith(name, ", bytes")
                                  ? base::FormatBytes(static_cast<uint64_t>(std::max(0.0, value)))
                                  : absl::StrFormat(value < 10 ? "%.1f" : "%.0f", value);
-    StrAppend(&html, "<div class=\"card\"><b>", text, "</b><span>", EscapeHtml(name), "</span></div>");
+    StrAppend(&html, "<div class=\"card\"><b>", text, "</b><span>", EscapeHtml(name),
+              "</span></div>");
   }
   StrAppend(&html, "</div>");
 }
 
 void AddStages(const std::vector<StageQuantiles>& stages, std::string& html) {
   StrAppend(&html,
-            "<h2>Recall by stage, since start</h2><div class=\"wrap\"><table><tr><th>stage</th><th>count</th>"
+            "<h2>Recall by stage, since start</h2><div "
+            "class=\"wrap\"><table><tr><th>stage</th><th>count</th>"
             "<th>p50</th><th>p99</th></tr>");
   for (const StageQuantiles& stage : stages) {
     StrAppend(&html, "<tr><td>", EscapeHtml(stage.stage), "</td><td>", stage.count, "</td><td>",
@@ -120,14 +129,16 @@ void AddSessions(const varve::v1::StoreStatus& status, std::string& html) {
     return;
   }
   StrAppend(&html,
-            "<table><tr><th>client</th><th class=\"text\">namespace</th><th class=\"text\">lane</th><th>age</th>"
-            "<th>regions</th><th>registered</th><th>taken</th><th>given</th><th class=\"text\">peer</th></tr>");
+            "<table><tr><th>client</th><th class=\"text\">namespace</th><th "
+            "class=\"text\">lane</th><th>age</th>"
+            "<th>regions</th><th>registered</th><th>taken</th><th>given</th><th "
+            "class=\"text\">peer</th></tr>");
   for (const varve::v1::SessionStatus& session : status.sessions()) {
     StrAppend(&html, "<tr><td>", EscapeHtml(session.client_name()), "</td><td class=\"text\">",
-              EscapeHtml(session.key_namespace()), "</td><td class=\"text\">", EscapeHtml(session.lane()),
-              "</td><td>", Age(session.age_ms()), "</td><td>");
-    StrAppend(&html, session.regions(), "</td><td>", base::FormatBytes(session.registered_bytes()), "</td><td>",
-              base::FormatBytes(session.read_bytes()), "</td><td>",
+              EscapeHtml(session.key_namespace()), "</td><td class=\"text\">",
+              EscapeHtml(session.lane()), "</td><td>", Age(session.age_ms()), "</td><td>");
+    StrAppend(&html, session.regions(), "</td><td>", base::FormatBytes(session.registered_bytes()),
+              "</td><td>", base::FormatBytes(session.read_bytes()), "</td><td>",
               base::FormatBytes(session.written_bytes()), "</td><td class=\"text\">",
               EscapeHtml(session.peer()), "</td></tr>");
   }
@@ -159,11 +170,14 @@ void AddFooter(const varve::v1::StoreStatus& status, std::string& html) {
   for (int i = 0; i < status.plugins_size(); ++i) {
     StrAppend(&html, i == 0 ? "" : " &middot; ", EscapeHtml(status.plugins(i)));
   }
-  StrAppend(&html, "<br><a href=\"/metrics\">metrics</a> &middot; <a href=\"/healthz\">healthz</a> &middot; "
-                   "<a href=\"/readyz\">readyz</a></footer></main></body></html>\n");
+  StrAppend(
+      &html,
+      "<br><a href=\"/metrics\">metrics</a> &middot; <a href=\"/healthz\">healthz</a> &middot; "
+      "<a href=\"/readyz\">readyz</a></footer></main></body></html>\n");
 }
 
-double Quantile(const std::vector<prometheus::ClientMetric::Bucket>& buckets, double count, double q) {
+double Quantile(const std::vector<prometheus::ClientMetric::Bucket>& buckets, double count,
+                double q) {
   const double rank = q * count;
   double below = 0, low = 0;
   for (const auto& bucket : buckets) {
@@ -185,12 +199,23 @@ std::string EscapeHtml(const std::string& text) {
   std::string escaped;
   for (const char c : text) {
     switch (c) {
-      case '&': escaped += "&amp;"; break;
-      case '<': escaped += "&lt;"; break;
-      case '>': escaped += "&gt;"; break;
-      case '"': escaped += "&quot;"; break;
-      case '\'': escaped += "&#39;"; break;
-      default: escaped += c >= 0x20 && c < 0x7f ? c : '?';
+      case '&':
+        escaped += "&amp;";
+        break;
+      case '<':
+        escaped += "&lt;";
+        break;
+      case '>':
+        escaped += "&gt;";
+        break;
+      case '"':
+        escaped += "&quot;";
+        break;
+      case '\'':
+        escaped += "&#39;";
+        break;
+      default:
+        escaped += c >= 0x20 && c < 0x7f ? c : '?';
     }
   }
   return escaped;

@@ -1,6 +1,7 @@
 // The gRPC front door: accepts calls on gRPC's threads and hands them to the services.
 //
-// Nothing here or below blocks a gRPC thread: work goes to the pools of Core, bytes to the transport.
+// Nothing here or below blocks a gRPC thread: work goes to the pools of Core, bytes to the
+// transport.
 #pragma once
 
 #include <memory>
@@ -12,6 +13,7 @@
 namespace varve::server {
 
 // core and admin outlive every call of the service.
-std::unique_ptr<varve::v1::Store::CallbackService> MakeStoreService(Core& core, AdminService& admin);
+std::unique_ptr<varve::v1::Store::CallbackService> MakeStoreService(Core& core,
+                                                                    AdminService& admin);
 
 }  // namespace varve::server

@@ -1,10 +1,11 @@
 // One bidirectional streaming RPC, as a queue of replies and a bounded number of requests in work.
 //
-// A subclass gets requests one at a time, in order, on a gRPC thread (OnRequest), may work on up to max_in_flight of them
-// anywhere, and answers each exactly once (Respond). Replies go out in the order of Respond. The stream ends with OK when the client
-// has half-closed and every request was answered, or with a
-// status (End: an error, or the store drains) once the requests in work were answered.
-// Threads: Respond and End from any thread. Lifetime: shared; the call holds itself until gRPC is done with it.
+// A subclass gets requests one at a time, in order, on a gRPC thread (OnRequest), may work on up to
+// max_in_flight of them anywhere, and answers each exactly once (Respond). Replies go out in the
+// order of Respond. The stream ends with OK when the client has half-closed and every request was
+// answered, or with a status (End: an error, or the store drains) once the requests in work were
+// answered. Threads: Respond and End from any thread. Lifetime: shared; the call holds itself until
+// gRPC is done with it.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -74,7 +75,8 @@ class StreamCall : public grpc::ServerBidiReactor<Request, Reply>,
  private:
   enum class Action { kNone, kRead, kWrite, kFinish };
 
-  // gRPC may run a reaction inside Start* and Finish, so they are called without the lock, by one thread at a time.
+  // gRPC may run a reaction inside Start* and Finish, so they are called without the lock, by one
+  // thread at a time.
   void Advance() {
     for (bool first = true;; first = false) {
       Action action;
@@ -85,13 +87,17 @@ class StreamCall : public grpc::ServerBidiReactor<Request, Reply>,
         acting_ = action != Action::kNone;
       }
       switch (action) {
-        case Action::kNone: return;
+        case Action::kNone:
+          return;
         case Action::kRead:
           incoming_ = std::make_unique<Request>();
           this->StartRead(incoming_.get());
           break;
-        case Action::kWrite: this->StartWrite(outgoing_.get()); break;
-        case Action::kFinish: return Complete();  // *this may be gone afterwards
+        case Action::kWrite:
+          this->StartWrite(outgoing_.get());
+          break;
+        case Action::kFinish:
+          return Complete();  // *this may be gone afterwards
       }
     }
   }

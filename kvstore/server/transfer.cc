@@ -23,9 +23,8 @@ void Account(Core& core, Direction direction, const SessionRef& session, uint64_
     if (!EndsSession(status) || session->ended()) return;
     const absl::Status reason = absl::UnavailableError(
         absl::StrCat("the client's memory did not answer: ", status.message()));
-    core.control_pool.Run([&core, session, reason] {
-      core.sessions.End(session, EndMode::kAbrupt, reason);
-    });
+    core.control_pool.Run(
+        [&core, session, reason] { core.sessions.End(session, EndMode::kAbrupt, reason); });
     return;
   }
   LaneMetrics::Op& op = direction == Direction::kFromClient ? lane.read : lane.write;
@@ -58,9 +57,9 @@ absl::StatusOr<absl::Time> TransferDeadline(const Core& core, uint32_t deadline_
   if (deadline_ms == 0) deadline_ms = core.config.transport().transfer_deadline_ms();
   const absl::Duration duration = absl::Milliseconds(deadline_ms);
   if (duration > kMaxTransferDeadline) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "deadline_ms ", deadline_ms, "; allowed: up to ",
-        absl::ToInt64Milliseconds(kMaxTransferDeadline), ", or 0 for the store's default"));
+    return absl::InvalidArgumentError(absl::StrCat("deadline_ms ", deadline_ms, "; allowed: up to ",
+                                                   absl::ToInt64Milliseconds(kMaxTransferDeadline),
+                                                   ", or 0 for the store's default"));
   }
   return absl::Now() + duration;
 }

@@ -1,5 +1,5 @@
-// Transfers of a session: the transport's Read and Write with metrics, accounting, and the rule that a client which is gone or
-// stalled loses its session.
+// Transfers of a session: the transport's Read and Write with metrics, accounting, and the rule
+// that a client which is gone or stalled loses its session.
 #pragma once
 
 #include <vector>
@@ -12,8 +12,8 @@ namespace varve::server {
 
 enum class Direction { kFromClient, kToClient };
 
-// Done runs once, on a transport thread (or here, when the transfer is refused). The segments' regions must be kept
-// alive until then; the session is kept alive by the transfer.
+// Done runs once, on a transport thread (or here, when the transfer is refused). The segments'
+// regions must be kept alive until then; the session is kept alive by the transfer.
 void StartTransfer(Core& core, Direction direction, const SessionRef& session,
                    std::vector<transport::Segment> segments, absl::Time deadline,
                    transport::Done done);

@@ -1,4 +1,5 @@
-// Every field of every object and session request out of range: a clear error, and the store goes on.
+// Every field of every object and session request out of range: a clear error, and the store goes
+// on.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -26,16 +27,16 @@ class StoreBadInputTest : public ::testing::TestWithParam<std::string> {
   void SetUp() override {
     auto& store = Stores()[GetParam()];
     if (store == nullptr) {
-      store = StoreUnderTest::Start(
-          GetParam(),
-          {"--sessions.max_batch_items=8", "--sessions.max_object_bytes=1MiB", "--sessions.max_regions=3",
-           "--sessions.max_sessions=4"},
-          [](v1::StoreConfig& config) {
-            config.mutable_sessions()->set_max_batch_items(8);
-            config.mutable_sessions()->set_max_object_bytes(1 << 20);
-            config.mutable_sessions()->set_max_regions(3);
-            config.mutable_sessions()->set_max_sessions(4);
-          });
+      store =
+          StoreUnderTest::Start(GetParam(),
+                                {"--sessions.max_batch_items=8", "--sessions.max_object_bytes=1MiB",
+                                 "--sessions.max_regions=3", "--sessions.max_sessions=4"},
+                                [](v1::StoreConfig& config) {
+                                  config.mutable_sessions()->set_max_batch_items(8);
+                                  config.mutable_sessions()->set_max_object_bytes(1 << 20);
+                                  config.mutable_sessions()->set_max_regions(3);
+                                  config.mutable_sessions()->set_max_sessions(4);
+                                });
     }
     store_ = store.get();
     client_ = std::make_unique<RawClient>(*store_);
@@ -43,14 +44,16 @@ class StoreBadInputTest : public ::testing::TestWithParam<std::string> {
   }
   // The store still serves others.
   void TearDown() override {
-    EXPECT_EQ(client_->PutOne(Key("alive"), buffer_, 0, 100).result() == v1::PUT_RESULT_FAILED, false);
+    EXPECT_EQ(client_->PutOne(Key("alive"), buffer_, 0, 100).result() == v1::PUT_RESULT_FAILED,
+              false);
     EXPECT_TRUE(client_->GetOne(Key("alive"), buffer_, 0, 100).hit());
     client_.reset();
     RawClient next(*store_);
     EXPECT_TRUE(Eventually([&] { return next.Status().sessions_size() == 1; }));
   }
   template <typename Request, typename Reply>
-  grpc::Status Do(grpc::Status (v1::Store::Stub::*method)(grpc::ClientContext*, const Request&, Reply*),
+  grpc::Status Do(grpc::Status (v1::Store::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                          Reply*),
                   Request request) {
     Reply reply;
     return Call(client_->stub(), method, request, &reply);
@@ -62,8 +65,8 @@ class StoreBadInputTest : public ::testing::TestWithParam<std::string> {
 };
 
 TEST_P(StoreBadInputTest, UnknownSessions) {
-  for (const std::string& id : {std::string(), std::string("short"), std::string(16, 'x'),
-                                std::string(10000, 'y')}) {
+  for (const std::string& id :
+       {std::string(), std::string("short"), std::string(16, 'x'), std::string(10000, 'y')}) {
     v1::ExistsRequest exists;
     exists.set_session_id(id);
     EXPECT_EQ(Do(&v1::Store::Stub::Exists, exists).error_code(), grpc::UNAUTHENTICATED);
@@ -176,17 +179,30 @@ TEST_P(StoreBadInputTest, BadPutItems) {
       {"unknown region", [&](auto& i) { source(i)->set_region_id(42); }, "region_id 42"},
       {"no bytes", [&](auto& i) { source(i)->set_bytes(0); }, "at least 1"},
       {"past the end", [&](auto& i) { source(i)->set_bytes((2 << 20) + 1); }, "leave region"},
-      {"offset past the end", [&](auto& i) { source(i)->set_offset((2 << 20) + 1); }, "leave region"},
+      {"offset past the end", [&](auto& i) { source(i)->set_offset((2 << 20) + 1); },
+       "leave region"},
       {"overflow", [&](auto& i) { source(i)->set_offset(kMax - 10); }, "leave region"},
       {"overflow of bytes", [&](auto& i) { source(i)->set_bytes(kMax); }, "leave region"},
       {"too large", [&](auto& i) { source(i)->set_bytes((1 << 20) + 1); }, "max_object_bytes"},
-      {"layout size", [](auto& i) { i.mutable_layout()->set_num_kv_heads(2); i.mutable_layout()->set_part_bytes(999); },
+      {"layout size",
+       [](auto& i) {
+         i.mutable_layout()->set_num_kv_heads(2);
+         i.mutable_layout()->set_part_bytes(999);
+       },
        "layout"},
-      {"layout heads", [](auto& i) { i.mutable_layout()->set_num_kv_heads(257); i.mutable_layout()->set_part_bytes(1); },
+      {"layout heads",
+       [](auto& i) {
+         i.mutable_layout()->set_num_kv_heads(257);
+         i.mutable_layout()->set_part_bytes(1);
+       },
        "1 to 256"},
       {"layout parts", [](auto& i) { i.mutable_layout()->set_num_kv_heads(2); }, "at least 1 byte"},
       {"layout overflow",
-       [](auto& i) { i.mutable_layout()->set_num_kv_heads(256); i.mutable_layout()->set_part_bytes(~0u); }, "layout"},
+       [](auto& i) {
+         i.mutable_layout()->set_num_kv_heads(256);
+         i.mutable_layout()->set_part_bytes(~0u);
+       },
+       "layout"},
       {"codec", [](auto& i) { i.set_codec("zip9"); }, "zip9"},
   };
   for (const Case& c : cases) {
@@ -226,13 +242,19 @@ TEST_P(StoreBadInputTest, BadGetItems) {
       {"key", [](auto& i) { i.set_key("k"); }, "4 to 63"},
       {"no destinations", [](auto& i) { i.clear_destinations(); }, "0 destinations"},
       {"too small", [](auto& i) { i.mutable_destinations(0)->set_bytes(4095); }, "4095"},
-      {"unknown region", [](auto& i) { i.mutable_destinations(0)->set_region_id(0); }, "not registered"},
+      {"unknown region", [](auto& i) { i.mutable_destinations(0)->set_region_id(0); },
+       "not registered"},
       {"overflow", [](auto& i) { i.mutable_destinations(0)->set_offset(kMax); }, "leave region"},
       {"part", [&](auto& i) { range(i, 3, 0, 0); }, "PART_K"},
       {"heads", [&](auto& i) { range(i, 0, 2, 3); }, "within [0, 4)"},
       {"head begin", [&](auto& i) { range(i, 1, 4, 0); }, "within [0, 4)"},
       {"head overflow", [&](auto& i) { range(i, 2, ~0u, ~0u); }, "within [0, 4)"},
-      {"range of opaque", [&](auto& i) { i.set_key(Key("opaque")); range(i, 1, 0, 0); }, "opaque"},
+      {"range of opaque",
+       [&](auto& i) {
+         i.set_key(Key("opaque"));
+         range(i, 1, 0, 0);
+       },
+       "opaque"},
   };
   for (const Case& c : cases) {
     SCOPED_TRACE(c.name);
@@ -260,8 +282,10 @@ TEST_P(StoreBadInputTest, ForeignMemoryIsOutOfReach) {
   theirs.region = *std::move(region);
   ASSERT_EQ(stranger.Register(4711, theirs.region->descriptor()).error(), "");
   // Another session's region number means nothing here.
-  EXPECT_THAT(client_->PutOne(Key("foreign"), theirs, 0, 4096).message(), HasSubstr("not registered"));
-  EXPECT_THAT(client_->GetOne(Key("alive"), theirs, 0, 4096).message(), HasSubstr("not registered"));
+  EXPECT_THAT(client_->PutOne(Key("foreign"), theirs, 0, 4096).message(),
+              HasSubstr("not registered"));
+  EXPECT_THAT(client_->GetOne(Key("alive"), theirs, 0, 4096).message(),
+              HasSubstr("not registered"));
   // Nor does another client's descriptor.
   const v1::RegionReply reply = client_->Register(4711, theirs.region->descriptor());
   EXPECT_NE(reply.error(), "");
@@ -324,10 +348,15 @@ TEST_P(StoreBadInputTest, BadInlineValuesDoNotEndTheirStream) {
       {"large", [](auto& m) { m[0].set_total_bytes(kMax); }, v1::PUT_RESULT_INVALID},
       {"short", [](auto& m) { m[0].set_total_bytes(30); }, v1::PUT_RESULT_INVALID},
       {"long", [](auto& m) { m[0].set_total_bytes(10); }, v1::PUT_RESULT_INVALID},
-      {"chunk", [](auto& m) { m[0].set_total_bytes(1 << 20); m[1].set_data(std::string((1 << 20) + 1, 'c')); },
+      {"chunk",
+       [](auto& m) {
+         m[0].set_total_bytes(1 << 20);
+         m[1].set_data(std::string((1 << 20) + 1, 'c'));
+       },
        v1::PUT_RESULT_INVALID},
       {"codec", [](auto& m) { m[0].set_codec("?"); }, v1::PUT_RESULT_INVALID},
-      {"layout", [](auto& m) { m[0].mutable_layout()->set_num_kv_heads(3); }, v1::PUT_RESULT_INVALID},
+      {"layout", [](auto& m) { m[0].mutable_layout()->set_num_kv_heads(3); },
+       v1::PUT_RESULT_INVALID},
       {"crc", [](auto& m) { m[0].set_crc32c(1); }, v1::PUT_RESULT_CORRUPT},
       {"good", [](auto&) {}, v1::PUT_RESULT_STORED},
       {"again", [](auto& m) { m[0].set_key(Key("good")); }, v1::PUT_RESULT_EXISTS},
@@ -376,9 +405,12 @@ TEST_P(StoreBadInputTest, BadSessions) {
     EXPECT_THAT(status.error_message(), HasSubstr(says));
   };
   check("empty", grpc::INVALID_ARGUMENT, "open", [](auto& r) { r.Clear(); });
-  check("register first", grpc::INVALID_ARGUMENT, "before open", [](auto& r) { r.mutable_register_region(); });
-  check("unregister first", grpc::INVALID_ARGUMENT, "before open", [](auto& r) { r.mutable_unregister_region(); });
-  check("name", grpc::INVALID_ARGUMENT, "128", [](auto& r) { r.mutable_open()->set_client_name(std::string(129, 'n')); });
+  check("register first", grpc::INVALID_ARGUMENT, "before open",
+        [](auto& r) { r.mutable_register_region(); });
+  check("unregister first", grpc::INVALID_ARGUMENT, "before open",
+        [](auto& r) { r.mutable_unregister_region(); });
+  check("name", grpc::INVALID_ARGUMENT, "128",
+        [](auto& r) { r.mutable_open()->set_client_name(std::string(129, 'n')); });
   check("namespace", grpc::INVALID_ARGUMENT, "512",
         [](auto& r) { r.mutable_open()->set_key_namespace(std::string(513, 'n')); });
   check("address", grpc::INVALID_ARGUMENT, "transport_address",
@@ -397,7 +429,8 @@ TEST_P(StoreBadInputTest, BadSessions) {
 }
 
 TEST_P(StoreBadInputTest, BadRegionsDoNotEndTheSession) {
-  EXPECT_THAT(client_->Register(1, buffer_.region->descriptor()).error(), HasSubstr("registered already"));
+  EXPECT_THAT(client_->Register(1, buffer_.region->descriptor()).error(),
+              HasSubstr("registered already"));
   EXPECT_NE(client_->Register(2, "").error(), "");
   EXPECT_NE(client_->Register(2, "garbage of some length that is no descriptor").error(), "");
   std::string cut = buffer_.region->descriptor();
@@ -405,7 +438,8 @@ TEST_P(StoreBadInputTest, BadRegionsDoNotEndTheSession) {
   EXPECT_NE(client_->Register(2, cut).error(), "");
   client_->Allocate(64);
   client_->Allocate(64);
-  EXPECT_THAT(client_->Register(9, buffer_.region->descriptor()).error(), HasSubstr("max_regions allows 3"));
+  EXPECT_THAT(client_->Register(9, buffer_.region->descriptor()).error(),
+              HasSubstr("max_regions allows 3"));
   RawClient::Options options;
   options.inline_only = true;
   RawClient inliner(*store_, options);

@@ -1,4 +1,5 @@
-// A context with digests and stored pages, by bare stubs: what the tests of contexts and of recall start from.
+// A context with digests and stored pages, by bare stubs: what the tests of contexts and of recall
+// start from.
 #pragma once
 
 #include <gmock/gmock.h>
@@ -86,7 +87,8 @@ class StoreContextsTest : public ::testing::TestWithParam<std::string> {
   }
 
   template <typename Request, typename Reply>
-  grpc::Status Do(grpc::Status (v1::Store::Stub::*method)(grpc::ClientContext*, const Request&, Reply*),
+  grpc::Status Do(grpc::Status (v1::Store::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                          Reply*),
                   Request request, Reply* reply) {
     request.set_session_id(client_->session_id());
     return Call(client_->stub(), method, request, reply);
@@ -141,7 +143,8 @@ class StoreContextsTest : public ::testing::TestWithParam<std::string> {
     EXPECT_TRUE(stream->Finish().ok());
     return acks;
   }
-  v1::DigestBatch Batch(const v1::ContextInfo& info, uint32_t layer, uint32_t first, uint32_t count) {
+  v1::DigestBatch Batch(const v1::ContextInfo& info, uint32_t layer, uint32_t first,
+                        uint32_t count) {
     v1::DigestBatch batch;
     batch.set_context_id(info.context_id());
     batch.set_epoch(info.epoch());
@@ -180,7 +183,8 @@ class StoreContextsTest : public ::testing::TestWithParam<std::string> {
         v1::HeadRecall* head = wanted->add_heads();
         head->set_budget_pages(budget);
         for (uint32_t s = 0; s < kBlocks; ++s) {
-          *head->add_slots() = slots_.Ref(((layer * kHeads + h) * kBlocks + s) * page_bytes, page_bytes);
+          *head->add_slots() =
+              slots_.Ref(((layer * kHeads + h) * kBlocks + s) * page_bytes, page_bytes);
         }
       }
     }

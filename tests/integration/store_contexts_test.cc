@@ -128,11 +128,14 @@ TEST_P(StoreContextsTest, BadContextRequestsSayWhatIsAllowed) {
       {[](auto& r) { r.set_context_id("c"); }, grpc::ALREADY_EXISTS, "c"},
       {[](auto& r) { r.clear_geometry(); }, grpc::INVALID_ARGUMENT, "geometry"},
       {[](auto& r) { r.mutable_geometry()->set_num_layers(0); }, grpc::INVALID_ARGUMENT, "layers"},
-      {[](auto& r) { r.mutable_geometry()->set_num_layers(5000); }, grpc::INVALID_ARGUMENT, "layers"},
+      {[](auto& r) { r.mutable_geometry()->set_num_layers(5000); }, grpc::INVALID_ARGUMENT,
+       "layers"},
       {[](auto& r) { r.mutable_geometry()->set_num_kv_heads(0); }, grpc::INVALID_ARGUMENT, "heads"},
-      {[](auto& r) { r.mutable_geometry()->set_num_query_heads(3); }, grpc::INVALID_ARGUMENT, "multiple"},
+      {[](auto& r) { r.mutable_geometry()->set_num_query_heads(3); }, grpc::INVALID_ARGUMENT,
+       "multiple"},
       {[](auto& r) { r.mutable_geometry()->set_head_dim(33); }, grpc::INVALID_ARGUMENT, "head_dim"},
-      {[](auto& r) { r.mutable_geometry()->set_page_tokens(7); }, grpc::INVALID_ARGUMENT, "page_tokens"},
+      {[](auto& r) { r.mutable_geometry()->set_page_tokens(7); }, grpc::INVALID_ARGUMENT,
+       "page_tokens"},
       {[](auto& r) { r.mutable_geometry()->set_dtype(static_cast<v1::DType>(4)); },
        grpc::INVALID_ARGUMENT, "DTYPE_BF16"},
       {[](auto& r) { r.set_digest_kind(static_cast<v1::DigestKind>(0)); }, grpc::INVALID_ARGUMENT,
@@ -155,11 +158,13 @@ TEST_P(StoreContextsTest, BadContextRequestsSayWhatIsAllowed) {
   EXPECT_FALSE(Do(&v1::Store::Stub::AppendContext, append, &info).ok());
   append.set_first_block(0);
   append.set_block_hashes(0, "abc");
-  EXPECT_EQ(Do(&v1::Store::Stub::AppendContext, append, &info).error_code(), grpc::INVALID_ARGUMENT);
+  EXPECT_EQ(Do(&v1::Store::Stub::AppendContext, append, &info).error_code(),
+            grpc::INVALID_ARGUMENT);
   v1::TruncateContextRequest truncate;
   truncate.set_context_id("c");
   truncate.set_num_blocks(1);
-  EXPECT_EQ(Do(&v1::Store::Stub::TruncateContext, truncate, &info).error_code(), grpc::INVALID_ARGUMENT);
+  EXPECT_EQ(Do(&v1::Store::Stub::TruncateContext, truncate, &info).error_code(),
+            grpc::INVALID_ARGUMENT);
   v1::ReadDigestsRequest read;
   read.set_session_id(client_->session_id());
   read.set_context_id("c");

@@ -23,9 +23,10 @@ using ::testing::HasSubstr;
 // What happens to transfers, set by the test. Thread-safe.
 struct Faults {
   base::Mutex mutex;
-  absl::Status result ABSL_GUARDED_BY(mutex);           // of transfers that complete
-  bool hold ABSL_GUARDED_BY(mutex) = false;             // transfers wait for Release or Close
-  bool corrupt ABSL_GUARDED_BY(mutex) = false;          // a transfer to the client damages the store's own memory
+  absl::Status result ABSL_GUARDED_BY(mutex);  // of transfers that complete
+  bool hold ABSL_GUARDED_BY(mutex) = false;    // transfers wait for Release or Close
+  bool corrupt ABSL_GUARDED_BY(mutex) =
+      false;  // a transfer to the client damages the store's own memory
   int held ABSL_GUARDED_BY(mutex) = 0;
 
   void Set(absl::Status status, bool hold_them, bool corrupt_them) {
@@ -49,7 +50,8 @@ class FaultyEndpoint final : public transport::Endpoint {
  public:
   explicit FaultyEndpoint(Faults& faults) : faults_(faults) {}
   ~FaultyEndpoint() override { Close(); }
-  absl::StatusOr<std::unique_ptr<transport::RemoteRegion>> Import(const std::string& descriptor) override {
+  absl::StatusOr<std::unique_ptr<transport::RemoteRegion>> Import(
+      const std::string& descriptor) override {
     return std::make_unique<FakeRegion>(std::stoull(descriptor));
   }
   void Close() override { Complete(absl::CancelledError("endpoint closed")); }
@@ -70,7 +72,8 @@ class FaultyEndpoint final : public transport::Endpoint {
     for (const transport::Segment& segment : segments) FillPattern(segment.local, 1);
     Go(std::move(done));
   }
-  void DoWrite(std::vector<transport::Segment> segments, absl::Time, transport::Done done) override {
+  void DoWrite(std::vector<transport::Segment> segments, absl::Time,
+               transport::Done done) override {
     {
       base::MutexLock lock(faults_.mutex);
       if (faults_.corrupt) segments[0].local[0] ^= std::byte{1};
@@ -105,7 +108,8 @@ class FaultyTransport final : public transport::Transport {
   absl::StatusOr<std::unique_ptr<transport::Region>> Allocate(size_t) override {
     return absl::UnimplementedError("");
   }
-  absl::StatusOr<std::unique_ptr<transport::Endpoint>> Connect(const std::string& address) override {
+  absl::StatusOr<std::unique_ptr<transport::Endpoint>> Connect(
+      const std::string& address) override {
     if (address == "gone") return absl::UnavailableError("nobody there");
     auto endpoint = std::make_unique<FaultyEndpoint>(faults_);
     last_ = endpoint.get();
@@ -225,7 +229,8 @@ TEST_F(StoreFaultsTest, AFailedPutGivesItsSpaceBack) {
   EXPECT_EQ(Put("a").result(), v1::PUT_RESULT_STORED);
   faults_.Set(absl::InternalError("no luck"), false, false);
   EXPECT_EQ(Get("a").miss_reason(), v1::MISS_REASON_FAILED);
-  EXPECT_EQ(Status().sessions_size(), 1) << "only a client that is gone or stalled loses its session";
+  EXPECT_EQ(Status().sessions_size(), 1)
+      << "only a client that is gone or stalled loses its session";
 }
 
 TEST_F(StoreFaultsTest, AStalledClientLosesItsSession) {

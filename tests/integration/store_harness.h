@@ -22,14 +22,16 @@ namespace varve::testing {
 // A store, and transports that reach it.
 class StoreUnderTest {
  public:
-  // kind: "embedded" (in this process, loopback), "shm" or "tcp" (a varve-store process, that UCX lane). flags are for a
-  // process, change is for an embedded store. Aborts the test program when the store does not start.
+  // kind: "embedded" (in this process, loopback), "shm" or "tcp" (a varve-store process, that UCX
+  // lane). flags are for a process, change is for an embedded store. Aborts the test program when
+  // the store does not start.
   static std::unique_ptr<StoreUnderTest> Start(
       const std::string& kind, const std::vector<std::string>& flags = {},
       const std::function<void(varve::v1::StoreConfig&)>& change = nullptr);
 
   // A store that runs already, reached over the lane.
-  static std::unique_ptr<StoreUnderTest> Attach(const std::string& address, const std::string& lane);
+  static std::unique_ptr<StoreUnderTest> Attach(const std::string& address,
+                                                const std::string& lane);
 
   const std::string& kind() const { return kind_; }
   std::string lane() const { return kind_ == "embedded" ? "loopback" : kind_; }
@@ -101,7 +103,8 @@ class RawClient {
   std::unique_ptr<transport::Transport> transport_;
   std::unique_ptr<varve::v1::Store::Stub> stub_;
   grpc::ClientContext session_context_;
-  std::unique_ptr<grpc::ClientReaderWriter<varve::v1::SessionRequest, varve::v1::SessionReply>> session_;
+  std::unique_ptr<grpc::ClientReaderWriter<varve::v1::SessionRequest, varve::v1::SessionReply>>
+      session_;
   bool session_over_ = false;
   varve::v1::SessionOpened opened_;
   grpc::Status open_status_;
@@ -111,8 +114,8 @@ class RawClient {
 // Calls a unary method and returns its status.
 template <typename Request, typename Reply>
 grpc::Status Call(varve::v1::Store::Stub& stub,
-                  grpc::Status (varve::v1::Store::Stub::*method)(grpc::ClientContext*, const Request&,
-                                                                 Reply*),
+                  grpc::Status (varve::v1::Store::Stub::*method)(grpc::ClientContext*,
+                                                                 const Request&, Reply*),
                   const Request& request, Reply* reply) {
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));

@@ -1,4 +1,5 @@
-// Objects through gRPC and a transport: put, get, ranges, exists, prefixes, remove, pin, list, inline values.
+// Objects through gRPC and a transport: put, get, ranges, exists, prefixes, remove, pin, list,
+// inline values.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -100,7 +101,8 @@ TEST_P(StoreObjectsTest, RangesSelectPartsAndHeads) {
   v1::ObjectLayout layout;
   layout.set_num_kv_heads(kHeads);
   layout.set_part_bytes(kPart);
-  Buffer source = client->Allocate(kHeads * 2 * kPart), target = client->Allocate(kHeads * 2 * kPart);
+  Buffer source = client->Allocate(kHeads * 2 * kPart),
+         target = client->Allocate(kHeads * 2 * kPart);
   FillPattern(source.bytes(), 11);
   ASSERT_EQ(client->PutOne(Key("r"), source, 0, source.bytes().size(), layout).result(),
             v1::PUT_RESULT_STORED);
@@ -122,7 +124,8 @@ TEST_P(StoreObjectsTest, RangesSelectPartsAndHeads) {
             }
           }
         }
-        const v1::GetItemResult got = client->GetOne(Key("r"), target, 0, target.bytes().size(), range);
+        const v1::GetItemResult got =
+            client->GetOne(Key("r"), target, 0, target.bytes().size(), range);
         ASSERT_TRUE(got.hit()) << got.message();
         ASSERT_EQ(got.value_bytes(), expected.size());
         EXPECT_TRUE(Same(target.bytes().first(expected.size()), expected));
@@ -242,7 +245,8 @@ TEST_P(StoreObjectsTest, PinsEndWithTheirSession) {
   remove.add_keys(Key("p"));
   EXPECT_TRUE(Eventually([&] {
     v1::RemoveReply removed;
-    return Call(other->stub(), &v1::Store::Stub::Remove, remove, &removed).ok() && removed.removed(0);
+    return Call(other->stub(), &v1::Store::Stub::Remove, remove, &removed).ok() &&
+           removed.removed(0);
   }));
 }
 
@@ -325,7 +329,8 @@ TEST_P(StoreObjectsTest, InlineValuesAndTransportSeeTheSameObjects) {
   EXPECT_TRUE(results[0].hit() && results[2].hit());
   EXPECT_EQ(results[0].value_bytes(), size);
   EXPECT_EQ(results[1].miss_reason(), v1::MISS_REASON_NEVER_STORED);
-  for (int i : {0, 2}) EXPECT_EQ(values[i], std::string(reinterpret_cast<char*>(value.data()), size));
+  for (int i : {0, 2})
+    EXPECT_EQ(values[i], std::string(reinterpret_cast<char*>(value.data()), size));
 }
 
 TEST_P(StoreObjectsTest, FullOfPinnedObjectsMeansNoSpaceAndOthersAreEvicted) {

@@ -20,8 +20,8 @@ TEST_P(StoreRecallTest, RecallBringsTheMissingPagesIntoTheirSlots) {
     ASSERT_EQ(layer.heads_size(), static_cast<int>(kHeads));
     for (const v1::HeadRecallResult& head : layer.heads()) {
       ASSERT_EQ(head.selected_size(), 5);
-      EXPECT_EQ(head.selected(0), 0u);            // sink
-      EXPECT_EQ(head.selected(4), kBlocks - 1);   // window
+      EXPECT_EQ(head.selected(0), 0u);           // sink
+      EXPECT_EQ(head.selected(4), kBlocks - 1);  // window
       EXPECT_TRUE(std::is_sorted(head.selected().begin(), head.selected().end()));
       ASSERT_EQ(head.recalled_size(), 5);
       for (int i = 0; i < 5; ++i) {
@@ -74,7 +74,8 @@ TEST_P(StoreRecallTest, PartsGoAloneAndABudgetOfAllPagesSelectsAll) {
         const std::byte* stored =
             Object(layer.layer(), page.page()).data() + h * g.page_bytes() + g.part_bytes();
         const size_t slot = (layer.layer() * kHeads + h) * kBlocks + page.slot();
-        EXPECT_EQ(std::memcmp(slots_.bytes().data() + slot * g.page_bytes(), stored, g.part_bytes()), 0);
+        EXPECT_EQ(
+            std::memcmp(slots_.bytes().data() + slot * g.page_bytes(), stored, g.part_bytes()), 0);
       }
     }
   }
@@ -152,8 +153,8 @@ TEST_P(StoreRecallTest, RecallStreamAnswersManyAndSurvivesBadOnes) {
       EXPECT_EQ(answer.error(), "") << tag;
       EXPECT_EQ(answer.layers_size(), static_cast<int>(kLayers));
     } else {
-      EXPECT_EQ(answer.error_code(),
-                static_cast<uint32_t>(tag % 3 == 1 ? grpc::FAILED_PRECONDITION : grpc::INVALID_ARGUMENT))
+      EXPECT_EQ(answer.error_code(), static_cast<uint32_t>(tag % 3 == 1 ? grpc::FAILED_PRECONDITION
+                                                                        : grpc::INVALID_ARGUMENT))
           << answer.error();
       EXPECT_EQ(answer.layers_size(), 0);
     }
@@ -192,7 +193,8 @@ TEST_P(StoreRecallTest, BadRecallsAreRefusedWhole) {
       {"context", [](auto& r) { r.set_context_id("nobody"); }, grpc::NOT_FOUND, "nobody"},
       {"epoch", [](auto& r) { r.set_epoch(0); }, grpc::FAILED_PRECONDITION, "epoch"},
       {"no layers", [](auto& r) { r.clear_layers(); }, grpc::INVALID_ARGUMENT, "layers"},
-      {"layer", [](auto& r) { r.mutable_layers(1)->set_layer(kLayers); }, grpc::INVALID_ARGUMENT, "layer"},
+      {"layer", [](auto& r) { r.mutable_layers(1)->set_layer(kLayers); }, grpc::INVALID_ARGUMENT,
+       "layer"},
       {"short queries", [](auto& r) { r.mutable_layers(1)->mutable_queries()->RemoveLast(); },
        grpc::INVALID_ARGUMENT, "query"},
       {"NaN", [](auto& r) { r.mutable_layers(1)->set_queries(3, std::nanf("")); },
@@ -201,14 +203,22 @@ TEST_P(StoreRecallTest, BadRecallsAreRefusedWhole) {
        grpc::INVALID_ARGUMENT, "quer"},
       {"heads", [](auto& r) { r.mutable_layers(1)->mutable_heads()->RemoveLast(); },
        grpc::INVALID_ARGUMENT, "heads"},
-      {"merge", [](auto& r) { r.set_merge(static_cast<v1::ScoreMerge>(9)); }, grpc::INVALID_ARGUMENT, "merge"},
+      {"merge", [](auto& r) { r.set_merge(static_cast<v1::ScoreMerge>(9)); },
+       grpc::INVALID_ARGUMENT, "merge"},
       {"budget", [&](auto& r) { head(r)->set_budget_pages(0); }, grpc::INVALID_ARGUMENT, "budget"},
       {"sinks over budget", [](auto& r) { r.set_sinks(9); }, grpc::INVALID_ARGUMENT, "budget"},
-      {"part", [&](auto& r) { head(r)->set_part(static_cast<v1::Part>(3)); }, grpc::INVALID_ARGUMENT, "part"},
-      {"resident order", [&](auto& r) { head(r)->add_resident(3); head(r)->add_resident(2); },
+      {"part", [&](auto& r) { head(r)->set_part(static_cast<v1::Part>(3)); },
+       grpc::INVALID_ARGUMENT, "part"},
+      {"resident order",
+       [&](auto& r) {
+         head(r)->add_resident(3);
+         head(r)->add_resident(2);
+       },
        grpc::INVALID_ARGUMENT, "resident"},
-      {"resident range", [&](auto& r) { head(r)->add_resident(kBlocks); }, grpc::INVALID_ARGUMENT, "resident"},
-      {"num_blocks", [](auto& r) { r.set_num_blocks(kBlocks + 1); }, grpc::INVALID_ARGUMENT, "blocks"},
+      {"resident range", [&](auto& r) { head(r)->add_resident(kBlocks); }, grpc::INVALID_ARGUMENT,
+       "resident"},
+      {"num_blocks", [](auto& r) { r.set_num_blocks(kBlocks + 1); }, grpc::INVALID_ARGUMENT,
+       "blocks"},
       {"slot region", [&](auto& r) { head(r)->mutable_slots(2)->set_region_id(77); },
        grpc::INVALID_ARGUMENT, "region_id 77"},
       {"slot bytes", [&](auto& r) { head(r)->mutable_slots(2)->set_bytes(page_bytes - 1); },

@@ -1,7 +1,7 @@
 // A varve-store of its own: started with free ports, stopped when it goes out of scope.
 //
-// The binary is found beside the running program: in its folder, in ../bin or in ../../bin; the environment variable
-// STORE_BINARY names another. One thread at a time.
+// The binary is found beside the running program: in its folder, in ../bin or in ../../bin; the
+// environment variable STORE_BINARY names another. One thread at a time.
 #pragma once
 
 #include <sys/types.h>
@@ -17,12 +17,15 @@ namespace varve::testing {
 
 class StoreProcess {
  public:
-  // flags: as on the command line ("--host_tier.capacity_bytes=64MiB"); they win over the helper's own, which are
-  // port 0 for listen and http_listen, and a host tier of 256 MiB. Waits until the store serves.
-  static absl::StatusOr<std::unique_ptr<StoreProcess>> Start(const std::vector<std::string>& flags = {});
-  // Another program of ours with the same kind of ready line ("varve-worker"), with these flags alone.
-  static absl::StatusOr<std::unique_ptr<StoreProcess>> StartProgram(const std::string& program,
-                                                                    const std::vector<std::string>& flags);
+  // flags: as on the command line ("--host_tier.capacity_bytes=64MiB"); they win over the helper's
+  // own, which are port 0 for listen and http_listen, and a host tier of 256 MiB. Waits until the
+  // store serves.
+  static absl::StatusOr<std::unique_ptr<StoreProcess>> Start(
+      const std::vector<std::string>& flags = {});
+  // Another program of ours with the same kind of ready line ("varve-worker"), with these flags
+  // alone.
+  static absl::StatusOr<std::unique_ptr<StoreProcess>> StartProgram(
+      const std::string& program, const std::vector<std::string>& flags);
   // SIGKILL, when it still runs.
   ~StoreProcess();
   StoreProcess(const StoreProcess&) = delete;
@@ -33,7 +36,8 @@ class StoreProcess {
   pid_t pid() const { return pid_; }
 
   void Signal(int signal) const;
-  // The exit status (128 + signal when killed by one); DEADLINE_EXCEEDED when it does not exit in time.
+  // The exit status (128 + signal when killed by one); DEADLINE_EXCEEDED when it does not exit in
+  // time.
   absl::StatusOr<int> Wait(absl::Duration timeout);
   // SIGTERM, then Wait.
   absl::StatusOr<int> Stop(absl::Duration timeout = absl::Seconds(30));
@@ -52,7 +56,8 @@ class StoreProcess {
   std::string http_address_;
 };
 
-// GET over HTTP/1.1 from "host:port"; the status code, and the body through `body`. 0 when nothing answers.
+// GET over HTTP/1.1 from "host:port"; the status code, and the body through `body`. 0 when nothing
+// answers.
 int HttpGet(const std::string& address, const std::string& path, std::string* body);
 // The value of a metric line ("name{label=\"x\"}") in the text exposition; -1 when there is none.
 double MetricValue(const std::string& exposition, const std::string& series);

@@ -30,7 +30,8 @@ class ConfigTest : public ::testing::Test {
 };
 
 TEST_F(ConfigTest, SizesAndDurationsParseInEverySource) {
-  ASSERT_TRUE(loader_.LoadYamlText("host_tier:\n  capacity_bytes: 1.5GiB\ndrain_ms: 30s\n", "file").ok());
+  ASSERT_TRUE(
+      loader_.LoadYamlText("host_tier:\n  capacity_bytes: 1.5GiB\ndrain_ms: 30s\n", "file").ok());
   EXPECT_EQ(config_.host_tier().capacity_bytes(), 3ull << 29);
   EXPECT_EQ(config_.drain_ms(), 30000u);
   ASSERT_TRUE(loader_
@@ -46,14 +47,19 @@ TEST_F(ConfigTest, SizesAndDurationsParseInEverySource) {
 }
 
 TEST_F(ConfigTest, LaterSourcesWinAndPrintSaysWhichDid) {
-  ASSERT_TRUE(loader_.LoadYamlText("listen: file:1\nlog_level: warning\nhttp_listen: file:2\n", "store.yaml").ok());
-  ASSERT_TRUE(loader_.LoadEnvironment({{"VARVE_LISTEN", "env:1"}, {"VARVE_HTTP_LISTEN", "env:2"}}).ok());
+  ASSERT_TRUE(
+      loader_
+          .LoadYamlText("listen: file:1\nlog_level: warning\nhttp_listen: file:2\n", "store.yaml")
+          .ok());
+  ASSERT_TRUE(
+      loader_.LoadEnvironment({{"VARVE_LISTEN", "env:1"}, {"VARVE_HTTP_LISTEN", "env:2"}}).ok());
   ASSERT_TRUE(loader_.LoadFlags({"--listen=flag:1"}).ok());
-  EXPECT_THAT(loader_.Print(), AllOf(HasSubstr("listen: \"flag:1\"  # command line\n"),
-                                     HasSubstr("http_listen: \"env:2\"  # environment VARVE_HTTP_LISTEN\n"),
-                                     HasSubstr("log_level: \"warning\"  # store.yaml\n"),
-                                     HasSubstr("drain_ms: 1s  # default\n"),
-                                     HasSubstr("host_tier.capacity_bytes: 1MiB  # default\n")));
+  EXPECT_THAT(loader_.Print(),
+              AllOf(HasSubstr("listen: \"flag:1\"  # command line\n"),
+                    HasSubstr("http_listen: \"env:2\"  # environment VARVE_HTTP_LISTEN\n"),
+                    HasSubstr("log_level: \"warning\"  # store.yaml\n"),
+                    HasSubstr("drain_ms: 1s  # default\n"),
+                    HasSubstr("host_tier.capacity_bytes: 1MiB  # default\n")));
 }
 
 TEST_F(ConfigTest, PrintedValuesAreExactAndParseAgain) {
@@ -63,11 +69,13 @@ TEST_F(ConfigTest, PrintedValuesAreExactAndParseAgain) {
     const uint64_t before = config_.host_tier().capacity_bytes();
     StoreConfig again;
     ConfigLoader reader(&again, "VARVE_");
-    ASSERT_TRUE(reader.LoadFlags({"--host_tier.capacity_bytes", [&] {
-                                    const std::string text = loader_.Print();
-                                    const size_t at = text.find("capacity_bytes: ") + 16;
-                                    return text.substr(at, text.find("  #", at) - at);
-                                  }()})
+    ASSERT_TRUE(reader
+                    .LoadFlags({"--host_tier.capacity_bytes",
+                                [&] {
+                                  const std::string text = loader_.Print();
+                                  const size_t at = text.find("capacity_bytes: ") + 16;
+                                  return text.substr(at, text.find("  #", at) - at);
+                                }()})
                     .ok());
     EXPECT_EQ(again.host_tier().capacity_bytes(), before);
   }
@@ -75,7 +83,8 @@ TEST_F(ConfigTest, PrintedValuesAreExactAndParseAgain) {
 
 TEST_F(ConfigTest, TyposAreErrorsThatNameTheNearestSetting) {
   EXPECT_THAT(Message(loader_.LoadYamlText("host_tier:\n  evictoin: lru\n", "f.yaml")),
-              AllOf(HasSubstr("f.yaml"), HasSubstr("host_tier.evictoin"), HasSubstr("did you mean 'host_tier.eviction'")));
+              AllOf(HasSubstr("f.yaml"), HasSubstr("host_tier.evictoin"),
+                    HasSubstr("did you mean 'host_tier.eviction'")));
   EXPECT_THAT(Message(loader_.LoadEnvironment({{"VARVE_LISTEM", "x"}})),
               AllOf(HasSubstr("VARVE_LISTEM"), HasSubstr("did you mean 'VARVE_LISTEN'")));
   const auto rest = loader_.LoadFlags({"--drain_sm=1s"});
@@ -91,16 +100,22 @@ TEST_F(ConfigTest, AllProblemsAreListed) {
                                            "sessions:\n  max_sessions: -1\nnonsense: 1\nlisten:\n",
                                            "f")),
               AllOf(HasSubstr("drain_ms"), HasSubstr("capacity_bytes"), HasSubstr("low_watermark"),
-                    HasSubstr("verify_reads"), HasSubstr("max_sessions"), HasSubstr("nonsense"), HasSubstr("listen")));
-  EXPECT_THAT(Message(loader_.LoadFlags({"--drain_ms=9x", "--what=1", "--recall.threads=99999999999", "--listen"}).status()),
-              AllOf(HasSubstr("'9x'"), HasSubstr("--what=1"), HasSubstr("recall.threads"), HasSubstr("needs a value")));
+                    HasSubstr("verify_reads"), HasSubstr("max_sessions"), HasSubstr("nonsense"),
+                    HasSubstr("listen")));
+  EXPECT_THAT(Message(loader_
+                          .LoadFlags({"--drain_ms=9x", "--what=1", "--recall.threads=99999999999",
+                                      "--listen"})
+                          .status()),
+              AllOf(HasSubstr("'9x'"), HasSubstr("--what=1"), HasSubstr("recall.threads"),
+                    HasSubstr("needs a value")));
 }
 
 TEST_F(ConfigTest, WrongValuesAreRefused) {
-  for (const char* flag : {"--drain_ms=10", "--drain_ms=1us", "--drain_ms=-5s", "--host_tier.capacity_bytes=-1",
-                           "--host_tier.capacity_bytes=1.5", "--host_tier.capacity_bytes=99999999TiB",
-                           "--host_tier.low_watermark=nan", "--recall.threads=1.5", "--recall.threads=",
-                           "--host_tier.verify_reads=2"}) {
+  for (const char* flag :
+       {"--drain_ms=10", "--drain_ms=1us", "--drain_ms=-5s", "--host_tier.capacity_bytes=-1",
+        "--host_tier.capacity_bytes=1.5", "--host_tier.capacity_bytes=99999999TiB",
+        "--host_tier.low_watermark=nan", "--recall.threads=1.5",
+        "--recall.threads=", "--host_tier.verify_reads=2"}) {
     SCOPED_TRACE(flag);
     EXPECT_FALSE(loader_.LoadFlags({flag}).ok());
   }
@@ -143,9 +158,11 @@ TEST_F(ConfigTest, FilesThatCannotBeRead) {
 }
 
 TEST_F(ConfigTest, DescribeListsEveryField) {
-  EXPECT_THAT(loader_.Describe(), AllOf(HasSubstr("--host_tier.capacity_bytes=<size>  (default 1MiB)"),
-                                        HasSubstr("--drain_ms=<duration>"), HasSubstr("--transport.lanes=<list of text>"),
-                                        HasSubstr("--host_tier.verify_reads=<true|false>")));
+  EXPECT_THAT(
+      loader_.Describe(),
+      AllOf(HasSubstr("--host_tier.capacity_bytes=<size>  (default 1MiB)"),
+            HasSubstr("--drain_ms=<duration>"), HasSubstr("--transport.lanes=<list of text>"),
+            HasSubstr("--host_tier.verify_reads=<true|false>")));
 }
 
 }  // namespace

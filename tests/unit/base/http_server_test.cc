@@ -45,10 +45,12 @@ class HttpServerTest : public ::testing::Test {
  protected:
   void SetUp() override {
     auto server = HttpServer::Start(
-        "127.0.0.1:0", {{"/", [](const std::string&) { return HttpResponse{.body = "root"}; }},
-                        {"/query", [](const std::string& q) { return HttpResponse{.body = "[" + q + "]"}; }},
-                        {"/down", [](const std::string&) { return HttpResponse{.code = 503, .body = "down"}; }},
-                        {"/large", [](const std::string&) { return HttpResponse{.body = std::string(3 << 20, 'x')}; }}});
+        "127.0.0.1:0",
+        {{"/", [](const std::string&) { return HttpResponse{.body = "root"}; }},
+         {"/query", [](const std::string& q) { return HttpResponse{.body = "[" + q + "]"}; }},
+         {"/down", [](const std::string&) { return HttpResponse{.code = 503, .body = "down"}; }},
+         {"/large",
+          [](const std::string&) { return HttpResponse{.body = std::string(3 << 20, 'x')}; }}});
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
     ASSERT_GT(server_->port(), 0);
@@ -67,7 +69,8 @@ TEST_F(HttpServerTest, AnswersItsPathsOnly) {
 }
 
 TEST_F(HttpServerTest, OtherMethodsAndGarbageDoNoHarm) {
-  EXPECT_THAT(Send(server_->port(), "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
+  EXPECT_THAT(Send(server_->port(),
+                   "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
               StartsWith("HTTP/1.1 405 "));
   Send(server_->port(), "\x01\x02 garbage\r\n\r\n");
   Send(server_->port(), "GET /" + std::string(100000, 'a') + " HTTP/1.1\r\n\r\n");
@@ -80,7 +83,8 @@ TEST_F(HttpServerTest, ManyAtOnce) {
   std::vector<std::thread> threads;
   for (int t = 0; t < 8; ++t) {
     threads.emplace_back([&] {
-      for (int i = 0; i < 20; ++i) good += Get(server_->port(), "/").find("root") != std::string::npos;
+      for (int i = 0; i < 20; ++i)
+        good += Get(server_->port(), "/").find("root") != std::string::npos;
     });
   }
   for (std::thread& thread : threads) thread.join();

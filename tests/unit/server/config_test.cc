@@ -16,7 +16,9 @@ using ::testing::HasSubstr;
 using ::testing::SizeIs;
 using varve::v1::StoreConfig;
 
-TEST(StoreConfigTest, DefaultsAreValid) { EXPECT_TRUE(ValidateStoreConfig(DefaultStoreConfig()).ok()); }
+TEST(StoreConfigTest, DefaultsAreValid) {
+  EXPECT_TRUE(ValidateStoreConfig(DefaultStoreConfig()).ok());
+}
 
 TEST(StoreConfigTest, EveryBadValueIsNamedWithWhatIsAllowed) {
   struct Case {
@@ -32,10 +34,13 @@ TEST(StoreConfigTest, EveryBadValueIsNamedWithWhatIsAllowed) {
       {"listen", [](auto& c) { c.set_listen("unix:"); }, "unix:/path"},
       {"http_listen", [](auto& c) { c.set_http_listen("7412"); }, "host:port"},
       {"log_level", [](auto& c) { c.set_log_level("loud"); }, "debug, info"},
-      {"host_tier.capacity_bytes", [](auto& c) { c.mutable_host_tier()->set_capacity_bytes(0); }, "1.00 MiB"},
+      {"host_tier.capacity_bytes", [](auto& c) { c.mutable_host_tier()->set_capacity_bytes(0); },
+       "1.00 MiB"},
       {"host_tier.eviction", [](auto& c) { c.mutable_host_tier()->set_eviction("fifo"); }, "lru"},
-      {"host_tier.low_watermark", [](auto& c) { c.mutable_host_tier()->set_low_watermark(-0.1); }, "between 0 and 1"},
-      {"host_tier.high_watermark", [](auto& c) { c.mutable_host_tier()->set_high_watermark(1.01); }, "between 0 and 1"},
+      {"host_tier.low_watermark", [](auto& c) { c.mutable_host_tier()->set_low_watermark(-0.1); },
+       "between 0 and 1"},
+      {"host_tier.high_watermark", [](auto& c) { c.mutable_host_tier()->set_high_watermark(1.01); },
+       "between 0 and 1"},
       {"host_tier.low_watermark",
        [](auto& c) {
          c.mutable_host_tier()->set_low_watermark(0.9);
@@ -43,18 +48,28 @@ TEST(StoreConfigTest, EveryBadValueIsNamedWithWhatIsAllowed) {
        },
        "at most host_tier.high_watermark, which is 0.8"},
       {"transport.lanes", [](auto& c) { c.mutable_transport()->clear_lanes(); }, "at least one"},
-      {"transport.lanes", [](auto& c) { c.mutable_transport()->add_lanes("pigeon"); }, "shm, tcp, rdma"},
-      {"transport.transfer_deadline_ms", [](auto& c) { c.mutable_transport()->set_transfer_deadline_ms(0); }, "10m"},
-      {"transport.segment_bytes", [](auto& c) { c.mutable_transport()->set_segment_bytes(1); }, "4.00 KiB"},
-      {"sessions.max_sessions", [](auto& c) { c.mutable_sessions()->set_max_sessions(0); }, "between 1 and"},
-      {"sessions.max_batch_items", [](auto& c) { c.mutable_sessions()->set_max_batch_items(0); }, "between 1 and"},
-      {"sessions.max_object_bytes", [](auto& c) { c.mutable_sessions()->set_max_object_bytes(0); }, "between"},
+      {"transport.lanes", [](auto& c) { c.mutable_transport()->add_lanes("pigeon"); },
+       "shm, tcp, rdma"},
+      {"transport.transfer_deadline_ms",
+       [](auto& c) { c.mutable_transport()->set_transfer_deadline_ms(0); }, "10m"},
+      {"transport.segment_bytes", [](auto& c) { c.mutable_transport()->set_segment_bytes(1); },
+       "4.00 KiB"},
+      {"sessions.max_sessions", [](auto& c) { c.mutable_sessions()->set_max_sessions(0); },
+       "between 1 and"},
+      {"sessions.max_batch_items", [](auto& c) { c.mutable_sessions()->set_max_batch_items(0); },
+       "between 1 and"},
+      {"sessions.max_object_bytes", [](auto& c) { c.mutable_sessions()->set_max_object_bytes(0); },
+       "between"},
       {"sessions.max_object_bytes",
-       [](auto& c) { c.mutable_host_tier()->set_capacity_bytes(32 << 20); }, "at most host_tier.capacity_bytes"},
-      {"sessions.max_regions", [](auto& c) { c.mutable_sessions()->set_max_regions(0); }, "between 1 and"},
+       [](auto& c) { c.mutable_host_tier()->set_capacity_bytes(32 << 20); },
+       "at most host_tier.capacity_bytes"},
+      {"sessions.max_regions", [](auto& c) { c.mutable_sessions()->set_max_regions(0); },
+       "between 1 and"},
       {"recall.threads", [](auto& c) { c.mutable_recall()->set_threads(0); }, "between 1 and 1024"},
-      {"recall.max_digest_bytes", [](auto& c) { c.mutable_recall()->set_max_digest_bytes(0); }, "between"},
-      {"recall.max_contexts", [](auto& c) { c.mutable_recall()->set_max_contexts(0); }, "between 1 and"},
+      {"recall.max_digest_bytes", [](auto& c) { c.mutable_recall()->set_max_digest_bytes(0); },
+       "between"},
+      {"recall.max_contexts", [](auto& c) { c.mutable_recall()->set_max_contexts(0); },
+       "between 1 and"},
       {"drain_ms", [](auto& c) { c.set_drain_ms(~uint64_t{0} >> 1); }, "1h"},
   };
   for (const Case& c : cases) {

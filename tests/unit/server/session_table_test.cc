@@ -58,7 +58,8 @@ class FakeEndpoint final : public transport::Endpoint {
   explicit FakeEndpoint(EndpointLog& log) : log_(log) { ++log_.alive; }
   ~FakeEndpoint() override { --log_.alive; }
   // The descriptor is the region's size.
-  absl::StatusOr<std::unique_ptr<transport::RemoteRegion>> Import(const std::string& descriptor) override {
+  absl::StatusOr<std::unique_ptr<transport::RemoteRegion>> Import(
+      const std::string& descriptor) override {
     if (descriptor.empty()) return absl::InvalidArgumentError("malformed descriptor");
     return std::make_unique<FakeRegion>(std::stoull(descriptor), log_);
   }
@@ -92,7 +93,8 @@ class SessionTableTest : public ::testing::Test {
   ManualExecutor reaper_;
   EndpointLog log_;
   std::vector<uint64_t> ended_;
-  SessionTable table_{SessionLimits{3, 2}, &reaper_, [this](uint64_t number) { ended_.push_back(number); }};
+  SessionTable table_{SessionLimits{3, 2}, &reaper_,
+                      [this](uint64_t number) { ended_.push_back(number); }};
 };
 
 TEST_F(SessionTableTest, IdsAreLongAndDifferentAndNumbersAreNotReused) {
@@ -224,8 +226,9 @@ TEST_F(MemoryRefsTest, PiecesAreCheckedAgainstTheirRegion) {
   EXPECT_TRUE(ResolveRefs(*session, Refs({{7, 0, 100}, {7, 99, 1}}), "sources", &total).ok());
   EXPECT_EQ(total, 101u);
   const uint64_t max = ~uint64_t{0};
-  for (const auto& bad : {Refs({}), Refs({{8, 0, 1}}), Refs({{7, 0, 0}}), Refs({{7, 0, 101}}), Refs({{7, 100, 1}}),
-                          Refs({{7, 101, 1}}), Refs({{7, max, 2}}), Refs({{7, 2, max}}), Refs({{7, 0, 1}, {7, 1, 100}})}) {
+  for (const auto& bad : {Refs({}), Refs({{8, 0, 1}}), Refs({{7, 0, 0}}), Refs({{7, 0, 101}}),
+                          Refs({{7, 100, 1}}), Refs({{7, 101, 1}}), Refs({{7, max, 2}}),
+                          Refs({{7, 2, max}}), Refs({{7, 0, 1}, {7, 1, 100}})}) {
     total = 4711;
     const auto pieces = ResolveRefs(*session, bad, "sources", &total);
     EXPECT_TRUE(absl::IsInvalidArgument(pieces.status()));
@@ -238,7 +241,8 @@ TEST_F(MemoryRefsTest, CursorPairsLocalAndRemoteBytesInOrder) {
   SessionRef session = Open();
   ASSERT_TRUE(session->AddRegion(1, "1000").ok());
   uint64_t total = 0;
-  const auto pieces = ResolveRefs(*session, Refs({{1, 500, 10}, {1, 0, 5}, {1, 900, 20}}), "x", &total);
+  const auto pieces =
+      ResolveRefs(*session, Refs({{1, 500, 10}, {1, 0, 5}, {1, 900, 20}}), "x", &total);
   ASSERT_TRUE(pieces.ok());
   std::vector<std::byte> local(35);
   std::vector<transport::Segment> segments;

@@ -50,11 +50,13 @@ TEST(StatusPageTest, HasNoExternalPartsAndShowsItsData) {
   data.rates = {{"objects got", 12.5}, {"to clients, bytes", 3 << 20}};
   data.stages = {{"score", 7, 0.00025, 1.5}};
   const std::string html = RenderStatusPage(data);
-  for (const char* shown : {"host", "width:50.0%", "width:25.0%", "draining", "12", "3.00 MiB", "250 &micro;s", "1.50 s",
-                            "no client is connected", "http-equiv=\"refresh\""}) {
+  for (const char* shown :
+       {"host", "width:50.0%", "width:25.0%", "draining", "12", "3.00 MiB", "250 &micro;s",
+        "1.50 s", "no client is connected", "http-equiv=\"refresh\""}) {
     EXPECT_THAT(html, HasSubstr(shown));
   }
-  for (const char* external : {"http://", "https://", "src="}) EXPECT_THAT(html, Not(HasSubstr(external)));
+  for (const char* external : {"http://", "https://", "src="})
+    EXPECT_THAT(html, Not(HasSubstr(external)));
 }
 
 TEST(StatusPageTest, QuantilesInterpolateInsideBuckets) {

@@ -40,7 +40,7 @@ class Responder::Session final : public UcxEndpointOwner, public std::enable_sha
     // Keeps this alive until UCX has let go.
     Lane& lane = responder_.lane_;
     lane.CloseEndpoint(lane.station(), std::exchange(endpoint_, nullptr),
-                       [self = shared_from_this()] { self->responder_.AbandonSends(*self); });
+                       [self = shared_from_this()] { self->responder_.AbandonAnswers(*self); });
   }
 
   void OnEndpointError(ucs_status_t status) override {
@@ -70,11 +70,11 @@ class Responder::Answer final : public UcxOperation {
     receiving_ = false;
   }
 
-  // UCX 1.13 can forget a rendezvous send when its endpoint is force-closed: the memory is let go, and this answer is not
-  // used again unless UCX should come back to it after all. A receive is waited for, since it writes into the memory.
-  void AbandonSend() {
-    if (receiving_) return;
+  // UCX 1.13 can forget a rendezvous operation when its endpoint is force-closed: the memory is let go, and this answer
+  // is not used again unless UCX should come back to it after all.
+  void Abandon() {
     abandoned_ = true;
+    receiving_ = false;
     Release();
   }
 
@@ -124,11 +124,12 @@ class Responder::Answer final : public UcxOperation {
   }
 
   void Complete(ucs_status_t status) override {
+    if (std::exchange(abandoned_, false)) return responder_.Recycle(this);
     if (std::exchange(receiving_, false)) {
       // An error here is the endpoint's too: its own callback ends the session.
       if (status == UCS_OK) return SendAck(absl::StatusCode::kOk);
     }
-    if (!std::exchange(abandoned_, false)) Release();
+    Release();
     responder_.Recycle(this);
   }
 
@@ -213,9 +214,9 @@ void Responder::CloseSessions(uint64_t region) {
   sessions_.clear();
 }
 
-void Responder::AbandonSends(const Session& session) {
+void Responder::AbandonAnswers(const Session& session) {
   for (const auto& answer : answers_) {
-    if (answer->session().get() == &session) answer->AbandonSend();
+    if (answer->session().get() == &session) answer->Abandon();
   }
 }
 

@@ -34,7 +34,7 @@ class Responder {
   void OnHello(const Incoming& incoming);
   void OpenSession(uint64_t id, uint32_t pid, const std::string& worker_address);
   void CloseSession(uint64_t id);
-  void AbandonSends(const Session& session);
+  void AbandonAnswers(const Session& session);
   void OnRead(const Incoming& incoming);
   void OnWrite(const Incoming& incoming);
   std::shared_ptr<Session> Find(uint64_t id) const;

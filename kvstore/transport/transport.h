@@ -86,7 +86,7 @@ class Endpoint {
   void Read(std::vector<Segment> segments, absl::Time deadline, Done done);
   void Write(std::vector<Segment> segments, absl::Time deadline, Done done);
 
-  // Closes now, from any thread; safe in a Done. Outstanding transfers end with CANCELLED soon after.
+  // Closes, from any thread; safe in a Done. Nothing begins after it; outstanding transfers end with CANCELLED soon.
   virtual void Close() = 0;
   // OK while the peer is believed alive.
   virtual absl::Status Health() const = 0;

@@ -156,10 +156,17 @@ void Connection::OnEndpointError(ucs_status_t status) {
   });
 }
 
-void Connection::Close() {
-  if (state_.load() != State::kOpen || leaving_) return;
-  leaving_ = true;
-  const absl::Status closed = absl::CancelledError("endpoint closed");
+bool Connection::Leave() {
+  base::MutexLock lock(mutex_);
+  if (state_.load() != State::kOpen) return false;
+  state_.store(State::kLeaving, std::memory_order_release);
+  health_ = absl::CancelledError("endpoint closed");
+  return true;
+}
+
+void Connection::SayGoodbye() {
+  if (state_.load() != State::kLeaving) return;
+  const absl::Status closed = health();
   timer_ = lane_.At(steady_clock::now() + kGoodbyeGrace, [this, closed] {
     timer_.reset();
     Fail(closed);
@@ -215,10 +222,7 @@ ucp_rkey_h Connection::UnpackKey(const std::string& key) {
 // ---- Connection: transfers ---------------------------------------------------------------------------
 
 void Connection::Submit(Transfer transfer) {
-  if (state_.load() != State::kOpen || leaving_) {
-    const absl::Status status = health();
-    return std::move(transfer.done)(status.ok() ? absl::CancelledError("endpoint closed") : status);
-  }
+  if (!open()) return std::move(transfer.done)(health());
   const absl::Duration left = transfer.deadline - absl::Now();
   if (left <= absl::ZeroDuration()) {
     return std::move(transfer.done)(absl::DeadlineExceededError("deadline passed before the transfer began"));

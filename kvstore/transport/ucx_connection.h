@@ -90,8 +90,10 @@ class Connection final : public UcxEndpointOwner, public std::enable_shared_from
   bool open() const { return state_.load(std::memory_order_acquire) == State::kOpen; }
 
   void Submit(Transfer transfer);
-  // Says goodbye and closes. Idempotent.
-  void Close();
+  // Any thread: from now on nothing new begins. True the first time, when SayGoodbye is due.
+  bool Leave();
+  // Says goodbye and closes.
+  void SayGoodbye();
 
   // Any thread: unpacks a peer's key. Null when the lane cannot use it.
   ucp_rkey_h UnpackKey(const std::string& key);
@@ -109,7 +111,7 @@ class Connection final : public UcxEndpointOwner, public std::enable_shared_from
 
  private:
   friend class Packet;
-  enum class State { kConnecting, kOpen, kClosing, kClosed };
+  enum class State { kConnecting, kOpen, kLeaving, kClosing, kClosed };
   using Transfers = std::list<Transfer>;
   class Greeting;
 
@@ -139,7 +141,6 @@ class Connection final : public UcxEndpointOwner, public std::enable_shared_from
   std::unique_ptr<Greeting> hello_;
   std::unique_ptr<Greeting> goodbye_;
   std::optional<Lane::Timers::iterator> timer_;  // of connecting, then of saying goodbye
-  bool leaving_ = false;
   Transfers transfers_;
   std::deque<Transfers::iterator> queue_;  // not yet wholly issued
   std::vector<std::unique_ptr<Packet>> packets_;

@@ -112,7 +112,7 @@ class UcxEndpoint final : public Endpoint {
   }
 
   void Close() override {
-    port_->lane().Post([connection = connection_] { connection->Close(); });
+    if (connection_->Leave()) port_->lane().Post([connection = connection_] { connection->SayGoodbye(); });
   }
   absl::Status Health() const override { return connection_->health(); }
   const char* lane() const override { return port_->lane().name(); }

@@ -342,6 +342,20 @@ TEST_P(ContractTest, CloseEndsOutstandingTransfers) {
   }
 }
 
+TEST_P(ContractTest, NothingBeginsAfterClose) {
+  for (int round = 0; round < 20; ++round) {
+    const auto endpoint = Connect();
+    ASSERT_NE(endpoint, nullptr);
+    const auto region = MakeRegion(Memory::kAllocated, 4096);
+    const auto remote = Import(*endpoint, *region);
+    std::vector<std::byte> local(4096, std::byte{1});
+    endpoint->Close();
+    EXPECT_EQ(endpoint->Health().code(), absl::StatusCode::kCancelled);
+    EXPECT_EQ(WriteAll(*endpoint, {{local, remote.get(), 0}}).code(), absl::StatusCode::kCancelled);
+    EXPECT_THAT(region->memory(), Each(std::byte{0}));
+  }
+}
+
 TEST_P(ContractTest, DestructorWaitsForEveryDone) {
   for (int round = 0; round < 20; ++round) {
     auto endpoint = Connect();

@@ -19,6 +19,7 @@
 #include "gpu_worker/worker_metrics.h"
 #include "kvstore/base/http_server.h"
 #include "kvstore/base/metrics.h"
+#include "kvstore/base/process_metrics.h"
 #include "kvstore/base/status.h"
 
 namespace varve::worker {
@@ -85,6 +86,7 @@ void WorkerServer::Impl::BeforeScrape() {
 absl::Status WorkerServer::Impl::ServeHttp() {
   registry.Gauge("varve_build_info", "Always 1", {{"version", kVersion}, {"commit", kCommit}})
       .Set(1);
+  base::DeclareProcessMetrics(registry);
   registry.OnScrape([this] { BeforeScrape(); });
   if (config.http_listen().empty()) return absl::OkStatus();
   std::map<std::string, base::HttpHandler> handlers;
@@ -113,8 +115,8 @@ absl::StatusOr<std::unique_ptr<WorkerServer>> WorkerServer::Start(
   impl->metrics = std::make_unique<WorkerMetrics>(&impl->registry);
   impl->client = std::move(client);
   impl->engines = std::make_unique<EngineTable>(config, impl->client.get(), &impl->registry);
-  impl->service =
-      std::make_unique<WorkerService>(impl->engines.get(), impl->client.get(), config.store());
+  impl->service = std::make_unique<WorkerService>(impl->engines.get(), impl->client.get(),
+                                                  config.store(), &impl->registry);
   VARVE_RETURN_IF_ERROR(impl->ServeGrpc());
   std::unique_ptr<WorkerServer> server(new WorkerServer(std::move(impl)));
   VARVE_RETURN_IF_ERROR(server->impl_->ServeHttp());

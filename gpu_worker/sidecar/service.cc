@@ -1,5 +1,7 @@
 #include "gpu_worker/sidecar/service.h"
 
+#include <google/protobuf/descriptor.h>
+
 #include <utility>
 #include <vector>
 
@@ -19,19 +21,28 @@ absl::Status FillInfo(Worker& worker, SequenceId id, v1::SequenceInfo* reply) {
 }  // namespace
 
 template <typename Call>
-grpc::Status WorkerService::With(const std::string& engine_id, Call&& call) {
+grpc::Status WorkerService::Counted(const char* method, Call&& call) {
+  base::RpcMetrics& metrics = methods_.at(method);
+  const absl::Time begin = absl::Now();
+  metrics.Started();
+  const absl::Status status = call();
+  metrics.Handled(status.code(), absl::ToDoubleSeconds(absl::Now() - begin));
+  return ToGrpc(status);
+}
+
+template <typename Call>
+grpc::Status WorkerService::With(const char* method, const std::string& engine_id, Call&& call) {
   {
     base::MutexLock lock(mutex_);
     ++under_way_;
   }
-  absl::Status status;
-  {
+  const grpc::Status status = Counted(method, [&]() -> absl::Status {
     const auto session = engines_->Find(engine_id);
-    status = session.ok() ? call(**session) : session.status();
-  }
+    return session.ok() ? call(**session) : session.status();
+  });
   base::MutexLock lock(mutex_);
   if (--under_way_ == 0) idle_.NotifyAll();
-  return ToGrpc(status);
+  return status;
 }
 
 void WorkerService::WaitIdle(absl::Duration patience) {
@@ -44,15 +55,25 @@ void WorkerService::WaitIdle(absl::Duration patience) {
   }
 }
 
-WorkerService::WorkerService(EngineTable* engines, client::Client* client, std::string store)
-    : engines_(engines), client_(client), store_(std::move(store)), started_(absl::Now()) {}
+WorkerService::WorkerService(EngineTable* engines, client::Client* client, std::string store,
+                             base::Metrics* metrics)
+    : engines_(engines),
+      client_(client),
+      store_(std::move(store)),
+      started_(absl::Now()),
+      methods_(*metrics, *v1::StepRequest::descriptor()->file()->FindServiceByName("Worker")) {}
 
 grpc::Status WorkerService::Engine(
     grpc::ServerContext*, grpc::ServerReaderWriter<v1::EngineReply, v1::EngineRequest>* stream) {
+  return Counted("Engine", [&] { return ServeEngine(stream); });
+}
+
+absl::Status WorkerService::ServeEngine(
+    grpc::ServerReaderWriter<v1::EngineReply, v1::EngineRequest>* stream) {
   v1::EngineRequest request;
-  if (!stream->Read(&request)) return grpc::Status::OK;
+  if (!stream->Read(&request)) return absl::OkStatus();
   auto session = engines_->Attach(request);
-  if (!session.ok()) return ToGrpc(session.status());
+  if (!session.ok()) return session.status();
   const std::string id = (*session)->id();
   v1::EngineReply reply;
   (*session)->Describe(&reply);
@@ -65,15 +86,15 @@ grpc::Status WorkerService::Engine(
   }
   engines_->Detach(id);
   if (extra) {
-    return ToGrpc(absl::InvalidArgumentError("an Engine stream takes one request: the first"));
+    return absl::InvalidArgumentError("an Engine stream takes one request: the first");
   }
-  return grpc::Status::OK;
+  return absl::OkStatus();
 }
 
 grpc::Status WorkerService::OpenSequence(grpc::ServerContext*,
                                          const v1::OpenSequenceRequest* request,
                                          v1::SequenceInfo* reply) {
-  return With(request->engine_id(), [&](EngineSession& session) -> absl::Status {
+  return With("OpenSequence", request->engine_id(), [&](EngineSession& session) -> absl::Status {
     SequenceOptions options;
     VARVE_ASSIGN_OR_RETURN(options.policy, ParsePolicy(request->policy()));
     options.context_id = request->context_id();
@@ -85,27 +106,27 @@ grpc::Status WorkerService::OpenSequence(grpc::ServerContext*,
 
 grpc::Status WorkerService::CloseSequence(grpc::ServerContext*, const v1::SequenceRef* request,
                                           v1::CloseSequenceReply*) {
-  return With(request->engine_id(), [&](EngineSession& session) {
+  return With("CloseSequence", request->engine_id(), [&](EngineSession& session) {
     return session.worker().Close(request->sequence_id());
   });
 }
 
 grpc::Status WorkerService::Extend(grpc::ServerContext*, const v1::ExtendRequest* request,
                                    v1::ExtendReply*) {
-  return With(request->engine_id(), [&](EngineSession& session) {
+  return With("Extend", request->engine_id(), [&](EngineSession& session) {
     return session.worker().Extend(request->sequence_id(), request->tokens());
   });
 }
 
 grpc::Status WorkerService::Append(grpc::ServerContext*, const v1::AppendRequest* request,
                                    v1::AppendReply*) {
-  return With(request->engine_id(),
+  return With("Append", request->engine_id(),
               [&](EngineSession& session) { return session.Append(*request); });
 }
 
 grpc::Status WorkerService::FinishPrefill(grpc::ServerContext*, const v1::SequenceRef* request,
                                           v1::SequenceInfo* reply) {
-  return With(request->engine_id(), [&](EngineSession& session) -> absl::Status {
+  return With("FinishPrefill", request->engine_id(), [&](EngineSession& session) -> absl::Status {
     VARVE_RETURN_IF_ERROR(session.worker().FinishPrefill(request->sequence_id()));
     return FillInfo(session.worker(), request->sequence_id(), reply);
   });
@@ -113,13 +134,14 @@ grpc::Status WorkerService::FinishPrefill(grpc::ServerContext*, const v1::Sequen
 
 grpc::Status WorkerService::Step(grpc::ServerContext*, const v1::StepRequest* request,
                                  v1::StepReply*) {
-  return With(request->engine_id(), [&](EngineSession& session) { return session.Step(*request); });
+  return With("Step", request->engine_id(),
+              [&](EngineSession& session) { return session.Step(*request); });
 }
 
 grpc::Status WorkerService::ExportPageTable(grpc::ServerContext*,
                                             const v1::PageTableRequest* request,
                                             v1::PageTableReply* reply) {
-  return With(request->engine_id(), [&](EngineSession& session) -> absl::Status {
+  return With("ExportPageTable", request->engine_id(), [&](EngineSession& session) -> absl::Status {
     const std::vector<SequenceId> ids(request->sequence_ids().begin(),
                                       request->sequence_ids().end());
     VARVE_ASSIGN_OR_RETURN(const PageTable table,
@@ -133,7 +155,7 @@ grpc::Status WorkerService::ExportPageTable(grpc::ServerContext*,
 
 grpc::Status WorkerService::GetSequence(grpc::ServerContext*, const v1::SequenceRef* request,
                                         v1::SequenceInfo* reply) {
-  return With(request->engine_id(), [&](EngineSession& session) {
+  return With("GetSequence", request->engine_id(), [&](EngineSession& session) {
     return FillInfo(session.worker(), request->sequence_id(), reply);
   });
 }
@@ -155,8 +177,10 @@ grpc::Status WorkerService::GetWorkerStatus(grpc::ServerContext*,
                                             const v1::WorkerStatusRequest* request,
                                             v1::WorkerStatus* reply) {
   FillStatus(reply);
-  if (request->engine_id().empty()) return grpc::Status::OK;
-  return With(request->engine_id(), [&](EngineSession& session) {
+  if (request->engine_id().empty()) {
+    return Counted("GetWorkerStatus", [] { return absl::OkStatus(); });
+  }
+  return With("GetWorkerStatus", request->engine_id(), [&](EngineSession& session) {
     const WorkerStatus status = session.worker().Status();
     reply->set_pool_pages(status.pool_pages);
     reply->set_free_pages(status.free_pages);

@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 #include "gpu_worker/sidecar/engine_session.h"
 #include "kvstore/base/mutex.h"
+#include "kvstore/base/rpc_metrics.h"
 #include "varve/v1/worker.grpc.pb.h"
 
 namespace varve::worker {
@@ -18,7 +19,8 @@ namespace varve::worker {
 class WorkerService final : public v1::Worker::Service {
  public:
   // All outlive the service. store: its address, shown in status.
-  WorkerService(EngineTable* engines, client::Client* client, std::string store);
+  WorkerService(EngineTable* engines, client::Client* client, std::string store,
+                base::Metrics* metrics);
 
   grpc::Status Engine(
       grpc::ServerContext* context,
@@ -48,14 +50,19 @@ class WorkerService final : public v1::Worker::Service {
   void FillStatus(v1::WorkerStatus* reply) const;
 
  private:
-  // Runs call(session) for an attached engine; the worker's errors become gRPC's.
+  // Runs call() and counts it under the method's name; its errors become gRPC's.
   template <typename Call>
-  grpc::Status With(const std::string& engine_id, Call&& call);
+  grpc::Status Counted(const char* method, Call&& call);
+  // The same with the session of an attached engine.
+  template <typename Call>
+  grpc::Status With(const char* method, const std::string& engine_id, Call&& call);
+  absl::Status ServeEngine(grpc::ServerReaderWriter<v1::EngineReply, v1::EngineRequest>* stream);
 
   EngineTable* const engines_;
   client::Client* const client_;
   const std::string store_;
   const absl::Time started_;
+  base::ServiceMetrics methods_;
 
   base::Mutex mutex_;
   base::CondVar idle_;

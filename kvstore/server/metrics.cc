@@ -4,16 +4,8 @@
 
 #include <vector>
 
-#include "absl/strings/str_cat.h"
-
 namespace varve::server {
 namespace {
-
-constexpr const char* kCodeNames[17] = {
-    "OK",       "Canceled",       "Unknown",          "InvalidArgument",   "DeadlineExceeded",
-    "NotFound", "AlreadyExists",  "PermissionDenied", "ResourceExhausted", "FailedPrecondition",
-    "Aborted",  "OutOfRange",     "Unimplemented",    "Internal",          "Unavailable",
-    "DataLoss", "Unauthenticated"};
 
 constexpr const char* kRejectReasons[] = {"sessions", "regions",  "batch_items", "object_bytes",
                                           "no_space", "draining", "contexts"};
@@ -26,37 +18,11 @@ const std::vector<double>& IdleBuckets() {
   return bounds;
 }
 
-std::string CallType(const google::protobuf::MethodDescriptor& method) {
-  if (method.client_streaming() && method.server_streaming()) return "bidi_stream";
-  if (method.client_streaming()) return "client_stream";
-  return method.server_streaming() ? "server_stream" : "unary";
-}
-
 }  // namespace
 
-MethodMetrics::MethodMetrics(base::Metrics& metrics, const std::string& type,
-                             const std::string& method) {
-  base::Labels labels = {
-      {"grpc_type", type}, {"grpc_service", "varve.v1.Store"}, {"grpc_method", method}};
-  started_ = &metrics.Counter("grpc_server_started_total", "RPCs started on the server.", labels);
-  seconds_ = &metrics.Histogram("grpc_server_handling_seconds",
-                                "Time from the start of an RPC to its status, on the server.",
-                                labels, base::LatencyBuckets());
-  for (int code = 0; code < 17; ++code) {
-    labels["grpc_code"] = kCodeNames[code];
-    handled_[code] = &metrics.Counter("grpc_server_handled_total",
-                                      "RPCs completed on the server, by status code.", labels);
-  }
-}
-
-void MethodMetrics::Handled(absl::StatusCode code, double seconds) {
-  const int index = static_cast<int>(code);
-  handled_[index >= 0 && index < 17 ? index : 2]->Increment();
-  seconds_->Observe(seconds);
-}
-
 StoreMetrics::StoreMetrics(base::Metrics& metrics, const std::string& version,
-                           const std::string& commit) {
+                           const std::string& commit)
+    : methods_(metrics, *varve::v1::PutRequest::descriptor()->file()->FindServiceByName("Store")) {
   metrics
       .Gauge("varve_build_info", "1, with the build as labels.",
              {{"version", version}, {"commit", commit}})
@@ -73,12 +39,6 @@ StoreMetrics::StoreMetrics(base::Metrics& metrics, const std::string& version,
     rejects_[reason] =
         &metrics.Counter("varve_admission_rejects_total",
                          "Requests and items refused for a limit, by limit.", {{"reason", reason}});
-  }
-  const auto* file = varve::v1::PutRequest::descriptor()->file();
-  const auto* service = file->FindServiceByName("Store");
-  for (int i = 0; i < service->method_count(); ++i) {
-    const auto& method = *service->method(i);
-    methods_.emplace(method.name(), MethodMetrics(metrics, CallType(method), method.name()));
   }
 }
 

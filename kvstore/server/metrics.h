@@ -5,30 +5,17 @@
 #pragma once
 
 #include <array>
-#include <functional>
 #include <map>
 #include <string>
 
 #include "absl/status/status.h"
 #include "kvstore/base/metrics.h"
+#include "kvstore/base/rpc_metrics.h"
 #include "kvstore/server/rates.h"
 #include "kvstore/store/page_store.h"
 #include "varve/v1/store.pb.h"
 
 namespace varve::server {
-
-// The ecosystem's grpc_server_* series of one method.
-class MethodMetrics {
- public:
-  MethodMetrics(base::Metrics& metrics, const std::string& type, const std::string& method);
-  void Started() { started_->Increment(); }
-  void Handled(absl::StatusCode code, double seconds);
-
- private:
-  prometheus::Counter* started_;
-  std::array<prometheus::Counter*, 17> handled_;  // by code
-  prometheus::Histogram* seconds_;
-};
 
 // varve_transfer_* of one lane.
 struct LaneMetrics {
@@ -45,8 +32,8 @@ class StoreMetrics {
  public:
   StoreMetrics(base::Metrics& metrics, const std::string& version, const std::string& commit);
 
-  // Methods by name, all declared up front.
-  MethodMetrics& method(const std::string& name) { return methods_.at(name); }
+  // By the name in the proto.
+  base::RpcMetrics& method(const std::string& name) { return methods_.at(name); }
   void CountMiss(store::MissReason reason);
   void CountPut(varve::v1::PutResult result);
   // Of an endpoint's lane: loopback, shm, tcp or rdma.
@@ -81,7 +68,7 @@ class StoreMetrics {
   void DeclareRecall(base::Metrics& metrics);
   void DeclareLanes(base::Metrics& metrics);
 
-  std::map<std::string, MethodMetrics> methods_;
+  base::ServiceMetrics methods_;
   std::map<std::string, LaneMetrics> lanes_;
   std::map<std::string, prometheus::Counter*> rejects_;
   std::array<prometheus::Counter*, 7> misses_{};  // by store::MissReason
@@ -96,8 +83,5 @@ class StoreMetrics {
   prometheus::Counter* evicted_bytes_;
   prometheus::Histogram* evicted_idle_seconds_;
 };
-
-// process_* families; call the result before every scrape, one caller at a time.
-std::function<void()> DeclareProcessMetrics(base::Metrics& metrics);
 
 }  // namespace varve::server

@@ -75,7 +75,7 @@ class SendCall final : public grpc::ServerWriteReactor<Reply> {
   }
 
   Core& core_;
-  MethodMetrics& metrics_;
+  base::RpcMetrics& metrics_;
   const absl::Time start_ = absl::Now();
   // Outlives the call: a closer may run beside OnDone.
   const std::shared_ptr<std::atomic<bool>> stop_ = std::make_shared<std::atomic<bool>>(false);

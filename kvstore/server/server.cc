@@ -14,6 +14,7 @@
 #include "kvstore/base/clock.h"
 #include "kvstore/base/http_server.h"
 #include "kvstore/base/log.h"
+#include "kvstore/base/process_metrics.h"
 #include "kvstore/base/status.h"
 #include "kvstore/server/admin_service.h"
 #include "kvstore/server/config.h"
@@ -99,10 +100,10 @@ absl::Status StoreServer::Impl::Build(ServerOptions given) {
 absl::Status StoreServer::Impl::MakeRooms() {
   const varve::v1::StoreConfig& config = options.config;
   metrics = std::make_unique<StoreMetrics>(registry, kVersion, kCommit);
-  registry.OnScrape([this, process = DeclareProcessMetrics(registry)] {
+  base::DeclareProcessMetrics(registry);
+  registry.OnScrape([this] {
     base::MutexLock lock(scrape_mutex);
     BeforeScrape();
-    process();
   });
 
   tier::HostTierOptions tier_options;

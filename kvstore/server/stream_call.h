@@ -171,7 +171,7 @@ class StreamCall : public grpc::ServerBidiReactor<Request, Reply>,
   }
 
   Core& core_;
-  MethodMetrics& metrics_;
+  base::RpcMetrics& metrics_;
   uint64_t stream_id_ = 0;
   const int max_in_flight_;
   const absl::Time start_ = absl::Now();

@@ -15,7 +15,7 @@ namespace varve::server {
 // Deletes itself when gRPC is done with it; request and reply, owned by gRPC, live until then.
 class UnaryCall final : public grpc::ServerUnaryReactor {
  public:
-  explicit UnaryCall(MethodMetrics& metrics) : metrics_(metrics) { metrics_.Started(); }
+  explicit UnaryCall(base::RpcMetrics& metrics) : metrics_(metrics) { metrics_.Started(); }
 
   // handler(Answer): called here and now.
   template <typename Handler>
@@ -31,7 +31,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   }
   void OnDone() override { delete this; }
 
-  MethodMetrics& metrics_;
+  base::RpcMetrics& metrics_;
   const absl::Time start_ = absl::Now();
 };
 

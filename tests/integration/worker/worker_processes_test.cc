@@ -246,6 +246,36 @@ TEST_P(WorkerProcesses, PagesForPeopleAndProbes) {
   }));
 }
 
+TEST_P(WorkerProcesses, CallsAndTheProcessAreCounted) {
+  const auto sidecar = StartSidecar();
+  ASSERT_NE(sidecar, nullptr);
+  auto remote = worker::RemoteWorker::Attach(RemoteOptions());
+  ASSERT_TRUE(remote.ok()) << remote.status();
+  EXPECT_EQ((*remote)->Close(12345).code(), absl::StatusCode::kNotFound);
+  const RandomText text(kShape, 5, 400);
+  Feeder feeder(remote->get(), &text);
+  ASSERT_OK(feeder.Prefill(kPolicy, 300));
+  ASSERT_OK(feeder.Step(0));
+  const std::string metrics = sidecar->HttpGet("/metrics");
+  const auto series = [](const std::string& family, const std::string& method,
+                         const std::string& type, const std::string& code = "") {
+    return absl::StrCat(family, "{", code, "grpc_method=\"", method,
+                        "\",grpc_service=\"varve.v1.Worker\",grpc_type=\"", type, "\"}");
+  };
+  EXPECT_EQ(MetricValue(metrics, series("grpc_server_started_total", "Engine", "bidi_stream")), 1);
+  EXPECT_EQ(MetricValue(metrics, series("grpc_server_handled_total", "Engine", "bidi_stream",
+                                        "grpc_code=\"OK\",")),
+            0)
+      << "the engine is still attached";
+  EXPECT_EQ(MetricValue(metrics, series("grpc_server_handled_total", "CloseSequence", "unary",
+                                        "grpc_code=\"NotFound\",")),
+            1);
+  EXPECT_EQ(MetricValue(metrics, series("grpc_server_handling_seconds_count", "Step", "unary")),
+            kShape.num_layers);
+  EXPECT_GT(MetricValue(metrics, "process_resident_memory_bytes"), 16 << 20);
+  EXPECT_GT(MetricValue(metrics, "process_threads"), 1);
+}
+
 TEST_P(WorkerProcesses, TerminationDrainsAndLeavesNoFiles) {
   const auto sidecar = StartSidecar();
   ASSERT_NE(sidecar, nullptr);

@@ -1,13 +1,16 @@
+#include "kvstore/base/process_metrics.h"
+
 #include <dirent.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <ctime>
+#include <memory>
 
-#include "kvstore/server/metrics.h"
+#include "kvstore/base/mutex.h"
 
-namespace varve::server {
+namespace varve::base {
 namespace {
 
 size_t CountEntries(const char* directory) {
@@ -39,20 +42,21 @@ double CpuSeconds() {
 
 }  // namespace
 
-std::function<void()> DeclareProcessMetrics(base::Metrics& metrics) {
+void DeclareProcessMetrics(Metrics& metrics) {
   auto* resident = &metrics.Gauge("process_resident_memory_bytes", "Resident memory.");
   auto* descriptors = &metrics.Gauge("process_open_fds", "Open file descriptors.");
   auto* threads = &metrics.Gauge("process_threads", "Threads.");
   auto* cpu = &metrics.Counter("process_cpu_seconds_total", "User and system time.");
   metrics.Gauge("process_start_time_seconds", "Start of the process, Unix time.")
       .Set(static_cast<double>(std::time(nullptr)));
-  return [=] {
+  metrics.OnScrape([=, mutex = std::make_shared<Mutex>()] {
+    MutexLock lock(*mutex);
     resident->Set(ResidentBytes());
     // Reading the directory opens one descriptor of its own.
     descriptors->Set(static_cast<double>(CountEntries("/proc/self/fd")) - 1);
     threads->Set(static_cast<double>(CountEntries("/proc/self/task")));
     cpu->Increment(CpuSeconds() - cpu->Value());
-  };
+  });
 }
 
-}  // namespace varve::server
+}  // namespace varve::base

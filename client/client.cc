@@ -56,6 +56,26 @@ v1::OpenSession OpenRequest(const ClientOptions& options, transport::Transport* 
 
 }  // namespace
 
+const char* MissName(MissReason reason) {
+  switch (reason) {
+    case MissReason::kNeverStored:
+      return "never stored";
+    case MissReason::kEvicted:
+      return "evicted";
+    case MissReason::kExpired:
+      return "expired";
+    case MissReason::kIncompatible:
+      return "incompatible";
+    case MissReason::kCorrupt:
+      return "dropped: its checksum was wrong";
+    case MissReason::kFailed:
+      return "the transfer failed";
+    case MissReason::kNone:
+      break;
+  }
+  return "bad item";
+}
+
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const ClientOptions& options) {
   VARVE_RETURN_IF_ERROR(CheckOptions(options));
   std::unique_ptr<transport::Transport> transport;

@@ -105,6 +105,8 @@ struct GetItem {
 };
 enum class Tier { kNone, kGpu, kHost, kNvme };
 enum class MissReason { kNone, kNeverStored, kEvicted, kExpired, kIncompatible, kCorrupt, kFailed };
+// For people: "never stored".
+const char* MissName(MissReason reason);
 struct GetResult {
   bool hit = false;
   Tier tier = Tier::kNone;

@@ -107,11 +107,6 @@ SessionInfo FromProto(const v1::SessionStatus& session) {
 
 }  // namespace
 
-absl::Status FromGrpc(const grpc::Status& status) {
-  if (status.ok()) return absl::OkStatus();
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
-}
-
 v1::Geometry ToProto(const page::Geometry& geometry) {
   v1::Geometry proto;
   proto.set_num_layers(geometry.num_layers);

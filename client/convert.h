@@ -2,17 +2,15 @@
 // of a newer store map to kNone, kFailed or kInvalid, never to a success.
 #pragma once
 
-#include "absl/status/status.h"
 #include "client/client.h"
-#include "grpcpp/support/status.h"
+#include "kvstore/base/grpc_status.h"
 #include "varve/v1/store.pb.h"
 
 namespace varve::client {
 
 namespace v1 = ::varve::v1;
 
-// gRPC and absl number their codes alike.
-absl::Status FromGrpc(const grpc::Status& status);
+using base::FromGrpc;
 
 v1::Geometry ToProto(const page::Geometry& geometry);
 v1::ObjectLayout ToProto(const page::ObjectLayout& layout);

@@ -16,26 +16,6 @@ double SecondsSince(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-const char* MissName(client::MissReason reason) {
-  switch (reason) {
-    case client::MissReason::kNone:
-      return "bad item";
-    case client::MissReason::kNeverStored:
-      return "never stored";
-    case client::MissReason::kEvicted:
-      return "evicted";
-    case client::MissReason::kExpired:
-      return "expired";
-    case client::MissReason::kIncompatible:
-      return "incompatible";
-    case client::MissReason::kCorrupt:
-      return "corrupt";
-    case client::MissReason::kFailed:
-      return "transfer failed";
-  }
-  return "unknown reason";
-}
-
 // After these the store may still be writing.
 bool MayLandLate(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
@@ -51,7 +31,7 @@ std::string PageName(const HeadWork& work, uint32_t page) {
 absl::Status MissError(const HeadWork& work, uint32_t page, client::MissReason reason,
                        const std::string& message) {
   const std::string text =
-      absl::StrCat(PageName(work, page), " could not be recalled: ", MissName(reason),
+      absl::StrCat(PageName(work, page), " could not be recalled: ", client::MissName(reason),
                    message.empty() ? "" : ", ", message);
   const bool failed = reason == client::MissReason::kFailed || reason == client::MissReason::kNone;
   return failed ? absl::UnavailableError(text) : absl::DataLossError(text);

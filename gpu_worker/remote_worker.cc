@@ -12,6 +12,7 @@
 #include "gpu_worker/sidecar/convert.h"
 #include "gpu_worker/sidecar/shared_file.h"
 #include "gpu_worker/tensor_arena.h"
+#include "kvstore/base/grpc_status.h"
 #include "kvstore/base/status.h"
 #include "varve/v1/worker.grpc.pb.h"
 
@@ -64,7 +65,7 @@ class SidecarWorker final : public RemoteWorker {
   template <typename Request, typename Reply, typename Method>
   absl::Status Call(Method method, const Request& request, Reply* reply) const {
     grpc::ClientContext context;
-    return FromGrpc((stub_.get()->*method)(&context, request, reply));
+    return base::FromGrpc((stub_.get()->*method)(&context, request, reply));
   }
   v1::SequenceRef Ref(SequenceId sequence) const;
   absl::Status AppendPart(SequenceId sequence, uint32_t layer, const std::byte* k,
@@ -96,7 +97,7 @@ absl::Status SidecarWorker::Start(const RemoteWorkerOptions& options) {
   stream_ = stub_->Engine(&stream_context_);
   v1::EngineReply reply;
   if (!stream_->Write(request) || !stream_->Read(&reply)) {
-    absl::Status refused = FromGrpc(stream_->Finish());
+    absl::Status refused = base::FromGrpc(stream_->Finish());
     stream_.reset();
     return refused.ok() ? absl::UnavailableError("the sidecar closed the session") : refused;
   }

@@ -20,7 +20,8 @@ namespace varve::client {
 namespace {
 
 // Between fork and exec only async-signal-safe calls are allowed: everything is prepared before.
-[[noreturn]] void Exec(const char* binary, char* const* argv, int out, int err, int inherit_fd, int inherit_as) {
+[[noreturn]] void Exec(const char* binary, char* const* argv, int out, int err, int inherit_fd,
+                       int inherit_as) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   dup2(out, STDOUT_FILENO);
   if (err >= 0) dup2(err, STDERR_FILENO);
@@ -40,7 +41,8 @@ absl::StatusOr<std::string> FindProgram(const std::string& name) {
   for (const auto& folder : {self.parent_path(), self.parent_path().parent_path() / "bin"}) {
     if (access((folder / name).c_str(), X_OK) == 0) return (folder / name).string();
   }
-  return absl::NotFoundError(absl::StrCat("no program ", name, " beside ", self.string(), " or in ../bin"));
+  return absl::NotFoundError(
+      absl::StrCat("no program ", name, " beside ", self.string(), " or in ../bin"));
 }
 
 absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(const Options& options) {
@@ -59,27 +61,32 @@ absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(const Options&
     if (err < 0) return absl::ErrnoToStatus(errno, absl::StrCat("open ", options.log_path));
   }
   const pid_t pid = fork();
-  if (pid == 0) Exec(binary.c_str(), argv.data(), pipe_fds[1], err, options.inherit_fd, options.inherit_as);
+  if (pid == 0)
+    Exec(binary.c_str(), argv.data(), pipe_fds[1], err, options.inherit_fd, options.inherit_as);
   close(pipe_fds[1]);
   if (err >= 0) close(err);
   if (pid < 0) {
     close(pipe_fds[0]);
     return absl::ErrnoToStatus(errno, "fork");
   }
-  std::unique_ptr<ChildProcess> child(new ChildProcess(pid, pipe_fds[0]));
+  std::unique_ptr<ChildProcess> child(new ChildProcess(options.binary, pid, pipe_fds[0]));
   if (!options.wait_ready) return child;
+  const absl::Status ready = child->AwaitReady(options.ready_timeout);
+  if (ready.ok()) return child;
+  return options.log_path.empty() ? ready
+                                  : base::Annotate(ready, absl::StrCat("see ", options.log_path));
+}
 
-  auto line = child->ReadLine(options.ready_timeout);
-  if (!line.ok()) {
-    return base::Annotate(line.status(), absl::StrCat(options.binary, " did not become ready",
-                                                      options.log_path.empty() ? "" : ", see ", options.log_path));
-  }
+absl::Status ChildProcess::AwaitReady(absl::Duration timeout) {
+  const auto line = ReadLine(timeout);
+  if (!line.ok())
+    return base::Annotate(line.status(), absl::StrCat(name_, " did not become ready"));
   const auto json = nlohmann::json::parse(*line, nullptr, false);
-  if (!json.is_object()) return absl::InternalError(absl::StrCat(options.binary, " said: ", *line));
+  if (!json.is_object()) return absl::InternalError(absl::StrCat(name_, " said: ", *line));
   for (const auto& [field, value] : json.items()) {
-    child->ready_[field] = value.is_string() ? value.get<std::string>() : value.dump();
+    ready_[field] = value.is_string() ? value.get<std::string>() : value.dump();
   }
-  return child;
+  return absl::OkStatus();
 }
 
 ChildProcess::~ChildProcess() {
@@ -112,7 +119,8 @@ absl::StatusOr<int> ChildProcess::Wait(absl::Duration timeout) {
       exit_code_ = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
       break;
     }
-    if (absl::Now() > deadline) return absl::DeadlineExceededError(absl::StrCat("process ", pid_, " still runs"));
+    if (absl::Now() > deadline)
+      return absl::DeadlineExceededError(absl::StrCat("process ", pid_, " still runs"));
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
   return exit_code_;

@@ -1,7 +1,8 @@
-// A program of Varve's run as a child: started, waited for until it says it is ready, and surely ended.
+// A program of Varve's run as a child: started, waited for until it says it is ready, and surely
+// ended.
 //
-// Not thread-safe. The child dies with the thread that started it (PR_SET_PDEATHSIG), so also when the parent is killed:
-// start it from a thread that lives as long as the child is needed.
+// Not thread-safe. The child dies with the thread that started it (PR_SET_PDEATHSIG), so also when
+// the parent is killed: start it from a thread that lives as long as the child is needed.
 #pragma once
 
 #include <sys/types.h>
@@ -9,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -20,12 +22,12 @@ namespace varve::client {
 class ChildProcess {
  public:
   struct Options {
-    std::string binary;              // a path, or a name looked up beside this program and in ../bin
+    std::string binary;  // a path, or a name looked up beside this program and in ../bin
     std::vector<std::string> args;
-    std::string log_path;            // standard error goes there; empty: this program's
+    std::string log_path;  // standard error goes there; empty: this program's
     absl::Duration ready_timeout = absl::Seconds(60);
-    bool wait_ready = true;          // wait for one line of JSON on standard output
-    int inherit_fd = -1;             // this descriptor is the child's inherit_as; -1: none
+    bool wait_ready = true;  // AwaitReady before Start returns
+    int inherit_fd = -1;     // this descriptor is the child's inherit_as; -1: none
     int inherit_as = 3;
   };
   // NOT_FOUND no such binary; UNAVAILABLE it ended before it was ready; DEADLINE_EXCEEDED.
@@ -36,6 +38,9 @@ class ChildProcess {
   ChildProcess& operator=(const ChildProcess&) = delete;
 
   pid_t pid() const { return pid_; }
+  // Waits for the ready line, one line of JSON on standard output; again after
+  // DEADLINE_EXCEEDED.
+  absl::Status AwaitReady(absl::Duration timeout);
   // Text fields of the ready line, such as "grpc" -> "127.0.0.1:7411"; empty when absent.
   std::string ready(const std::string& field) const;
   // Sends a signal; nothing happens once the child has been reaped.
@@ -46,10 +51,12 @@ class ChildProcess {
   absl::StatusOr<std::string> ReadLine(absl::Duration timeout);
 
  private:
-  ChildProcess(pid_t pid, int stdout_fd) : pid_(pid), stdout_fd_(stdout_fd) {}
+  ChildProcess(std::string name, pid_t pid, int stdout_fd)
+      : name_(std::move(name)), pid_(pid), stdout_fd_(stdout_fd) {}
 
-  pid_t pid_;
-  int stdout_fd_;
+  const std::string name_;
+  const pid_t pid_;
+  const int stdout_fd_;
   bool reaped_ = false;
   int exit_code_ = 0;
   std::string buffered_;

@@ -110,26 +110,6 @@ const char* TierName(client::Tier tier) {
   return "none";
 }
 
-const char* MissName(client::MissReason reason) {
-  switch (reason) {
-    case client::MissReason::kNeverStored:
-      return "never stored";
-    case client::MissReason::kEvicted:
-      return "evicted";
-    case client::MissReason::kExpired:
-      return "expired";
-    case client::MissReason::kIncompatible:
-      return "incompatible";
-    case client::MissReason::kCorrupt:
-      return "dropped: its checksum was wrong";
-    case client::MissReason::kFailed:
-      return "the transfer failed";
-    case client::MissReason::kNone:
-      break;
-  }
-  return "none";
-}
-
 void PrintJson(const nlohmann::json& document) {
   std::printf("%s\n",
               document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());

@@ -41,7 +41,6 @@ absl::StatusOr<std::vector<page::ObjectKey>> ParseKeys(const std::vector<std::st
 // The same the other way: text when every byte can be printed.
 std::string FormatKey(const page::ObjectKey& key);
 const char* TierName(client::Tier tier);
-const char* MissName(client::MissReason reason);
 
 void PrintJson(const nlohmann::json& document);
 // One line on standard error that says what happened and what to do.

@@ -152,7 +152,7 @@ absl::Status Get(const Globals& globals, GetOptions options) {
   }
   if (!result.hit) {
     return absl::NotFoundError(absl::StrCat(FormatKey(key), " is not in namespace '",
-                                            globals.key_namespace, "': ", MissName(result.reason)));
+                                            globals.key_namespace, "': ", client::MissName(result.reason)));
   }
   VARVE_RETURN_IF_ERROR(WriteFile(options.file, value, globals.json));
   if (options.file == kStandardStream) return absl::OkStatus();

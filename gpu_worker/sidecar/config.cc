@@ -3,63 +3,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <string>
 #include <vector>
 
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "kvstore/base/status.h"
-#include "kvstore/base/units.h"
+#include "kvstore/base/config_checks.h"
 #include "kvstore/page/digest/digest.h"
 
 namespace varve::worker {
 namespace {
 
 using varve::v1::WorkerConfig;
-
-class Checks {
- public:
-  void Refuse(const std::string& field, const std::string& value, const std::string& allowed) {
-    problems_.push_back(absl::StrCat(field, ": ", value, " is not allowed; ", allowed));
-  }
-  void OneOf(const std::string& field, const std::string& value,
-             const std::vector<std::string>& allowed) {
-    if (std::find(allowed.begin(), allowed.end(), value) != allowed.end()) return;
-    Refuse(field, absl::StrCat("'", value, "'"),
-           absl::StrCat("one of ", absl::StrJoin(allowed, ", ")));
-  }
-  void Bytes(const std::string& field, uint64_t value, uint64_t low, uint64_t high) {
-    if (value >= low && value <= high) return;
-    Refuse(field, base::FormatBytes(value),
-           absl::StrCat("between ", base::FormatBytes(low), " and ", base::FormatBytes(high)));
-  }
-  void Millis(const std::string& field, uint64_t value, uint64_t low, uint64_t high) {
-    if (value >= low && value <= high) return;
-    const auto text = [](uint64_t ms) { return absl::FormatDuration(absl::Milliseconds(ms)); };
-    Refuse(field, text(value), absl::StrCat("between ", text(low), " and ", text(high)));
-  }
-  void Address(const std::string& field, const std::string& value, bool unix_allowed) {
-    if (unix_allowed && absl::StartsWith(value, "unix:") && value.size() > 5) return;
-    const size_t colon = value.rfind(':');
-    uint32_t port = 0;
-    if (!absl::StartsWith(value, "unix:") && colon != std::string::npos && colon > 0 &&
-        absl::SimpleAtoi(value.substr(colon + 1), &port) && port <= 65535) {
-      return;
-    }
-    Refuse(field, absl::StrCat("'", value, "'"),
-           unix_allowed ? "host:port or unix:/path" : "host:port, or empty for none");
-  }
-  absl::Status Result() const {
-    if (problems_.empty()) return absl::OkStatus();
-    return absl::InvalidArgumentError(absl::StrJoin(problems_, "\n"));
-  }
-
- private:
-  std::vector<std::string> problems_;
-};
 
 bool IsWritableDirectory(const std::string& path) {
   struct stat info {};
@@ -90,15 +44,15 @@ WorkerConfig DefaultWorkerConfig() {
 }
 
 absl::Status ValidateWorkerConfig(const WorkerConfig& config) {
-  Checks checks;
-  checks.Address("listen", config.listen(), true);
-  if (!config.http_listen().empty()) checks.Address("http_listen", config.http_listen(), false);
-  checks.Address("store", config.store(), true);
+  base::ConfigChecks checks;
+  checks.Address("listen", config.listen());
+  checks.HttpAddress("http_listen", config.http_listen());
+  checks.Address("store", config.store());
   if (config.key_namespace().size() > 512) {
     checks.Refuse("key_namespace", absl::StrCat(config.key_namespace().size(), " bytes"),
                   "at most 512 bytes");
   }
-  checks.OneOf("log_level", config.log_level(), {"debug", "info", "warning", "error", "off"});
+  checks.LogLevel("log_level", config.log_level());
   for (const std::string& lane : config.transport().lanes()) {
     checks.OneOf("transport.lanes", lane, {"shm", "tcp", "rdma"});
   }

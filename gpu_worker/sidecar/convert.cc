@@ -4,26 +4,6 @@
 
 namespace varve::worker {
 
-grpc::Status ToGrpc(const absl::Status& status) {
-  if (status.ok()) return grpc::Status::OK;
-  return {static_cast<grpc::StatusCode>(status.code()), std::string(status.message())};
-}
-
-absl::Status FromGrpc(const grpc::Status& status) {
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
-}
-
-v1::Geometry ToProto(const page::Geometry& geometry) {
-  v1::Geometry out;
-  out.set_num_layers(geometry.num_layers);
-  out.set_num_kv_heads(geometry.num_kv_heads);
-  out.set_num_query_heads(geometry.num_query_heads);
-  out.set_head_dim(geometry.head_dim);
-  out.set_page_tokens(geometry.page_tokens);
-  out.set_dtype(static_cast<v1::DType>(geometry.dtype));
-  return out;
-}
-
 absl::StatusOr<page::Geometry> FromProto(const v1::Geometry& geometry) {
   page::Geometry out;
   out.num_layers = geometry.num_layers();
@@ -37,8 +17,6 @@ absl::StatusOr<page::Geometry> FromProto(const v1::Geometry& geometry) {
   }
   return out;
 }
-
-v1::DigestKind ToProto(page::DigestKind kind) { return static_cast<v1::DigestKind>(kind); }
 
 absl::StatusOr<page::DigestKind> FromProto(v1::DigestKind kind) {
   if (kind < v1::DIGEST_KIND_MINMAX || kind > v1::DIGEST_KIND_MEAN) {

@@ -15,12 +15,12 @@
 #include "gpu_worker/sidecar/engine_session.h"
 #include "gpu_worker/sidecar/service.h"
 #include "gpu_worker/sidecar/status_page.h"
-#include "gpu_worker/sidecar/version.h"
 #include "gpu_worker/worker_metrics.h"
 #include "kvstore/base/http_server.h"
 #include "kvstore/base/metrics.h"
 #include "kvstore/base/process_metrics.h"
 #include "kvstore/base/status.h"
+#include "kvstore/base/version.h"
 
 namespace varve::worker {
 
@@ -84,7 +84,7 @@ void WorkerServer::Impl::BeforeScrape() {
 }
 
 absl::Status WorkerServer::Impl::ServeHttp() {
-  registry.Gauge("varve_build_info", "Always 1", {{"version", kVersion}, {"commit", kCommit}})
+  registry.Gauge("varve_build_info", "Always 1", {{"version", base::kVersion}, {"commit", base::kCommit}})
       .Set(1);
   base::DeclareProcessMetrics(registry);
   registry.OnScrape([this] { BeforeScrape(); });

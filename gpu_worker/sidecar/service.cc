@@ -6,8 +6,9 @@
 #include <vector>
 
 #include "absl/time/clock.h"
-#include "gpu_worker/sidecar/version.h"
+#include "kvstore/base/grpc_status.h"
 #include "kvstore/base/status.h"
+#include "kvstore/base/version.h"
 
 namespace varve::worker {
 namespace {
@@ -27,7 +28,7 @@ grpc::Status WorkerService::Counted(const char* method, Call&& call) {
   metrics.Started();
   const absl::Status status = call();
   metrics.Handled(status.code(), absl::ToDoubleSeconds(absl::Now() - begin));
-  return ToGrpc(status);
+  return base::ToGrpc(status);
 }
 
 template <typename Call>
@@ -162,7 +163,7 @@ grpc::Status WorkerService::GetSequence(grpc::ServerContext*, const v1::Sequence
 
 void WorkerService::FillStatus(v1::WorkerStatus* reply) const {
   const WorkerStatus total = engines_->Total();
-  reply->set_version(kVersion);
+  reply->set_version(base::kVersion);
   reply->set_uptime_ms(absl::ToInt64Milliseconds(absl::Now() - started_));
   reply->set_pool_pages(total.pool_pages);
   reply->set_free_pages(total.free_pages);

@@ -1,9 +1,9 @@
 #include "kvstore/server/admin_service.h"
 
 #include "absl/strings/str_cat.h"
+#include "kvstore/base/version.h"
 #include "kvstore/page/digest/digest.h"
 #include "kvstore/page/digest/score.h"
-#include "kvstore/server/version.h"
 
 namespace varve::server {
 namespace {
@@ -41,7 +41,7 @@ void FillSession(const Session& session, absl::Time now, varve::v1::SessionStatu
 void AdminService::FillStatus(varve::v1::StoreStatus* status) const {
   const absl::Time now = absl::Now();
   const store::PageStoreUsage usage = core_.pages.Usage();
-  status->set_version(absl::StrCat(kVersion, " (", kCommit, ")"));
+  status->set_version(absl::StrCat(base::kVersion, " (", base::kCommit, ")"));
   status->set_uptime_ms(static_cast<uint64_t>(absl::ToInt64Milliseconds(now - start_)));
   status->set_draining(core_.sessions.closed());
   FillTier(core_.config.host_tier(), usage, status->add_tiers());

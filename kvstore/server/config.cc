@@ -1,12 +1,9 @@
 #include "kvstore/server/config.h"
 
 #include <string>
-#include <vector>
 
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
+#include "kvstore/base/config_checks.h"
 #include "kvstore/base/units.h"
 #include "kvstore/server/embedded_store.h"
 
@@ -15,84 +12,27 @@ namespace {
 
 using varve::v1::StoreConfig;
 
-class Problems {
- public:
-  void Add(const std::string& field, const std::string& value, const std::string& allowed) {
-    list_.push_back(absl::StrCat(field, ": ", value, " is not allowed; ", allowed));
-  }
-  template <typename T>
-  void CheckRange(const std::string& field, T value, T low, T high) {
-    if (value >= low && value <= high) return;
-    Add(field, absl::StrCat(value), absl::StrCat("between ", low, " and ", high));
-  }
-  void CheckBytes(const std::string& field, uint64_t value, uint64_t low, uint64_t high) {
-    if (value >= low && value <= high) return;
-    Add(field, base::FormatBytes(value),
-        absl::StrCat("between ", base::FormatBytes(low), " and ", base::FormatBytes(high)));
-  }
-  void CheckMillis(const std::string& field, uint64_t value, uint64_t low, uint64_t high) {
-    if (value >= low && value <= high) return;
-    Add(field, absl::FormatDuration(absl::Milliseconds(value)),
-        absl::StrCat("between ", absl::FormatDuration(absl::Milliseconds(low)), " and ",
-                     absl::FormatDuration(absl::Milliseconds(high))));
-  }
-  void CheckOneOf(const std::string& field, const std::string& value,
-                  const std::vector<std::string>& allowed) {
-    for (const std::string& a : allowed) {
-      if (value == a) return;
-    }
-    Add(field, absl::StrCat("'", value, "'"),
-        absl::StrCat("one of ", absl::StrJoin(allowed, ", ")));
-  }
-  absl::Status ToStatus() const {
-    if (list_.empty()) return absl::OkStatus();
-    return absl::InvalidArgumentError(absl::StrJoin(list_, "\n"));
-  }
-
- private:
-  std::vector<std::string> list_;
-};
-
-bool IsHostPort(const std::string& address) {
-  const size_t colon = address.rfind(':');
-  uint32_t port = 0;
-  return colon != std::string::npos && colon > 0 &&
-         absl::SimpleAtoi(address.substr(colon + 1), &port) && port <= 65535;
-}
-
-void CheckAddresses(const StoreConfig& config, Problems& problems) {
-  const std::string& listen = config.listen();
-  if (absl::StartsWith(listen, "unix:") ? listen.size() <= 5 : !IsHostPort(listen)) {
-    problems.Add("listen", absl::StrCat("'", listen, "'"),
-                 "host:port (port 0 picks one) or unix:/path");
-  }
-  if (!config.http_listen().empty() && !IsHostPort(config.http_listen())) {
-    problems.Add("http_listen", absl::StrCat("'", config.http_listen(), "'"),
-                 "host:port (port 0 picks one), or empty for none");
-  }
-}
-
-void CheckHostTier(const varve::v1::HostTierConfig& tier, Problems& problems) {
-  problems.CheckBytes("host_tier.capacity_bytes", tier.capacity_bytes(), 1 << 20, 1ull << 46);
-  problems.CheckOneOf("host_tier.eviction", tier.eviction(), {"lru"});
-  problems.CheckRange("host_tier.low_watermark", tier.low_watermark(), 0.0, 1.0);
-  problems.CheckRange("host_tier.high_watermark", tier.high_watermark(), 0.0, 1.0);
+void CheckHostTier(const varve::v1::HostTierConfig& tier, base::ConfigChecks& checks) {
+  checks.Bytes("host_tier.capacity_bytes", tier.capacity_bytes(), 1 << 20, 1ull << 46);
+  checks.OneOf("host_tier.eviction", tier.eviction(), {"lru"});
+  checks.Range("host_tier.low_watermark", tier.low_watermark(), 0.0, 1.0);
+  checks.Range("host_tier.high_watermark", tier.high_watermark(), 0.0, 1.0);
   if (!(tier.low_watermark() <= tier.high_watermark())) {
-    problems.Add(
+    checks.Refuse(
         "host_tier.low_watermark", absl::StrCat(tier.low_watermark()),
         absl::StrCat("at most host_tier.high_watermark, which is ", tier.high_watermark()));
   }
 }
 
-void CheckTransport(const varve::v1::TransportConfig& transport, Problems& problems) {
+void CheckTransport(const varve::v1::TransportConfig& transport, base::ConfigChecks& checks) {
   if (transport.lanes().empty())
-    problems.Add("transport.lanes", "[]", "at least one of shm, tcp, rdma");
+    checks.Refuse("transport.lanes", "[]", "at least one of shm, tcp, rdma");
   for (const std::string& lane : transport.lanes()) {
-    problems.CheckOneOf("transport.lanes", lane, {"shm", "tcp", "rdma"});
+    checks.OneOf("transport.lanes", lane, {"shm", "tcp", "rdma"});
   }
-  problems.CheckMillis("transport.transfer_deadline_ms", transport.transfer_deadline_ms(), 1,
-                       absl::ToInt64Milliseconds(kMaxTransferDeadline));
-  problems.CheckBytes("transport.segment_bytes", transport.segment_bytes(), 4 << 10, 64 << 20);
+  checks.Millis("transport.transfer_deadline_ms", transport.transfer_deadline_ms(), 1,
+                absl::ToInt64Milliseconds(kMaxTransferDeadline));
+  checks.Bytes("transport.segment_bytes", transport.segment_bytes(), 4 << 10, 64 << 20);
 }
 
 }  // namespace
@@ -131,28 +71,27 @@ varve::v1::StoreConfig DefaultStoreConfig() {
 }
 
 absl::Status ValidateStoreConfig(const StoreConfig& config) {
-  Problems problems;
-  CheckAddresses(config, problems);
-  problems.CheckOneOf("log_level", config.log_level(),
-                      {"debug", "info", "warning", "error", "off"});
-  CheckHostTier(config.host_tier(), problems);
-  CheckTransport(config.transport(), problems);
+  base::ConfigChecks checks;
+  checks.Address("listen", config.listen());
+  checks.HttpAddress("http_listen", config.http_listen());
+  checks.LogLevel("log_level", config.log_level());
+  CheckHostTier(config.host_tier(), checks);
+  CheckTransport(config.transport(), checks);
   const auto& sessions = config.sessions();
-  problems.CheckRange("sessions.max_sessions", sessions.max_sessions(), 1u, 1000000u);
-  problems.CheckRange("sessions.max_batch_items", sessions.max_batch_items(), 1u, 1u << 20);
-  problems.CheckBytes("sessions.max_object_bytes", sessions.max_object_bytes(), 1, 4ull << 30);
+  checks.Range("sessions.max_sessions", sessions.max_sessions(), 1u, 1000000u);
+  checks.Range("sessions.max_batch_items", sessions.max_batch_items(), 1u, 1u << 20);
+  checks.Bytes("sessions.max_object_bytes", sessions.max_object_bytes(), 1, 4ull << 30);
   if (sessions.max_object_bytes() > config.host_tier().capacity_bytes()) {
-    problems.Add("sessions.max_object_bytes", base::FormatBytes(sessions.max_object_bytes()),
-                 absl::StrCat("at most host_tier.capacity_bytes, which is ",
-                              base::FormatBytes(config.host_tier().capacity_bytes())));
+    checks.Refuse("sessions.max_object_bytes", base::FormatBytes(sessions.max_object_bytes()),
+                  absl::StrCat("at most host_tier.capacity_bytes, which is ",
+                               base::FormatBytes(config.host_tier().capacity_bytes())));
   }
-  problems.CheckRange("sessions.max_regions", sessions.max_regions(), 1u, 1u << 20);
-  problems.CheckRange("recall.threads", config.recall().threads(), 1u, 1024u);
-  problems.CheckBytes("recall.max_digest_bytes", config.recall().max_digest_bytes(), 1 << 10,
-                      1ull << 46);
-  problems.CheckRange("recall.max_contexts", config.recall().max_contexts(), 1u, 10000000u);
-  problems.CheckMillis("drain_ms", config.drain_ms(), 0, 3600 * 1000);
-  return problems.ToStatus();
+  checks.Range("sessions.max_regions", sessions.max_regions(), 1u, 1u << 20);
+  checks.Range("recall.threads", config.recall().threads(), 1u, 1024u);
+  checks.Bytes("recall.max_digest_bytes", config.recall().max_digest_bytes(), 1 << 10, 1ull << 46);
+  checks.Range("recall.max_contexts", config.recall().max_contexts(), 1u, 10000000u);
+  checks.Millis("drain_ms", config.drain_ms(), 0, 3600 * 1000);
+  return checks.Result();
 }
 
 }  // namespace varve::server

@@ -1,30 +1,17 @@
 // varve-store: the store as a process.
-#include <pthread.h>
-#include <signal.h>
-#include <unistd.h>
-
-#include <cstdio>
-#include <map>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "kvstore/base/config.h"
 #include "kvstore/base/log.h"
+#include "kvstore/base/program.h"
 #include "kvstore/base/status.h"
 #include "kvstore/server/config.h"
 #include "kvstore/server/embedded_store.h"
 #include "kvstore/server/server.h"
-#include "kvstore/server/version.h"
 #include "kvstore/transport/ucx.h"
 
 namespace varve::server {
 namespace {
-
-constexpr const char* kEnvPrefix = "VARVE_";
 
 constexpr const char* kHelpHead =
     R"(varve-store: keeps KV-cache pages and answers which of them matter for a query.
@@ -42,75 +29,6 @@ file (nested YAML under the same names), else from the default. Sizes (64GiB) an
 
 )";
 
-struct CommandLine {
-  std::string config_file;
-  bool print_config = false;
-  bool help = false;
-  bool version = false;
-};
-
-// Collects problems instead of stopping at the first.
-class Problems {
- public:
-  void Add(const absl::Status& status) {
-    if (!status.ok()) list_.emplace_back(status.message());
-  }
-  void Add(const std::string& problem) { list_.push_back(problem); }
-  bool empty() const { return list_.empty(); }
-  std::string Text() const { return absl::StrJoin(list_, "\n"); }
-
- private:
-  std::vector<std::string> list_;
-};
-
-CommandLine ParseOwnFlags(const std::vector<std::string>& args, std::vector<std::string>& rest,
-                          Problems& problems) {
-  CommandLine line;
-  for (size_t i = 0; i < args.size(); ++i) {
-    if (args[i] == "--help" || args[i] == "-h") {
-      line.help = true;
-    } else if (args[i] == "--version") {
-      line.version = true;
-    } else if (args[i] == "--print-config") {
-      line.print_config = true;
-    } else if (absl::StartsWith(args[i], "--config=")) {
-      line.config_file = args[i].substr(9);
-    } else if (args[i] == "--config") {
-      if (i + 1 == args.size()) {
-        problems.Add(std::string("command line: --config needs a file"));
-      } else {
-        line.config_file = args[++i];
-      }
-    } else {
-      rest.push_back(args[i]);
-    }
-  }
-  return line;
-}
-
-void LoadSettings(base::ConfigLoader& loader, CommandLine& line,
-                  const std::vector<std::string>& flags, Problems& problems) {
-  std::map<std::string, std::string> environment = base::Environment();
-  // The address of a store, for varvectl and varve-worker; a shell that has it set may start a
-  // store too.
-  environment.erase(absl::StrCat(kEnvPrefix, "STORE"));
-  if (line.config_file.empty()) {
-    if (const auto found = environment.find(absl::StrCat(kEnvPrefix, "CONFIG"));
-        found != environment.end()) {
-      line.config_file = found->second;
-    }
-  }
-  if (!line.config_file.empty()) problems.Add(loader.LoadYamlFile(line.config_file));
-  problems.Add(loader.LoadEnvironment(environment));
-  const absl::StatusOr<std::vector<std::string>> unknown = loader.LoadFlags(flags);
-  problems.Add(unknown.status());
-  if (unknown.ok()) {
-    for (const std::string& arg : *unknown) {
-      problems.Add(absl::StrCat("command line: unknown argument '", arg, "'", loader.Nearest(arg)));
-    }
-  }
-}
-
 absl::StatusOr<std::unique_ptr<StoreServer>> StartServer(const varve::v1::StoreConfig& config,
                                                          std::string config_text) {
   transport::UcxOptions ucx;
@@ -124,69 +42,25 @@ absl::StatusOr<std::unique_ptr<StoreServer>> StartServer(const varve::v1::StoreC
   return StoreServer::Start(std::move(options));
 }
 
-void PrintReadyLine(const StoreServer& server) {
-  std::printf(
-      "{\"ready\": true, \"grpc\": \"%s\", \"http\": \"%s\", \"pid\": %d, \"version\": \"%s\"}\n",
-      server.grpc_address().c_str(), server.http_address().c_str(), getpid(), kVersion);
-  std::fflush(stdout);
-}
-
-int ServeUntilSignal(StoreServer& server, const sigset_t& signals, absl::Duration grace) {
-  int signal = 0;
-  sigwait(&signals, &signal);
-  base::LogInfo("signal ", signal, ": draining, at most ", absl::FormatDuration(grace));
-  // The second signal must be heard while the first is being served.
-  std::thread drain([&] {
-    server.Shutdown(grace);
-    kill(getpid(), SIGUSR1);
-  });
-  sigwait(&signals, &signal);
-  if (signal != SIGUSR1) _exit(128 + signal);
-  drain.join();
-  return 0;
-}
-
 int Main(const std::vector<std::string>& args) {
-  Problems problems;
-  std::vector<std::string> flags;
-  CommandLine line = ParseOwnFlags(args, flags, problems);
+  base::SetUpProcess();
+  // VARVE_STORE is the address of a store, for varvectl and varve-worker; a shell that has it set
+  // may start a store too.
+  const base::ProgramText text = {"varve-store", kHelpHead, {"VARVE_STORE"}};
   varve::v1::StoreConfig config = DefaultStoreConfig();
-  base::ConfigLoader loader(&config, kEnvPrefix);
-  if (line.help) {
-    std::printf("%sSettings:\n%s", kHelpHead, loader.Describe().c_str());
-    return 0;
+  base::ProgramSettings settings(text, &config);
+  if (const auto exit = settings.Load(args, [&] { return ValidateStoreConfig(config); })) {
+    return *exit;
   }
-  if (line.version) {
-    std::printf("varve-store %s (%s)\n", kVersion, kCommit);
-    return 0;
-  }
-  LoadSettings(loader, line, flags, problems);
-  problems.Add(ValidateStoreConfig(config));
-  if (!problems.empty()) {
-    std::fprintf(stderr, "varve-store: the configuration has problems:\n%s\n",
-                 problems.Text().c_str());
-    return 2;
-  }
-  if (line.print_config) {
-    std::printf("%s", loader.Print().c_str());
-    return 0;
-  }
-
-  // Before any thread starts, so that all of them inherit the mask and only sigwait hears these.
-  sigset_t signals;
-  sigemptyset(&signals);
-  for (int signal : {SIGTERM, SIGINT, SIGUSR1}) sigaddset(&signals, signal);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  const base::StopSignals signals;
   (void)base::SetLogLevel(config.log_level());  // validated above
-  absl::StatusOr<std::unique_ptr<StoreServer>> server = StartServer(config, loader.Print());
-  if (!server.ok()) {
-    std::fprintf(stderr, "varve-store: %s\n", std::string(server.status().message()).c_str());
-    return 1;
-  }
+  const auto server = StartServer(config, settings.Print());
+  if (!server.ok()) return base::FailedToStart(text, server.status());
   base::LogInfo("serving gRPC on ", (*server)->grpc_address(), ", HTTP on ",
                 (*server)->http_address());
-  PrintReadyLine(**server);
-  return ServeUntilSignal(**server, signals, absl::Milliseconds(config.drain_ms()));
+  base::PrintReadyLine({{"grpc", (*server)->grpc_address()}, {"http", (*server)->http_address()}});
+  return signals.ServeUntilStopped(absl::Milliseconds(config.drain_ms()),
+                                   [&](absl::Duration grace) { (*server)->Shutdown(grace); });
 }
 
 }  // namespace

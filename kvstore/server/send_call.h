@@ -11,9 +11,9 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
 #include "absl/time/clock.h"
+#include "kvstore/base/grpc_status.h"
 #include "kvstore/base/mutex.h"
 #include "kvstore/server/core.h"
-#include "kvstore/server/grpc_status.h"
 
 namespace varve::server {
 
@@ -66,7 +66,7 @@ class SendCall final : public grpc::ServerWriteReactor<Reply> {
 
   void Complete(const absl::Status& status) {
     metrics_.Handled(status.code(), absl::ToDoubleSeconds(absl::Now() - start_));
-    this->Finish(ToGrpc(status));
+    this->Finish(base::ToGrpc(status));
   }
 
   void OnDone() override {

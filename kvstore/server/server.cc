@@ -16,12 +16,12 @@
 #include "kvstore/base/log.h"
 #include "kvstore/base/process_metrics.h"
 #include "kvstore/base/status.h"
+#include "kvstore/base/version.h"
 #include "kvstore/server/admin_service.h"
 #include "kvstore/server/config.h"
 #include "kvstore/server/core.h"
 #include "kvstore/server/http_pages.h"
 #include "kvstore/server/store_service.h"
-#include "kvstore/server/version.h"
 #include "kvstore/tier/host_tier.h"
 
 namespace varve::server {
@@ -99,7 +99,7 @@ absl::Status StoreServer::Impl::Build(ServerOptions given) {
 
 absl::Status StoreServer::Impl::MakeRooms() {
   const varve::v1::StoreConfig& config = options.config;
-  metrics = std::make_unique<StoreMetrics>(registry, kVersion, kCommit);
+  metrics = std::make_unique<StoreMetrics>(registry, base::kVersion, base::kCommit);
   base::DeclareProcessMetrics(registry);
   registry.OnScrape([this] {
     base::MutexLock lock(scrape_mutex);

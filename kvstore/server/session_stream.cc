@@ -5,8 +5,8 @@
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/log.h"
 #include "kvstore/base/status.h"
+#include "kvstore/base/version.h"
 #include "kvstore/server/config.h"
-#include "kvstore/server/version.h"
 
 namespace varve::server {
 namespace {
@@ -75,7 +75,7 @@ class SessionStream final : public StreamCall<SessionRequest, SessionReply> {
     varve::v1::SessionOpened* opened = reply->mutable_opened();
     opened->set_session_id(session_->id());
     opened->set_lane(session_->lane());
-    opened->set_store_version(kVersion);
+    opened->set_store_version(base::kVersion);
     const auto& limits = core_.config.sessions();
     opened->mutable_limits()->set_max_batch_items(limits.max_batch_items());
     opened->mutable_limits()->set_max_object_bytes(limits.max_object_bytes());

@@ -16,9 +16,9 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "kvstore/base/grpc_status.h"
 #include "kvstore/base/mutex.h"
 #include "kvstore/server/core.h"
-#include "kvstore/server/grpc_status.h"
 
 namespace varve::server {
 
@@ -133,7 +133,7 @@ class StreamCall : public grpc::ServerBidiReactor<Request, Reply>,
       status = end_.value_or(broken_ ? absl::CancelledError("client gone") : absl::OkStatus());
     }
     metrics_.Handled(status.code(), absl::ToDoubleSeconds(absl::Now() - start_));
-    this->Finish(ToGrpc(status));
+    this->Finish(base::ToGrpc(status));
   }
 
   void OnReadDone(bool ok) override {

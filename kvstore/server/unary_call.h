@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "kvstore/base/grpc_status.h"
 #include "kvstore/server/core.h"
-#include "kvstore/server/grpc_status.h"
 #include "kvstore/server/metrics.h"
 
 namespace varve::server {
@@ -27,7 +27,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
  private:
   void Complete(const absl::Status& status) {
     metrics_.Handled(status.code(), absl::ToDoubleSeconds(absl::Now() - start_));
-    Finish(ToGrpc(status));
+    Finish(base::ToGrpc(status));
   }
   void OnDone() override { delete this; }
 

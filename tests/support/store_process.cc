@@ -1,58 +1,17 @@
 #include "tests/support/store_process.h"
 
 #include <arpa/inet.h>
-#include <fcntl.h>
 #include <netinet/in.h>
-#include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
-
-#include <cstdlib>
-#include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "absl/time/clock.h"
-
-extern char** environ;
 
 namespace varve::testing {
-namespace {
-
-constexpr absl::Duration kStartTimeout = absl::Seconds(60);
-
-std::string FindBinary(const std::string& program) {
-  const char* given = std::getenv("STORE_BINARY");
-  if (given != nullptr && program == "varve-store") return given;
-  const std::filesystem::path here = std::filesystem::read_symlink("/proc/self/exe").parent_path();
-  for (const char* relative : {".", "../bin", "../../bin"}) {
-    const std::filesystem::path candidate = here / relative / program;
-    if (std::filesystem::exists(candidate)) return candidate.lexically_normal().string();
-  }
-  return (here / program).string();
-}
-
-// A line from the descriptor, without its end; empty when it closed or time ran out first.
-std::string ReadLine(int descriptor, absl::Time deadline) {
-  std::string line;
-  for (;;) {
-    pollfd waiting{descriptor, POLLIN, 0};
-    const int64_t left = absl::ToInt64Milliseconds(deadline - absl::Now());
-    if (left <= 0 || poll(&waiting, 1, static_cast<int>(left)) <= 0) return "";
-    char byte;
-    if (read(descriptor, &byte, 1) != 1) return "";
-    if (byte == '\n') return line;
-    line.push_back(byte);
-  }
-}
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<StoreProcess>> StoreProcess::Start(
     const std::vector<std::string>& flags) {
@@ -63,70 +22,19 @@ absl::StatusOr<std::unique_ptr<StoreProcess>> StoreProcess::Start(
 }
 
 absl::StatusOr<std::unique_ptr<StoreProcess>> StoreProcess::StartProgram(
-    const std::string& program, const std::vector<std::string>& flags) {
-  std::vector<std::string> args = {FindBinary(program)};
-  args.insert(args.end(), flags.begin(), flags.end());
-  std::vector<char*> argv;
-  for (std::string& arg : args) argv.push_back(arg.data());
-  argv.push_back(nullptr);
-
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) return absl::InternalError("pipe2 failed");
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
-  pid_t pid = 0;
-  const int error = posix_spawn(&pid, argv[0], &actions, nullptr, argv.data(), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  close(ends[1]);
-  if (error != 0) {
-    close(ends[0]);
-    return absl::NotFoundError(absl::StrCat("cannot start ", args[0], ": error ", error));
-  }
-  std::unique_ptr<StoreProcess> store(new StoreProcess(pid, ends[0]));
-  const absl::Status status = store->ReadReadyLine();
-  if (!status.ok()) {
-    return absl::Status(status.code(), absl::StrCat(program, ": ", status.message()));
-  }
-  return store;
+    const std::string& program, const std::vector<std::string>& flags, bool wait_ready) {
+  auto child =
+      client::ChildProcess::Start({.binary = program, .args = flags, .wait_ready = wait_ready});
+  if (!child.ok()) return child.status();
+  return std::unique_ptr<StoreProcess>(new StoreProcess(std::move(*child)));
 }
 
-absl::Status StoreProcess::ReadReadyLine() {
-  const std::string line = ReadLine(output_, absl::Now() + kStartTimeout);
-  const nlohmann::json ready = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-  if (!ready.is_object() || !ready.value("ready", false)) {
-    return absl::UnavailableError(absl::StrCat("it did not start, and said: '", line, "'"));
-  }
-  grpc_address_ = ready.value("grpc", "");
-  http_address_ = ready.value("http", "");
-  return absl::OkStatus();
+absl::Status StoreProcess::AwaitReady(absl::Duration timeout) {
+  return child_->AwaitReady(timeout);
 }
 
-StoreProcess::~StoreProcess() {
-  if (!exited_) {
-    Signal(SIGKILL);
-    waitpid(pid_, nullptr, 0);
-  }
-  close(output_);
-}
-
-void StoreProcess::Signal(int signal) const { kill(pid_, signal); }
-
-absl::StatusOr<int> StoreProcess::Wait(absl::Duration timeout) {
-  const absl::Time deadline = absl::Now() + timeout;
-  while (!exited_) {
-    int status = 0;
-    if (waitpid(pid_, &status, WNOHANG) == pid_) {
-      exited_ = true;
-      exit_status_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    } else if (absl::Now() > deadline) {
-      return absl::DeadlineExceededError("it still runs");
-    } else {
-      absl::SleepFor(absl::Milliseconds(5));
-    }
-  }
-  return exit_status_;
-}
+// A test leaves nothing to drain for.
+StoreProcess::~StoreProcess() { Signal(SIGKILL); }
 
 absl::StatusOr<int> StoreProcess::Stop(absl::Duration timeout) {
   Signal(SIGTERM);
@@ -135,7 +43,7 @@ absl::StatusOr<int> StoreProcess::Stop(absl::Duration timeout) {
 
 std::string StoreProcess::HttpGet(const std::string& path) const {
   std::string body;
-  return testing::HttpGet(http_address_, path, &body) == 200 ? body : "";
+  return testing::HttpGet(http_address(), path, &body) == 200 ? body : "";
 }
 
 int HttpGet(const std::string& address, const std::string& path, std::string* body) {

@@ -1,17 +1,19 @@
-// A varve-store of its own: started with free ports, stopped when it goes out of scope.
+// A varve-store of its own: started with free ports, killed when it goes out of scope.
 //
-// The binary is found beside the running program: in its folder, in ../bin or in ../../bin; the
-// environment variable STORE_BINARY names another. One thread at a time.
+// The programs are found in the folder of the running one or in ../bin. One thread at a time; a
+// child lives no longer than the thread that started it.
 #pragma once
 
 #include <sys/types.h>
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "client/process/child_process.h"
 
 namespace varve::testing {
 
@@ -23,37 +25,32 @@ class StoreProcess {
   static absl::StatusOr<std::unique_ptr<StoreProcess>> Start(
       const std::vector<std::string>& flags = {});
   // Another program of ours with the same kind of ready line ("varve-worker"), with these flags
-  // alone.
+  // alone. Waits until it serves, or not: then AwaitReady comes before anything else.
   static absl::StatusOr<std::unique_ptr<StoreProcess>> StartProgram(
-      const std::string& program, const std::vector<std::string>& flags);
+      const std::string& program, const std::vector<std::string>& flags, bool wait_ready = true);
+  absl::Status AwaitReady(absl::Duration timeout = absl::Seconds(60));
   // SIGKILL, when it still runs.
   ~StoreProcess();
   StoreProcess(const StoreProcess&) = delete;
   StoreProcess& operator=(const StoreProcess&) = delete;
 
-  const std::string& grpc_address() const { return grpc_address_; }
-  const std::string& http_address() const { return http_address_; }
-  pid_t pid() const { return pid_; }
+  std::string grpc_address() const { return child_->ready("grpc"); }
+  std::string http_address() const { return child_->ready("http"); }
+  pid_t pid() const { return child_->pid(); }
 
-  void Signal(int signal) const;
+  void Signal(int signal) const { child_->Signal(signal); }
   // The exit status (128 + signal when killed by one); DEADLINE_EXCEEDED when it does not exit in
   // time.
-  absl::StatusOr<int> Wait(absl::Duration timeout);
+  absl::StatusOr<int> Wait(absl::Duration timeout) { return child_->Wait(timeout); }
   // SIGTERM, then Wait.
   absl::StatusOr<int> Stop(absl::Duration timeout = absl::Seconds(30));
   // The body of an HTTP page ("/metrics"); empty when it does not answer 200.
   std::string HttpGet(const std::string& path) const;
 
  private:
-  StoreProcess(pid_t pid, int output) : pid_(pid), output_(output) {}
-  absl::Status ReadReadyLine();
+  explicit StoreProcess(std::unique_ptr<client::ChildProcess> child) : child_(std::move(child)) {}
 
-  const pid_t pid_;
-  const int output_;  // read end of its standard output
-  bool exited_ = false;
-  int exit_status_ = 0;
-  std::string grpc_address_;
-  std::string http_address_;
+  const std::unique_ptr<client::ChildProcess> child_;
 };
 
 // GET over HTTP/1.1 from "host:port"; the status code, and the body through `body`. 0 when nothing

@@ -1,7 +1,6 @@
 // docs/metrics.md, the dashboards and the rules against what a running worker and its store expose.
 #include <string>
 
-#include "client/process/child_process.h"
 #include "gtest/gtest.h"
 #include "tests/integration/metrics/exposed_metrics.h"
 #include "tests/support/deploy_queries.h"
@@ -14,13 +13,12 @@ namespace {
 TEST(WorkerMetrics, AreThoseOfTheDocumentAndAllThatQueriesNeed) {
   auto store = StoreProcess::Start();
   ASSERT_TRUE(store.ok()) << store.status();
-  auto worker = client::ChildProcess::Start(
-      {.binary = "varve-worker",
-       .args = {"--listen=127.0.0.1:0", "--http_listen=127.0.0.1:0", "--pool_bytes=64MiB",
-                "--store=" + (*store)->grpc_address()}});
+  auto worker = StoreProcess::StartProgram(
+      "varve-worker", {"--listen=127.0.0.1:0", "--http_listen=127.0.0.1:0", "--pool_bytes=64MiB",
+                       "--store=" + (*store)->grpc_address()});
   ASSERT_TRUE(worker.ok()) << worker.status();
-  std::string text;
-  ASSERT_EQ(HttpGet((*worker)->ready("http"), "/metrics", &text), 200);
+  const std::string text = (*worker)->HttpGet("/metrics");
+  ASSERT_FALSE(text.empty());
   ExpectAsDocumented(text, "varve-worker");
   ExpectEveryFamilyHasASeries(text);
 

@@ -61,7 +61,8 @@ class WorkerProcesses : public ::testing::TestWithParam<std::string> {
     ASSERT_TRUE(store.ok()) << store.status();
     store_ = std::move(*store);
   }
-  std::unique_ptr<StoreProcess> StartSidecar(std::vector<std::string> flags = {}) {
+  std::unique_ptr<StoreProcess> StartSidecar(std::vector<std::string> flags = {},
+                                             bool wait_ready = true) {
     std::vector<std::string> all = {"--listen=unix:" + directory_ + "/worker.sock",
                                     "--http_listen=127.0.0.1:0",
                                     "--store=" + store_->grpc_address(),
@@ -70,7 +71,7 @@ class WorkerProcesses : public ::testing::TestWithParam<std::string> {
                                     "--pool_bytes=16MiB",
                                     "--log_level=error"};
     all.insert(all.end(), flags.begin(), flags.end());
-    auto sidecar = StoreProcess::StartProgram("varve-worker", all);
+    auto sidecar = StoreProcess::StartProgram("varve-worker", all, wait_ready);
     EXPECT_TRUE(sidecar.ok()) << sidecar.status();
     return sidecar.ok() ? std::move(*sidecar) : nullptr;
   }
@@ -215,10 +216,12 @@ TEST_P(WorkerProcesses, TheSidecarWaitsForItsStore) {
   const std::string address = store_->grpc_address();
   store_->Signal(SIGKILL);
   ASSERT_TRUE(store_->Wait(absl::Seconds(30)).ok());
-  std::thread later([&] { StartStore({"--listen=" + address}); });
-  const auto sidecar = StartSidecar({"--store=" + address});
-  later.join();
+  const auto sidecar = StartSidecar({"--store=" + address}, /*wait_ready=*/false);
   ASSERT_NE(sidecar, nullptr);
+  EXPECT_EQ(sidecar->AwaitReady(absl::Milliseconds(100)).code(),
+            absl::StatusCode::kDeadlineExceeded);
+  StartStore({"--listen=" + address});
+  ASSERT_OK(sidecar->AwaitReady());
   std::string body;
   EXPECT_EQ(HttpGet(sidecar->http_address(), "/readyz", &body), 200) << body;
 }

@@ -1,0 +1,65 @@
+#include "kvstore/base/config_checks.h"
+
+#include <algorithm>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/time.h"
+
+namespace varve::base {
+namespace {
+
+bool IsHostPort(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  uint32_t port = 0;
+  return !absl::StartsWith(address, "unix:") && colon != std::string::npos && colon > 0 &&
+         absl::SimpleAtoi(address.substr(colon + 1), &port) && port <= 65535;
+}
+
+}  // namespace
+
+void ConfigChecks::Refuse(const std::string& field, const std::string& value,
+                          const std::string& allowed) {
+  problems_.push_back(absl::StrCat(field, ": ", value, " is not allowed; ", allowed));
+}
+
+void ConfigChecks::Bytes(const std::string& field, uint64_t value, uint64_t low, uint64_t high) {
+  if (value >= low && value <= high) return;
+  Refuse(field, FormatBytes(value),
+         absl::StrCat("between ", FormatBytes(low), " and ", FormatBytes(high)));
+}
+
+void ConfigChecks::Millis(const std::string& field, uint64_t value, uint64_t low, uint64_t high) {
+  if (value >= low && value <= high) return;
+  const auto text = [](uint64_t ms) { return absl::FormatDuration(absl::Milliseconds(ms)); };
+  Refuse(field, text(value), absl::StrCat("between ", text(low), " and ", text(high)));
+}
+
+void ConfigChecks::OneOf(const std::string& field, const std::string& value,
+                         const std::vector<std::string>& allowed) {
+  if (std::find(allowed.begin(), allowed.end(), value) != allowed.end()) return;
+  Refuse(field, absl::StrCat("'", value, "'"),
+         absl::StrCat("one of ", absl::StrJoin(allowed, ", ")));
+}
+
+void ConfigChecks::Address(const std::string& field, const std::string& value) {
+  if ((absl::StartsWith(value, "unix:") && value.size() > 5) || IsHostPort(value)) return;
+  Refuse(field, absl::StrCat("'", value, "'"), "host:port (port 0 picks one) or unix:/path");
+}
+
+void ConfigChecks::HttpAddress(const std::string& field, const std::string& value) {
+  if (value.empty() || IsHostPort(value)) return;
+  Refuse(field, absl::StrCat("'", value, "'"), "host:port (port 0 picks one), or empty for none");
+}
+
+void ConfigChecks::LogLevel(const std::string& field, const std::string& value) {
+  OneOf(field, value, {"debug", "info", "warning", "error", "off"});
+}
+
+absl::Status ConfigChecks::Result() const {
+  if (problems_.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrJoin(problems_, "\n"));
+}
+
+}  // namespace varve::base

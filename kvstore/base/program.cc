@@ -1,0 +1,143 @@
+#include "kvstore/base/program.h"
+
+#include <pthread.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <map>
+#include <thread>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "absl/synchronization/mutex.h"
+#include "kvstore/base/log.h"
+#include "kvstore/base/version.h"
+
+namespace varve::base {
+namespace {
+
+constexpr const char* kEnvPrefix = "VARVE_";
+
+}  // namespace
+
+void SetUpProcess() {
+  // Debian builds gRPC's mutexes with their deadlock detector on: a good part of the price of a
+  // call.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+}
+
+ProgramSettings::ProgramSettings(ProgramText text, google::protobuf::Message* config)
+    : text_(std::move(text)), loader_(config, kEnvPrefix) {}
+
+void ProgramSettings::Note(const absl::Status& status) {
+  if (!status.ok()) problems_.emplace_back(status.message());
+}
+
+void ProgramSettings::ParseOwnFlags(const std::vector<std::string>& args) {
+  for (size_t i = 0; i < args.size(); ++i) {
+    const std::string& arg = args[i];
+    if (arg == "--help" || arg == "-h") {
+      help_ = true;
+    } else if (arg == "--version") {
+      version_ = true;
+    } else if (arg == "--print-config") {
+      print_config_ = true;
+    } else if (absl::StartsWith(arg, "--config=")) {
+      config_file_ = arg.substr(9);
+    } else if (arg != "--config") {
+      settings_.push_back(arg);
+    } else if (++i < args.size()) {
+      config_file_ = args[i];
+    } else {
+      problems_.emplace_back("command line: --config needs a file");
+    }
+  }
+}
+
+// Every source is read, so that all problems are told at once.
+void ProgramSettings::LoadSources() {
+  std::map<std::string, std::string> environment = Environment();
+  for (const std::string& name : text_.foreign_environment) environment.erase(name);
+  const auto file = environment.find(absl::StrCat(kEnvPrefix, "CONFIG"));
+  if (config_file_.empty() && file != environment.end()) config_file_ = file->second;
+  if (!config_file_.empty()) Note(loader_.LoadYamlFile(config_file_));
+  Note(loader_.LoadEnvironment(environment));
+  const absl::StatusOr<std::vector<std::string>> unknown = loader_.LoadFlags(settings_);
+  Note(unknown.status());
+  if (!unknown.ok()) return;
+  for (const std::string& arg : *unknown) {
+    problems_.push_back(absl::StrCat("command line: unknown argument '", arg, "'",
+                                     loader_.Nearest(arg), "; see --help"));
+  }
+}
+
+std::optional<int> ProgramSettings::Load(const std::vector<std::string>& args,
+                                         const std::function<absl::Status()>& validate) {
+  ParseOwnFlags(args);
+  if (help_) {
+    std::printf("%sSettings:\n%s", text_.help.c_str(), loader_.Describe().c_str());
+    return 0;
+  }
+  if (version_) {
+    std::printf("%s %s (%s)\n", text_.name.c_str(), kVersion, kCommit);
+    return 0;
+  }
+  LoadSources();
+  Note(validate());
+  if (!problems_.empty()) {
+    std::fprintf(stderr, "%s: the configuration has problems:\n%s\n", text_.name.c_str(),
+                 absl::StrJoin(problems_, "\n").c_str());
+    return 2;
+  }
+  if (!print_config_) return std::nullopt;
+  std::printf("%s", loader_.Print().c_str());
+  return 0;
+}
+
+void PrintReadyLine(const std::vector<std::pair<std::string, std::string>>& fields) {
+  std::string line = "{\"ready\": true";
+  for (const auto& [name, value] : fields) {
+    absl::StrAppend(&line, ", \"", name, "\": \"",
+                    absl::StrReplaceAll(value, {{"\\", "\\\\"}, {"\"", "\\\""}}), "\"");
+  }
+  absl::StrAppend(&line, ", \"pid\": ", getpid(), ", \"version\": \"", kVersion, "\"}");
+  std::printf("%s\n", line.c_str());
+  std::fflush(stdout);
+}
+
+int FailedToStart(const ProgramText& text, const absl::Status& why) {
+  std::fprintf(stderr, "%s: %s\n", text.name.c_str(), std::string(why.message()).c_str());
+  return 1;
+}
+
+StopSignals::StopSignals() {
+  sigemptyset(&signals_);
+  // SIGUSR1 says that the draining is done.
+  for (int signal : {SIGTERM, SIGINT, SIGUSR1}) sigaddset(&signals_, signal);
+  pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
+}
+
+bool StopSignals::Wait(absl::Duration patience) const {
+  const timespec limit = absl::ToTimespec(patience);
+  return sigtimedwait(&signals_, nullptr, &limit) > 0;
+}
+
+int StopSignals::ServeUntilStopped(absl::Duration grace,
+                                   const std::function<void(absl::Duration)>& shut_down) const {
+  int signal = 0;
+  sigwait(&signals_, &signal);
+  LogInfo("signal ", signal, ": draining, at most ", absl::FormatDuration(grace));
+  // The second signal must be heard while the first is being served.
+  std::thread drain([&] {
+    shut_down(grace);
+    kill(getpid(), SIGUSR1);
+  });
+  sigwait(&signals_, &signal);
+  if (signal != SIGUSR1) _exit(128 + signal);
+  drain.join();
+  return 0;
+}
+
+}  // namespace varve::base

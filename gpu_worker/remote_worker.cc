@@ -3,7 +3,6 @@
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cstring>
 #include <utility>
@@ -70,7 +69,18 @@ class SidecarWorker final : public RemoteWorker {
   v1::SequenceRef Ref(SequenceId sequence) const;
   absl::Status AppendPart(SequenceId sequence, uint32_t layer, const std::byte* k,
                           const std::byte* v, uint32_t tokens);
-  absl::Status AttendPart(uint32_t layer, absl::Span<const AttendItem> items);
+  // Where an item's tensors lie in the call's piece of shared memory.
+  struct ItemPlaces {
+    size_t q = 0, out = 0, lse = 0, k = 0, v = 0;
+  };
+  size_t query_bytes() const {
+    return size_t{geometry_.num_query_heads} * geometry_.head_dim * sizeof(float);
+  }
+  size_t lse_bytes() const { return geometry_.num_query_heads * sizeof(float); }
+  size_t token_bytes() const { return size_t{geometry_.num_kv_heads} * geometry_.row_bytes(); }
+  void PlanItem(const AttendItem& item, TensorLayout& layout, ItemPlaces& places) const;
+  absl::Status AttendPart(uint32_t layer, absl::Span<const AttendItem> items,
+                          absl::Span<const ItemPlaces> places, size_t bytes);
   absl::Status Adopt(const v1::EngineReply& reply, const RemoteWorkerOptions& options);
 
   const page::Geometry geometry_;
@@ -169,7 +179,7 @@ absl::Status SidecarWorker::Extend(SequenceId sequence, absl::Span<const int32_t
 
 absl::Status SidecarWorker::AppendPart(SequenceId sequence, uint32_t layer, const std::byte* k,
                                        const std::byte* v, uint32_t tokens) {
-  const size_t bytes = size_t{tokens} * geometry_.num_kv_heads * geometry_.row_bytes();
+  const size_t bytes = tokens * token_bytes();
   TensorLayout layout;
   const size_t k_at = layout.Add(bytes);
   const size_t v_at = layout.Add(bytes);
@@ -194,7 +204,7 @@ absl::Status SidecarWorker::Append(SequenceId sequence, uint32_t layer, const vo
   if (tokens > 0 && (k == nullptr || v == nullptr)) {
     return absl::InvalidArgumentError("keys or values are null");
   }
-  const size_t row = geometry_.num_kv_heads * geometry_.row_bytes();
+  const size_t row = token_bytes();
   const size_t fit = arena_->capacity() / 2 / (row + TensorArena::kAlignment);
   if (fit == 0) {
     return absl::ResourceExhaustedError(absl::StrCat("tensor_bytes is ", arena_->capacity(),
@@ -218,52 +228,66 @@ absl::Status SidecarWorker::FinishPrefill(SequenceId sequence) {
   return Call(&v1::Worker::Stub::FinishPrefill, Ref(sequence), &reply);
 }
 
-absl::Status SidecarWorker::AttendPart(uint32_t layer, absl::Span<const AttendItem> items) {
-  const size_t query = size_t{geometry_.num_query_heads} * geometry_.head_dim * sizeof(float);
-  const size_t lse = geometry_.num_query_heads * sizeof(float);
-  TensorLayout layout;
-  std::vector<std::array<size_t, 3>> places;  // q, out, lse
-  for (size_t i = 0; i < items.size(); ++i) {
-    const size_t q_at = layout.Add(query);
-    const size_t out_at = layout.Add(query);
-    places.push_back({q_at, out_at, layout.Add(lse)});
+void SidecarWorker::PlanItem(const AttendItem& item, TensorLayout& layout,
+                             ItemPlaces& places) const {
+  places.q = layout.Add(query_bytes());
+  places.out = layout.Add(query_bytes());
+  if (item.lse != nullptr) places.lse = layout.Add(lse_bytes());
+  if (item.k != nullptr) {
+    places.k = layout.Add(token_bytes());
+    places.v = layout.Add(token_bytes());
   }
-  const TensorArena::Piece piece = arena_->Take(layout.size());
+}
+
+absl::Status SidecarWorker::AttendPart(uint32_t layer, absl::Span<const AttendItem> items,
+                                       absl::Span<const ItemPlaces> places, size_t bytes) {
+  const TensorArena::Piece piece = arena_->Take(bytes);
   std::byte* base = piece.bytes().data();
   v1::StepRequest request;
   request.set_engine_id(engine_id_);
   request.set_layer(layer);
   for (size_t i = 0; i < items.size(); ++i) {
-    std::memcpy(base + places[i][0], items[i].q, query);
+    const AttendItem& from = items[i];
     v1::StepItem* item = request.add_items();
-    item->set_sequence_id(items[i].sequence);
-    Refer(piece, places[i][0], query, item->mutable_q());
-    Refer(piece, places[i][1], query, item->mutable_out());
-    if (items[i].lse != nullptr) Refer(piece, places[i][2], lse, item->mutable_lse());
+    item->set_sequence_id(from.sequence);
+    std::memcpy(base + places[i].q, from.q, query_bytes());
+    Refer(piece, places[i].q, query_bytes(), item->mutable_q());
+    Refer(piece, places[i].out, query_bytes(), item->mutable_out());
+    if (from.lse != nullptr) Refer(piece, places[i].lse, lse_bytes(), item->mutable_lse());
+    if (from.k == nullptr) continue;
+    std::memcpy(base + places[i].k, from.k, token_bytes());
+    std::memcpy(base + places[i].v, from.v, token_bytes());
+    Refer(piece, places[i].k, token_bytes(), item->mutable_k());
+    Refer(piece, places[i].v, token_bytes(), item->mutable_v());
   }
   v1::StepReply reply;
   VARVE_RETURN_IF_ERROR(Call(&v1::Worker::Stub::Step, request, &reply));
   for (size_t i = 0; i < items.size(); ++i) {
-    std::memcpy(items[i].out, base + places[i][1], query);
-    if (items[i].lse != nullptr) std::memcpy(items[i].lse, base + places[i][2], lse);
+    std::memcpy(items[i].out, base + places[i].out, query_bytes());
+    if (items[i].lse != nullptr) std::memcpy(items[i].lse, base + places[i].lse, lse_bytes());
   }
   return absl::OkStatus();
 }
 
 absl::Status SidecarWorker::Attend(uint32_t layer, absl::Span<const AttendItem> items) {
+  TensorLayout layout;
+  std::vector<ItemPlaces> places(items.size());
   for (size_t i = 0; i < items.size(); ++i) {
     if (items[i].q == nullptr || items[i].out == nullptr) {
       return absl::InvalidArgumentError(absl::StrCat("item ", i, ": q or out is null"));
     }
+    if ((items[i].k == nullptr) != (items[i].v == nullptr)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("item ", i, ": a key without its value, or a value without its key"));
+    }
+    PlanItem(items[i], layout, places[i]);
+    if (layout.size() > arena_->capacity()) {
+      return absl::ResourceExhaustedError(absl::StrCat(items.size(), " items in a batch, at most ",
+                                                       i, " fit into the tensor memory of ",
+                                                       arena_->capacity(), " bytes"));
+    }
   }
-  const size_t one = 2 * size_t{geometry_.num_query_heads} * geometry_.head_dim * sizeof(float) +
-                     geometry_.num_query_heads * sizeof(float) + 3 * TensorArena::kAlignment;
-  if (items.size() > arena_->capacity() / one) {
-    return absl::ResourceExhaustedError(absl::StrCat(items.size(), " items in a batch, at most ",
-                                                     arena_->capacity() / one,
-                                                     " fit into the tensor memory"));
-  }
-  return AttendPart(layer, items);
+  return AttendPart(layer, items, places, layout.size());
 }
 
 absl::StatusOr<PageTable> SidecarWorker::ExportPageTable(

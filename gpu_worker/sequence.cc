@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/hash.h"
 #include "kvstore/base/status.h"
+#include "kvstore/page/checksum.h"
 #include "kvstore/page/rows.h"
 
 namespace varve::worker {
@@ -90,6 +91,27 @@ absl::Status Sequence::Append(uint32_t layer_index, const void* k, const void* v
   }
   SubmitSealed(layer_index);
   return status;
+}
+
+absl::Status Sequence::AppendStep(uint32_t layer, const AttendItem& item) {
+  LayerCache& cache = layers_[layer];
+  if (!BringsToken(cache, item)) return absl::OkStatus();
+  VARVE_RETURN_IF_ERROR(Append(layer, item.k, item.v, 1));
+  cache.step_end = cache.appended;
+  cache.step_crc = TokenCrc(item);
+  return absl::OkStatus();
+}
+
+uint32_t Sequence::TokenCrc(const AttendItem& item) const {
+  const size_t bytes = geometry_.num_kv_heads * geometry_.row_bytes();
+  return page::Crc32c(item.v, bytes, page::Crc32c(item.k, bytes));
+}
+
+// False without a token, and for one that an earlier attempt of the same step brought.
+bool Sequence::BringsToken(const LayerCache& layer, const AttendItem& item) const {
+  if (item.k == nullptr) return false;
+  const bool complete = layer.appended == tokens_ && layer.step_end == layer.appended;
+  return !complete || layer.step_crc != TokenCrc(item);
 }
 
 absl::Status Sequence::OpenPage(LayerCache& layer) {

@@ -40,6 +40,9 @@ struct LayerCache {
       : digests(kind, geometry), heads(geometry.num_kv_heads), attended(geometry.num_kv_heads) {}
 
   uint32_t appended = 0;  // tokens
+  // The last token that came with an Attend: `appended` after it, and the checksum of its rows.
+  uint32_t step_end = 0;
+  uint32_t step_crc = 0;
   DigestTable digests;
   std::vector<HotSet> heads;
   std::vector<BlockState> blocks;  // of the sealed blocks
@@ -60,8 +63,11 @@ class Sequence {
   // Gives every slot back and drops or parks the context.
   absl::Status Close();
 
-  // FAILED_PRECONDITION unless the layer has every announced token and the prompt is finished.
-  absl::Status CheckAttend(uint32_t layer) const;
+  // FAILED_PRECONDITION unless the prompt is finished and the layer has every announced token, or
+  // lacks only the one that comes with the item. INVALID_ARGUMENT for its values.
+  absl::Status CheckAttend(uint32_t layer, const AttendItem& item) const;
+  // Appends the item's token, unless an earlier attempt has done so.
+  absl::Status AppendStep(uint32_t layer, const AttendItem& item);
   // Learns what the store has acknowledged since.
   void ApplySaves();
 
@@ -107,6 +113,8 @@ class Sequence {
   absl::Status OpenContext(const SequenceOptions& options);
   absl::Status Resume(const SequenceOptions& options, const std::string& context_id);
   absl::Status LoadBlocks(const client::ContextInfo& info);
+  bool BringsToken(const LayerCache& layer, const AttendItem& item) const;
+  uint32_t TokenCrc(const AttendItem& item) const;
   absl::Status CheckAppend(uint32_t layer, const void* k, const void* v, uint32_t tokens) const;
   absl::Status OpenPage(LayerCache& layer);
   void WriteTokens(LayerCache& layer, const std::byte* k, const std::byte* v, uint32_t count);

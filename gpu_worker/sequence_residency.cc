@@ -66,18 +66,23 @@ void Sequence::ReduceToPolicy() {
   }
 }
 
-absl::Status Sequence::CheckAttend(uint32_t layer) const {
+absl::Status Sequence::CheckAttend(uint32_t layer, const AttendItem& item) const {
   VARVE_RETURN_IF_ERROR(broken_);
   if (!prefilled_) {
     return absl::FailedPreconditionError(
         absl::StrCat("sequence ", id_, ": call FinishPrefill before Attend"));
   }
-  if (layers_[layer].appended != tokens_) {
-    return absl::FailedPreconditionError(absl::StrCat("sequence ", id_, ": layer ", layer, " has ",
-                                                      layers_[layer].appended, " of ", tokens_,
-                                                      " announced tokens"));
+  const LayerCache& cache = layers_[layer];
+  if ((item.k == nullptr) != (item.v == nullptr)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("sequence ", id_, ": a key without its value, or a value without its key"));
   }
-  return absl::OkStatus();
+  const bool brings = BringsToken(cache, item);
+  if (brings) VARVE_RETURN_IF_ERROR(CheckAppend(layer, item.k, item.v, 1));
+  if (cache.appended + (brings ? 1 : 0) == tokens_) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("sequence ", id_, ": layer ", layer, " has ", cache.appended, " of ", tokens_,
+                   " announced tokens", brings ? ", and the item brings one" : ""));
 }
 
 uint32_t Sequence::CandidatePages(uint32_t layer) const {

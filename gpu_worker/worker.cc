@@ -62,6 +62,7 @@ class LinkedWorker final : public Worker {
   template <typename Call>
   absl::Status With(SequenceId id, Call&& call);
 
+  absl::Status HoldItems(uint32_t layer, absl::Span<const AttendItem> items, StepBuffers& buffers);
   absl::Status TakeItems(uint32_t layer, absl::Span<const AttendItem> items, StepBuffers& buffers);
   absl::Status AttendHeld(uint32_t layer, absl::Span<const AttendItem> items, StepBuffers& buffers);
   absl::Status MakeResident(std::span<HeadWork> works, StepBuffers& buffers);
@@ -181,16 +182,14 @@ void LinkedWorker::ReturnBuffers(std::unique_ptr<StepBuffers> buffers) {
   idle_.push_back(std::move(buffers));
 }
 
-// Holds every sequence of the batch and lists the work, one entry per KV head.
-absl::Status LinkedWorker::TakeItems(uint32_t layer, absl::Span<const AttendItem> items,
+// Holds every sequence of the batch and checks all that the engine gave, before anything changes.
+absl::Status LinkedWorker::HoldItems(uint32_t layer, absl::Span<const AttendItem> items,
                                      StepBuffers& buffers) {
   const page::Geometry& g = services_.options.geometry;
   if (layer >= g.num_layers) {
     return absl::InvalidArgumentError(
         absl::StrCat("layer is ", layer, ", allowed: 0..", g.num_layers - 1));
   }
-  buffers.works.resize(std::max(buffers.works.size(), items.size() * g.num_kv_heads));
-  const size_t group_floats = size_t{g.group_size()} * g.head_dim;
   for (size_t i = 0; i < items.size(); ++i) {
     const AttendItem& item = items[i];
     if (item.q == nullptr || item.out == nullptr) {
@@ -200,8 +199,21 @@ absl::Status LinkedWorker::TakeItems(uint32_t layer, absl::Span<const AttendItem
     // A sequence twice in one batch is caught here: its first item holds it.
     buffers.uses.emplace_back(std::move(sequence));
     VARVE_RETURN_IF_ERROR(buffers.uses.back().status());
-    Sequence& held = *buffers.uses.back();
-    VARVE_RETURN_IF_ERROR(held.CheckAttend(layer));
+    VARVE_RETURN_IF_ERROR(buffers.uses.back()->CheckAttend(layer, item));
+  }
+  return absl::OkStatus();
+}
+
+// Takes the tokens that come with the items and lists the work, one entry per KV head.
+absl::Status LinkedWorker::TakeItems(uint32_t layer, absl::Span<const AttendItem> items,
+                                     StepBuffers& buffers) {
+  const page::Geometry& g = services_.options.geometry;
+  buffers.works.resize(std::max(buffers.works.size(), items.size() * g.num_kv_heads));
+  const size_t group_floats = size_t{g.group_size()} * g.head_dim;
+  for (size_t i = 0; i < items.size(); ++i) {
+    const AttendItem& item = items[i];
+    Sequence& held = *buffers.uses[i];
+    VARVE_RETURN_IF_ERROR(held.AppendStep(layer, item));
     held.ApplySaves();
     for (uint32_t head = 0; head < g.num_kv_heads; ++head) {
       HeadWork& work = buffers.works[i * g.num_kv_heads + head];
@@ -264,6 +276,7 @@ absl::Status LinkedWorker::MeasureMass(std::span<HeadWork> works) {
 absl::Status LinkedWorker::AttendHeld(uint32_t layer, absl::Span<const AttendItem> items,
                                       StepBuffers& buffers) {
   const auto begin = Clock::now();
+  VARVE_RETURN_IF_ERROR(HoldItems(layer, items, buffers));
   VARVE_RETURN_IF_ERROR(TakeItems(layer, items, buffers));
   const uint32_t heads = services_.options.geometry.num_kv_heads;
   const std::span<HeadWork> works = std::span(buffers.works).first(items.size() * heads);

@@ -7,8 +7,8 @@
 // KV head) within the policy's budget, and recalls what a query needs. A page that could not be had
 // fails the step; it is never skipped.
 //
-//   Open -> [Extend -> Append x layers]* -> FinishPrefill -> [Extend(1 token) -> (Append, Attend) x
-//   layers]* -> Close
+//   Open -> [Extend -> Append x layers]* -> FinishPrefill -> [Extend(1 token) -> Attend x layers,
+//   each with the token's key and value]* -> Close
 // Several turns: Extend and Append may follow at any time; FinishPrefill is called once, after the
 // first prompt.
 //
@@ -95,6 +95,12 @@ struct AttendItem {
   const float* q = nullptr;  // [num_query_heads][head_dim], post-RoPE
   float* out = nullptr;      // same shape
   float* lse = nullptr;      // [num_query_heads]; may be null
+  // The announced token that this layer lacks: [num_kv_heads][head_dim] in the geometry's dtype,
+  // appended before the item attends; both null when Append was called. Nothing is appended when
+  // any item of the batch is refused. A call may be repeated as it was: a token that the layer has
+  // from an earlier attempt is not appended again.
+  const void* k = nullptr;
+  const void* v = nullptr;
 };
 
 // FlashInfer's form, one row per (sequence, KV head): pages of row r are indices[indptr[r] ..

@@ -106,9 +106,7 @@ absl::Status EngineSession::Step(const v1::StepRequest& request) {
   const uint64_t row = uint64_t{g.num_kv_heads} * g.row_bytes();
   const size_t element = page::DTypeBytes(g.dtype);
   const uint64_t query = uint64_t{g.num_query_heads} * g.head_dim * sizeof(float);
-  // Everything is checked before anything is appended.
   std::vector<AttendItem> items;
-  std::vector<std::pair<const std::byte*, const std::byte*>> rows;
   for (const v1::StepItem& item : request.items()) {
     VARVE_ASSIGN_OR_RETURN(std::byte * q, Tensor(item.q(), query, sizeof(float), "q"));
     VARVE_ASSIGN_OR_RETURN(std::byte * out, Tensor(item.out(), query, sizeof(float), "out"));
@@ -117,20 +115,15 @@ absl::Status EngineSession::Step(const v1::StepRequest& request) {
       VARVE_ASSIGN_OR_RETURN(
           lse, Tensor(item.lse(), g.num_query_heads * sizeof(float), sizeof(float), "lse"));
     }
-    const std::byte* k = nullptr;
-    const std::byte* v = nullptr;
+    AttendItem& taken = items.emplace_back();
+    taken.sequence = item.sequence_id();
+    taken.q = reinterpret_cast<const float*>(q);
+    taken.out = reinterpret_cast<float*>(out);
+    taken.lse = reinterpret_cast<float*>(lse);
     if (item.has_k() || item.has_v()) {
-      VARVE_ASSIGN_OR_RETURN(k, Tensor(item.k(), row, element, "k"));
-      VARVE_ASSIGN_OR_RETURN(v, Tensor(item.v(), row, element, "v"));
+      VARVE_ASSIGN_OR_RETURN(taken.k, Tensor(item.k(), row, element, "k"));
+      VARVE_ASSIGN_OR_RETURN(taken.v, Tensor(item.v(), row, element, "v"));
     }
-    rows.emplace_back(k, v);
-    items.push_back({item.sequence_id(), reinterpret_cast<const float*>(q),
-                     reinterpret_cast<float*>(out), reinterpret_cast<float*>(lse)});
-  }
-  for (size_t i = 0; i < items.size(); ++i) {
-    if (rows[i].first == nullptr) continue;
-    VARVE_RETURN_IF_ERROR(
-        worker_->Append(items[i].sequence, request.layer(), rows[i].first, rows[i].second, 1));
   }
   return worker_->Attend(request.layer(), items);
 }

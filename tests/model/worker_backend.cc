@@ -1,5 +1,7 @@
 #include "tests/model/worker_backend.h"
 
+#include <cstring>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,26 +21,36 @@ class WorkerBackend final : public KvBackend {
   ~WorkerBackend() override { (void)worker_.Close(sequence_); }
 
   absl::Status Extend(absl::Span<const int32_t> tokens) override {
+    VARVE_RETURN_IF_ERROR(Flush());
     return worker_.Extend(sequence_, tokens);
   }
 
+  // A decoded token waits for its query and goes with it, in one call.
   absl::Status Append(uint32_t layer, const float* k, const float* v, uint32_t tokens) override {
-    const page::Geometry& g = worker_.options().geometry;
-    if (g.dtype == page::DType::kF32) return worker_.Append(sequence_, layer, k, v, tokens);
-    const size_t elements = size_t{tokens} * g.num_kv_heads * g.head_dim;
-    narrow_k_.resize(elements);
-    narrow_v_.resize(elements);
-    for (size_t i = 0; i < elements; ++i) {
-      page::StoreF32(narrow_k_.data(), g.dtype, i, k[i]);
-      page::StoreF32(narrow_v_.data(), g.dtype, i, v[i]);
+    VARVE_RETURN_IF_ERROR(Flush());
+    Narrow(k, tokens, k_);
+    Narrow(v, tokens, v_);
+    if (decoding_ && tokens == 1) {
+      waiting_layer_ = layer;
+      return absl::OkStatus();
     }
-    return worker_.Append(sequence_, layer, narrow_k_.data(), narrow_v_.data(), tokens);
+    return worker_.Append(sequence_, layer, k_.data(), v_.data(), tokens);
   }
 
-  absl::Status FinishPrefill() override { return worker_.FinishPrefill(sequence_); }
+  absl::Status FinishPrefill() override {
+    VARVE_RETURN_IF_ERROR(worker_.FinishPrefill(sequence_));
+    decoding_ = true;
+    return absl::OkStatus();
+  }
 
   absl::Status Attend(uint32_t layer, const float* q, float* out) override {
-    const worker::AttendItem item{sequence_, q, out, log_sum_exp_.data()};
+    worker::AttendItem item{sequence_, q, out, log_sum_exp_.data()};
+    if (waiting_layer_ == layer) {
+      item.k = k_.data();
+      item.v = v_.data();
+      waiting_layer_.reset();
+    }
+    VARVE_RETURN_IF_ERROR(Flush());
     return worker_.Attend(layer, {&item, 1});
   }
 
@@ -63,10 +75,32 @@ class WorkerBackend final : public KvBackend {
   }
 
  private:
+  // Appends the token that waits.
+  absl::Status Flush() {
+    if (!waiting_layer_.has_value()) return absl::OkStatus();
+    const uint32_t layer = *waiting_layer_;
+    waiting_layer_.reset();
+    return worker_.Append(sequence_, layer, k_.data(), v_.data(), 1);
+  }
+
+  // [tokens][num_kv_heads][head_dim] in the geometry's dtype.
+  void Narrow(const float* from, uint32_t tokens, std::vector<std::byte>& to) const {
+    const page::Geometry& g = worker_.options().geometry;
+    const size_t elements = size_t{tokens} * g.num_kv_heads * g.head_dim;
+    to.resize(elements * page::DTypeBytes(g.dtype));
+    if (g.dtype == page::DType::kF32) {
+      std::memcpy(to.data(), from, to.size());
+      return;
+    }
+    for (size_t i = 0; i < elements; ++i) page::StoreF32(to.data(), g.dtype, i, from[i]);
+  }
+
   worker::Worker& worker_;
   const worker::SequenceId sequence_;
   std::vector<float> log_sum_exp_;
-  std::vector<uint16_t> narrow_k_, narrow_v_;
+  bool decoding_ = false;
+  std::optional<uint32_t> waiting_layer_;  // k_ and v_ hold a token of it
+  std::vector<std::byte> k_, v_;
 };
 
 // "arkvale", 0.1, "merge=max" -> "arkvale(budget=0.1,merge=max)"; parameters in the name itself win.

@@ -93,19 +93,40 @@ absl::Status Feeder::Prefill(const std::string& policy, uint32_t tokens, uint32_
   return Finish();
 }
 
-absl::Status Feeder::Attend(uint32_t step) {
+absl::Status Feeder::AttendLayers(uint32_t step, bool with_token) {
   const page::Geometry& g = text_->geometry();
   outputs_.assign(g.num_layers, std::vector<float>(size_t{g.num_query_heads} * g.head_dim));
   lse_.assign(g.num_layers, std::vector<float>(g.num_query_heads));
   for (uint32_t l = 0; l < g.num_layers; ++l) {
     const std::vector<float> q = text_->Query(l, step);
-    const worker::AttendItem item{id_, q.data(), outputs_[l].data(), lse_[l].data()};
+    worker::AttendItem item{id_, q.data(), outputs_[l].data(), lse_[l].data()};
+    if (with_token) {
+      item.k = text_->Keys(l, fed_ - 1);
+      item.v = text_->Values(l, fed_ - 1);
+    }
     VARVE_RETURN_IF_ERROR(worker_->Attend(l, {&item, 1}));
   }
   return absl::OkStatus();
 }
 
+absl::Status Feeder::Attend(uint32_t step) { return AttendLayers(step, /*with_token=*/false); }
+
+absl::Status Feeder::AttendWithToken(uint32_t step) {
+  return AttendLayers(step, /*with_token=*/true);
+}
+
+absl::Status Feeder::Announce() {
+  VARVE_RETURN_IF_ERROR(worker_->Extend(id_, text_->Tokens(fed_, 1)));
+  ++fed_;
+  return absl::OkStatus();
+}
+
 absl::Status Feeder::Step(uint32_t step) {
+  VARVE_RETURN_IF_ERROR(Announce());
+  return AttendWithToken(step);
+}
+
+absl::Status Feeder::StepInTwoCalls(uint32_t step) {
   VARVE_RETURN_IF_ERROR(Feed(1));
   return Attend(step);
 }

@@ -50,8 +50,14 @@ class Feeder {
   absl::Status Prefill(const std::string& policy, uint32_t tokens, uint32_t chunk = 0);
   // Attends every layer with the text's queries of this step; outputs by layer.
   absl::Status Attend(uint32_t step);
-  // One more token, then Attend.
+  // Announces one more token; the next Step(s) bring it.
+  absl::Status Announce();
+  // What Step does once the token is announced; may be called again when it failed.
+  absl::Status AttendWithToken(uint32_t step);
+  // One more token, then Attend; its key and value come with the queries.
   absl::Status Step(uint32_t step);
+  // The same by Append and Attend.
+  absl::Status StepInTwoCalls(uint32_t step);
 
   worker::SequenceId id() const { return id_; }
   uint32_t tokens() const { return fed_; }
@@ -61,6 +67,8 @@ class Feeder {
   const std::vector<std::vector<float>>& lse() const { return lse_; }
 
  private:
+  absl::Status AttendLayers(uint32_t step, bool with_token);
+
   worker::Worker* worker_;
   const RandomText* text_;
   worker::SequenceId id_ = 0;

@@ -107,6 +107,68 @@ TEST_P(WorkerContract, ClosingGivesEverythingBack) {
   }
 }
 
+// A token that comes with its queries is the same as one that was appended before.
+TEST_P(WorkerContract, TokensComeWithTheirQueries) {
+  const RandomText text(kSmall, 16, 400);
+  const auto made = Make(kSmall);
+  ASSERT_NE(made, nullptr);
+  const char* policy = "arkvale(budget=4p,hot=1)";
+  Feeder one(made->worker(), &text), two(made->worker(), &text);
+  ASSERT_OK(one.Prefill(policy, 300));
+  ASSERT_OK(two.Prefill(policy, 300));
+  for (uint32_t step = 0; step < 20; ++step) {  // more than two pages
+    ASSERT_OK(one.Step(step));
+    ASSERT_OK(two.StepInTwoCalls(step));
+    EXPECT_EQ(one.outputs(), two.outputs()) << step;
+    EXPECT_EQ(one.lse(), two.lse()) << step;
+  }
+  EXPECT_EQ(one.Info().tokens, 320u);
+  // As it was, once more: nothing is appended.
+  const std::vector<std::vector<float>> outputs = one.outputs();
+  ASSERT_OK(one.AttendWithToken(19));
+  EXPECT_EQ(one.outputs(), outputs);
+  EXPECT_EQ(one.Info().tokens, 320u);
+  ASSERT_OK(one.Step(20));
+}
+
+TEST_P(WorkerContract, ARefusedBatchAppendsNothing) {
+  const RandomText text(kSmall, 17, 200);
+  const auto made = Make(kSmall);
+  ASSERT_NE(made, nullptr);
+  worker::Worker& w = *made->worker();
+  Feeder good(&w, &text), other(&w, &text);
+  ASSERT_OK(good.Prefill("full", 100));
+  ASSERT_OK(other.Prefill("full", 100));
+  std::vector<float> q = text.Query(0, 0), out(q.size()), bad(64, NAN);
+  AttendItem items[2] = {{good.id(), q.data(), out.data()}, {other.id(), q.data(), out.data()}};
+  for (AttendItem& item : items) {
+    item.k = text.Keys(0, 100);
+    item.v = text.Values(0, 100);
+  }
+  const auto refused = [&](const char* why) {
+    const absl::Status status = w.Attend(0, items);
+    EXPECT_FALSE(status.ok());
+    EXPECT_THAT(std::string(status.message()), HasSubstr(why));
+  };
+  refused("call Extend first");
+  ASSERT_OK(good.Announce());
+  refused("call Extend first");  // the other one
+  ASSERT_OK(other.Announce());
+  items[1].v = bad.data();
+  refused("value of token 100, layer 0, KV head 0, channel 0 is NaN");
+  items[1].v = nullptr;
+  refused("a key without its value");
+  items[1].k = nullptr;
+  refused("layer 0 has 100 of 101 announced tokens");
+  // Had any of these appended the first item's token, this one would be one too many.
+  items[1].k = text.Keys(0, 100);
+  items[1].v = text.Values(0, 100);
+  ASSERT_OK(w.Append(good.id(), 0, text.Keys(0, 100), text.Values(0, 100), 1));
+  refused("call Extend first");
+  items[0].k = items[0].v = nullptr;
+  ASSERT_OK(w.Attend(0, items));
+}
+
 TEST_P(WorkerContract, BadInputIsNamed) {
   const RandomText text(kSmall, 14, 200);
   const auto made = Make(kSmall);

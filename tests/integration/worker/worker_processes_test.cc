@@ -275,6 +275,9 @@ TEST_P(WorkerProcesses, CallsAndTheProcessAreCounted) {
             1);
   EXPECT_EQ(MetricValue(metrics, series("grpc_server_handling_seconds_count", "Step", "unary")),
             kShape.num_layers);
+  // A decode step is one call for each layer.
+  EXPECT_EQ(MetricValue(metrics, series("grpc_server_started_total", "Append", "unary")),
+            kShape.num_layers);
   EXPECT_GT(MetricValue(metrics, "process_resident_memory_bytes"), 16 << 20);
   EXPECT_GT(MetricValue(metrics, "process_threads"), 1);
 }

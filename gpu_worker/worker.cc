@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <map>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,7 +15,9 @@
 #include "gpu_worker/selector.h"
 #include "gpu_worker/sequence.h"
 #include "gpu_worker/worker_metrics.h"
+#include "kvstore/base/executor.h"
 #include "kvstore/base/mutex.h"
+#include "kvstore/base/parallel.h"
 #include "kvstore/base/status.h"
 
 namespace varve::worker {
@@ -28,13 +31,27 @@ double SecondsSince(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
+// Less than this is done before another thread would have woken up.
+constexpr uint64_t kBytesPerThread = 256 << 10;
+
+uint32_t ThreadsOf(const WorkerOptions& options) {
+  if (options.attend_threads > 0) return options.attend_threads;
+  return std::clamp(std::thread::hardware_concurrency() / 2, 1u, 16u);
+}
+
 // Buffers of one Attend call, kept between calls.
 struct StepBuffers {
-  explicit StepBuffers(const Services* services)
-      : selector(services->options.geometry), recaller(services), attention(services) {}
-  Selector selector;
+  StepBuffers(const Services* services, uint32_t threads)
+      : recaller(services),
+        selectors(threads, Selector(services->options.geometry)),
+        attentions(threads, Attention(services)),
+        times(threads) {}
   Recaller recaller;
-  Attention attention;
+  // By thread.
+  std::vector<Selector> selectors;
+  std::vector<Attention> attentions;
+  std::vector<SelectTimes> times;
+  std::vector<absl::Status> attended;  // by work
   std::vector<SequenceUse> uses;
   std::vector<HeadWork> works;  // grows, never shrinks: [item][KV head]
 };
@@ -66,6 +83,11 @@ class LinkedWorker final : public Worker {
   absl::Status TakeItems(uint32_t layer, absl::Span<const AttendItem> items, StepBuffers& buffers);
   absl::Status AttendHeld(uint32_t layer, absl::Span<const AttendItem> items, StepBuffers& buffers);
   absl::Status MakeResident(std::span<HeadWork> works, StepBuffers& buffers);
+  void ScoreHeads(std::span<HeadWork> of_sequence, StepBuffers& buffers, SelectTimes& times);
+  absl::Status AttendHeads(std::span<HeadWork> works, StepBuffers& buffers);
+  // fn(work, thread) for each, on as many threads as so many bytes are worth.
+  template <typename Fn>
+  void ShareHeads(size_t works, uint64_t bytes, Fn&& fn);
   absl::Status MeasureMass(std::span<HeadWork> works);
   std::unique_ptr<StepBuffers> TakeBuffers();
   void ReturnBuffers(std::unique_ptr<StepBuffers> buffers);
@@ -76,6 +98,8 @@ class LinkedWorker final : public Worker {
   Services services_;
   std::unique_ptr<Saver> saver_;
   MassMeter mass_meter_;
+  const uint32_t threads_;
+  const std::unique_ptr<base::ThreadPool> helpers_;  // null when the caller is the only thread
   std::vector<std::atomic<uint64_t>> attend_calls_;  // by layer
   std::atomic<SequenceId> next_id_{1};
 
@@ -89,6 +113,10 @@ LinkedWorker::LinkedWorker(Services services, std::unique_ptr<PagePool> pool)
       pool_(std::move(pool)),
       services_(std::move(services)),
       mass_meter_(&services_),
+      threads_(ThreadsOf(services_.options)),
+      helpers_(threads_ > 1
+                   ? std::make_unique<base::ThreadPool>("heads", static_cast<int>(threads_) - 1)
+                   : nullptr),
       attend_calls_(services_.options.geometry.num_layers) {
   saver_ = std::make_unique<Saver>(services_.client, services_.options.geometry, pool_.get(),
                                    metrics_.get());
@@ -170,7 +198,7 @@ absl::Status LinkedWorker::FinishPrefill(SequenceId id) {
 
 std::unique_ptr<StepBuffers> LinkedWorker::TakeBuffers() {
   base::MutexLock lock(mutex_);
-  if (idle_.empty()) return std::make_unique<StepBuffers>(&services_);
+  if (idle_.empty()) return std::make_unique<StepBuffers>(&services_, threads_);
   std::unique_ptr<StepBuffers> buffers = std::move(idle_.back());
   idle_.pop_back();
   return buffers;
@@ -231,6 +259,55 @@ absl::Status LinkedWorker::TakeItems(uint32_t layer, absl::Span<const AttendItem
   return absl::OkStatus();
 }
 
+template <typename Fn>
+void LinkedWorker::ShareHeads(size_t works, uint64_t bytes, Fn&& fn) {
+  const auto worth =
+      static_cast<uint32_t>(std::min<uint64_t>(threads_, 1 + bytes / kBytesPerThread));
+  if (worth > 1) return base::ParallelFor(helpers_.get(), worth, static_cast<uint32_t>(works), fn);
+  for (uint32_t i = 0; i < works; ++i) fn(i, 0u);
+}
+
+// The time is the busiest thread's.
+void LinkedWorker::ScoreHeads(std::span<HeadWork> of_sequence, StepBuffers& buffers,
+                              SelectTimes& times) {
+  const HeadWork& first = of_sequence.front();
+  const uint64_t bytes =
+      uint64_t{first.candidates} *
+      page::DigestRowBytes(services_.options.digest_kind, services_.options.geometry);
+  std::fill(buffers.times.begin(), buffers.times.end(), SelectTimes{});
+  ShareHeads(of_sequence.size(), bytes, [&](uint32_t head, uint32_t thread) {
+    buffers.selectors[thread].SelectByDigests(of_sequence[head], buffers.times[thread]);
+  });
+  const auto busiest = std::max_element(
+      buffers.times.begin(), buffers.times.end(), [](const SelectTimes& a, const SelectTimes& b) {
+        return a.score_seconds + a.select_seconds < b.score_seconds + b.select_seconds;
+      });
+  times.score_seconds += busiest->score_seconds;
+  times.select_seconds += busiest->select_seconds;
+}
+
+// Every sequence of the batch waits for all of it.
+absl::Status LinkedWorker::AttendHeads(std::span<HeadWork> works, StepBuffers& buffers) {
+  const auto begin = Clock::now();
+  uint64_t pages = 0;
+  for (const HeadWork& work : works) {
+    pages += work.selected().size() + work.sequence->TotalPages(work.layer) - work.candidates;
+  }
+  buffers.attended.assign(works.size(), absl::OkStatus());
+  ShareHeads(works.size(), pages * pool_->page_bytes(), [&](uint32_t i, uint32_t thread) {
+    buffers.attended[i] = buffers.attentions[thread].Run(works[i]);
+  });
+  for (const absl::Status& status : buffers.attended) VARVE_RETURN_IF_ERROR(status);
+  const double seconds = SecondsSince(begin);
+  for (size_t i = 0; i < works.size(); i += services_.options.geometry.num_kv_heads) {
+    works[i].cache->has_attended = true;
+    SequenceStats& stats = works[i].sequence->stats();
+    stats.attend += absl::Seconds(seconds);
+    if (works[i].layer == 0) ++stats.steps;
+  }
+  return absl::OkStatus();
+}
+
 // Chooses pages for every KV head of the batch and brings what is missing: one Get for all, or one
 // Recall per context when the store scores.
 absl::Status LinkedWorker::MakeResident(std::span<HeadWork> works, StepBuffers& buffers) {
@@ -241,14 +318,17 @@ absl::Status LinkedWorker::MakeResident(std::span<HeadWork> works, StepBuffers& 
   for (size_t i = 0; i < works.size(); i += heads) {
     const std::span<HeadWork> of_sequence = works.subspan(i, heads);
     SelectTimes times;
-    bool ask_store = false;  // the same for all heads: policy and budget decide, not scores
+    bool needs_scores = false;  // the same for all heads: policy and budget decide
     for (HeadWork& work : of_sequence) {
       work.fetched = false;
-      if (buffers.selector.SelectWithoutScores(work)) continue;
-      ask_store = services_.options.recall_path == RecallPath::kStore;
-      if (!ask_store) buffers.selector.SelectByDigests(work, times);
+      needs_scores = !buffers.selectors.front().SelectWithoutScores(work);
     }
-    if (ask_store) VARVE_RETURN_IF_ERROR(buffers.recaller.FetchFromStore(of_sequence, times));
+    const bool ask_store = needs_scores && services_.options.recall_path == RecallPath::kStore;
+    if (ask_store) {
+      VARVE_RETURN_IF_ERROR(buffers.recaller.FetchFromStore(of_sequence, times));
+    } else if (needs_scores) {
+      ScoreHeads(of_sequence, buffers, times);
+    }
     by_store = by_store || ask_store;
     SequenceStats& stats = of_sequence.front().sequence->stats();
     stats.score += absl::Seconds(times.score_seconds);
@@ -281,16 +361,7 @@ absl::Status LinkedWorker::AttendHeld(uint32_t layer, absl::Span<const AttendIte
   const uint32_t heads = services_.options.geometry.num_kv_heads;
   const std::span<HeadWork> works = std::span(buffers.works).first(items.size() * heads);
   VARVE_RETURN_IF_ERROR(MakeResident(works, buffers));
-  for (size_t i = 0; i < works.size(); i += heads) {
-    const auto attending = Clock::now();
-    for (HeadWork& work : works.subspan(i, heads)) {
-      VARVE_RETURN_IF_ERROR(buffers.attention.Run(work));
-    }
-    works[i].cache->has_attended = true;
-    SequenceStats& stats = works[i].sequence->stats();
-    stats.attend += absl::Seconds(SecondsSince(attending));
-    if (layer == 0) ++stats.steps;
-  }
+  VARVE_RETURN_IF_ERROR(AttendHeads(works, buffers));
   metrics_->attend.Observe(SecondsSince(begin));
   const uint32_t every = services_.options.mass_sample_every;
   if (every > 0 && attend_calls_[layer].fetch_add(1) % every == 0) return MeasureMass(works);
@@ -342,6 +413,10 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerOptions& opti
   if (client == nullptr) return absl::InvalidArgumentError("the client is null");
   if (const auto wrong = options.geometry.Invalid()) {
     return absl::InvalidArgumentError(absl::StrCat("geometry: ", *wrong));
+  }
+  if (options.attend_threads > kMaxAttendThreads) {
+    return absl::InvalidArgumentError(absl::StrCat("attend_threads is ", options.attend_threads,
+                                                   ", allowed: 0..", kMaxAttendThreads));
   }
   std::unique_ptr<client::Memory> memory;
   if (options.pool_memory.empty()) {

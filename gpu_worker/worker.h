@@ -38,6 +38,8 @@
 
 namespace varve::worker {
 
+inline constexpr uint32_t kMaxAttendThreads = 256;
+
 enum class RecallPath { kWorker, kStore };  // who scores
 
 struct WorkerOptions {
@@ -48,6 +50,9 @@ struct WorkerOptions {
   page::DigestKind digest_kind = page::DigestKind::kMinMax;
   RecallPath recall_path = RecallPath::kWorker;
   absl::Duration step_deadline = absl::Seconds(10);
+  // Threads that share the KV heads of one Attend, the caller's included; 0: half of this process's
+  // CPUs, at most 16. Results do not depend on it. At most kMaxAttendThreads.
+  uint32_t attend_threads = 0;
   // Memory for the page pool when others must be able to map it (the sidecar's shared memory);
   // empty: the client's Allocate.
   std::span<std::byte> pool_memory;

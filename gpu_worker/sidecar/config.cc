@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "gpu_worker/worker.h"
 #include "kvstore/base/config_checks.h"
 #include "kvstore/page/digest/digest.h"
 
@@ -64,6 +65,7 @@ absl::Status ValidateWorkerConfig(const WorkerConfig& config) {
   for (const page::DigestKindInfo& kind : page::DigestKinds()) digests.emplace_back(kind.name);
   checks.OneOf("digest", config.digest(), digests);
   checks.OneOf("recall_path", config.recall_path(), {"worker", "store"});
+  checks.Range("attend_threads", config.attend_threads(), 0u, kMaxAttendThreads);
   checks.Millis("step_deadline_ms", config.step_deadline_ms(), 1, 600000);
   if (!IsWritableDirectory(config.shared_memory_dir())) {
     checks.Refuse("shared_memory_dir", absl::StrCat("'", config.shared_memory_dir(), "'"),

@@ -29,6 +29,7 @@ absl::Status FillOptions(const v1::EngineRequest& request, const v1::WorkerConfi
       request.mass_sample_every() != 0 ? request.mass_sample_every() : config.mass_sample_every();
   options->key_namespace = config.key_namespace();
   options->step_deadline = absl::Milliseconds(config.step_deadline_ms());
+  options->attend_threads = config.attend_threads();
   return absl::OkStatus();
 }
 

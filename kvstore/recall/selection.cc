@@ -7,9 +7,9 @@
 #include <iterator>
 
 #include "absl/strings/str_cat.h"
+#include "kvstore/base/parallel.h"
 #include "kvstore/base/status.h"
 #include "kvstore/page/select.h"
-#include "kvstore/recall/parallel.h"
 
 namespace varve::recall {
 namespace {
@@ -219,7 +219,7 @@ std::vector<LayerSelection> SelectFrom(const ContextOptions& options,
     scratch.timings.select_seconds += SecondsSince(scored);
   };
   const auto pieces = static_cast<uint32_t>(layers.size() * g.num_kv_heads);
-  ParallelFor(threads.executor, threads.threads, pieces, one);
+  base::ParallelFor(threads.executor, threads.threads, pieces, one);
 
   for (LayerSelection& layer : results) MergeMissing(view.blocks, layer);
   if (timings != nullptr) {

@@ -34,9 +34,10 @@ Outcome Worker(const std::string& arguments, const std::string& environment = ""
 TEST(WorkerCommandLine, HelpNamesEverySetting) {
   const Outcome run = Worker("--help");
   EXPECT_EQ(run.exit, 0);
-  for (const char* setting : {"listen", "http_listen", "store", "key_namespace", "pool_bytes",
-                              "digest", "recall_path", "step_deadline_ms", "shared_memory_dir",
-                              "drain_ms", "transport.lanes", "mass_sample_every"}) {
+  for (const char* setting :
+       {"listen", "http_listen", "store", "key_namespace", "pool_bytes", "digest", "recall_path",
+        "step_deadline_ms", "shared_memory_dir", "drain_ms", "transport.lanes", "mass_sample_every",
+        "attend_threads"}) {
     EXPECT_THAT(run.output, HasSubstr(setting));
   }
   EXPECT_THAT(Worker("--version").output, HasSubstr("varve-worker 0."));
@@ -59,13 +60,13 @@ TEST(WorkerCommandLine, EveryProblemIsListed) {
   const Outcome run = Worker(
       "--digest=median --recall_path=both --pool_bytes=1KiB --listen=nowhere --store=x "
       "--shared_memory_dir=/no/such --transport.lanes=pigeon --log_level=loud "
-      "--step_deadline_ms=0s "
+      "--step_deadline_ms=0s --attend_threads=999 "
       "--http_listen=here");
   EXPECT_EQ(run.exit, 2);
   for (const char* field :
        {"digest: 'median'", "recall_path: 'both'", "pool_bytes: 1", "listen: 'nowhere'",
         "store: 'x'", "shared_memory_dir: '/no/such'", "transport.lanes: 'pigeon'",
-        "log_level: 'loud'", "step_deadline_ms: 0", "http_listen: 'here'",
+        "log_level: 'loud'", "step_deadline_ms: 0", "attend_threads: 999", "http_listen: 'here'",
         "one of minmax, box_mean, mean", "one of worker, store"}) {
     EXPECT_THAT(run.output, HasSubstr(field));
   }

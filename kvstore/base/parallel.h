@@ -10,17 +10,17 @@
 #include "kvstore/base/executor.h"
 #include "kvstore/base/mutex.h"
 
-namespace varve::recall {
+namespace varve::base {
 
 // Calls fn(piece, worker) once for each piece < pieces, worker < threads; returns when all calls
 // are done. The caller works too, so a busy executor delays nothing; helpers that start after the
 // last piece was taken touch nothing.
 template <typename Fn>
-void ParallelFor(base::Executor* executor, uint32_t threads, uint32_t pieces, Fn& fn) {
+void ParallelFor(Executor* executor, uint32_t threads, uint32_t pieces, Fn& fn) {
   struct Shared {
     std::atomic<uint32_t> next{0};
-    base::Mutex mutex;
-    base::CondVar changed;
+    Mutex mutex;
+    CondVar changed;
     uint32_t done = 0;
   };
   const auto shared = std::make_shared<Shared>();
@@ -31,7 +31,7 @@ void ParallelFor(base::Executor* executor, uint32_t threads, uint32_t pieces, Fn
       fn(piece, worker);
     }
     if (finished == 0) return;
-    base::MutexLock lock(shared->mutex);
+    MutexLock lock(shared->mutex);
     shared->done += finished;
     if (shared->done == pieces) shared->changed.NotifyAll();
   };
@@ -39,8 +39,8 @@ void ParallelFor(base::Executor* executor, uint32_t threads, uint32_t pieces, Fn
     executor->Run([work, worker] { work(worker); });
   }
   work(0);
-  base::MutexLock lock(shared->mutex);
+  MutexLock lock(shared->mutex);
   while (shared->done < pieces) shared->changed.Wait(shared->mutex);
 }
 
-}  // namespace varve::recall
+}  // namespace varve::base

@@ -42,7 +42,6 @@ WorkerMetrics::WorkerMetrics(base::Metrics* metrics)
                                   base::LatencyBuckets())),
       pages_hot(Pages(registry_, "hot")),
       pages_fetched(Pages(registry_, "fetched")),
-      pages_wasted(Pages(registry_, "wasted")),
       pages_evicted(registry_->Counter("varve_worker_evicted_pages_total",
                                        "Pages that left the hot sets; the store has them")),
       mass(registry_->Histogram("varve_recall_attention_mass_ratio",
@@ -58,9 +57,6 @@ WorkerMetrics::WorkerMetrics(base::Metrics* metrics)
       pool_pages(registry_->Gauge("varve_worker_pool_pages", "Slots of the page pool")),
       pool_free_pages(registry_->Gauge("varve_worker_pool_free_pages",
                                        "Slots of the page pool that hold no page")),
-      sequences(registry_->Gauge("varve_worker_sequences", "Open sequences")) {
-  Pages(registry_, "speculative");
-  Pages(registry_, "corrected");
-}
+      sequences(registry_->Gauge("varve_worker_sequences", "Open sequences")) {}
 
 }  // namespace varve::worker

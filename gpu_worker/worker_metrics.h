@@ -27,7 +27,6 @@ struct WorkerMetrics {
   prometheus::Histogram& attend;
   prometheus::Counter& pages_hot;
   prometheus::Counter& pages_fetched;
-  prometheus::Counter& pages_wasted;
   prometheus::Counter& pages_evicted;
   prometheus::Histogram& mass;
   prometheus::Histogram& digest_lag;

@@ -1,5 +1,6 @@
 #include "kvstore/page/checksum.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -45,6 +46,19 @@ uint32_t TableCrc(const void* data, size_t bytes, uint32_t crc) {
   return ~state;
 }
 
+// What is copied before its checksum is computed from the copy: stays in the first cache.
+constexpr size_t kBlockBytes = 4096;
+
+// x^(8 * 2^k) for each k: what 2^k more bytes do to a CRC.
+constexpr std::array<uint32_t, 64> kShifts = [] {
+  std::array<uint32_t, 64> shifts{};
+  shifts[0] = crc::kX8;
+  for (size_t k = 1; k < shifts.size(); ++k) {
+    shifts[k] = crc::Multiply(shifts[k - 1], shifts[k - 1]);
+  }
+  return shifts;
+}();
+
 struct Impls {
   std::array<Crc32cImpl, 3> impls{};
   size_t count = 0;
@@ -72,9 +86,39 @@ uint32_t Crc32c(const void* data, size_t bytes, uint32_t crc) {
   return best(data, bytes, crc);
 }
 
+uint32_t crc::CopyInBlocks(void* to, const void* from, size_t bytes, uint32_t crc) {
+  auto* out = static_cast<uint8_t*>(to);
+  const auto* in = static_cast<const uint8_t*>(from);
+  for (size_t at = 0; at < bytes; at += kBlockBytes) {
+    const size_t n = std::min(kBlockBytes, bytes - at);
+    std::memcpy(out + at, in + at, n);
+    crc = Crc32c(out + at, n, crc);
+  }
+  return crc;
+}
+
+uint32_t CopyWithCrc32c(void* to, const void* from, size_t bytes, uint32_t crc,
+                        CopyMode mode) {
+#if defined(__x86_64__)
+  if (Cpu().vpclmul512 && bytes >= kBlockBytes) {
+    auto* out = static_cast<uint8_t*>(to);
+    const auto* in = static_cast<const uint8_t*>(from);
+    const size_t whole = bytes & ~size_t{255};
+    const bool stream = mode == CopyMode::kStream && reinterpret_cast<uintptr_t>(to) % 64 == 0;
+    crc = (stream ? crc::VpclmulStream : crc::VpclmulCopy)(out, in, whole, crc);
+    std::memcpy(out + whole, in + whole, bytes - whole);
+    return Crc32c(out + whole, bytes - whole, crc);
+  }
+#endif
+  return crc::CopyInBlocks(to, from, bytes, crc);
+}
+
 uint32_t Crc32cCombine(uint32_t first, uint32_t second, size_t second_bytes) {
   // The initial and final XOR cancel: first * x^(8 n) + second.
-  return crc::Multiply(first, crc::Power(crc::kX8, second_bytes)) ^ second;
+  for (size_t k = 0; second_bytes >> k != 0; ++k) {
+    if ((second_bytes >> k & 1) != 0) first = crc::Multiply(first, kShifts[k]);
+  }
+  return first ^ second;
 }
 
 }  // namespace varve::page

@@ -15,6 +15,12 @@ namespace varve::page {
 // CRC of data appended to what `crc` is the CRC of; crc 0 starts.
 uint32_t Crc32c(const void* data, size_t bytes, uint32_t crc = 0);
 
+// kStream: the copy goes around the cache, where that is faster; nobody reads it soon.
+enum class CopyMode { kCache, kStream };
+// Copies, and answers what Crc32c(to, bytes, crc) is then: in one pass, so that it holds even if
+// somebody writes to `from` meanwhile.
+uint32_t CopyWithCrc32c(void* to, const void* from, size_t bytes, uint32_t crc, CopyMode mode);
+
 // CRC of the concatenation of two pieces, from their CRCs and the second piece's length.
 uint32_t Crc32cCombine(uint32_t first, uint32_t second, size_t second_bytes);
 

@@ -15,9 +15,6 @@
 namespace varve::server {
 namespace {
 
-// Small values share a transfer and a task up to this size.
-constexpr uint64_t kChunkBytes = 256 << 10;
-
 class GetBatch : public std::enable_shared_from_this<GetBatch> {
  public:
   GetBatch(Core& core, SessionRef session, const varve::v1::GetRequest& request,
@@ -32,19 +29,17 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
 
   void Run() {
     for (int i = 0; i < request_.items_size(); ++i) reply_->add_results();
-    std::vector<std::vector<int>> chunks = Prepare();
-    open_chunks_ = chunks.size() + 1;
-    for (std::vector<int>& chunk : chunks) {
-      if (core_.config.host_tier().verify_reads()) {
-        // The checksum reads all bytes: not on a gRPC thread, and while earlier chunks travel.
-        core_.data_pool.Run([self = shared_from_this(), chunk = std::move(chunk)]() mutable {
-          self->Verify(chunk);
-          self->Post(std::move(chunk));
-        });
-      } else {
-        Post(std::move(chunk));
-      }
+    Chunk chunk;
+    for (int i = 0; i < request_.items_size(); ++i) {
+      if (!Find(i)) continue;
+      const bool mapped = AreMapped(items_[i].pieces);
+      if (chunk.mapped != mapped) Start(std::exchange(chunk, {}));
+      chunk.mapped = mapped;
+      chunk.items.push_back(i);
+      chunk.bytes += items_[i].bytes;
+      if (chunk.bytes >= kChunkBytes) Start(std::exchange(chunk, {}));
     }
+    Start(std::move(chunk));
     CloseChunk();
   }
 
@@ -55,28 +50,38 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
     std::vector<Piece> pieces;
     std::unique_ptr<store::GetHandle> handle;  // null: has its result already
   };
+  struct Chunk {
+    std::vector<int> items;
+    uint64_t bytes = 0;
+    bool mapped = false;
+  };
 
-  std::vector<std::vector<int>> Prepare() {
-    std::vector<std::vector<int>> chunks;
-    uint64_t chunk_bytes = kChunkBytes;
-    for (int i = 0; i < request_.items_size(); ++i) {
-      store::Miss miss;
-      const absl::Status status = Acquire(i, &miss);
-      if (!status.ok()) {
-        items_[i].handle.reset();
-        reply_->mutable_results(i)->set_message(std::string(status.message()));
-      } else if (items_[i].handle == nullptr) {
-        SetMiss(core_, miss.reason, reply_->mutable_results(i));
-      } else {
-        if (chunk_bytes >= kChunkBytes) {
-          chunks.emplace_back();
-          chunk_bytes = 0;
-        }
-        chunks.back().push_back(i);
-        chunk_bytes += items_[i].bytes;
-      }
+  // False: the item has its result already.
+  bool Find(int i) {
+    store::Miss miss;
+    const absl::Status status = Acquire(i, &miss);
+    if (!status.ok()) {
+      items_[i].handle.reset();
+      reply_->mutable_results(i)->set_message(std::string(status.message()));
+    } else if (items_[i].handle == nullptr) {
+      SetMiss(core_, miss.reason, reply_->mutable_results(i));
     }
-    return chunks;
+    return items_[i].handle != nullptr;
+  }
+
+  // Starts on a chunk while the items behind it are being looked at.
+  void Start(Chunk chunk) {
+    if (chunk.items.empty()) return;
+    open_chunks_.fetch_add(1);
+    if (!core_.config.host_tier().verify_reads() && !chunk.mapped) {
+      return Post(std::move(chunk.items));
+    }
+    // Checksums and copies touch all bytes: not on a gRPC thread, and while earlier chunks travel.
+    core_.data_pool.Run([self = shared_from_this(), chunk = std::move(chunk)]() mutable {
+      if (chunk.mapped) return self->Copy(chunk);
+      self->Verify(chunk.items);
+      self->Post(std::move(chunk.items));
+    });
   }
 
   // OK with no handle: a miss.
@@ -101,10 +106,50 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
   void Verify(std::vector<int>& chunk) {
     std::erase_if(chunk, [this](int i) {
       if (items_[i].handle->Verify(items_[i].range).ok()) return false;
-      items_[i].handle.reset();
-      SetMiss(core_, store::MissReason::kCorrupt, reply_->mutable_results(i));
+      DropCorrupt(i);
       return true;
     });
+  }
+
+  void DropCorrupt(int i) {
+    items_[i].handle.reset();
+    SetMiss(core_, store::MissReason::kCorrupt, reply_->mutable_results(i));
+  }
+
+  // Mapped memory: copies and checks in one pass.
+  void Copy(const Chunk& chunk) {
+    const absl::Time start = absl::Now();
+    absl::Status status;
+    std::vector<int> copied;
+    for (int i : chunk.items) {
+      status.Update(CheckEndpoint(*session_, deadline_));
+      if (!status.ok() || CopyItem(items_[i])) {
+        copied.push_back(i);
+      } else {
+        DropCorrupt(i);
+      }
+    }
+    AccountTransfer(core_, Direction::kToClient, session_, chunk.bytes, start, status);
+    Deliver(copied, status);
+  }
+
+  static bool CopyItem(const Item& item) {
+    absl::Status status;
+    PieceCursor cursor(item.pieces);
+    const std::span<std::byte> memory = Mutable(item.handle->memory());
+    std::vector<transport::Segment> segments;
+    std::vector<std::span<std::byte>> pieces;
+    ForEachPiece(item.handle->meta(), item.range, [&](page::Extent extent) {
+      segments.clear();
+      pieces.clear();
+      cursor.Map(memory.subspan(extent.offset, extent.bytes), segments);
+      for (const transport::Segment& segment : segments) {
+        pieces.push_back(
+            segment.remote->mapped().subspan(segment.remote_offset, segment.local.size()));
+      }
+      if (status.ok()) status = item.handle->CopyTo(extent, pieces);
+    });
+    return status.ok();
   }
 
   void Post(std::vector<int> chunk) {
@@ -157,7 +202,7 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
   Answer answer_;
   std::vector<Item> items_;
   std::atomic<bool> hits_{false};
-  std::atomic<size_t> open_chunks_{0};  // and one for Run itself
+  std::atomic<size_t> open_chunks_{1};  // and one for Run itself
 };
 
 }  // namespace

@@ -1,9 +1,9 @@
 #include "kvstore/server/inline_service.h"
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -52,7 +52,6 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
 
   void BeginObject(const Session& session, const PutInlineRequest& request) {
     open_ = true;
-    filled_ = 0;
     key_ = request.key();
     crc32c_ = request.has_crc32c() ? std::optional(request.crc32c()) : std::nullopt;
     status_ = Reserve(session, request);
@@ -72,20 +71,20 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
       return absl::InvalidArgumentError(absl::StrCat(
           "data of ", data.size(), " bytes in one message; allowed: up to ", kMaxInlineChunkBytes));
     }
-    const std::span<std::byte> memory = handle_->memory();
-    if (data.size() > memory.size() - filled_) {
-      return absl::InvalidArgumentError(absl::StrCat("more data than total_bytes ", memory.size()));
+    if (data.size() > handle_->missing_bytes()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("more data than total_bytes ", handle_->memory().size()));
     }
-    std::memcpy(memory.data() + filled_, data.data(), data.size());
-    filled_ += data.size();
+    handle_->Append(std::as_bytes(std::span(data)));
     return absl::OkStatus();
   }
 
   std::unique_ptr<PutItemResult> EndObject() {
     open_ = false;
-    if (status_.ok() && filled_ < handle_->memory().size()) {
-      status_ = absl::InvalidArgumentError(
-          absl::StrCat("last after ", filled_, " bytes of total_bytes ", handle_->memory().size()));
+    if (status_.ok() && handle_->missing_bytes() > 0) {
+      const size_t total = handle_->memory().size();
+      status_ = absl::InvalidArgumentError(absl::StrCat(
+          "last after ", total - handle_->missing_bytes(), " bytes of total_bytes ", total));
     }
     if (status_.ok()) status_ = handle_->Commit(crc32c_);
     handle_.reset();
@@ -105,7 +104,6 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
   std::string key_;
   std::optional<uint32_t> crc32c_;
   std::unique_ptr<store::PutHandle> handle_;
-  size_t filled_ = 0;
 };
 
 // Walks the items of a GetInline in chunks.

@@ -54,6 +54,11 @@ absl::StatusOr<std::vector<Piece>> ResolveRefs(
   return pieces;
 }
 
+bool AreMapped(std::span<const Piece> pieces) {
+  return std::all_of(pieces.begin(), pieces.end(),
+                     [](const Piece& piece) { return !piece.region->mapped().empty(); });
+}
+
 void PieceCursor::Map(std::span<std::byte> local, std::vector<transport::Segment>& segments) {
   while (!local.empty()) {
     const Piece& piece = pieces_[index_];

@@ -28,6 +28,9 @@ absl::StatusOr<std::vector<Piece>> ResolveRefs(
     const Session& session, const google::protobuf::RepeatedPtrField<varve::v1::MemoryRef>& refs,
     const char* field, uint64_t* total);
 
+// Whether this process can read and write all of them itself.
+bool AreMapped(std::span<const Piece> pieces);
+
 // Deals remote pieces out to local memory, in order.
 class PieceCursor {
  public:

@@ -18,9 +18,6 @@ namespace {
 
 using varve::v1::PutResult;
 
-// Small values share a transfer and a task up to this size.
-constexpr uint64_t kChunkBytes = 256 << 10;
-
 class PutBatch : public std::enable_shared_from_this<PutBatch> {
  public:
   PutBatch(Core& core, SessionRef session, const varve::v1::PutRequest& request,
@@ -35,9 +32,22 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
 
   void Run() {
     for (int i = 0; i < request_.items_size(); ++i) reply_->add_results();
-    std::vector<Chunk> chunks = Prepare();
-    open_chunks_ = chunks.size() + 1;
-    for (Chunk& chunk : chunks) Post(std::move(chunk));
+    Chunk chunk;
+    for (int i = 0; i < request_.items_size(); ++i) {
+      const absl::Status status = Reserve(i);
+      if (!status.ok()) {
+        SetResult(i, status);
+        continue;
+      }
+      const bool mapped = AreMapped(items_[i].pieces);
+      if (chunk.mapped != mapped) Start(std::exchange(chunk, {}));
+      chunk.mapped = mapped;
+      chunk.items.push_back(i);
+      if (!mapped) PieceCursor(items_[i].pieces).Map(items_[i].handle->memory(), chunk.segments);
+      chunk.bytes += items_[i].handle->memory().size();
+      if (chunk.bytes >= kChunkBytes) Start(std::exchange(chunk, {}));
+    }
+    Start(std::move(chunk));
     CloseChunk();
   }
 
@@ -50,23 +60,17 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
     std::vector<int> items;
     std::vector<transport::Segment> segments;
     uint64_t bytes = 0;
+    bool mapped = false;
   };
 
-  std::vector<Chunk> Prepare() {
-    std::vector<Chunk> chunks;
-    for (int i = 0; i < request_.items_size(); ++i) {
-      const absl::Status status = Reserve(i);
-      if (!status.ok()) {
-        SetResult(i, status);
-        continue;
-      }
-      if (chunks.empty() || chunks.back().bytes >= kChunkBytes) chunks.emplace_back();
-      Chunk& chunk = chunks.back();
-      chunk.items.push_back(i);
-      PieceCursor(items_[i].pieces).Map(items_[i].handle->memory(), chunk.segments);
-      chunk.bytes += items_[i].handle->memory().size();
-    }
-    return chunks;
+  // While the items behind it are being looked at.
+  void Start(Chunk chunk) {
+    if (chunk.items.empty()) return;
+    open_chunks_.fetch_add(1);
+    if (!chunk.mapped) return Post(std::move(chunk));
+    // The copy is made here: not on a gRPC thread.
+    core_.data_pool.Run(
+        [self = shared_from_this(), chunk = std::move(chunk)] { self->Append(chunk); });
   }
 
   absl::Status Reserve(int i) {
@@ -79,6 +83,21 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
                            ParseMeta(core_, bytes, wire.layout(), wire.codec()));
     VARVE_ASSIGN_OR_RETURN(items_[i].handle, core_.pages.Reserve(session_->ns(), key, meta));
     return absl::OkStatus();
+  }
+
+  // Mapped memory: copies, checks and commits in one go.
+  void Append(const Chunk& chunk) {
+    const absl::Time start = absl::Now();
+    absl::Status status;
+    for (int i : chunk.items) {
+      for (const Piece& piece : items_[i].pieces) {
+        status.Update(CheckEndpoint(*session_, deadline_));
+        if (!status.ok()) break;
+        items_[i].handle->Append(piece.region->mapped().subspan(piece.offset, piece.bytes));
+      }
+    }
+    AccountTransfer(core_, Direction::kFromClient, session_, chunk.bytes, start, status);
+    Commit(chunk.items, status);
   }
 
   void Post(Chunk chunk) {
@@ -129,7 +148,7 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
   const absl::Time start_ = absl::Now();
   Answer answer_;
   std::vector<Item> items_;
-  std::atomic<size_t> open_chunks_{0};  // and one for Run itself
+  std::atomic<size_t> open_chunks_{1};  // and one for Run itself
 };
 
 }  // namespace

@@ -15,8 +15,10 @@ bool EndsSession(const absl::Status& status) {
   return absl::IsDeadlineExceeded(status) || absl::IsUnavailable(status);
 }
 
-void Account(Core& core, Direction direction, const SessionRef& session, uint64_t bytes,
-             absl::Time start, const absl::Status& status) {
+}  // namespace
+
+void AccountTransfer(Core& core, Direction direction, const SessionRef& session, uint64_t bytes,
+                     absl::Time start, const absl::Status& status) {
   LaneMetrics& lane = core.metrics.lane(session->lane());
   if (!status.ok()) {
     lane.errors.at(StoreMetrics::TransferErrorReason(status))->Increment();
@@ -33,7 +35,10 @@ void Account(Core& core, Direction direction, const SessionRef& session, uint64_
   (direction == Direction::kFromClient ? session->read_bytes : session->written_bytes) += bytes;
 }
 
-}  // namespace
+absl::Status CheckEndpoint(const Session& session, absl::Time deadline) {
+  if (absl::Now() > deadline) return absl::DeadlineExceededError("the store was too busy");
+  return session.endpoint()->Health();
+}
 
 void StartTransfer(Core& core, Direction direction, const SessionRef& session,
                    std::vector<transport::Segment> segments, absl::Time deadline,
@@ -43,7 +48,7 @@ void StartTransfer(Core& core, Direction direction, const SessionRef& session,
   transport::Endpoint& endpoint = *session->endpoint();
   auto accounted = [&core, direction, session, bytes, start = absl::Now(),
                     done = std::move(done)](absl::Status status) mutable {
-    Account(core, direction, session, bytes, start, status);
+    AccountTransfer(core, direction, session, bytes, start, status);
     std::move(done)(std::move(status));
   };
   if (direction == Direction::kFromClient) {

@@ -22,15 +22,37 @@ struct GranuleChecksums {
   uint32_t whole_crc32c = 0;     // of all bytes, folded from the granules
 };
 
-// One pass over the bytes.
-GranuleChecksums ComputeGranules(const page::ObjectLayout& layout,
-                                 std::span<const std::byte> bytes);
+// Computes the checksums of an object, front to back.
+class GranuleWriter {
+ public:
+  // object: where its bytes are or will be.
+  GranuleWriter(const page::ObjectLayout& layout, std::span<std::byte> object);
+  // Copies the next bytes into the object, in the same pass. REQUIRES: they fit.
+  void Append(std::span<const std::byte> bytes);
+  // The checksums; what was not appended has been put there by somebody else. Last call.
+  GranuleChecksums Finish();
 
-// The first granule of the range whose bytes do not match; nothing when all do. The range fits the
-// layout (opaque objects: the whole).
+ private:
+  // Calls next(at, bytes, crc), which answers the new crc, for pieces of one granule each.
+  template <typename Next>
+  void Advance(size_t bytes, Next&& next);
+
+  const std::span<std::byte> object_;
+  GranuleChecksums checksums_;
+  size_t at_ = 0;
+  uint32_t crc_ = 0;  // of the bytes of the granule that at_ is in
+};
+
+// Copies the extent, which begins and ends with granules, to the pieces in order, and answers the
+// first granule whose bytes did not match; what follows it is not copied.
+std::optional<size_t> CopyGranules(const GranuleChecksums& checksums, const page::Extent& extent,
+                                   std::span<const std::byte> bytes,
+                                   std::span<const std::span<std::byte>> to);
+
+// The first granule overlapping the extent whose bytes do not match; nothing when all do. bytes:
+// the whole object.
 std::optional<size_t> FirstCorruptGranule(const GranuleChecksums& checksums,
-                                          const page::ObjectLayout& layout,
-                                          const page::ObjectRange& range,
+                                          const page::Extent& extent,
                                           std::span<const std::byte> bytes);
 
 }  // namespace varve::store

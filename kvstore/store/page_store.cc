@@ -89,7 +89,10 @@ class PageStoreImpl final : public PageStore {
 class PutHandleImpl final : public PutHandle {
  public:
   PutHandleImpl(PageStoreImpl* store, std::unique_ptr<Object> reserved)
-      : store_(store), reserved_(std::move(reserved)) {}
+      : store_(store),
+        reserved_(std::move(reserved)),
+        missing_bytes_(reserved_->meta.bytes),
+        granules_(reserved_->meta.layout, store->Map(*reserved_)) {}
   ~PutHandleImpl() override { Abandon(); }
   PutHandleImpl(const PutHandleImpl&) = delete;
   PutHandleImpl& operator=(const PutHandleImpl&) = delete;
@@ -98,11 +101,17 @@ class PutHandleImpl final : public PutHandle {
     return reserved_ == nullptr ? std::span<std::byte>() : store_->Map(*reserved_);
   }
 
+  void Append(std::span<const std::byte> bytes) override {
+    granules_.Append(bytes);
+    missing_bytes_ -= bytes.size();
+  }
+  uint64_t missing_bytes() const override { return missing_bytes_; }
+
   absl::Status Commit(std::optional<uint32_t> expected_crc32c) override {
     if (reserved_ == nullptr) {
       return absl::FailedPreconditionError("Commit was called before on this handle");
     }
-    reserved_->checksums = ComputeGranules(reserved_->meta.layout, memory());
+    reserved_->checksums = granules_.Finish();
     const uint32_t crc = reserved_->checksums.whole_crc32c;
     absl::Status status;
     if (expected_crc32c.has_value() && *expected_crc32c != crc) {
@@ -123,6 +132,8 @@ class PutHandleImpl final : public PutHandle {
 
   PageStoreImpl* const store_;
   std::unique_ptr<Object> reserved_;  // null once committed or abandoned
+  uint64_t missing_bytes_;
+  GranuleWriter granules_;
 };
 
 class GetHandleImpl final : public GetHandle {
@@ -146,8 +157,25 @@ class GetHandleImpl final : public GetHandle {
                        " of them, are not in the object, which has ", layout.num_kv_heads,
                        " KV heads (0: opaque, only the whole object is a range)"));
     }
-    const std::optional<size_t> corrupt =
-        FirstCorruptGranule(object_->checksums, layout, range, memory_);
+    std::optional<size_t> corrupt;
+    const auto check = [&](const page::Extent& extent) {
+      if (!corrupt) corrupt = FirstCorruptGranule(object_->checksums, extent, memory_);
+    };
+    if (range.whole()) {
+      check({0, memory_.size()});
+    } else {
+      page::ForEachExtent(layout, range, check);
+    }
+    return Judge(corrupt);
+  }
+
+  absl::Status CopyTo(const page::Extent& extent,
+                      std::span<const std::span<std::byte>> pieces) override {
+    return Judge(CopyGranules(object_->checksums, extent, memory_, pieces));
+  }
+
+ private:
+  absl::Status Judge(std::optional<size_t> corrupt) {
     if (!corrupt.has_value()) return absl::OkStatus();
     store_->DropCorrupt(object_);
     return absl::DataLossError(absl::StrCat("object ", object_->key.key.ToHex(),
@@ -155,7 +183,6 @@ class GetHandleImpl final : public GetHandle {
                                             " does not match; the object was dropped"));
   }
 
- private:
   PageStoreImpl* const store_;
   Object* const object_;
   const std::span<const std::byte> memory_;

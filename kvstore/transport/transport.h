@@ -55,12 +55,17 @@ class RemoteRegion {
  public:
   virtual ~RemoteRegion() = default;
   size_t bytes() const { return bytes_; }
+  // The region's memory, where it is mapped into this process; else empty. Transfers of it are copies on the caller's
+  // thread that cost no message, so they may as well be made in pieces whose bytes are in the cache; or the caller copies
+  // himself, and looks at the endpoint's Health. The peer may write to it at any time.
+  std::span<std::byte> mapped() const { return mapped_; }
 
  protected:
-  explicit RemoteRegion(size_t bytes) : bytes_(bytes) {}
+  explicit RemoteRegion(size_t bytes, std::span<std::byte> mapped = {}) : bytes_(bytes), mapped_(mapped) {}
 
  private:
   size_t bytes_;
+  std::span<std::byte> mapped_;
 };
 
 // One piece of a transfer.

@@ -20,7 +20,7 @@ class UcxRemoteRegion final : public RemoteRegion {
  public:
   UcxRemoteRegion(std::shared_ptr<Port> port, std::shared_ptr<Connection> connection, size_t bytes,
                   const RemoteAccess& access, SharedMemory mapped)
-      : RemoteRegion(bytes),
+      : RemoteRegion(bytes, mapped.span()),
         port_(std::move(port)),
         connection_(std::move(connection)),
         mapped_(std::move(mapped)),

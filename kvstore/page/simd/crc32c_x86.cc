@@ -87,6 +87,59 @@ VARVE_TARGET_VPCLMUL uint32_t Reduce(__m512i x) {
   return Serial(bytes, sizeof(bytes), 0);
 }
 
+// How far ahead of the folding the bytes are asked for: across the end of a page, where the
+// hardware's prefetcher stops.
+constexpr size_t kPrefetchBytes = 4096;
+
+// 256 bytes of message.
+struct Quad {
+  __m512i a, b, c, d;
+};
+
+VARVE_TARGET_VPCLMUL inline Quad Load(const uint8_t* p) {
+  for (size_t line = 0; line < 256; line += 64) {
+    _mm_prefetch(reinterpret_cast<const char*>(p + kPrefetchBytes + line), _MM_HINT_T0);
+  }
+  return {_mm512_loadu_si512(p), _mm512_loadu_si512(p + 64), _mm512_loadu_si512(p + 128),
+          _mm512_loadu_si512(p + 192)};
+}
+
+VARVE_TARGET_VPCLMUL inline void Store(uint8_t* q, const Quad& quad) {
+  _mm512_storeu_si512(q, quad.a);
+  _mm512_storeu_si512(q + 64, quad.b);
+  _mm512_storeu_si512(q + 128, quad.c);
+  _mm512_storeu_si512(q + 192, quad.d);
+}
+
+VARVE_TARGET_VPCLMUL inline void Stream(uint8_t* q, const Quad& quad) {
+  auto* to = reinterpret_cast<__m512i*>(q);
+  _mm512_stream_si512(to, quad.a);
+  _mm512_stream_si512(to + 1, quad.b);
+  _mm512_stream_si512(to + 2, quad.c);
+  _mm512_stream_si512(to + 3, quad.d);
+}
+
+// Four strands of folding, each over every fourth 64 bytes.
+class Folding {
+ public:
+  VARVE_TARGET_VPCLMUL Folding(const Quad& first, uint32_t crc) : x_(first) {
+    x_.a = _mm512_xor_si512(
+        x_.a, _mm512_zextsi128_si512(_mm_cvtsi32_si128(static_cast<int>(~crc))));
+  }
+  VARVE_TARGET_VPCLMUL void Add(const Quad& next) {
+    x_.a = Fold<2048>(x_.a, next.a);
+    x_.b = Fold<2048>(x_.b, next.b);
+    x_.c = Fold<2048>(x_.c, next.c);
+    x_.d = Fold<2048>(x_.d, next.d);
+  }
+  VARVE_TARGET_VPCLMUL __m512i Join() const {
+    return Fold<512>(Fold<512>(Fold<512>(x_.a, x_.b), x_.c), x_.d);
+  }
+
+ private:
+  Quad x_;
+};
+
 }  // namespace
 
 VARVE_TARGET_SSE42 uint32_t Sse42(const void* data, size_t bytes, uint32_t crc) {
@@ -100,22 +153,41 @@ VARVE_TARGET_SSE42 uint32_t Sse42(const void* data, size_t bytes, uint32_t crc) 
 VARVE_TARGET_VPCLMUL uint32_t Vpclmul(const void* data, size_t bytes, uint32_t crc) {
   if (bytes < 512) return Sse42(data, bytes, crc);
   const auto* p = static_cast<const uint8_t*>(data);
-  const __m512i state = _mm512_zextsi128_si512(_mm_cvtsi32_si128(static_cast<int>(~crc)));
-  __m512i a = _mm512_xor_si512(_mm512_loadu_si512(p), state);
-  __m512i b = _mm512_loadu_si512(p + 64);
-  __m512i c = _mm512_loadu_si512(p + 128);
-  __m512i d = _mm512_loadu_si512(p + 192);
-  p += 256;
-  bytes -= 256;
-  for (; bytes >= 256; bytes -= 256, p += 256) {
-    a = Fold<2048>(a, _mm512_loadu_si512(p));
-    b = Fold<2048>(b, _mm512_loadu_si512(p + 64));
-    c = Fold<2048>(c, _mm512_loadu_si512(p + 128));
-    d = Fold<2048>(d, _mm512_loadu_si512(p + 192));
-  }
-  __m512i x = Fold<512>(Fold<512>(Fold<512>(a, b), c), d);
+  Folding folding(Load(p), crc);
+  for (p += 256, bytes -= 256; bytes >= 256; bytes -= 256, p += 256) folding.Add(Load(p));
+  __m512i x = folding.Join();
   for (; bytes >= 64; bytes -= 64, p += 64) x = Fold<512>(x, _mm512_loadu_si512(p));
   return ~Serial(p, bytes, Reduce(x));
+}
+
+VARVE_TARGET_VPCLMUL uint32_t VpclmulCopy(void* to, const void* from, size_t bytes, uint32_t crc) {
+  const auto* p = static_cast<const uint8_t*>(from);
+  auto* q = static_cast<uint8_t*>(to);
+  Quad quad = Load(p);
+  Store(q, quad);
+  Folding folding(quad, crc);
+  for (size_t at = 256; at < bytes; at += 256) {
+    quad = Load(p + at);
+    Store(q + at, quad);
+    folding.Add(quad);
+  }
+  return ~Reduce(folding.Join());
+}
+
+VARVE_TARGET_VPCLMUL uint32_t VpclmulStream(void* to, const void* from, size_t bytes,
+                                            uint32_t crc) {
+  const auto* p = static_cast<const uint8_t*>(from);
+  auto* q = static_cast<uint8_t*>(to);
+  Quad quad = Load(p);
+  Stream(q, quad);
+  Folding folding(quad, crc);
+  for (size_t at = 256; at < bytes; at += 256) {
+    quad = Load(p + at);
+    Stream(q + at, quad);
+    folding.Add(quad);
+  }
+  _mm_sfence();
+  return ~Reduce(folding.Join());
 }
 
 }  // namespace varve::page::crc

@@ -2,10 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstring>
 #include <numeric>
 #include <string_view>
 #include <vector>
 
+#include "kvstore/page/simd/crc32c.h"
 #include "tests/unit/page/test_data.h"
 
 namespace varve::page {
@@ -92,6 +95,37 @@ TEST(ChecksumTest, CombineEqualsTheWhole) {
     const uint32_t second = Crc32c(data.data() + split, size - split);
     EXPECT_EQ(Crc32cCombine(first, second, size - split), Crc32c(data.data(), size));
     EXPECT_EQ(Crc32c(data.data() + split, size - split, first), Crc32c(data.data(), size));
+  }
+}
+
+TEST(ChecksumTest, CopiesAreExactAndCarryTheChecksum) {
+  constexpr uint64_t kSeed = 35;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  const std::vector<uint8_t> data = RandomBytes(rng, 70000);
+  const auto check = [&](size_t size, size_t from_at, size_t to_at, auto copy) {
+    std::vector<uint8_t> to(size + to_at + 64, 0xee);
+    const size_t to_aligned = (0 - reinterpret_cast<uintptr_t>(to.data())) % 64;
+    uint8_t* out = to.data() + to_aligned + to_at;
+    const uint32_t before = rng.Below(1000);
+    EXPECT_EQ(copy(out, data.data() + from_at, size, before),
+              Crc32c(data.data() + from_at, size, before));
+    EXPECT_EQ(std::memcmp(out, data.data() + from_at, size), 0);
+    EXPECT_EQ(std::count(to.begin(), to.end(), 0xee) -
+                  std::count(out, out + size, 0xee),
+              static_cast<ptrdiff_t>(to.size() - size))
+        << "bytes beside the copy were written";
+  };
+  for (int i = 0; i < 300; ++i) {
+    const size_t size = rng.Below(i < 100 ? 9000 : 65536);
+    const size_t from_at = rng.Below(100), to_at = i % 2 == 0 ? 0 : rng.Below(64);
+    SCOPED_TRACE(::testing::Message() << size << " bytes from " << from_at << " to " << to_at);
+    for (CopyMode mode : {CopyMode::kCache, CopyMode::kStream}) {
+      check(size, from_at, to_at, [&](void* to, const void* from, size_t n, uint32_t crc) {
+        return CopyWithCrc32c(to, from, n, crc, mode);
+      });
+    }
+    check(size, from_at, to_at, crc::CopyInBlocks);
   }
 }
 

@@ -20,19 +20,46 @@ std::vector<std::byte> RandomBytes(uint64_t seed, size_t size) {
   return bytes;
 }
 
+GranuleChecksums Granules(const page::ObjectLayout& layout, std::vector<std::byte> bytes) {
+  return GranuleWriter(layout, bytes).Finish();
+}
+
 TEST(GranulesTest, FoldToTheWholeChecksum) {
   const page::ObjectLayout layouts[] = {{4, 2048}, {1, 24}, {8, 100}};
   for (const page::ObjectLayout& layout : layouts) {
     const auto bytes = RandomBytes(1, layout.object_bytes());
-    const GranuleChecksums sums = ComputeGranules(layout, bytes);
+    const GranuleChecksums sums = Granules(layout, bytes);
     EXPECT_EQ(sums.crc32c.size(), layout.num_kv_heads * 2);
     EXPECT_EQ(sums.whole_crc32c, page::Crc32c(bytes.data(), bytes.size()));
   }
   for (size_t size : {size_t{1}, kOpaqueGranuleBytes, kOpaqueGranuleBytes + 1, size_t{300000}}) {
     const auto bytes = RandomBytes(2, size);
-    const GranuleChecksums sums = ComputeGranules({}, bytes);
+    const GranuleChecksums sums = Granules({}, bytes);
     EXPECT_EQ(sums.crc32c.size(), (size + kOpaqueGranuleBytes - 1) / kOpaqueGranuleBytes);
     EXPECT_EQ(sums.whole_crc32c, page::Crc32c(bytes.data(), bytes.size()));
+  }
+}
+
+// Appended in steps, appended in part, or put there by somebody else: the same.
+TEST(GranulesTest, AreTheSameHoweverTheBytesArrive) {
+  for (const auto& [layout, size] : {std::pair{page::ObjectLayout{4, 2048}, size_t{16384}},
+                                     std::pair{page::ObjectLayout{}, size_t{300000}}}) {
+    const auto bytes = RandomBytes(4, size);
+    const GranuleChecksums at_once = Granules(layout, bytes);
+    for (size_t step : {size_t{1000}, size_t{2048}, size_t{5000}, size_t{65536}, size_t{300000}}) {
+      for (size_t appended : {size, size / 2, size_t{0}}) {
+        std::vector<std::byte> object(bytes.begin(), bytes.end());
+        std::fill_n(object.begin(), appended, std::byte{0});
+        GranuleWriter writer(layout, object);
+        for (size_t at = 0; at < appended; at += step) {
+          writer.Append(std::span(bytes).subspan(at, std::min(step, appended - at)));
+        }
+        const GranuleChecksums sums = writer.Finish();
+        EXPECT_EQ(sums.crc32c, at_once.crc32c) << step << " " << appended;
+        EXPECT_EQ(sums.whole_crc32c, at_once.whole_crc32c) << step << " " << appended;
+        EXPECT_EQ(object, bytes);
+      }
+    }
   }
 }
 
@@ -40,7 +67,7 @@ TEST(GranulesTest, FoldToTheWholeChecksum) {
 TEST(GranulesTest, OnlyRangesWithTheDamageFail) {
   const page::ObjectLayout layout{4, 512};
   const auto good = RandomBytes(3, layout.object_bytes());
-  const GranuleChecksums sums = ComputeGranules(layout, good);
+  const GranuleChecksums sums = Granules(layout, good);
   for (uint32_t head = 0; head < 4; ++head) {
     for (uint32_t part = 0; part < 2; ++part) {
       auto bytes = good;
@@ -51,12 +78,39 @@ TEST(GranulesTest, OnlyRangesWithTheDamageFail) {
           const page::ObjectRange range{asked, begin, 1};
           const bool covers = begin == head && (asked == page::Part::kKV ||
                                                 (asked == page::Part::kV) == (part == 1));
-          const auto corrupt = FirstCorruptGranule(sums, layout, range, bytes);
+          std::optional<size_t> corrupt;
+          page::ForEachExtent(layout, range, [&](const page::Extent& extent) {
+            if (!corrupt) corrupt = FirstCorruptGranule(sums, extent, bytes);
+            EXPECT_EQ(FirstCorruptGranule(sums, extent, good), std::nullopt);
+          });
           EXPECT_EQ(corrupt, covers ? std::optional<size_t>(granule) : std::nullopt);
-          EXPECT_EQ(FirstCorruptGranule(sums, layout, range, good), std::nullopt);
         }
       }
-      EXPECT_EQ(FirstCorruptGranule(sums, layout, {}, bytes), granule);
+      EXPECT_EQ(FirstCorruptGranule(sums, {0, bytes.size()}, bytes), granule);
+    }
+  }
+}
+
+// Copied to pieces of any size: every byte arrives, and damage is found wherever it is.
+TEST(GranulesTest, CopyToPiecesAndCheck) {
+  const page::ObjectLayout layout{4, 512};
+  const auto good = RandomBytes(6, layout.object_bytes());
+  const GranuleChecksums sums = Granules(layout, good);
+  const page::Extent extents[] = {{0, good.size()}, {3 * 512, 512}, {2 * 512, 4 * 512}};
+  for (const page::Extent& extent : extents) {
+    for (size_t step : {size_t{100}, size_t{512}, size_t{700}, size_t{5000}}) {
+      std::vector<std::byte> copy(extent.bytes);
+      std::vector<std::span<std::byte>> pieces;
+      for (size_t at = 0; at < copy.size(); at += step) {
+        pieces.push_back(std::span(copy).subspan(at, std::min(step, copy.size() - at)));
+      }
+      EXPECT_EQ(CopyGranules(sums, extent, good, pieces), std::nullopt);
+      EXPECT_EQ(std::memcmp(copy.data(), good.data() + extent.offset, copy.size()), 0);
+      for (size_t at = extent.offset; at < extent.offset + extent.bytes; at += 211) {
+        auto bad = good;
+        bad[at] ^= std::byte{16};
+        EXPECT_EQ(CopyGranules(sums, extent, bad, pieces), at / 512) << step;
+      }
     }
   }
 }

@@ -15,7 +15,7 @@ TEXT
 }
 
 PACKAGES=(
-  cmake ninja-build g++ pkg-config ccache mold python3
+  cmake ninja-build g++ pkg-config ccache python3
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev
   libucx-dev prometheus-cpp-dev libcivetweb-dev libspdlog-dev nlohmann-json3-dev libyaml-cpp-dev libcli11-dev
   libssl-dev zlib1g-dev libhiredis-dev libgtest-dev libgmock-dev libbenchmark-dev

@@ -5,10 +5,6 @@ if(VARVE_CCACHE)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${VARVE_CCACHE})
   set(CMAKE_CUDA_COMPILER_LAUNCHER ${VARVE_CCACHE})
 endif()
-find_program(VARVE_MOLD mold)
-if(VARVE_MOLD AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  add_link_options(-fuse-ld=mold)
-endif()
 
 add_library(varve_options INTERFACE)
 target_compile_options(varve_options INTERFACE

@@ -215,6 +215,10 @@ class Client {
 
   // "loopback", "shm", "tcp", "rdma", "inline"; of the last session, empty before the first.
   virtual std::string lane() const = 0;
+  // Grows with every session opened with the store; 0 while there is none. Pins and attachments
+  // belong to a session: once this has changed they are gone, and the store may be a new process
+  // without any of what the old one held.
+  virtual uint64_t session() const = 0;
   // Of the last session; all zero before the first.
   virtual ClientLimits limits() const { return {}; }
 

@@ -74,6 +74,10 @@ class ClientImpl final : public Client {
   absl::Status Start();
 
   std::string lane() const override;
+  uint64_t session() const override {
+    const Session::OpenedPtr opened = session_.current();
+    return opened == nullptr ? 0 : opened->generation;
+  }
   ClientLimits limits() const override;
   absl::StatusOr<std::unique_ptr<Memory>> Register(std::span<std::byte> memory) override;
   absl::StatusOr<std::unique_ptr<Memory>> Allocate(size_t bytes) override;

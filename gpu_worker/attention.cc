@@ -40,6 +40,11 @@ absl::Status Attention::Run(const HeadWork& work) {
                                             ", KV head ", work.head,
                                             ": a page to attend is not resident"));
   }
+  if (views_.empty()) {
+    return absl::DataLossError(absl::StrCat("sequence ", sequence.id(), ", layer ", work.layer,
+                                            ", KV head ", work.head,
+                                            ": every page that could be attended to is lost"));
+  }
   page::AttendPages(shape_, work.q, views_, work.out, work.lse != nullptr ? work.lse : lse_.data());
   return absl::OkStatus();
 }

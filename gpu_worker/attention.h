@@ -24,7 +24,8 @@ class Attention {
  public:
   explicit Attention(const Services* services);
 
-  // Over work.selected() and all pages from work.candidates on. INTERNAL when one is not resident.
+  // Over work.selected() and all pages from work.candidates on. INTERNAL when one is not resident,
+  // DATA_LOSS when there is none.
   absl::Status Run(const HeadWork& work);
 
  private:

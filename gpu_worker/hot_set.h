@@ -23,6 +23,7 @@ enum class BlockState : uint8_t {
   kSaving,   // the store is reading it
   kSaved,    // the store has acknowledged it
   kUnsaved,  // saving failed for good: stays resident
+  kLost,     // some heads' pages exist nowhere any more: the others stay resident
 };
 
 class HotSet {

@@ -22,12 +22,6 @@ bool MayLandLate(const absl::Status& status) {
          absl::IsCancelled(status) || absl::IsUnknown(status) || absl::IsInternal(status);
 }
 
-std::string PageName(const HeadWork& work, uint32_t page) {
-  return absl::StrCat("page ", page, " of layer ", work.layer, ", KV head ", work.head,
-                      ", sequence ", work.sequence->id(), " (context ", work.sequence->context_id(),
-                      ")");
-}
-
 absl::Status MissError(const HeadWork& work, uint32_t page, client::MissReason reason,
                        const std::string& message) {
   const std::string text =
@@ -38,6 +32,12 @@ absl::Status MissError(const HeadWork& work, uint32_t page, client::MissReason r
 }
 
 }  // namespace
+
+std::string PageName(const HeadWork& work, uint32_t page) {
+  return absl::StrCat("page ", page, " of layer ", work.layer, ", KV head ", work.head,
+                      ", sequence ", work.sequence->id(), " (context ", work.sequence->context_id(),
+                      ")");
+}
 
 // ---- scored in the worker
 

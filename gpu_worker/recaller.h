@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -18,6 +19,9 @@
 #include "gpu_worker/sequence.h"
 
 namespace varve::worker {
+
+// "page 3 of layer 0, KV head 1, sequence 7 (context w-12)".
+std::string PageName(const HeadWork& work, uint32_t page);
 
 class Recaller {
  public:

@@ -34,12 +34,17 @@ absl::Status Stalled(absl::Duration patience, std::string_view what) {
 // ---- SaveLog
 
 SaveLog::SaveLog(std::string context_id, uint32_t epoch, uint32_t num_layers, uint32_t known_blocks)
+    : SaveLog(std::move(context_id), epoch, known_blocks,
+              std::vector<uint32_t>(num_layers, known_blocks)) {}
+
+SaveLog::SaveLog(std::string context_id, uint32_t epoch, uint32_t known_blocks,
+                 std::vector<uint32_t> digest_blocks)
     : context_id_(std::move(context_id)),
       epoch_(epoch),
       first_hash_(known_blocks),
       context_blocks_(known_blocks),
-      digest_blocks_(num_layers, known_blocks),
-      unsent_(num_layers) {}
+      digest_blocks_(std::move(digest_blocks)),
+      unsent_(digest_blocks_.size()) {}
 
 void SaveLog::AddBlockHash(std::string hash) {
   base::MutexLock lock(mutex_);
@@ -60,6 +65,11 @@ absl::Status SaveLog::error() const {
 uint32_t SaveLog::digest_blocks(uint32_t layer) const {
   base::MutexLock lock(mutex_);
   return digest_blocks_[layer];
+}
+
+uint32_t SaveLog::context_blocks() const {
+  base::MutexLock lock(mutex_);
+  return context_blocks_;
 }
 
 void SaveLog::Cancel() {
@@ -135,10 +145,27 @@ void Saver::Submit(SaveJob job) {
                                                std::move(task->job.digest_rows), job.sealed});
       }
     }
-    base::MutexLock lock(mutex_);
-    queue_.push_back(std::move(task));
-    changed_.NotifyAll();
+    Enqueue(std::move(task));
   }
+}
+
+void Saver::Enqueue(TaskPtr task) {
+  base::MutexLock lock(mutex_);
+  queue_.push_back(std::move(task));
+  changed_.NotifyAll();
+}
+
+void Saver::SubmitDigests(const std::shared_ptr<SaveLog>& log, uint32_t layer, uint32_t first,
+                          uint32_t count, std::string rows) {
+  auto task = std::make_shared<Task>();
+  task->job.log = log;
+  task->name_end = first + count;
+  {
+    base::MutexLock lock(log->mutex_);
+    ++log->under_way_;
+    log->unsent_[layer].push_back({first, count, std::move(rows), absl::Now()});
+  }
+  Enqueue(std::move(task));
 }
 
 void Saver::RetryDigests(const std::shared_ptr<SaveLog>& log) {
@@ -149,9 +176,7 @@ void Saver::RetryDigests(const std::shared_ptr<SaveLog>& log) {
     ++log->under_way_;
     log->error_ = absl::OkStatus();
   }
-  base::MutexLock lock(mutex_);
-  queue_.push_back(std::move(task));
-  changed_.NotifyAll();
+  Enqueue(std::move(task));
 }
 
 void Saver::FreeWhenIdle(const std::shared_ptr<SaveLog>& log, std::vector<Slot> slots) {
@@ -189,7 +214,13 @@ void Saver::Loop() {
 
 void Saver::Run(const TaskPtr& task) {
   SaveLog& log = *task->job.log;
-  if (task->job.blocks.empty()) return SendDigests(log);
+  if (task->job.blocks.empty()) {
+    const absl::Status named = NameBlocks(log, task->name_end);
+    if (named.ok()) return SendDigests(log);
+    base::MutexLock lock(log.mutex_);
+    log.error_ = named;
+    return;
+  }
   // A session that was lost in between left the context parked: what it holds must not be evicted.
   if (task->retried) client_->AttachContext(log.context_id_).IgnoreError();
   const absl::Status named = NameBlocks(log, task->job.blocks.back() + 1);
@@ -325,9 +356,7 @@ void Saver::Retry(const TaskPtr& task, const std::vector<bool>& saved) {
     ++task->job.log->moves_;
     task->job.log->moved_.NotifyAll();
   }
-  base::MutexLock lock(mutex_);
-  queue_.push_back(std::move(again));
-  changed_.NotifyAll();
+  Enqueue(std::move(again));
 }
 
 void Saver::Settle(const TaskPtr& task, const std::vector<bool>& saved, const absl::Status& error) {

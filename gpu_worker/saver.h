@@ -39,6 +39,9 @@ class SaveLog {
  public:
   // known_blocks: blocks that the context has, with their digests, when it is resumed.
   SaveLog(std::string context_id, uint32_t epoch, uint32_t num_layers, uint32_t known_blocks);
+  // digest_blocks: by layer, blocks that have digests.
+  SaveLog(std::string context_id, uint32_t epoch, uint32_t known_blocks,
+          std::vector<uint32_t> digest_blocks);
 
   const std::string& context_id() const { return context_id_; }
   uint32_t epoch() const { return epoch_; }
@@ -49,6 +52,8 @@ class SaveLog {
   // OK, or why the last failed save failed.
   absl::Status error() const;
   uint32_t digest_blocks(uint32_t layer) const;
+  // Blocks that the store has named.
+  uint32_t context_blocks() const;
   // Queued work is dropped: the context is about to go.
   void Cancel();
 
@@ -108,6 +113,10 @@ class Saver {
   void Submit(SaveJob job);
   // Sends digests that could not be sent before.
   void RetryDigests(const std::shared_ptr<SaveLog>& log);
+  // Names the context's blocks up to first + count and sends their digests, for a layer whose
+  // digests end at `first`.
+  void SubmitDigests(const std::shared_ptr<SaveLog>& log, uint32_t layer, uint32_t first,
+                     uint32_t count, std::string rows);
   // Frees the slots when the store has stopped reading for this log.
   void FreeWhenIdle(const std::shared_ptr<SaveLog>& log, std::vector<Slot> slots);
 
@@ -115,11 +124,13 @@ class Saver {
   struct Task {
     SaveJob job;
     std::vector<uint32_t> generations;  // of job.slots when submitted
+    uint32_t name_end = 0;              // blocks to name when there is nothing to put
     bool retried = false;
   };
   using TaskPtr = std::shared_ptr<Task>;
 
   void Loop();
+  void Enqueue(TaskPtr task);
   void Run(const TaskPtr& task);
   absl::Status NameBlocks(SaveLog& log, uint32_t end);
   void Put(const TaskPtr& task);

@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <numeric>
 
 namespace varve::worker {
 namespace {
+
+constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
 // selected = [0, count), reusing what is there.
 void SelectAll(uint32_t count, std::vector<uint32_t>& selected) {
@@ -19,6 +22,13 @@ double Seconds(std::chrono::steady_clock::duration d) {
   return std::chrono::duration<double>(d).count();
 }
 
+// Pages that exist nowhere are not attended to.
+void LeaveOutLost(HeadWork& work) {
+  const LayerCache& cache = *work.cache;
+  if (cache.lost.empty()) return;
+  std::erase_if(work.selected(), [&](uint32_t page) { return cache.IsLost(work.head, page); });
+}
+
 }  // namespace
 
 bool Selector::SelectWithoutScores(HeadWork& work) {
@@ -26,11 +36,13 @@ bool Selector::SelectWithoutScores(HeadWork& work) {
   const uint32_t budget = work.sequence->budget_pages();
   if (policy.kind == PolicyKind::kFull || budget >= work.candidates) {
     SelectAll(work.candidates, work.selected());
+    LeaveOutLost(work);
     return true;
   }
   if (policy.kind == PolicyKind::kStreaming) {
     const uint32_t recent = budget > policy.sinks ? budget - policy.sinks : 0;
     page::PinnedPages(work.candidates, std::min(policy.sinks, budget), recent, work.selected());
+    LeaveOutLost(work);
     return true;
   }
   return false;
@@ -48,6 +60,11 @@ void Selector::SelectByDigests(HeadWork& work, SelectTimes& times) {
   digests.num_pages = n;
   page::ScorePages(digests, work.q, group, raw_.data());
   page::MergeScores(policy.merge, raw_.data(), group, n, geometry_.head_dim, scores_.data());
+  if (!work.cache->lost.empty()) {
+    for (uint32_t page = 0; page < n; ++page) {
+      if (work.cache->IsLost(work.head, page)) scores_[page] = kLowest;
+    }
+  }
   const auto scored = Clock::now();
 
   const std::span<const float> scores = std::span(scores_).first(n);
@@ -56,6 +73,7 @@ void Selector::SelectByDigests(HeadWork& work, SelectTimes& times) {
   const uint32_t budget = work.sequence->budget_pages();
   selected.resize(std::min<size_t>(n, std::max<size_t>(budget, pinned_.size())));
   selected.resize(page::SelectPages(scores, pinned_, budget, scratch_, selected));
+  LeaveOutLost(work);
   work.hot().SetScores(scores);
   times.score_seconds += Seconds(scored - begin);
   times.select_seconds += Seconds(Clock::now() - scored);

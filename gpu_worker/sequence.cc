@@ -64,6 +64,8 @@ absl::Status Sequence::CheckAppend(uint32_t layer, const void* k, const void* v,
 absl::Status Sequence::Append(uint32_t layer_index, const void* k, const void* v, uint32_t tokens) {
   VARVE_RETURN_IF_ERROR(broken_);
   VARVE_RETURN_IF_ERROR(CheckAppend(layer_index, k, v, tokens));
+  // Without it the tokens are taken all the same: only saving needs the store.
+  if (StoreChanged()) MeetStore().IgnoreError();
   ApplySaves();
   LayerCache& layer = layers_[layer_index];
   const uint32_t p = geometry_.page_tokens;

@@ -49,6 +49,10 @@ struct LayerCache {
   std::vector<std::vector<uint32_t>>
       attended;  // by head: candidates that the last Attend used, ascending
   bool has_attended = false;
+  std::vector<std::vector<bool>> lost;  // by head and page: exists nowhere; empty: none
+  bool IsLost(uint32_t head, uint32_t page) const {
+    return !lost.empty() && page < lost[head].size() && lost[head][page];
+  }
   uint32_t next_eviction = 0;  // under pool pressure, prefill pages leave in this order
 };
 
@@ -70,6 +74,19 @@ class Sequence {
   absl::Status AppendStep(uint32_t layer, const AttendItem& item);
   // Learns what the store has acknowledged since.
   void ApplySaves();
+
+  // The session with the store is the one in which this sequence last saw its context.
+  bool KnowsStore() const { return session_ != 0 && services_->client->session() == session_; }
+  // There is a session, and it is another one.
+  bool StoreChanged() const {
+    const uint64_t now = services_->client->session();
+    return now != 0 && now != session_;
+  }
+  // Finds the context in the store, after which KnowsStore. A store that came back without it, or
+  // without part of it, is given it again: see the top of sequence_rebuild.cc. UNAVAILABLE when
+  // there is no store; FAILED_PRECONDITION when the context is another's now.
+  absl::Status MeetStore();
+  bool has_lost() const { return stats_.lost_pages > 0; }
 
   SequenceId id() const { return id_; }
   const Policy& policy() const { return policy_; }
@@ -121,6 +138,12 @@ class Sequence {
   void SealPage(LayerCache& layer);
   void SubmitSealed(uint32_t layer_index);
   void Resubmit(uint32_t layer_index);
+  void SendRest();
+  absl::Status Rebuild(const client::ContextInfo& info);
+  absl::Status CheckSameBlocks(const client::ContextInfo& info) const;
+  absl::Status FindSaved(uint32_t layer_index);
+  void MarkGone(LayerCache& layer, uint32_t block);
+  void SendDigestsAgain(uint32_t layer_index);
   absl::Status SaveAll();
   void ReduceToPolicy();
   bool SparePrefill(uint32_t needed);
@@ -133,6 +156,8 @@ class Sequence {
   const Policy policy_;
   bool drop_on_close_ = false;
   std::shared_ptr<SaveLog> log_;
+  uint64_t session_ = 0;     // in which the context was seen last; 0: not since
+  bool rebuilding_ = false;  // a rebuild was begun and not finished
 
   uint64_t tokens_ = 0;              // announced
   std::vector<int32_t> tail_;        // announced tokens of the block that is not full

@@ -32,6 +32,7 @@ absl::Status Sequence::OpenContext(const SequenceOptions& options) {
     context_id = absl::StrCat("w-", absl::BytesToHexString(random), "-", id_);
     drop_on_close_ = true;
   }
+  session_ = services_->client->session();
   if (!options.resume_context_id.empty()) return Resume(options, context_id);
   VARVE_ASSIGN_OR_RETURN(
       const client::ContextInfo info,

@@ -35,7 +35,10 @@ absl::Status Sequence::FinishPrefill() {
                                                         " of ", tokens_, " announced tokens"));
     }
   }
-  if (policy_.evicts()) VARVE_RETURN_IF_ERROR(SaveAll());
+  if (policy_.evicts()) {
+    if (!KnowsStore()) VARVE_RETURN_IF_ERROR(MeetStore());
+    VARVE_RETURN_IF_ERROR(SaveAll());
+  }
   prompt_pages_ = static_cast<uint32_t>(tokens_ / geometry_.page_tokens);
   budget_ = policy_.BudgetPages(prompt_pages_);
   prefilled_ = true;
@@ -170,7 +173,9 @@ bool Sequence::SparePrefill(uint32_t needed) {
     for (LayerCache& layer : layers_) {
       layer.next_eviction = std::max(layer.next_eviction, policy_.sinks);
       const uint32_t end = SpareEnd(layer);
-      while (layer.next_eviction < end && !layer.heads[0].resident(layer.next_eviction)) {
+      while (layer.next_eviction < end &&
+             (!layer.heads[0].resident(layer.next_eviction) ||
+              layer.blocks[layer.next_eviction] == BlockState::kLost)) {
         ++layer.next_eviction;
       }
       if (layer.next_eviction >= end || layer.blocks[layer.next_eviction] != BlockState::kSaved) {

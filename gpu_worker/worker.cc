@@ -39,6 +39,15 @@ uint32_t ThreadsOf(const WorkerOptions& options) {
   return std::clamp(std::thread::hardware_concurrency() / 2, 1u, 16u);
 }
 
+// How often a step is tried again in a new session with the store.
+constexpr int kNewSessions = 3;
+
+// What choosing the pages of a batch took, and who did it.
+struct Choice {
+  SelectTimes times;
+  bool by_store = false;
+};
+
 // Buffers of one Attend call, kept between calls.
 struct StepBuffers {
   StepBuffers(const Services* services, uint32_t threads)
@@ -55,6 +64,23 @@ struct StepBuffers {
   std::vector<SequenceUse> uses;
   std::vector<HeadWork> works;  // grows, never shrinks: [item][KV head]
 };
+
+// The first work of a sequence that lacks a selected page; null: none does.
+const HeadWork* FirstMissing(std::span<const HeadWork> works) {
+  for (const HeadWork& work : works) {
+    if (work.hot().CountMissing(work.selected()) > 0) return &work;
+  }
+  return nullptr;
+}
+
+std::string NameMissing(const HeadWork& work) {
+  uint32_t missing = 0;
+  for (uint32_t page : work.selected()) {
+    missing = page;
+    if (!work.hot().resident(page)) break;
+  }
+  return absl::StrCat(PageName(work, missing), " could not be recalled");
+}
 
 class LinkedWorker final : public Worker {
  public:
@@ -83,6 +109,8 @@ class LinkedWorker final : public Worker {
   absl::Status TakeItems(uint32_t layer, absl::Span<const AttendItem> items, StepBuffers& buffers);
   absl::Status AttendHeld(uint32_t layer, absl::Span<const AttendItem> items, StepBuffers& buffers);
   absl::Status MakeResident(std::span<HeadWork> works, StepBuffers& buffers);
+  absl::Status TryResident(std::span<HeadWork> works, StepBuffers& buffers);
+  absl::Status Choose(std::span<HeadWork> of_sequence, StepBuffers& buffers, Choice& choice);
   void ScoreHeads(std::span<HeadWork> of_sequence, StepBuffers& buffers, SelectTimes& times);
   absl::Status AttendHeads(std::span<HeadWork> works, StepBuffers& buffers);
   // fn(work, thread) for each, on as many threads as so many bytes are worth.
@@ -242,6 +270,9 @@ absl::Status LinkedWorker::TakeItems(uint32_t layer, absl::Span<const AttendItem
     const AttendItem& item = items[i];
     Sequence& held = *buffers.uses[i];
     VARVE_RETURN_IF_ERROR(held.AppendStep(layer, item));
+    // Before anything is evicted that the store may not have any more. Without a store the step may
+    // still do: its pages may all be here.
+    if (held.StoreChanged()) held.MeetStore().IgnoreError();
     held.ApplySaves();
     for (uint32_t head = 0; head < g.num_kv_heads; ++head) {
       HeadWork& work = buffers.works[i * g.num_kv_heads + head];
@@ -308,43 +339,74 @@ absl::Status LinkedWorker::AttendHeads(std::span<HeadWork> works, StepBuffers& b
   return absl::OkStatus();
 }
 
-// Chooses pages for every KV head of the batch and brings what is missing: one Get for all, or one
-// Recall per context when the store scores.
-absl::Status LinkedWorker::MakeResident(std::span<HeadWork> works, StepBuffers& buffers) {
-  const uint32_t heads = services_.options.geometry.num_kv_heads;
-  const auto begin = Clock::now();
-  SelectTimes all;
-  bool by_store = false;
-  for (size_t i = 0; i < works.size(); i += heads) {
-    const std::span<HeadWork> of_sequence = works.subspan(i, heads);
-    SelectTimes times;
+// Pages of one sequence, per KV head. When some are missing, the store is one that is known to have
+// them: otherwise pages would be evicted for others that do not come.
+absl::Status LinkedWorker::Choose(std::span<HeadWork> of_sequence, StepBuffers& buffers,
+                                  Choice& choice) {
+  Sequence& sequence = *of_sequence.front().sequence;
+  SelectTimes times;
+  while (true) {
     bool needs_scores = false;  // the same for all heads: policy and budget decide
     for (HeadWork& work : of_sequence) {
       work.fetched = false;
       needs_scores = !buffers.selectors.front().SelectWithoutScores(work);
     }
-    const bool ask_store = needs_scores && services_.options.recall_path == RecallPath::kStore;
-    if (ask_store) {
-      VARVE_RETURN_IF_ERROR(buffers.recaller.FetchFromStore(of_sequence, times));
-    } else if (needs_scores) {
-      ScoreHeads(of_sequence, buffers, times);
+    // The store does not know which pages are lost.
+    const bool ask_store =
+        needs_scores && !sequence.has_lost() && services_.options.recall_path == RecallPath::kStore;
+    if (needs_scores && !ask_store) ScoreHeads(of_sequence, buffers, times);
+    const HeadWork* missing = ask_store ? &of_sequence.front() : FirstMissing(of_sequence);
+    if (missing == nullptr || sequence.KnowsStore()) {
+      if (ask_store) VARVE_RETURN_IF_ERROR(buffers.recaller.FetchFromStore(of_sequence, times));
+      choice.by_store = choice.by_store || ask_store;
+      break;
     }
-    by_store = by_store || ask_store;
-    SequenceStats& stats = of_sequence.front().sequence->stats();
-    stats.score += absl::Seconds(times.score_seconds);
-    stats.select += absl::Seconds(times.select_seconds);
-    all.score_seconds += times.score_seconds;
-    all.select_seconds += times.select_seconds;
+    if (absl::Status met = sequence.MeetStore(); !met.ok()) {
+      return base::Annotate(met, NameMissing(*missing));
+    }
+  }
+  SequenceStats& stats = sequence.stats();
+  stats.score += absl::Seconds(times.score_seconds);
+  stats.select += absl::Seconds(times.select_seconds);
+  choice.times.score_seconds += times.score_seconds;
+  choice.times.select_seconds += times.select_seconds;
+  return absl::OkStatus();
+}
+
+// Chooses pages for every KV head of the batch and brings what is missing: one Get for all, or one
+// Recall per context when the store scores.
+absl::Status LinkedWorker::TryResident(std::span<HeadWork> works, StepBuffers& buffers) {
+  const uint32_t heads = services_.options.geometry.num_kv_heads;
+  const auto begin = Clock::now();
+  Choice choice;
+  for (size_t i = 0; i < works.size(); i += heads) {
+    VARVE_RETURN_IF_ERROR(Choose(works.subspan(i, heads), buffers, choice));
   }
   VARVE_RETURN_IF_ERROR(buffers.recaller.Fetch(works));
-  metrics_->score.Observe(all.score_seconds);
-  metrics_->select.Observe(all.select_seconds);
-  (by_store ? metrics_->recall_store : metrics_->recall_worker).Observe(SecondsSince(begin));
+  metrics_->score.Observe(choice.times.score_seconds);
+  metrics_->select.Observe(choice.times.select_seconds);
+  (choice.by_store ? metrics_->recall_store : metrics_->recall_worker).Observe(SecondsSince(begin));
   return absl::OkStatus();
+}
+
+// A step that failed because the store was replaced under it is tried again with the new one.
+absl::Status LinkedWorker::MakeResident(std::span<HeadWork> works, StepBuffers& buffers) {
+  for (int attempt = 0;; ++attempt) {
+    const absl::Status status = TryResident(works, buffers);
+    if (status.ok() || attempt == kNewSessions) return status;
+    const bool changed = std::any_of(works.begin(), works.end(), [](const HeadWork& work) {
+      return work.sequence->StoreChanged();
+    });
+    if (!changed) return status;
+    for (HeadWork& work : works) {
+      if (work.sequence->StoreChanged()) VARVE_RETURN_IF_ERROR(work.sequence->MeetStore());
+    }
+  }
 }
 
 absl::Status LinkedWorker::MeasureMass(std::span<HeadWork> works) {
   for (const HeadWork& work : works) {
+    if (work.sequence->has_lost()) continue;  // of the whole nobody can tell any more
     VARVE_ASSIGN_OR_RETURN(const double kept, mass_meter_.KeptMass(work));
     work.sequence->stats().mass_sum += kept;
     ++work.sequence->stats().mass_samples;

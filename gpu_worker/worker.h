@@ -5,7 +5,10 @@
 // token a step) and asks for decode attention. The worker cuts the tokens into pages, keeps a
 // digest of every full page, saves full pages to the store, keeps a hot set per (sequence, layer,
 // KV head) within the policy's budget, and recalls what a query needs. A page that could not be had
-// fails the step; it is never skipped.
+// fails the step; it is never skipped. One exception: when the store comes back empty (it was
+// restarted), a sequence opens its context anew and saves again what is resident; pages that were
+// in the store alone are lost, counted (SequenceStats::lost_pages, varve_worker_lost_pages_total)
+// and left out from then on.
 //
 //   Open -> [Extend -> Append x layers]* -> FinishPrefill -> [Extend(1 token) -> Attend x layers,
 //   each with the token's key and value]* -> Close
@@ -81,6 +84,9 @@ struct SequenceStats {  // since Open, over all layers and KV heads
   uint64_t recalled_bytes = 0;
   uint64_t evicted_pages = 0;
   uint64_t saved_objects = 0;
+  // Pages that exist nowhere any more because the store came back without them: attention leaves
+  // them out.
+  uint64_t lost_pages = 0;
   absl::Duration score, select, recall, attend;
   double mass_sum = 0;
   uint64_t mass_samples = 0;

@@ -44,6 +44,11 @@ WorkerMetrics::WorkerMetrics(base::Metrics* metrics)
       pages_fetched(Pages(registry_, "fetched")),
       pages_evicted(registry_->Counter("varve_worker_evicted_pages_total",
                                        "Pages that left the hot sets; the store has them")),
+      pages_lost(registry_->Counter("varve_worker_lost_pages_total",
+                                    "Pages that the store came back without and nobody else has")),
+      contexts_rebuilt(registry_->Counter("varve_worker_rebuilt_contexts_total",
+                                          "Contexts opened again in a store that came back "
+                                          "without them")),
       mass(registry_->Histogram("varve_recall_attention_mass_ratio",
                                 "Sampled share of the full attention mass on the attended pages",
                                 {}, base::RatioBuckets())),

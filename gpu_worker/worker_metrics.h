@@ -28,6 +28,8 @@ struct WorkerMetrics {
   prometheus::Counter& pages_hot;
   prometheus::Counter& pages_fetched;
   prometheus::Counter& pages_evicted;
+  prometheus::Counter& pages_lost;
+  prometheus::Counter& contexts_rebuilt;
   prometheus::Histogram& mass;
   prometheus::Histogram& digest_lag;
   prometheus::Counter& saves_stored;

@@ -51,6 +51,7 @@ void ToProto(const SequenceInfo& info, v1::SequenceInfo* out) {
   stats->set_recalled_bytes(info.stats.recalled_bytes);
   stats->set_evicted_pages(info.stats.evicted_pages);
   stats->set_saved_objects(info.stats.saved_objects);
+  stats->set_lost_pages(info.stats.lost_pages);
   stats->set_score_ns(absl::ToInt64Nanoseconds(info.stats.score));
   stats->set_select_ns(absl::ToInt64Nanoseconds(info.stats.select));
   stats->set_recall_ns(absl::ToInt64Nanoseconds(info.stats.recall));
@@ -74,6 +75,7 @@ SequenceInfo FromProto(const v1::SequenceInfo& info) {
   out.stats.recalled_bytes = stats.recalled_bytes();
   out.stats.evicted_pages = stats.evicted_pages();
   out.stats.saved_objects = stats.saved_objects();
+  out.stats.lost_pages = stats.lost_pages();
   out.stats.score = absl::Nanoseconds(stats.score_ns());
   out.stats.select = absl::Nanoseconds(stats.select_ns());
   out.stats.recall = absl::Nanoseconds(stats.recall_ns());

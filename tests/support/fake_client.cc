@@ -98,6 +98,28 @@ void FakeClient::FailDigests(int calls, absl::Status status) {
   digest_error_ = std::move(status);
 }
 
+void FakeClient::Stop() {
+  base::MutexLock lock(mutex_);
+  away_ = true;
+}
+
+void FakeClient::Restart() {
+  base::MutexLock lock(mutex_);
+  away_ = false;
+  ++session_;
+  objects_.clear();
+  contexts_.clear();
+}
+
+uint64_t FakeClient::session() const {
+  base::MutexLock lock(mutex_);
+  return away_ ? 0 : session_;
+}
+
+absl::Status FakeClient::Reachable() const {
+  return away_ ? absl::UnavailableError("the fake store is away") : absl::OkStatus();
+}
+
 void FakeClient::RefusePuts(int items) {
   base::MutexLock lock(mutex_);
   refuse_puts_ = items;
@@ -153,6 +175,7 @@ absl::StatusOr<std::unique_ptr<client::Memory>> FakeClient::Allocate(size_t byte
 absl::StatusOr<std::vector<client::PutResult>> FakeClient::Put(
     std::span<const client::PutItem> items) {
   base::MutexLock lock(mutex_);
+  VARVE_RETURN_IF_ERROR(Reachable());
   if (fail_puts_ > 0) {
     --fail_puts_;
     return put_error_;
@@ -204,6 +227,7 @@ client::GetResult FakeClient::GetOne(const client::GetItem& item) {
 absl::StatusOr<std::vector<client::GetResult>> FakeClient::Get(
     std::span<const client::GetItem> items) {
   base::MutexLock lock(mutex_);
+  VARVE_RETURN_IF_ERROR(Reachable());
   ++get_calls_;
   if (fail_gets_ > 0) {
     --fail_gets_;
@@ -215,6 +239,7 @@ absl::StatusOr<std::vector<client::GetResult>> FakeClient::Get(
 }
 
 absl::StatusOr<FakeContext*> FakeClient::Find(const std::string& id) {
+  VARVE_RETURN_IF_ERROR(Reachable());
   const auto it = contexts_.find(id);
   if (it == contexts_.end()) return absl::NotFoundError(absl::StrCat("no context ", id));
   return &it->second;
@@ -236,6 +261,7 @@ absl::StatusOr<client::ContextInfo> FakeClient::OpenContext(const std::string& i
                                                             const page::Geometry& geometry,
                                                             page::DigestKind kind) {
   base::MutexLock lock(mutex_);
+  VARVE_RETURN_IF_ERROR(Reachable());
   FakeContext context;
   context.geometry = geometry;
   context.kind = kind;
@@ -299,6 +325,7 @@ absl::StatusOr<client::ContextInfo> FakeClient::ParkContext(const std::string& i
 
 absl::Status FakeClient::DropContext(const std::string& id) {
   base::MutexLock lock(mutex_);
+  VARVE_RETURN_IF_ERROR(Reachable());
   return contexts_.erase(id) > 0 ? absl::OkStatus() : absl::NotFoundError(id);
 }
 
@@ -306,6 +333,7 @@ absl::Status FakeClient::SendDigests(const std::string& id, uint32_t epoch, uint
                                      uint32_t first_block, uint32_t num_blocks, std::string rows,
                                      absl::Time) {
   base::MutexLock lock(mutex_);
+  VARVE_RETURN_IF_ERROR(Reachable());
   if (fail_digests_ > 0) {
     --fail_digests_;
     return digest_error_;
@@ -368,6 +396,7 @@ client::RecallHeadResult FakeClient::RecallHead(const client::RecallQuery& query
 
 absl::StatusOr<client::RecallResult> FakeClient::Recall(const client::RecallQuery& query) {
   base::MutexLock lock(mutex_);
+  VARVE_RETURN_IF_ERROR(Reachable());
   ++recall_calls_;
   if (fail_gets_ > 0) {
     --fail_gets_;
@@ -394,8 +423,14 @@ void FakeClient::GetAsync(
   done(Get(items));
 }
 
-absl::StatusOr<std::vector<bool>> FakeClient::Exists(std::span<const page::ObjectKey>) {
-  return NotFaked();
+absl::StatusOr<std::vector<bool>> FakeClient::Exists(std::span<const page::ObjectKey> keys) {
+  base::MutexLock lock(mutex_);
+  VARVE_RETURN_IF_ERROR(Reachable());
+  std::vector<bool> there;
+  for (const page::ObjectKey& key : keys) {
+    there.push_back(objects_.contains(std::string(key.bytes())));
+  }
+  return there;
 }
 absl::StatusOr<uint32_t> FakeClient::LongestPrefix(std::span<const page::ObjectKey>) {
   return NotFaked();

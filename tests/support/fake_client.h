@@ -55,7 +55,13 @@ class FakeClient final : public client::Client {
   bool has_context(const std::string& id) const;
   FakeContext context(const std::string& id) const;
 
+  // The store is gone: calls that need it fail with UNAVAILABLE.
+  void Stop();
+  // A store without anything, in a new session.
+  void Restart();
+
   std::string lane() const override { return "fake"; }
+  uint64_t session() const override;
   absl::StatusOr<std::unique_ptr<client::Memory>> Register(std::span<std::byte> memory) override;
   absl::StatusOr<std::unique_ptr<client::Memory>> Allocate(size_t bytes) override;
   absl::StatusOr<std::vector<bool>> Exists(std::span<const page::ObjectKey> keys) override;
@@ -114,6 +120,7 @@ class FakeClient final : public client::Client {
   };
 
   void Loop();
+  absl::Status Reachable() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<FakeContext*> Find(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   client::ContextInfo InfoOf(const std::string& id, const FakeContext& context) const;
   client::GetResult GetOne(const client::GetItem& item) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -127,6 +134,8 @@ class FakeClient final : public client::Client {
   std::map<std::string, FakeContext> contexts_ ABSL_GUARDED_BY(mutex_);
   std::deque<Pending> pending_ ABSL_GUARDED_BY(mutex_);
   bool held_ ABSL_GUARDED_BY(mutex_) = false;
+  bool away_ ABSL_GUARDED_BY(mutex_) = false;
+  uint64_t session_ ABSL_GUARDED_BY(mutex_) = 1;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   int fail_puts_ ABSL_GUARDED_BY(mutex_) = 0;
   int fail_gets_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -1,0 +1,182 @@
+// A store that comes back empty while sequences decode.
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gpu_worker/worker.h"
+#include "gtest/gtest.h"
+#include "tests/support/attended_pages.h"
+#include "tests/support/fake_client.h"
+#include "tests/support/test_engine.h"
+
+namespace varve::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+#define ASSERT_OK(expr)                                 \
+  do {                                                  \
+    const absl::Status status_of_expr = (expr);         \
+    ASSERT_TRUE(status_of_expr.ok()) << status_of_expr; \
+  } while (false)
+
+constexpr page::Geometry kShape{2, 2, 4, 32, 8, page::DType::kF32};
+
+class StoreRestart : public ::testing::TestWithParam<worker::RecallPath> {
+ protected:
+  StoreRestart() : pool_(1024 * kShape.page_bytes()), text_(kShape, 41, 600) {
+    worker::WorkerOptions options;
+    options.geometry = kShape;
+    options.recall_path = GetParam();
+    options.step_deadline = absl::Seconds(20);
+    options.pool_memory = pool_;
+    options.metrics = &metrics_;
+    auto made = worker::Worker::Create(options, &client_);
+    EXPECT_TRUE(made.ok()) << made.status();
+    worker_ = std::move(*made);
+  }
+  // The outputs are attention over exactly the pages that the table names, and those are real.
+  void ExpectHonest(const Feeder& feeder, uint32_t step) {
+    for (uint32_t l = 0; l < kShape.num_layers; ++l) {
+      const auto pages = AttendedPages(*worker_, pool_, text_, feeder, l);
+      ASSERT_TRUE(pages.ok()) << pages.status();
+      const NaiveResult truth =
+          NaiveAttention(text_, l, text_.Query(l, step), feeder.tokens(), *pages);
+      EXPECT_LE(RelativeError(feeder.outputs()[l], truth.out), 2e-5) << step;
+      EXPECT_LE(RelativeError(feeder.lse()[l], truth.lse), 2e-5) << step;
+    }
+  }
+  double Metric(const std::string& name) { return metrics_.Counter(name, "").Value(); }
+
+  std::vector<std::byte> pool_;
+  const RandomText text_;
+  FakeClient client_;
+  base::Metrics metrics_;
+  std::unique_ptr<worker::Worker> worker_;
+};
+
+// Nothing had left this worker: the new store has it all again, under the same names.
+TEST_P(StoreRestart, WhatIsResidentIsSavedAgain) {
+  for (const char* policy : {"full", "quest(budget=0.2)"}) {
+    SCOPED_TRACE(policy);
+    Feeder feeder(worker_.get(), &text_);
+    ASSERT_OK(feeder.Open(policy, policy));
+    ASSERT_OK(feeder.Feed(300));
+    ASSERT_OK(feeder.Finish());
+    ASSERT_OK(feeder.Step(0));
+    client_.Restart();
+    for (uint32_t step = 1; step < 10; ++step) {
+      ASSERT_OK(feeder.Step(step));
+      ExpectHonest(feeder, step);
+    }
+    EXPECT_EQ(feeder.Info().stats.lost_pages, 0u);
+    ASSERT_OK(worker_->Close(feeder.id()));  // waits for what is under way
+    const FakeContext context = client_.context(policy);
+    EXPECT_EQ(context.hashes.size(), 38u);  // 310 tokens
+    EXPECT_EQ(context.digest_blocks, (std::vector<uint32_t>{38, 38}));
+    EXPECT_EQ(client_.objects(), 2 * 38u);
+    // Resumed from the new store alone.
+    Feeder resumed(worker_.get(), &text_);
+    ASSERT_OK(resumed.Open("quest(budget=0.2)", "", policy));
+    ASSERT_OK(resumed.Finish());
+    ASSERT_OK(resumed.Step(77));
+    ExpectHonest(resumed, 77);
+  }
+  EXPECT_EQ(Metric("varve_worker_rebuilt_contexts_total"), 2);
+  EXPECT_EQ(Metric("varve_worker_lost_pages_total"), 0);
+}
+
+// What only the old store had is lost: counted, said, and left out; the rest goes on.
+TEST_P(StoreRestart, LostPagesAreCountedAndLeftOut) {
+  Feeder feeder(worker_.get(), &text_);
+  ASSERT_OK(feeder.Prefill("arkvale(budget=6p,hot=2,generated=paged)", 400));
+  for (uint32_t step = 0; step < 5; ++step) ASSERT_OK(feeder.Step(step));
+  ::testing::internal::CaptureStderr();
+  client_.Restart();
+  ASSERT_OK(feeder.Step(5));
+  const std::string log = ::testing::internal::GetCapturedStderr();
+  EXPECT_THAT(log, HasSubstr("the store came back with 0 of 50 blocks"));
+  const uint64_t lost = feeder.Info().stats.lost_pages;
+  EXPECT_THAT(log, HasSubstr(std::to_string(lost) + " pages are nowhere any more"));
+  // 50 pages of 4 heads and layers, of which 12 each were resident at the most.
+  EXPECT_GE(lost, 4 * (50u - 13u));
+  EXPECT_LT(lost, 4 * 50u);
+  EXPECT_EQ(Metric("varve_worker_lost_pages_total"), static_cast<double>(lost));
+  ExpectHonest(feeder, 5);
+  for (uint32_t step = 6; step < 120; ++step) {  // 14 blocks more
+    ASSERT_OK(feeder.Step(step));
+    ExpectHonest(feeder, step);
+  }
+  EXPECT_GE(client_.objects(), 2 * 14u);
+  EXPECT_EQ(feeder.Info().stats.lost_pages, lost);
+  EXPECT_EQ(Metric("varve_worker_rebuilt_contexts_total"), 1);
+  // A second time, with some more.
+  client_.Restart();
+  for (uint32_t step = 120; step < 130; ++step) {
+    ASSERT_OK(feeder.Step(step));
+    ExpectHonest(feeder, step);
+  }
+  EXPECT_GE(feeder.Info().stats.lost_pages, lost);
+  EXPECT_EQ(Metric("varve_worker_lost_pages_total"),
+            static_cast<double>(feeder.Info().stats.lost_pages));
+}
+
+// While the store is away a step that needs it fails, and gives nothing up for it.
+TEST_P(StoreRestart, AStepWithoutAStoreFailsAndEvictsNothing) {
+  Feeder feeder(worker_.get(), &text_);
+  ASSERT_OK(feeder.Prefill("arkvale(budget=4p,hot=1)", 400));
+  ASSERT_OK(feeder.Step(0));
+  ASSERT_OK(feeder.Announce());
+  client_.Stop();
+  absl::Status status;
+  uint32_t query = 1;
+  for (; status.ok() && query < 50; ++query) status = feeder.AttendWithToken(query);
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("page "));
+  const uint64_t evicted = feeder.Info().stats.evicted_pages;
+  for (int i = 0; i < 20; ++i) EXPECT_FALSE(feeder.AttendWithToken(query - 1).ok());
+  EXPECT_EQ(feeder.Info().stats.evicted_pages, evicted);
+  client_.Restart();
+  ASSERT_OK(feeder.AttendWithToken(query - 1));
+  ExpectHonest(feeder, query - 1);
+}
+
+TEST_P(StoreRestart, APromptUnderWayIsSavedToTheNewStore) {
+  Feeder feeder(worker_.get(), &text_);
+  ASSERT_OK(feeder.Open("arkvale(budget=4p)", "conversation"));
+  ASSERT_OK(feeder.Feed(200, 50));
+  client_.Restart();
+  ASSERT_OK(feeder.Feed(200, 50));
+  ASSERT_OK(feeder.Finish());
+  EXPECT_EQ(feeder.Info().stats.lost_pages, 0u);
+  EXPECT_EQ(client_.objects(), 2 * 50u);
+  for (uint32_t step = 0; step < 10; ++step) {
+    ASSERT_OK(feeder.Step(step));
+    ExpectHonest(feeder, step);
+  }
+}
+
+// Another worker has saved the same blocks in the meantime: they are not lost.
+TEST_P(StoreRestart, BlocksThatAnotherSavedAreFound) {
+  Feeder sparse(worker_.get(), &text_), full(worker_.get(), &text_);
+  ASSERT_OK(sparse.Prefill("arkvale(budget=4p,hot=1)", 400));
+  ASSERT_OK(full.Open("full", "kept"));
+  ASSERT_OK(full.Feed(400));
+  ASSERT_OK(full.Finish());
+  client_.Restart();
+  ASSERT_OK(full.Step(0));
+  ASSERT_OK(worker_->Close(full.id()));
+  EXPECT_EQ(client_.objects(), 2 * 50u);
+  ASSERT_OK(sparse.Step(0));
+  ExpectHonest(sparse, 0);
+  EXPECT_EQ(sparse.Info().stats.lost_pages, 0u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Paths, StoreRestart,
+                         ::testing::Values(worker::RecallPath::kWorker, worker::RecallPath::kStore),
+                         [](const auto& info) {
+                           return info.param == worker::RecallPath::kWorker ? "Worker" : "Store";
+                         });
+
+}  // namespace
+}  // namespace varve::testing

@@ -95,6 +95,22 @@ TEST(Kustomize, PodsAreLockedDown) {
   }
 }
 
+// Shared memory files have mode 0600.
+TEST(Kustomize, EngineAndWorkerRunAsTheSameUser) {
+  std::set<std::string> users, sharing;
+  for (const YAML::Node& workload : Workloads()) {
+    for (const YAML::Node& container : Containers(workload["spec"]["template"]["spec"])) {
+      for (const auto& mount : container["volumeMounts"]) {
+        if (mount["name"].as<std::string>() != "socket") continue;
+        sharing.insert(container["name"].as<std::string>());
+        users.insert(container["securityContext"]["runAsUser"].as<std::string>("unset"));
+      }
+    }
+  }
+  EXPECT_EQ(sharing, (std::set<std::string>{"inference", "varve-worker"}));
+  EXPECT_EQ(users, (std::set<std::string>{"65532"}));
+}
+
 TEST(Kustomize, MountsProbesAndConfigMapsResolve) {
   std::set<std::string> generated;
   for (const auto& generator : Kustomization()["configMapGenerator"]) generated.insert(generator["name"].as<std::string>());

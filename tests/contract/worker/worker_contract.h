@@ -8,15 +8,10 @@
 
 #include "gtest/gtest.h"
 #include "tests/contract/worker/worker_env.h"
+#include "tests/support/assert_ok.h"
 #include "tests/support/test_engine.h"
 
 namespace varve::testing {
-
-#define ASSERT_OK(expr)                                 \
-  do {                                                  \
-    const absl::Status status_of_expr = (expr);         \
-    ASSERT_TRUE(status_of_expr.ok()) << status_of_expr; \
-  } while (false)
 
 constexpr page::Geometry kSmall{2, 2, 4, 32, 8, page::DType::kF32};
 

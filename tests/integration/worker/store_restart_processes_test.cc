@@ -16,18 +16,13 @@
 #include "gpu_worker/worker.h"
 #include "gtest/gtest.h"
 #include "kvstore/base/status.h"
+#include "tests/support/assert_ok.h"
 #include "tests/support/attended_pages.h"
 #include "tests/support/store_process.h"
 #include "tests/support/test_engine.h"
 
 namespace varve::testing {
 namespace {
-
-#define ASSERT_OK(expr)                                 \
-  do {                                                  \
-    const absl::Status status_of_expr = (expr);         \
-    ASSERT_TRUE(status_of_expr.ok()) << status_of_expr; \
-  } while (false)
 
 constexpr page::Geometry kShape{2, 2, 4, 32, 8, page::DType::kF32};
 constexpr uint32_t kPrompt = 400;

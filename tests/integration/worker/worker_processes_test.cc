@@ -14,6 +14,7 @@
 #include "gpu_worker/remote_worker.h"
 #include "gpu_worker/worker.h"
 #include "gtest/gtest.h"
+#include "tests/support/assert_ok.h"
 #include "tests/support/store_process.h"
 #include "tests/support/test_engine.h"
 
@@ -21,12 +22,6 @@ namespace varve::testing {
 namespace {
 
 using ::testing::HasSubstr;
-
-#define ASSERT_OK(expr)                                 \
-  do {                                                  \
-    const absl::Status status_of_expr = (expr);         \
-    ASSERT_TRUE(status_of_expr.ok()) << status_of_expr; \
-  } while (false)
 
 constexpr page::Geometry kShape{2, 2, 4, 32, 8, page::DType::kF32};
 constexpr const char* kPolicy = "arkvale(budget=4p,hot=1)";

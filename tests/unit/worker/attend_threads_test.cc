@@ -4,17 +4,12 @@
 
 #include "gpu_worker/worker.h"
 #include "gtest/gtest.h"
+#include "tests/support/assert_ok.h"
 #include "tests/support/fake_client.h"
 #include "tests/support/test_engine.h"
 
 namespace varve::testing {
 namespace {
-
-#define ASSERT_OK(expr)                                 \
-  do {                                                  \
-    const absl::Status status_of_expr = (expr);         \
-    ASSERT_TRUE(status_of_expr.ok()) << status_of_expr; \
-  } while (false)
 
 // Large enough that more than one thread is worth waking: a page has 32 KiB, its digest 1 KiB.
 constexpr page::Geometry kShape{1, 6, 12, 128, 32, page::DType::kF32};

@@ -5,6 +5,7 @@
 #include "gmock/gmock.h"
 #include "gpu_worker/worker.h"
 #include "gtest/gtest.h"
+#include "tests/support/assert_ok.h"
 #include "tests/support/attended_pages.h"
 #include "tests/support/fake_client.h"
 #include "tests/support/test_engine.h"
@@ -13,12 +14,6 @@ namespace varve::testing {
 namespace {
 
 using ::testing::HasSubstr;
-
-#define ASSERT_OK(expr)                                 \
-  do {                                                  \
-    const absl::Status status_of_expr = (expr);         \
-    ASSERT_TRUE(status_of_expr.ok()) << status_of_expr; \
-  } while (false)
 
 constexpr page::Geometry kShape{2, 2, 4, 32, 8, page::DType::kF32};
 

@@ -11,6 +11,7 @@
 #include "gpu_worker/worker.h"
 #include "gtest/gtest.h"
 #include "kvstore/base/hash.h"
+#include "tests/support/assert_ok.h"
 #include "tests/support/fake_client.h"
 #include "tests/support/test_engine.h"
 
@@ -20,12 +21,6 @@ namespace {
 using ::testing::HasSubstr;
 using worker::AttendItem;
 using worker::RecallPath;
-
-#define ASSERT_OK(expr)                                 \
-  do {                                                  \
-    const absl::Status status_of_expr = (expr);         \
-    ASSERT_TRUE(status_of_expr.ok()) << status_of_expr; \
-  } while (false)
 
 constexpr page::Geometry kShape{2, 2, 4, 32, 8, page::DType::kF32};
 

@@ -176,7 +176,7 @@ struct RecallHeadResult {
   std::vector<float> scores;
 };
 struct RecallTimings {
-  double score_us = 0, select_us = 0, locate_us = 0, transfer_us = 0, total_us = 0;
+  double queue_us = 0, score_us = 0, select_us = 0, locate_us = 0, transfer_us = 0, total_us = 0;
 };
 struct RecallResult {
   std::vector<std::vector<RecallHeadResult>> layers;  // [layer of the query][KV head]

@@ -179,7 +179,8 @@ RecallResult FromProto(const v1::RecallReply& reply) {
     for (const v1::HeadRecallResult& head : layer.heads()) heads.push_back(FromProto(head));
   }
   const v1::RecallTimings& timings = reply.timings();
-  result.timings = {.score_us = static_cast<double>(timings.score_us()),
+  result.timings = {.queue_us = static_cast<double>(timings.queue_us()),
+                    .score_us = static_cast<double>(timings.score_us()),
                     .select_us = static_cast<double>(timings.select_us()),
                     .locate_us = static_cast<double>(timings.locate_us()),
                     .transfer_us = static_cast<double>(timings.transfer_us()),

@@ -208,13 +208,14 @@ absl::Status Recall(const Globals& globals, const RecallOptions& options) {
                {"budget_pages", options.budget},
                {"merge", options.merge},
                {"heads", std::move(rows)},
+               {"queue_us", result.timings.queue_us},
                {"score_us", result.timings.score_us},
                {"select_us", result.timings.select_us}});
     return absl::OkStatus();
   }
-  std::printf("context %s, %s, %u blocks; scored in %.0f us, selected in %.0f us\n",
+  std::printf("context %s, %s, %u blocks; queued %.0f us, scored in %.0f us, selected in %.0f us\n",
               context.context_id.c_str(), context.geometry.ToString().c_str(), context.num_blocks,
-              result.timings.score_us, result.timings.select_us);
+              result.timings.queue_us, result.timings.score_us, result.timings.select_us);
   for (const uint32_t head : heads)
     PrintHead(head, result.layers.at(0).at(head), context.geometry, options);
   return absl::OkStatus();

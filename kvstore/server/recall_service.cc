@@ -95,8 +95,13 @@ class LayerObjects {
 
 class RecallOp : public std::enable_shared_from_this<RecallOp> {
  public:
-  RecallOp(Core& core, CheckedRecall checked, RecallReply* reply, Answer answer)
-      : core_(core), checked_(std::move(checked)), reply_(reply), answer_(std::move(answer)) {
+  RecallOp(Core& core, absl::Time arrived, CheckedRecall checked, RecallReply* reply,
+           Answer answer)
+      : core_(core),
+        start_(arrived),
+        checked_(std::move(checked)),
+        reply_(reply),
+        answer_(std::move(answer)) {
     const page::Geometry& g = checked_.context.geometry;
     layout_ = {g.num_kv_heads, static_cast<uint32_t>(g.part_bytes())};
   }
@@ -187,6 +192,7 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
     handles_.clear();
     const absl::Duration total = absl::Now() - start_;
     varve::v1::RecallTimings* timings = reply_->mutable_timings();
+    timings->set_queue_us(Micros(queue_));
     timings->set_score_us(Micros(score_));
     timings->set_select_us(Micros(select_));
     timings->set_locate_us(Micros(locate_));
@@ -201,7 +207,7 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
   }
 
   Core& core_;
-  const absl::Time start_ = absl::Now();
+  const absl::Time start_;
   CheckedRecall checked_;
   RecallReply* const reply_;
   Answer answer_;
@@ -212,6 +218,7 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
   uint64_t bytes_ = 0;
   size_t hot_ = 0;
   absl::Time transfer_start_;
+  const absl::Duration queue_ = absl::Now() - start_;
   absl::Duration score_, select_, locate_, transfer_;
 };
 
@@ -250,10 +257,11 @@ class RecallStreamCall final : public StreamCall<RecallRequest, RecallReply> {
 void StartRecall(Core& core, const RecallRequest& request, RecallReply* reply, Answer answer) {
   reply->set_tag(request.tag());
   // Checking touches every slot and takes locks of the session: with the rest, on a recall thread.
-  core.recall_pool.Run([&core, &request, reply, answer = std::move(answer)]() mutable {
+  core.recall_pool.Run([&core, &request, reply, arrived = absl::Now(),
+                        answer = std::move(answer)]() mutable {
     absl::StatusOr<CheckedRecall> checked = CheckRecall(core, request);
     if (!checked.ok()) return std::move(answer)(checked.status());
-    std::make_shared<RecallOp>(core, *std::move(checked), reply, std::move(answer))
+    std::make_shared<RecallOp>(core, arrived, *std::move(checked), reply, std::move(answer))
         ->Run(request.context_id());
   });
 }

@@ -202,8 +202,11 @@ class UcxEndpoint final : public Endpoint {
 absl::StatusOr<std::unique_ptr<Endpoint>> ConnectUcx(std::shared_ptr<Port> port, const UcxAddress& peer,
                                                      const std::string& worker_address, size_t segment_bytes,
                                                      absl::Duration timeout) {
+  // Over shared memory a dead peer may leave rubbish in what its station shares with ours. Over tcp UCX pairs the k-th
+  // endpoints of two workers to each other on one socket: with several connections to one peer, closing one would cut
+  // another.
   std::unique_ptr<Station> own;
-  if (port->lane().kind() == LaneKind::kShm) {
+  if (port->lane().kind() != LaneKind::kRdma) {
     auto opened = Station::Open(port->lane().context());
     if (!opened.ok()) return opened.status();
     own = *std::move(opened);

@@ -75,6 +75,9 @@ int HoldSessions(const std::string& address) {
   for (;;) pause();
 }
 
+// gRPC's thread pool and its sockets move by one or two; a leak would show many times over.
+constexpr int kPoolMargin = 4;
+
 struct Usage {
   int64_t memory = 0;
   int threads = 0;
@@ -168,8 +171,8 @@ class SoakTest : public ::testing::Test {
     Usage now;
     EXPECT_TRUE(Eventually([&] {
       now = UsageOf(store_->pid());
-      return Metric("varve_sessions") == 0 && now.threads <= before.threads &&
-             now.files <= before.files && now.memory <= before.memory + kMemoryMargin;
+      return Metric("varve_sessions") == 0 && now.threads <= before.threads + kPoolMargin &&
+             now.files <= before.files + kPoolMargin && now.memory <= before.memory + kMemoryMargin;
     })) << "threads " << before.threads << " -> " << now.threads << ", files " << before.files
         << " -> " << now.files << ", memory " << before.memory << " -> " << now.memory;
     EXPECT_EQ(Metric("varve_tier_pinned_bytes{tier=\"host\"}"), 0);

@@ -90,7 +90,6 @@ class StreamCall : public grpc::ServerBidiReactor<Request, Reply>,
         case Action::kNone:
           return;
         case Action::kRead:
-          incoming_ = std::make_unique<Request>();
           this->StartRead(incoming_.get());
           break;
         case Action::kWrite:
@@ -123,6 +122,7 @@ class StreamCall : public grpc::ServerBidiReactor<Request, Reply>,
       return otherwise;
     }
     reading_ = true;
+    incoming_ = std::make_unique<Request>();
     return Action::kRead;
   }
 

@@ -79,12 +79,12 @@ TEST_P(ReconnectTest, CallsWithoutAStoreFailInTime) {
   auto store = Start({});
   ASSERT_NE(store, nullptr);
   ClientOptions options = Options(*store);
-  options.connect_timeout = absl::Milliseconds(300);
+  options.connect_timeout = absl::Seconds(2);
   const auto client = Client::Connect(options);
   ASSERT_TRUE(client.ok()) << client.status();
   store.reset();
   const absl::Time start = absl::Now();
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < 2; ++i) {
     EXPECT_EQ((*client)->Exists(std::vector{Key("anything")}).status().code(),
               absl::StatusCode::kUnavailable);
   }

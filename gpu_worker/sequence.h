@@ -139,7 +139,7 @@ class Sequence {
   void SubmitSealed(uint32_t layer_index);
   void Resubmit(uint32_t layer_index);
   void SendRest();
-  absl::Status Rebuild(const client::ContextInfo& info);
+  absl::Status Rebuild();
   absl::Status CheckSameBlocks(const client::ContextInfo& info) const;
   absl::Status FindSaved(uint32_t layer_index);
   void MarkGone(LayerCache& layer, uint32_t block);

@@ -41,7 +41,7 @@ absl::Status Sequence::MeetStore() {
       lacks = info->digest_blocks[l] < digests[l];
     }
     absl::Status status = info.status();
-    if (status.ok() && lacks) status = Rebuild(*info);
+    if (status.ok() && lacks) status = Rebuild();
     if (status.ok() && !lacks) SendRest();
     if (!status.ok()) {
       return base::Annotate(status, absl::StrCat("sequence ", id_, ", looking for its context ",
@@ -73,12 +73,15 @@ absl::Status Sequence::CheckSameBlocks(const client::ContextInfo& info) const {
       absl::StrCat("context ", context_id(), " holds other blocks now than this sequence's"));
 }
 
-absl::Status Sequence::Rebuild(const client::ContextInfo& info) {
-  VARVE_RETURN_IF_ERROR(CheckSameBlocks(info));
+absl::Status Sequence::Rebuild() {
   rebuilding_ = true;
   log_->Cancel();
-  // What the old log still has under way reads slots that would be submitted again.
+  // What the old log still has under way reads slots that would be submitted again, and may yet name
+  // blocks: what the context holds is known only after it.
   VARVE_RETURN_IF_ERROR(log_->WaitIdle(services_->options.step_deadline));
+  VARVE_ASSIGN_OR_RETURN(const client::ContextInfo info,
+                         services_->client->AttachContext(context_id()));
+  VARVE_RETURN_IF_ERROR(CheckSameBlocks(info));
   const uint64_t lost_before = stats_.lost_pages;
   stats_.lost_pages = 0;
   for (uint32_t l = 0; l < layers_.size(); ++l) VARVE_RETURN_IF_ERROR(FindSaved(l));

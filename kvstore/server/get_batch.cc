@@ -15,6 +15,8 @@
 namespace varve::server {
 namespace {
 
+using Way = transport::RemoteRegion::Way;
+
 class GetBatch : public std::enable_shared_from_this<GetBatch> {
  public:
   GetBatch(Core& core, SessionRef session, const varve::v1::GetRequest& request,
@@ -32,19 +34,25 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
     Chunk chunk;
     for (int i = 0; i < request_.items_size(); ++i) {
       if (!Find(i)) continue;
-      const bool mapped = AreMapped(items_[i].pieces);
-      if (chunk.mapped != mapped) Start(std::exchange(chunk, {}));
-      chunk.mapped = mapped;
+      const Way way = CommonWay(items_[i].pieces);
+      if (chunk.way != way) Start(std::exchange(chunk, {}));
+      chunk.way = way;
       chunk.items.push_back(i);
       chunk.bytes += items_[i].bytes;
-      if (chunk.bytes >= kChunkBytes) Start(std::exchange(chunk, {}));
+      if (chunk.bytes >= ChunkBytes(way)) Start(std::exchange(chunk, {}));
     }
     Start(std::move(chunk));
     CloseChunk();
   }
 
  private:
-  struct Item {
+  // Checks its bytes while they are copied.
+  struct Item final : transport::Copier {
+    void Copy(void* to, const void* from, size_t bytes) override {
+      const auto offset = static_cast<const std::byte*>(from) - handle->memory().data();
+      handle->CopyTo(static_cast<uint64_t>(offset), to, bytes);
+    }
+
     page::ObjectRange range;
     uint64_t bytes = 0;
     std::vector<Piece> pieces;
@@ -53,7 +61,7 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
   struct Chunk {
     std::vector<int> items;
     uint64_t bytes = 0;
-    bool mapped = false;
+    Way way = Way::kDirect;
   };
 
   // False: the item has its result already.
@@ -73,15 +81,18 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
   void Start(Chunk chunk) {
     if (chunk.items.empty()) return;
     open_chunks_.fetch_add(1);
-    if (!core_.config.host_tier().verify_reads() && !chunk.mapped) {
-      return Post(std::move(chunk.items));
+    const bool verify_first = verify_ && chunk.way == Way::kDirect;
+    const bool verify_now = verify_ && chunk.way != Way::kDirect;
+    if (!verify_first && chunk.way != Way::kMapped) {
+      return Post(std::move(chunk.items), verify_now);
     }
     // Checksums and copies touch all bytes: not on a gRPC thread, and while earlier chunks travel.
-    core_.data_pool.Run([self = shared_from_this(), chunk = std::move(chunk)]() mutable {
-      if (chunk.mapped) return self->Copy(chunk);
-      self->Verify(chunk.items);
-      self->Post(std::move(chunk.items));
-    });
+    core_.data_pool.Run(
+        [self = shared_from_this(), items = std::move(chunk.items), verify_first,
+         verify_now]() mutable {
+          if (verify_first) self->DropCorrupt(items);
+          self->Post(std::move(items), verify_now);
+        });
   }
 
   // OK with no handle: a miss.
@@ -103,66 +114,30 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
     return absl::OkStatus();
   }
 
-  void Verify(std::vector<int>& chunk) {
+  void DropCorrupt(std::vector<int>& chunk) {
     std::erase_if(chunk, [this](int i) {
       if (items_[i].handle->Verify(items_[i].range).ok()) return false;
-      DropCorrupt(i);
+      items_[i].handle.reset();
+      SetMiss(core_, store::MissReason::kCorrupt, reply_->mutable_results(i));
       return true;
     });
   }
 
-  void DropCorrupt(int i) {
-    items_[i].handle.reset();
-    SetMiss(core_, store::MissReason::kCorrupt, reply_->mutable_results(i));
-  }
-
-  // Mapped memory: copies and checks in one pass.
-  void Copy(const Chunk& chunk) {
-    const absl::Time start = absl::Now();
-    absl::Status status;
-    std::vector<int> copied;
-    for (int i : chunk.items) {
-      status.Update(CheckEndpoint(*session_, deadline_));
-      if (!status.ok() || CopyItem(items_[i])) {
-        copied.push_back(i);
-      } else {
-        DropCorrupt(i);
-      }
-    }
-    AccountTransfer(core_, Direction::kToClient, session_, chunk.bytes, start, status);
-    Deliver(copied, status);
-  }
-
-  static bool CopyItem(const Item& item) {
-    absl::Status status;
-    PieceCursor cursor(item.pieces);
-    const std::span<std::byte> memory = Mutable(item.handle->memory());
-    std::vector<transport::Segment> segments;
-    std::vector<std::span<std::byte>> pieces;
-    ForEachPiece(item.handle->meta(), item.range, [&](page::Extent extent) {
-      segments.clear();
-      pieces.clear();
-      cursor.Map(memory.subspan(extent.offset, extent.bytes), segments);
-      for (const transport::Segment& segment : segments) {
-        pieces.push_back(
-            segment.remote->mapped().subspan(segment.remote_offset, segment.local.size()));
-      }
-      if (status.ok()) status = item.handle->CopyTo(extent, pieces);
-    });
-    return status.ok();
-  }
-
-  void Post(std::vector<int> chunk) {
+  // verify_now: by the checksums of the copies, when they are made.
+  void Post(std::vector<int> chunk, bool verify_now) {
     if (chunk.empty()) return CloseChunk();
     std::vector<transport::Segment> segments;
     for (int i : chunk) {
       PieceCursor cursor(items_[i].pieces);
       const std::span<std::byte> memory = Mutable(items_[i].handle->memory());
       ForEachPiece(items_[i].handle->meta(), items_[i].range, [&](page::Extent extent) {
-        cursor.Map(memory.subspan(extent.offset, extent.bytes), segments);
+        cursor.Map(memory.subspan(extent.offset, extent.bytes), verify_now ? &items_[i] : nullptr,
+                   segments);
       });
     }
-    auto done = [self = shared_from_this(), chunk = std::move(chunk)](const absl::Status& status) {
+    auto done = [self = shared_from_this(), chunk = std::move(chunk),
+                 verify_now](const absl::Status& status) mutable {
+      if (verify_now && status.ok()) self->DropCorrupt(chunk);
       self->Deliver(chunk, status);
     };
     StartTransfer(core_, Direction::kToClient, session_, std::move(segments), deadline_,
@@ -199,6 +174,7 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
   varve::v1::GetReply* const reply_;
   const absl::Time deadline_;
   const absl::Time start_ = absl::Now();
+  const bool verify_ = core_.config.host_tier().verify_reads();
   Answer answer_;
   std::vector<Item> items_;
   std::atomic<bool> hits_{false};

@@ -52,6 +52,7 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
 
   void BeginObject(const Session& session, const PutInlineRequest& request) {
     open_ = true;
+    received_ = 0;
     key_ = request.key();
     crc32c_ = request.has_crc32c() ? std::optional(request.crc32c()) : std::nullopt;
     status_ = Reserve(session, request);
@@ -71,20 +72,20 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
       return absl::InvalidArgumentError(absl::StrCat(
           "data of ", data.size(), " bytes in one message; allowed: up to ", kMaxInlineChunkBytes));
     }
-    if (data.size() > handle_->missing_bytes()) {
+    if (data.size() > handle_->memory().size() - received_) {
       return absl::InvalidArgumentError(
           absl::StrCat("more data than total_bytes ", handle_->memory().size()));
     }
-    handle_->Append(std::as_bytes(std::span(data)));
+    handle_->CopyFrom(received_, data.data(), data.size());
+    received_ += data.size();
     return absl::OkStatus();
   }
 
   std::unique_ptr<PutItemResult> EndObject() {
     open_ = false;
-    if (status_.ok() && handle_->missing_bytes() > 0) {
-      const size_t total = handle_->memory().size();
+    if (status_.ok() && received_ < handle_->memory().size()) {
       status_ = absl::InvalidArgumentError(absl::StrCat(
-          "last after ", total - handle_->missing_bytes(), " bytes of total_bytes ", total));
+          "last after ", received_, " bytes of total_bytes ", handle_->memory().size()));
     }
     if (status_.ok()) status_ = handle_->Commit(crc32c_);
     handle_.reset();
@@ -100,6 +101,7 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
   // Of the object whose messages are coming in. After an error its other messages are read and
   // dropped.
   bool open_ = false;
+  uint64_t received_ = 0;
   absl::Status status_;
   std::string key_;
   std::optional<uint32_t> crc32c_;

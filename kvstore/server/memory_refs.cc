@@ -54,16 +54,20 @@ absl::StatusOr<std::vector<Piece>> ResolveRefs(
   return pieces;
 }
 
-bool AreMapped(std::span<const Piece> pieces) {
-  return std::all_of(pieces.begin(), pieces.end(),
-                     [](const Piece& piece) { return !piece.region->mapped().empty(); });
+transport::RemoteRegion::Way CommonWay(std::span<const Piece> pieces) {
+  const transport::RemoteRegion::Way first = pieces.front().region->way();
+  const bool agree = std::all_of(pieces.begin(), pieces.end(), [first](const Piece& piece) {
+    return piece.region->way() == first;
+  });
+  return agree ? first : transport::RemoteRegion::Way::kDirect;
 }
 
-void PieceCursor::Map(std::span<std::byte> local, std::vector<transport::Segment>& segments) {
+void PieceCursor::Map(std::span<std::byte> local, transport::Copier* copier,
+                      std::vector<transport::Segment>& segments) {
   while (!local.empty()) {
     const Piece& piece = pieces_[index_];
     const size_t n = std::min<uint64_t>(local.size(), piece.bytes - used_);
-    segments.push_back({local.first(n), piece.region.get(), piece.offset + used_});
+    segments.push_back({local.first(n), piece.region.get(), piece.offset + used_, copier});
     local = local.subspan(n);
     used_ += n;
     if (used_ == piece.bytes) {

@@ -28,8 +28,8 @@ absl::StatusOr<std::vector<Piece>> ResolveRefs(
     const Session& session, const google::protobuf::RepeatedPtrField<varve::v1::MemoryRef>& refs,
     const char* field, uint64_t* total);
 
-// Whether this process can read and write all of them itself.
-bool AreMapped(std::span<const Piece> pieces);
+// How all of them travel; kDirect when they do not agree.
+transport::RemoteRegion::Way CommonWay(std::span<const Piece> pieces);
 
 // Deals remote pieces out to local memory, in order.
 class PieceCursor {
@@ -38,7 +38,8 @@ class PieceCursor {
   explicit PieceCursor(std::span<const Piece> pieces) : pieces_(pieces) {}
   // Appends the segments that pair `local` with the next local.size() remote bytes. REQUIRES: as
   // many are left.
-  void Map(std::span<std::byte> local, std::vector<transport::Segment>& segments);
+  void Map(std::span<std::byte> local, transport::Copier* copier,
+           std::vector<transport::Segment>& segments);
 
  private:
   std::span<const Piece> pieces_;

@@ -1,5 +1,6 @@
 #include "kvstore/server/put_batch.h"
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <utility>
@@ -17,6 +18,7 @@ namespace varve::server {
 namespace {
 
 using varve::v1::PutResult;
+using Way = transport::RemoteRegion::Way;
 
 class PutBatch : public std::enable_shared_from_this<PutBatch> {
  public:
@@ -39,20 +41,27 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
         SetResult(i, status);
         continue;
       }
-      const bool mapped = AreMapped(items_[i].pieces);
-      if (chunk.mapped != mapped) Start(std::exchange(chunk, {}));
-      chunk.mapped = mapped;
+      Item& item = items_[i];
+      const Way way = CommonWay(item.pieces);
+      if (chunk.way != way) Start(std::exchange(chunk, {}));
+      chunk.way = way;
       chunk.items.push_back(i);
-      if (!mapped) PieceCursor(items_[i].pieces).Map(items_[i].handle->memory(), chunk.segments);
-      chunk.bytes += items_[i].handle->memory().size();
-      if (chunk.bytes >= kChunkBytes) Start(std::exchange(chunk, {}));
+      PieceCursor(item.pieces).Map(item.handle->memory(), &item, chunk.segments);
+      chunk.bytes += item.handle->memory().size();
+      if (chunk.bytes >= ChunkBytes(way)) Start(std::exchange(chunk, {}));
     }
     Start(std::move(chunk));
     CloseChunk();
   }
 
  private:
-  struct Item {
+  // Computes checksums while its bytes are copied.
+  struct Item final : transport::Copier {
+    void Copy(void* to, const void* from, size_t bytes) override {
+      const auto offset = static_cast<std::byte*>(to) - handle->memory().data();
+      handle->CopyFrom(static_cast<uint64_t>(offset), from, bytes);
+    }
+
     std::vector<Piece> pieces;
     std::unique_ptr<store::PutHandle> handle;  // null: has its result already
   };
@@ -60,17 +69,18 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
     std::vector<int> items;
     std::vector<transport::Segment> segments;
     uint64_t bytes = 0;
-    bool mapped = false;
+    Way way = Way::kDirect;
   };
 
   // While the items behind it are being looked at.
   void Start(Chunk chunk) {
     if (chunk.items.empty()) return;
     open_chunks_.fetch_add(1);
-    if (!chunk.mapped) return Post(std::move(chunk));
-    // The copy is made here: not on a gRPC thread.
-    core_.data_pool.Run(
-        [self = shared_from_this(), chunk = std::move(chunk)] { self->Append(chunk); });
+    if (chunk.way != Way::kMapped) return Post(std::move(chunk));
+    // The copy is made by this thread: not on a gRPC thread.
+    core_.data_pool.Run([self = shared_from_this(), chunk = std::move(chunk)]() mutable {
+      self->Post(std::move(chunk));
+    });
   }
 
   absl::Status Reserve(int i) {
@@ -85,24 +95,10 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
     return absl::OkStatus();
   }
 
-  // Mapped memory: copies, checks and commits in one go.
-  void Append(const Chunk& chunk) {
-    const absl::Time start = absl::Now();
-    absl::Status status;
-    for (int i : chunk.items) {
-      for (const Piece& piece : items_[i].pieces) {
-        status.Update(CheckEndpoint(*session_, deadline_));
-        if (!status.ok()) break;
-        items_[i].handle->Append(piece.region->mapped().subspan(piece.offset, piece.bytes));
-      }
-    }
-    AccountTransfer(core_, Direction::kFromClient, session_, chunk.bytes, start, status);
-    Commit(chunk.items, status);
-  }
-
   void Post(Chunk chunk) {
     auto done = [self = shared_from_this(),
                  items = std::move(chunk.items)](absl::Status status) mutable {
+      if (!status.ok() || self->AreChecksummed(items)) return self->Commit(items, status);
       // The checksum reads all bytes: not on a transport thread.
       Core& core = self->core_;
       core.data_pool.Run([self = std::move(self), items = std::move(items),
@@ -110,6 +106,11 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
     };
     StartTransfer(core_, Direction::kFromClient, session_, std::move(chunk.segments), deadline_,
                   std::move(done));
+  }
+
+  bool AreChecksummed(const std::vector<int>& items) const {
+    return std::all_of(items.begin(), items.end(),
+                       [this](int i) { return items_[i].handle->checksummed(); });
   }
 
   void Commit(const std::vector<int>& items, const absl::Status& transferred) {

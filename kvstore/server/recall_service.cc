@@ -166,7 +166,7 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
     PieceCursor cursor(std::span(&target.slots[i], 1));
     const std::span<std::byte> memory = Mutable(object->memory());
     page::ForEachExtent(layout_, range, [&](page::Extent extent) {
-      cursor.Map(memory.subspan(extent.offset, extent.bytes), segments_);
+      cursor.Map(memory.subspan(extent.offset, extent.bytes), nullptr, segments_);
       bytes_ += extent.bytes;
     });
     travelling_.push_back(page);

@@ -15,8 +15,7 @@ bool EndsSession(const absl::Status& status) {
   return absl::IsDeadlineExceeded(status) || absl::IsUnavailable(status);
 }
 
-}  // namespace
-
+// Metrics, and the rule.
 void AccountTransfer(Core& core, Direction direction, const SessionRef& session, uint64_t bytes,
                      absl::Time start, const absl::Status& status) {
   LaneMetrics& lane = core.metrics.lane(session->lane());
@@ -35,10 +34,7 @@ void AccountTransfer(Core& core, Direction direction, const SessionRef& session,
   (direction == Direction::kFromClient ? session->read_bytes : session->written_bytes) += bytes;
 }
 
-absl::Status CheckEndpoint(const Session& session, absl::Time deadline) {
-  if (absl::Now() > deadline) return absl::DeadlineExceededError("the store was too busy");
-  return session.endpoint()->Health();
-}
+}  // namespace
 
 void StartTransfer(Core& core, Direction direction, const SessionRef& session,
                    std::vector<transport::Segment> segments, absl::Time deadline,

@@ -1,86 +1,80 @@
 #include "kvstore/store/granules.h"
 
 #include <algorithm>
-#include <utility>
-
-#include "kvstore/page/checksum.h"
 
 namespace varve::store {
 namespace {
 
-std::span<const std::byte> Granule(std::span<const std::byte> bytes, size_t granule_bytes,
-                                   size_t index) {
+uint32_t ReadGranule(std::span<const std::byte> object, size_t granule_bytes, size_t index) {
   const size_t begin = index * granule_bytes;
-  return bytes.subspan(begin, std::min(granule_bytes, bytes.size() - begin));
+  return page::Crc32c(object.data() + begin, std::min(granule_bytes, object.size() - begin));
 }
 
 }  // namespace
 
-GranuleWriter::GranuleWriter(const page::ObjectLayout& layout, std::span<std::byte> object)
-    : object_(object) {
-  const size_t size = layout.num_kv_heads == 0 ? kOpaqueGranuleBytes : layout.part_bytes;
-  checksums_.granule_bytes = size;
-  checksums_.crc32c.reserve((object.size() + size - 1) / size);
+size_t GranuleBytes(const page::ObjectLayout& layout) {
+  return layout.num_kv_heads == 0 ? kOpaqueGranuleBytes : layout.part_bytes;
 }
 
-template <typename Next>
-void GranuleWriter::Advance(size_t bytes, Next&& next) {
-  const size_t size = checksums_.granule_bytes;
-  for (const size_t end = at_ + bytes; at_ < end;) {
-    const size_t n = std::min(size - at_ % size, end - at_);
-    crc_ = next(at_, n, crc_);
-    at_ += n;
-    if (at_ % size != 0 && at_ < object_.size()) continue;
-    const size_t granule_bytes = at_ - checksums_.crc32c.size() * size;
-    checksums_.whole_crc32c =
-        page::Crc32cCombine(checksums_.whole_crc32c, crc_, granule_bytes);
-    checksums_.crc32c.push_back(std::exchange(crc_, 0));
-  }
+size_t GranuleCopier::BytesOf(size_t granule) const {
+  return std::min(granule_bytes_, object_bytes_ - granule * granule_bytes_);
 }
 
-void GranuleWriter::Append(std::span<const std::byte> bytes) {
-  const size_t begin = at_;
-  Advance(bytes.size(), [&](size_t at, size_t n, uint32_t crc) {
-    return page::CopyWithCrc32c(object_.data() + at, bytes.data() + (at - begin), n, crc,
-                                page::CopyMode::kStream);
-  });
-}
-
-GranuleChecksums GranuleWriter::Finish() {
-  Advance(object_.size() - at_, [&](size_t at, size_t n, uint32_t crc) {
-    return page::Crc32c(object_.data() + at, n, crc);
-  });
-  return std::move(checksums_);
-}
-
-std::optional<size_t> CopyGranules(const GranuleChecksums& checksums, const page::Extent& extent,
-                                   std::span<const std::byte> bytes,
-                                   std::span<const std::span<std::byte>> to) {
-  const size_t size = checksums.granule_bytes;
-  const size_t end = extent.offset + extent.bytes;
-  size_t at = extent.offset;
-  uint32_t crc = 0;
-  for (std::span<std::byte> piece : to) {
-    while (!piece.empty()) {
-      const size_t n = std::min({size - at % size, piece.size(), end - at});
-      crc = page::CopyWithCrc32c(piece.data(), bytes.data() + at, n, crc, page::CopyMode::kCache);
-      piece = piece.subspan(n);
-      at += n;
-      if (at % size != 0 && at < end) continue;
-      const size_t granule = (at - 1) / size;
-      if (std::exchange(crc, 0) != checksums.crc32c[granule]) return granule;
+void GranuleCopier::Copy(size_t offset, void* to, const void* from, size_t bytes,
+                         page::CopyMode mode) {
+  if (running_.empty()) running_.resize(num_granules());
+  auto* out = static_cast<std::byte*>(to);
+  const auto* in = static_cast<const std::byte*>(from);
+  while (bytes > 0) {
+    const size_t granule = offset / granule_bytes_;
+    const size_t at = offset % granule_bytes_;
+    const size_t n = std::min(bytes, BytesOf(granule) - at);
+    Running& running = running_[granule];
+    if (running.bytes != at && !running.broken) {
+      running.broken = true;
+      if (running.bytes == BytesOf(granule)) --complete_;
     }
+    running.crc32c = page::CopyWithCrc32c(out, in, n, running.crc32c, mode);
+    running.bytes = at + n;
+    if (!running.broken && running.bytes == BytesOf(granule)) ++complete_;
+    offset += n;
+    out += n;
+    in += n;
+    bytes -= n;
   }
-  return std::nullopt;
+}
+
+std::optional<uint32_t> GranuleCopier::crc32c(size_t granule) const {
+  if (running_.empty()) return std::nullopt;
+  const Running& running = running_[granule];
+  if (running.broken || running.bytes != BytesOf(granule)) return std::nullopt;
+  return running.crc32c;
+}
+
+GranuleChecksums Summarize(std::span<const std::byte> object, size_t granule_bytes,
+                           const GranuleCopier& copier) {
+  GranuleChecksums sums{.granule_bytes = granule_bytes, .crc32c = {}};
+  const size_t granules = (object.size() + granule_bytes - 1) / granule_bytes;
+  sums.crc32c.reserve(granules);
+  for (size_t i = 0; i < granules; ++i) {
+    std::optional<uint32_t> crc = copier.crc32c(i);
+    if (!crc) crc = ReadGranule(object, granule_bytes, i);
+    sums.crc32c.push_back(*crc);
+    const size_t bytes = std::min(granule_bytes, object.size() - i * granule_bytes);
+    sums.whole_crc32c = page::Crc32cCombine(sums.whole_crc32c, *crc, bytes);
+  }
+  return sums;
 }
 
 std::optional<size_t> FirstCorruptGranule(const GranuleChecksums& checksums,
                                           const page::Extent& extent,
-                                          std::span<const std::byte> bytes) {
+                                          std::span<const std::byte> bytes,
+                                          const GranuleCopier& copier) {
   const size_t size = checksums.granule_bytes;
   for (size_t i = extent.offset / size; i * size < extent.offset + extent.bytes; ++i) {
-    const std::span<const std::byte> granule = Granule(bytes, size, i);
-    if (page::Crc32c(granule.data(), granule.size()) != checksums.crc32c[i]) return i;
+    std::optional<uint32_t> crc = copier.crc32c(i);
+    if (!crc) crc = ReadGranule(bytes, size, i);
+    if (*crc != checksums.crc32c[i]) return i;
   }
   return std::nullopt;
 }

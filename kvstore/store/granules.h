@@ -1,7 +1,7 @@
 // Checksums of an object's pieces, so that a range is verified without reading the rest.
 //
 // A granule is one part (K or V) of one head, in object order; of an opaque object 64 KiB, the last
-// one shorter. Pure functions, thread-safe.
+// one shorter.
 #pragma once
 
 #include <cstddef>
@@ -10,11 +10,14 @@
 #include <span>
 #include <vector>
 
+#include "kvstore/page/checksum.h"
 #include "kvstore/page/geometry.h"
 
 namespace varve::store {
 
 constexpr size_t kOpaqueGranuleBytes = 64 << 10;
+
+size_t GranuleBytes(const page::ObjectLayout& layout);
 
 struct GranuleChecksums {
   size_t granule_bytes = 0;
@@ -22,37 +25,44 @@ struct GranuleChecksums {
   uint32_t whole_crc32c = 0;     // of all bytes, folded from the granules
 };
 
-// Computes the checksums of an object, front to back.
-class GranuleWriter {
+// Copies pieces of an object and computes the checksums of its granules in the same pass. Used by
+// one thread at a time.
+class GranuleCopier {
  public:
-  // object: where its bytes are or will be.
-  GranuleWriter(const page::ObjectLayout& layout, std::span<std::byte> object);
-  // Copies the next bytes into the object, in the same pass. REQUIRES: they fit.
-  void Append(std::span<const std::byte> bytes);
-  // The checksums; what was not appended has been put there by somebody else. Last call.
-  GranuleChecksums Finish();
+  GranuleCopier(size_t object_bytes, size_t granule_bytes)
+      : object_bytes_(object_bytes), granule_bytes_(granule_bytes) {}
+
+  // The copied bytes are the object's from `offset` on. Pieces in any order; a granule has a
+  // checksum when each of its bytes was copied once, front to back.
+  void Copy(size_t offset, void* to, const void* from, size_t bytes, page::CopyMode mode);
+  std::optional<uint32_t> crc32c(size_t granule) const;
+  // Whether all granules have one.
+  bool complete() const { return complete_ == num_granules(); }
 
  private:
-  // Calls next(at, bytes, crc), which answers the new crc, for pieces of one granule each.
-  template <typename Next>
-  void Advance(size_t bytes, Next&& next);
+  struct Running {
+    size_t bytes = 0;
+    uint32_t crc32c = 0;
+    bool broken = false;  // bytes out of order
+  };
+  size_t num_granules() const { return (object_bytes_ + granule_bytes_ - 1) / granule_bytes_; }
+  size_t BytesOf(size_t granule) const;
 
-  const std::span<std::byte> object_;
-  GranuleChecksums checksums_;
-  size_t at_ = 0;
-  uint32_t crc_ = 0;  // of the bytes of the granule that at_ is in
+  const size_t object_bytes_;
+  const size_t granule_bytes_;
+  std::vector<Running> running_;  // empty until the first copy
+  size_t complete_ = 0;
 };
 
-// Copies the extent, which begins and ends with granules, to the pieces in order, and answers the
-// first granule whose bytes did not match; what follows it is not copied.
-std::optional<size_t> CopyGranules(const GranuleChecksums& checksums, const page::Extent& extent,
-                                   std::span<const std::byte> bytes,
-                                   std::span<const std::span<std::byte>> to);
+// Checksums of a whole object, which are read where the copier has none.
+GranuleChecksums Summarize(std::span<const std::byte> object, size_t granule_bytes,
+                           const GranuleCopier& copier);
 
 // The first granule overlapping the extent whose bytes do not match; nothing when all do. bytes:
-// the whole object.
+// the whole object, read where the copier has no checksum.
 std::optional<size_t> FirstCorruptGranule(const GranuleChecksums& checksums,
                                           const page::Extent& extent,
-                                          std::span<const std::byte> bytes);
+                                          std::span<const std::byte> bytes,
+                                          const GranuleCopier& copier);
 
 }  // namespace varve::store

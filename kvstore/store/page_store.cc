@@ -91,8 +91,8 @@ class PutHandleImpl final : public PutHandle {
   PutHandleImpl(PageStoreImpl* store, std::unique_ptr<Object> reserved)
       : store_(store),
         reserved_(std::move(reserved)),
-        missing_bytes_(reserved_->meta.bytes),
-        granules_(reserved_->meta.layout, store->Map(*reserved_)) {}
+        granule_bytes_(GranuleBytes(reserved_->meta.layout)),
+        copier_(reserved_->meta.bytes, granule_bytes_) {}
   ~PutHandleImpl() override { Abandon(); }
   PutHandleImpl(const PutHandleImpl&) = delete;
   PutHandleImpl& operator=(const PutHandleImpl&) = delete;
@@ -101,17 +101,16 @@ class PutHandleImpl final : public PutHandle {
     return reserved_ == nullptr ? std::span<std::byte>() : store_->Map(*reserved_);
   }
 
-  void Append(std::span<const std::byte> bytes) override {
-    granules_.Append(bytes);
-    missing_bytes_ -= bytes.size();
+  void CopyFrom(uint64_t offset, const void* bytes, size_t count) override {
+    copier_.Copy(offset, memory().data() + offset, bytes, count, page::CopyMode::kStream);
   }
-  uint64_t missing_bytes() const override { return missing_bytes_; }
+  bool checksummed() const override { return copier_.complete(); }
 
   absl::Status Commit(std::optional<uint32_t> expected_crc32c) override {
     if (reserved_ == nullptr) {
       return absl::FailedPreconditionError("Commit was called before on this handle");
     }
-    reserved_->checksums = granules_.Finish();
+    reserved_->checksums = Summarize(memory(), granule_bytes_, copier_);
     const uint32_t crc = reserved_->checksums.whole_crc32c;
     absl::Status status;
     if (expected_crc32c.has_value() && *expected_crc32c != crc) {
@@ -132,14 +131,17 @@ class PutHandleImpl final : public PutHandle {
 
   PageStoreImpl* const store_;
   std::unique_ptr<Object> reserved_;  // null once committed or abandoned
-  uint64_t missing_bytes_;
-  GranuleWriter granules_;
+  const size_t granule_bytes_;
+  GranuleCopier copier_;
 };
 
 class GetHandleImpl final : public GetHandle {
  public:
   GetHandleImpl(PageStoreImpl* store, Object* object)
-      : store_(store), object_(object), memory_(store->Map(*object)) {}
+      : store_(store),
+        object_(object),
+        memory_(store->Map(*object)),
+        copier_(memory_.size(), object->checksums.granule_bytes) {}
   ~GetHandleImpl() override { store_->Close(object_); }
   GetHandleImpl(const GetHandleImpl&) = delete;
   GetHandleImpl& operator=(const GetHandleImpl&) = delete;
@@ -159,23 +161,13 @@ class GetHandleImpl final : public GetHandle {
     }
     std::optional<size_t> corrupt;
     const auto check = [&](const page::Extent& extent) {
-      if (!corrupt) corrupt = FirstCorruptGranule(object_->checksums, extent, memory_);
+      if (!corrupt) corrupt = FirstCorruptGranule(object_->checksums, extent, memory_, copier_);
     };
     if (range.whole()) {
       check({0, memory_.size()});
     } else {
       page::ForEachExtent(layout, range, check);
     }
-    return Judge(corrupt);
-  }
-
-  absl::Status CopyTo(const page::Extent& extent,
-                      std::span<const std::span<std::byte>> pieces) override {
-    return Judge(CopyGranules(object_->checksums, extent, memory_, pieces));
-  }
-
- private:
-  absl::Status Judge(std::optional<size_t> corrupt) {
     if (!corrupt.has_value()) return absl::OkStatus();
     store_->DropCorrupt(object_);
     return absl::DataLossError(absl::StrCat("object ", object_->key.key.ToHex(),
@@ -183,9 +175,15 @@ class GetHandleImpl final : public GetHandle {
                                             " does not match; the object was dropped"));
   }
 
+  void CopyTo(uint64_t offset, void* bytes, size_t count) override {
+    copier_.Copy(offset, bytes, memory_.data() + offset, count, page::CopyMode::kCache);
+  }
+
+ private:
   PageStoreImpl* const store_;
   Object* const object_;
   const std::span<const std::byte> memory_;
+  GranuleCopier copier_;
 };
 
 // ---- writing

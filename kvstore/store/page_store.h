@@ -52,17 +52,17 @@ struct ObjectMeta {
 class PutHandle {
  public:
   virtual ~PutHandle() = default;
-  // Where the value goes, meta.bytes long: for a transfer. Bytes that this process can read are
-  // better appended.
+  // Where the value goes, meta.bytes long: for a device. What the processor copies is better given
+  // to CopyFrom.
   virtual std::span<std::byte> memory() = 0;
-  // Copies the next bytes of the value, front to back, and computes their checksums in the same
-  // pass, so that Commit need not read them. REQUIRES: no more than are missing.
-  virtual void Append(std::span<const std::byte> bytes) = 0;
-  virtual uint64_t missing_bytes() const = 0;
+  // Copies to memory() + offset and computes the checksums in the same pass: those of pieces (see
+  // Verify) copied front to back Commit need not read. REQUIRES: it fits.
+  virtual void CopyFrom(uint64_t offset, const void* bytes, size_t count) = 0;
+  // Whether Commit need not read anything.
+  virtual bool checksummed() const = 0;
   // Computes the checksum, compares it with `expected` when given, and makes the object visible.
   // DATA_LOSS when the checksum differs, ALREADY_EXISTS when another writer was first; in both
-  // cases the space is given back. Reads what was not appended: call it off the transport
-  // threads.
+  // cases the space is given back. Unless checksummed() it reads: call it off the transport threads.
   virtual absl::Status Commit(std::optional<uint32_t> expected_crc32c) = 0;
 };
 
@@ -77,10 +77,10 @@ class GetHandle {
   // Checks the bytes of the range against the checksums taken at Commit (granules: one part of one
   // head; 64 KiB for opaque objects). On DATA_LOSS the object has been dropped and counted.
   virtual absl::Status Verify(const page::ObjectRange& range) = 0;
-  // Copies an extent of a range to pieces of as many bytes and checks it in the same pass: after
-  // DATA_LOSS the copy is worthless.
-  virtual absl::Status CopyTo(const page::Extent& extent,
-                              std::span<const std::span<std::byte>> pieces) = 0;
+  // Copies from memory() + offset and computes the checksums in the same pass: Verify then tells
+  // whether the copy is good, and need not read granules copied front to back. REQUIRES: it is in
+  // the object.
+  virtual void CopyTo(uint64_t offset, void* bytes, size_t count) = 0;
 };
 
 struct Miss {

@@ -117,6 +117,32 @@ struct Post {
   Done done;
 };
 
+// Damages one byte on its way: what a Read's copier sees, and what the peer of a Write gets.
+class FlippingCopier final : public Copier {
+ public:
+  // target: in local memory.
+  FlippingCopier(Copier& inner, bool read, const std::byte* target) : inner_(inner), read_(read), target_(target) {}
+
+  void Copy(void* to, const void* from, size_t bytes) override {
+    const auto at = static_cast<size_t>(target_ - static_cast<const std::byte*>(read_ ? to : from));
+    if (at >= bytes) return inner_.Copy(to, from, bytes);
+    if (!read_) {
+      inner_.Copy(to, from, bytes);
+      static_cast<std::byte*>(to)[at] ^= std::byte{1};
+      return;
+    }
+    const auto* source = static_cast<const std::byte*>(from);
+    std::vector<std::byte> damaged(source, source + bytes);
+    damaged[at] ^= std::byte{1};
+    inner_.Copy(to, damaged.data(), bytes);
+  }
+
+ private:
+  Copier& inner_;
+  const bool read_;
+  const std::byte* const target_;
+};
+
 // The transfers that a fault keeps from the inner endpoint, and the inner endpoint itself. Outlives the decorator's
 // endpoint while a timer refers to it.
 class Held : public std::enable_shared_from_this<Held> {
@@ -207,9 +233,16 @@ class Held : public std::enable_shared_from_this<Held> {
       if (!post.segments[i].local.empty()) pieces.push_back(i);
     }
     if (pieces.empty()) return Forward(std::move(post));
-    std::span<std::byte>& local = post.segments[pieces[script_->Pick(pieces.size())]].local;
+    Segment& segment = post.segments[pieces[script_->Pick(pieces.size())]];
+    std::span<std::byte>& local = segment.local;
     const size_t at = script_->Pick(local.size());
-    if (post.read) {
+    if (segment.copier != nullptr && segment.remote->way() != RemoteRegion::Way::kDirect) {
+      auto flip = std::make_unique<FlippingCopier>(*segment.copier, post.read, &local[at]);
+      segment.copier = flip.get();
+      post.done = [flip = std::move(flip), done = std::move(post.done)](absl::Status status) mutable {
+        std::move(done)(std::move(status));
+      };
+    } else if (post.read) {
       post.done = [local, at, done = std::move(post.done)](absl::Status status) mutable {
         if (status.ok()) local[at] ^= std::byte{1};
         std::move(done)(std::move(status));

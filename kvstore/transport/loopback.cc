@@ -63,7 +63,7 @@ class LoopbackRegion final : public Region {
 
 class LoopbackRemoteRegion final : public RemoteRegion {
  public:
-  LoopbackRemoteRegion(uint64_t id, size_t bytes) : RemoteRegion(bytes), id_(id) {}
+  LoopbackRemoteRegion(uint64_t id, size_t bytes) : RemoteRegion(bytes, Way::kCopied), id_(id) {}
   uint64_t id() const { return id_; }
 
  private:
@@ -149,11 +149,8 @@ class LoopbackEndpoint final : public Endpoint {
       const auto& remote = static_cast<const LoopbackRemoteRegion&>(*segment.remote);
       const auto memory = table->Pin(remote.id(), segment.remote_offset, segment.local.size());
       if (!memory.ok()) return memory.status();
-      if (read) {
-        std::memcpy(segment.local.data(), *memory, segment.local.size());
-      } else {
-        std::memcpy(*memory, segment.local.data(), segment.local.size());
-      }
+      std::byte* local = segment.local.data();
+      CopyWith(segment.copier, read ? local : *memory, read ? *memory : local, segment.local.size());
       table->Unpin(remote.id());
     }
     return absl::OkStatus();

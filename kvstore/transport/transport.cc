@@ -1,5 +1,6 @@
 #include "kvstore/transport/transport.h"
 
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,6 +20,11 @@ absl::Status CheckSegments(const std::vector<Segment>& segments) {
 }
 
 }  // namespace
+
+void CopyWith(Copier* copier, void* to, const void* from, size_t bytes) {
+  if (copier != nullptr) return copier->Copy(to, from, bytes);
+  std::memcpy(to, from, bytes);
+}
 
 void Endpoint::Read(std::vector<Segment> segments, absl::Time deadline, Done done) {
   absl::Status status = CheckSegments(segments);

@@ -54,25 +54,44 @@ class Region {
 class RemoteRegion {
  public:
   virtual ~RemoteRegion() = default;
+  // How its bytes travel.
+  enum class Way {
+    kMapped,   // mapped into this process: copied on the thread that calls Read or Write
+    kCopied,   // by messages, which a transport thread copies
+    kDirect,   // by the network device, or the kernel
+  };
+
   size_t bytes() const { return bytes_; }
-  // The region's memory, where it is mapped into this process; else empty. Transfers of it are copies on the caller's
-  // thread that cost no message, so they may as well be made in pieces whose bytes are in the cache; or the caller copies
-  // himself, and looks at the endpoint's Health. The peer may write to it at any time.
-  std::span<std::byte> mapped() const { return mapped_; }
+  Way way() const { return way_; }
 
  protected:
-  explicit RemoteRegion(size_t bytes, std::span<std::byte> mapped = {}) : bytes_(bytes), mapped_(mapped) {}
+  RemoteRegion(size_t bytes, Way way) : bytes_(bytes), way_(way) {}
 
  private:
   size_t bytes_;
-  std::span<std::byte> mapped_;
+  Way way_;
 };
+
+// Takes memcpy's place where the processor copies (kMapped, kCopied), to compute a checksum in the same pass.
+class Copier {
+ public:
+  // Any piece of the segment, in any order, possibly one twice. One call at a time for all segments of a transfer. Local
+  // memory is `to` in a Read and `from` in a Write. The peer may write to its side at any time.
+  virtual void Copy(void* to, const void* from, size_t bytes) = 0;
+
+ protected:
+  ~Copier() = default;
+};
+
+// Copies with the copier, or with memcpy when there is none.
+void CopyWith(Copier* copier, void* to, const void* from, size_t bytes);
 
 // One piece of a transfer.
 struct Segment {
   std::span<std::byte> local;
   const RemoteRegion* remote = nullptr;
   size_t remote_offset = 0;
+  Copier* copier = nullptr;  // must live until Done; null: memcpy
 };
 
 // The store's connection to one client. Destroying it closes it: outstanding transfers end with CANCELLED and their

@@ -36,8 +36,9 @@ class Connection::Greeting final : public UcxOperation {
         failure_(std::move(failure)) {}
 
   void Send(const std::string& data) {
-    const ucp_dt_iov_t piece = {const_cast<char*>(data.data()), data.size()};
-    connection_.lane_.Send(connection_.station(), connection_.endpoint_, message_, &piece, 1, data.size(), this);
+    PieceList pieces;
+    pieces.Add(const_cast<char*>(data.data()), data.size(), nullptr);
+    connection_.lane_.Send(connection_.station(), connection_.endpoint_, message_, pieces, this);
   }
   void Complete(ucs_status_t status) override {
     const bool bye = static_cast<MessageType>(message_.head.type) == MessageType::kBye;

@@ -38,6 +38,7 @@ struct Transfer {
     std::span<std::byte> local;
     const RemoteAccess* remote;
     uint64_t offset;
+    Copier* copier;
   };
   bool read;
   std::vector<Part> parts;  // none empty

@@ -1,6 +1,5 @@
 #include "kvstore/transport/ucx_endpoint.h"
 
-#include <cstring>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -18,9 +17,9 @@ thread_local bool t_in_done = false;
 
 class UcxRemoteRegion final : public RemoteRegion {
  public:
-  UcxRemoteRegion(std::shared_ptr<Port> port, std::shared_ptr<Connection> connection, size_t bytes,
+  UcxRemoteRegion(std::shared_ptr<Port> port, std::shared_ptr<Connection> connection, size_t bytes, Way way,
                   const RemoteAccess& access, SharedMemory mapped)
-      : RemoteRegion(bytes, mapped.span()),
+      : RemoteRegion(bytes, way),
         port_(std::move(port)),
         connection_(std::move(connection)),
         mapped_(std::move(mapped)),
@@ -62,14 +61,6 @@ class InlineCopies {
   int running_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
-void Copy(bool read, std::byte* local, std::byte* remote, size_t bytes) {
-  if (read) {
-    std::memcpy(local, remote, bytes);
-  } else {
-    std::memcpy(remote, local, bytes);
-  }
-}
-
 class UcxEndpoint final : public Endpoint {
  public:
   UcxEndpoint(std::shared_ptr<Port> port, const UcxAddress& peer, std::unique_ptr<Station> own, size_t segment_bytes)
@@ -108,7 +99,13 @@ class UcxEndpoint final : public Endpoint {
       mapped = *std::move(attached);
       access.direct = mapped.span().data();
     }
-    return std::make_unique<UcxRemoteRegion>(port_, connection_, decoded->bytes, access, std::move(mapped));
+    RemoteRegion::Way way = RemoteRegion::Way::kDirect;
+    if (access.direct != nullptr) {
+      way = RemoteRegion::Way::kMapped;
+    } else if (port_->lane().kind() == LaneKind::kTcp) {
+      way = RemoteRegion::Way::kCopied;
+    }
+    return std::make_unique<UcxRemoteRegion>(port_, connection_, decoded->bytes, way, access, std::move(mapped));
   }
 
   void Close() override {
@@ -138,7 +135,8 @@ class UcxEndpoint final : public Endpoint {
       if (Access(segment).direct != nullptr) {
         direct = true;
       } else {
-        transfer.parts.push_back({segment.local, &Access(segment), segment.remote_offset});
+        Copier* copier = segment.remote->way() == RemoteRegion::Way::kCopied ? segment.copier : nullptr;
+        transfer.parts.push_back({segment.local, &Access(segment), segment.remote_offset, copier});
       }
     }
     if (!direct && transfer.parts.empty()) return std::move(transfer.done)(absl::OkStatus());
@@ -178,7 +176,9 @@ class UcxEndpoint final : public Endpoint {
       for (size_t at = 0; at < segment.local.size(); at += kCopyBytes) {
         if (!connection.open()) return connection.health();
         const size_t bytes = std::min(kCopyBytes, segment.local.size() - at);
-        Copy(transfer.read, segment.local.data() + at, direct + segment.remote_offset + at, bytes);
+        std::byte* local = segment.local.data() + at;
+        std::byte* remote = direct + segment.remote_offset + at;
+        CopyWith(segment.copier, transfer.read ? local : remote, transfer.read ? remote : local, bytes);
       }
     }
     return absl::OkStatus();

@@ -414,32 +414,23 @@ void Lane::CloseEndpoint(Station& station, ucp_ep_h endpoint, Task closed) {
   Settle(ucp_ep_close_nbx(endpoint, &param), operation);
 }
 
-void Lane::Send(Station& station, ucp_ep_h endpoint, const Message& message, const ucp_dt_iov_t* pieces,
-                size_t count, size_t bytes, UcxOperation* operation) {
+void Lane::Send(Station& station, ucp_ep_h endpoint, const Message& message, const PieceList& pieces,
+                UcxOperation* operation) {
   Awaken(station);
   ucp_request_param_t param = Parameters(operation);
+  const PieceList::Buffer buffer = pieces.Describe(&param);
   param.op_attr_mask |= UCP_OP_ATTR_FIELD_FLAGS;
-  param.flags = bytes <= eager_bytes_ || count > 1 ? UCP_AM_SEND_FLAG_EAGER : UCP_AM_SEND_FLAG_RNDV;
-  const void* buffer = count == 1 ? pieces->buffer : pieces;
-  size_t length = count == 1 ? pieces->length : count;
-  if (count > 1) {
-    param.op_attr_mask |= UCP_OP_ATTR_FIELD_DATATYPE;
-    param.datatype = UCP_DATATYPE_IOV;
-  }
-  Settle(ucp_am_send_nbx(endpoint, kMessageId, &message, message.bytes(), buffer, length, &param), operation);
+  const bool eager = pieces.bytes() <= eager_bytes_ || pieces.count() > 1;
+  param.flags = eager ? UCP_AM_SEND_FLAG_EAGER : UCP_AM_SEND_FLAG_RNDV;
+  Settle(ucp_am_send_nbx(endpoint, kMessageId, &message, message.bytes(), buffer.address, buffer.count, &param),
+         operation);
 }
 
-void Lane::Receive(Station& station, void* descriptor, const ucp_dt_iov_t* pieces, size_t count, size_t bytes,
-                   UcxOperation* operation) {
+void Lane::Receive(Station& station, void* descriptor, const PieceList& pieces, UcxOperation* operation) {
   ucp_request_param_t param = Parameters(operation);
   param.cb.recv_am = OnReceived;
-  const void* buffer = count == 1 ? pieces->buffer : pieces;
-  size_t length = count == 1 ? bytes : count;
-  if (count > 1) {
-    param.op_attr_mask |= UCP_OP_ATTR_FIELD_DATATYPE;
-    param.datatype = UCP_DATATYPE_IOV;
-  }
-  Settle(ucp_am_recv_data_nbx(station.worker(), descriptor, const_cast<void*>(buffer), length, &param), operation);
+  const PieceList::Buffer buffer = pieces.Describe(&param);
+  Settle(ucp_am_recv_data_nbx(station.worker(), descriptor, buffer.address, buffer.count, &param), operation);
 }
 
 void Lane::Put(Station& station, ucp_ep_h endpoint, std::span<const std::byte> local, uint64_t address,

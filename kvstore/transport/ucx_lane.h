@@ -25,6 +25,7 @@
 #include "kvstore/base/mutex.h"
 #include "kvstore/transport/ucx.h"
 #include "kvstore/transport/ucx_handles.h"
+#include "kvstore/transport/ucx_pieces.h"
 #include "kvstore/transport/ucx_protocol.h"
 #include "kvstore/transport/ucx_station.h"
 
@@ -114,10 +115,10 @@ class Lane {
   void CloseEndpoint(Station& station, ucp_ep_h endpoint, Task closed);
 
   // Operations. They may Complete in the call.
-  void Send(Station& station, ucp_ep_h endpoint, const Message& message, const ucp_dt_iov_t* pieces, size_t count,
-            size_t bytes, UcxOperation* operation);
-  void Receive(Station& station, void* descriptor, const ucp_dt_iov_t* pieces, size_t count, size_t bytes,
-               UcxOperation* operation);
+  // Operations last until they Complete: so long the message and a list of several pieces, or with copiers, must live.
+  void Send(Station& station, ucp_ep_h endpoint, const Message& message, const PieceList& pieces,
+            UcxOperation* operation);
+  void Receive(Station& station, void* descriptor, const PieceList& pieces, UcxOperation* operation);
   void Put(Station& station, ucp_ep_h endpoint, std::span<const std::byte> local, uint64_t address, ucp_rkey_h key,
            UcxOperation* operation);
   void Get(Station& station, ucp_ep_h endpoint, std::span<std::byte> local, uint64_t address, ucp_rkey_h key,

@@ -1,6 +1,5 @@
 #include "kvstore/transport/ucx_packet.h"
 
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,8 +9,7 @@ namespace varve::transport {
 void Packet::Reset(std::list<Transfer>::iterator transfer) {
   transfer_ = transfer;
   message_.head.pieces = 0;
-  count_ = 0;
-  bytes_ = 0;
+  pieces_.Clear();
   operations_ = 0;
   answered_ = false;
   in_flight_ = true;
@@ -20,27 +18,23 @@ void Packet::Reset(std::list<Transfer>::iterator transfer) {
 
 void Packet::Add(const Transfer::Part& part, size_t offset, size_t bytes) {
   remote_ = part.remote;
-  iov_[count_] = {part.local.data() + offset, bytes};
-  message_.pieces[count_] = {part.remote->region, part.offset + offset, bytes};
-  ++count_;
-  bytes_ += bytes;
+  message_.pieces[pieces_.count()] = {part.remote->region, part.offset + offset, bytes};
+  pieces_.Add(part.local.data() + offset, bytes, part.copier);
 }
 
 void Packet::Issue() {
   if (remote_->key != nullptr) return IssueOneSided();
   const bool read = transfer_->read;
   id_ = connection_.requester().AddPacket(this);
-  const size_t pieces = count_;
   message_.head = MakeMessage(read ? MessageType::kRead : MessageType::kWrite, session(), id_).head;
-  message_.head.pieces = static_cast<uint16_t>(pieces);
-  const ucp_dt_iov_t nothing = {nullptr, 0};
+  message_.head.pieces = static_cast<uint16_t>(pieces_.count());
+  static const PieceList kNothing{};
   ++operations_;
-  connection_.lane().Send(connection_.station(), connection_.endpoint(), message_, read ? &nothing : iov_,
-                          read ? 1 : count_, read ? 0 : bytes_, this);
+  connection_.lane().Send(connection_.station(), connection_.endpoint(), message_, read ? kNothing : pieces_, this);
 }
 
 void Packet::IssueOneSided() {
-  const std::span<std::byte> local(static_cast<std::byte*>(iov_[0].buffer), iov_[0].length);
+  const std::span<std::byte> local(static_cast<std::byte*>(pieces_.iov()[0].buffer), pieces_.bytes());
   const uint64_t address = remote_->address + message_.pieces[0].offset;
   answered_ = true;  // UCX's completions are the answer
   Lane& lane = connection_.lane();
@@ -56,19 +50,15 @@ void Packet::IssueOneSided() {
 
 void Packet::OnData(const Incoming& incoming) {
   if (answered_ || !transfer_->read) return;
-  if (incoming.bytes != bytes_) {
-    return Answered(absl::InternalError(absl::StrCat("peer answered ", incoming.bytes, " bytes for ", bytes_)));
+  if (incoming.bytes != bytes()) {
+    return Answered(absl::InternalError(absl::StrCat("peer answered ", incoming.bytes, " bytes for ", bytes())));
   }
   if (incoming.rendezvous) {
     answered_ = true;
     ++operations_;
-    return connection_.lane().Receive(incoming.station, incoming.data, iov_, count_, bytes_, this);
+    return connection_.lane().Receive(incoming.station, incoming.data, pieces_, this);
   }
-  const char* next = static_cast<const char*>(incoming.data);
-  for (size_t i = 0; i < count_; ++i) {
-    std::memcpy(iov_[i].buffer, next, iov_[i].length);
-    next += iov_[i].length;
-  }
+  pieces_.Unpack(0, incoming.data, incoming.bytes);
   Answered(absl::OkStatus());
 }
 

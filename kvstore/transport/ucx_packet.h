@@ -28,8 +28,8 @@ class Packet final : public UcxOperation {
   uint64_t session() const { return connection_.session(); }
   std::list<Transfer>::iterator transfer() const { return transfer_; }
   const absl::Status& status() const { return status_; }
-  size_t bytes() const { return bytes_; }
-  size_t pieces() const { return count_; }
+  size_t bytes() const { return pieces_.bytes(); }
+  size_t pieces() const { return pieces_.count(); }
   bool in_flight() const { return in_flight_; }
 
  private:
@@ -41,9 +41,7 @@ class Packet final : public UcxOperation {
   std::list<Transfer>::iterator transfer_;
   const RemoteAccess* remote_ = nullptr;  // of the last piece; a one-sided packet has one
   Message message_;                       // UCX reads it until the send completes
-  ucp_dt_iov_t iov_[kMaxPieces];
-  size_t count_ = 0;
-  size_t bytes_ = 0;
+  PieceList pieces_;
   uint64_t id_ = 0;
   int operations_ = 0;  // UCX may still touch the local memory
   bool answered_ = false;

@@ -1,7 +1,6 @@
 #include "kvstore/transport/ucx_responder.h"
 
 #include <chrono>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -65,8 +64,7 @@ class Responder::Answer final : public UcxOperation {
   void Reset(std::shared_ptr<Session> session, const Message& request) {
     session_ = std::move(session);
     request_ = request;
-    bytes_ = 0;
-    pinned_ = 0;
+    pieces_.Clear();
     receiving_ = false;
   }
 
@@ -79,48 +77,39 @@ class Responder::Answer final : public UcxOperation {
   }
 
   bool Uses(uint64_t region) const {
-    for (size_t i = 0; i < pinned_; ++i) {
+    for (size_t i = 0; i < pieces_.count(); ++i) {
       if (request_.pieces[i].region == region) return true;
     }
     return false;
   }
   bool busy() const { return session_ != nullptr; }
   const std::shared_ptr<Session>& session() const { return session_; }
-  size_t bytes() const { return bytes_; }
-  size_t pieces() const { return pinned_; }
-  const ucp_dt_iov_t* iov() const { return iov_; }
+  size_t bytes() const { return pieces_.bytes(); }
 
   absl::Status Pin() {
-    for (; pinned_ < request_.head.pieces; ++pinned_) {
-      const Piece& piece = request_.pieces[pinned_];
+    while (pieces_.count() < request_.head.pieces) {
+      const Piece& piece = request_.pieces[pieces_.count()];
       const auto memory = responder_.regions_.Pin(piece.region, piece.offset, piece.length);
       if (!memory.ok()) return memory.status();
-      iov_[pinned_] = {*memory, piece.length};
-      bytes_ += piece.length;
+      pieces_.Add(*memory, piece.length, nullptr);
     }
-    return pinned_ > 0 ? absl::OkStatus() : absl::InvalidArgumentError("request without pieces");
+    return pieces_.count() > 0 ? absl::OkStatus() : absl::InvalidArgumentError("request without pieces");
   }
 
   void SendData() {
     reply_ = MakeMessage(MessageType::kData, session_->id(), request_.head.request);
-    Send(iov_, pinned_, bytes_);
+    Send(pieces_);
   }
 
   void SendAck(absl::StatusCode code) { SendStatus(MessageType::kAck, code); }
   void SendWelcome() { SendStatus(MessageType::kWelcome, absl::StatusCode::kOk); }
 
   // The bytes of an eager write.
-  void Scatter(const void* data) {
-    const char* next = static_cast<const char*>(data);
-    for (size_t i = 0; i < pinned_; ++i) {
-      std::memcpy(iov_[i].buffer, next, iov_[i].length);
-      next += iov_[i].length;
-    }
-  }
+  void Scatter(const void* data) { pieces_.Unpack(0, data, bytes()); }
 
   void ReceiveWrite(void* descriptor) {
     receiving_ = true;
-    responder_.lane_.Receive(responder_.lane_.station(), descriptor, iov_, pinned_, bytes_, this);
+    responder_.lane_.Receive(responder_.lane_.station(), descriptor, pieces_, this);
   }
 
   void Complete(ucs_status_t status) override {
@@ -135,28 +124,26 @@ class Responder::Answer final : public UcxOperation {
 
  private:
   void Release() {
-    for (size_t i = 0; i < pinned_; ++i) responder_.regions_.Unpin(request_.pieces[i].region);
-    pinned_ = 0;
+    for (size_t i = 0; i < pieces_.count(); ++i) responder_.regions_.Unpin(request_.pieces[i].region);
+    pieces_.Clear();
     session_.reset();
   }
   void SendStatus(MessageType type, absl::StatusCode code) {
     reply_ = MakeMessage(type, session_->id(), request_.head.request);
     reply_.head.status = static_cast<uint8_t>(code);
-    const ucp_dt_iov_t nothing = {nullptr, 0};
-    Send(&nothing, 1, 0);
+    static const PieceList kNothing{};
+    Send(kNothing);
   }
-  void Send(const ucp_dt_iov_t* iov, size_t count, size_t bytes) {
+  void Send(const PieceList& pieces) {
     if (session_->closed()) return Complete(UCS_ERR_CANCELED);
-    responder_.lane_.Send(responder_.lane_.station(), session_->endpoint(), reply_, iov, count, bytes, this);
+    responder_.lane_.Send(responder_.lane_.station(), session_->endpoint(), reply_, pieces, this);
   }
 
   Responder& responder_;
   std::shared_ptr<Session> session_;
   Message request_;
   Message reply_;  // UCX reads it until the send completes
-  ucp_dt_iov_t iov_[kMaxPieces];
-  size_t bytes_ = 0;
-  size_t pinned_ = 0;
+  PieceList pieces_;  // pinned
   bool receiving_ = false;
   bool abandoned_ = false;
 };

@@ -43,7 +43,7 @@ struct Faults {
 
 class FakeRegion final : public transport::RemoteRegion {
  public:
-  explicit FakeRegion(size_t bytes) : RemoteRegion(bytes) {}
+  explicit FakeRegion(size_t bytes) : RemoteRegion(bytes, Way::kDirect) {}
 };
 
 class FaultyEndpoint final : public transport::Endpoint {

@@ -47,6 +47,19 @@ std::vector<Kind> Kinds() {
   };
 }
 
+// Copies, and counts what it copied.
+class CountingCopier final : public Copier {
+ public:
+  void Copy(void* to, const void* from, size_t bytes) override {
+    std::memcpy(to, from, bytes);
+    copied_ += bytes;
+  }
+  size_t TakeCopied() { return std::exchange(copied_, 0); }
+
+ private:
+  size_t copied_ = 0;
+};
+
 enum class Memory { kRegistered, kAllocated };
 
 // A store's transport, a client's, and a connection between them.
@@ -137,6 +150,8 @@ TEST_P(ContractTest, MovesManySegmentsOfMixedSizesAndRegions) {
     SCOPED_TRACE(absl::StrCat("seed 20261121, round ", round));
     std::vector<std::vector<std::byte>> out, in;
     std::vector<Segment> writes, reads;
+    CountingCopier copier;
+    size_t with_copier = 0;
     size_t at = 0;
     while (at < (7 << 20)) {
       const size_t size = 1 + random_() % (random_() % 8 == 0 ? 600'000 : 20'000);
@@ -147,12 +162,16 @@ TEST_P(ContractTest, MovesManySegmentsOfMixedSizesAndRegions) {
     at = 0;
     for (size_t i = 0; i < out.size() && at + out[i].size() <= (8 << 20); ++i) {
       const RemoteRegion* remote = i % 3 == 0 ? remote_registered.get() : remote_allocated.get();
-      writes.push_back({out[i], remote, at});
-      reads.push_back({in[i], remote, at});
+      Copier* const own = i % 2 == 0 ? &copier : nullptr;
+      if (own != nullptr && remote->way() != RemoteRegion::Way::kDirect) with_copier += out[i].size();
+      writes.push_back({out[i], remote, at, own});
+      reads.push_back({in[i], remote, at, own});
       at += out[i].size();
     }
     ASSERT_TRUE(WriteAll(*endpoint, writes).ok());
+    EXPECT_EQ(copier.TakeCopied(), with_copier);
     ASSERT_TRUE(ReadAll(*endpoint, reads).ok());
+    EXPECT_EQ(copier.TakeCopied(), with_copier);
     for (size_t i = 0; i < reads.size(); ++i) ASSERT_EQ(in[i], out[i]) << "segment " << i;
   }
 }

@@ -96,6 +96,33 @@ TEST_F(FaultTest, CorruptsOneByteOfAWriteButNotItsSource) {
   EXPECT_THAT(local_, Each(std::byte{9}));
 }
 
+// A checksum taken in the copy: of what arrives in a Read, of what was sent in a Write.
+TEST_F(FaultTest, CopiersSeeTheCorruptionOfARead) {
+  struct Summing final : Copier {
+    void Copy(void* to, const void* from, size_t bytes) override {
+      std::memcpy(to, from, bytes);
+      for (size_t i = 0; i < bytes; ++i) sum += std::to_integer<int>(static_cast<const std::byte*>(to)[i]);
+    }
+    int sum = 0;
+  };
+  for (bool read : {true, false}) {
+    TearDown();
+    std::fill(local_.begin(), local_.end(), std::byte{9});
+    Start(Rule(0, {.kind = Kind::kCorrupt}));
+    Summing copier;
+    std::vector<Segment> segments = All();
+    for (Segment& segment : segments) segment.copier = &copier;
+    ASSERT_TRUE((read ? ReadAll(*endpoint_, segments) : WriteAll(*endpoint_, segments)).ok());
+    if (read) {
+      EXPECT_EQ(std::count(local_.begin(), local_.end(), std::byte{7}), 999);
+      EXPECT_NE(copier.sum, 7000);
+    } else {
+      EXPECT_EQ(std::count(memory_.begin(), memory_.end(), std::byte{9}), 999);
+      EXPECT_EQ(copier.sum, 9000);
+    }
+  }
+}
+
 TEST_F(FaultTest, FailsConnects) {
   FaultPlan plan;
   plan.connects = {1};

@@ -43,7 +43,7 @@ struct EndpointLog {
 
 class FakeRegion final : public transport::RemoteRegion {
  public:
-  FakeRegion(size_t bytes, EndpointLog& log) : RemoteRegion(bytes), log_(log) { ++log_.regions; }
+  FakeRegion(size_t bytes, EndpointLog& log) : RemoteRegion(bytes, Way::kDirect), log_(log) { ++log_.regions; }
   ~FakeRegion() override {
     EXPECT_GT(log_.alive, 0) << "a region outlived its endpoint";
     --log_.regions;
@@ -247,9 +247,9 @@ TEST_F(MemoryRefsTest, CursorPairsLocalAndRemoteBytesInOrder) {
   std::vector<std::byte> local(35);
   std::vector<transport::Segment> segments;
   PieceCursor cursor(*pieces);
-  cursor.Map(std::span(local).first(3), segments);
-  cursor.Map(std::span(local).subspan(3, 14), segments);
-  cursor.Map(std::span(local).subspan(17), segments);
+  cursor.Map(std::span(local).first(3), nullptr, segments);
+  cursor.Map(std::span(local).subspan(3, 14), nullptr, segments);
+  cursor.Map(std::span(local).subspan(17), nullptr, segments);
   // Every local byte, in order, and where it meets the client's memory.
   std::vector<size_t> remote;
   const std::byte* next = local.data();

@@ -369,41 +369,45 @@ TEST_F(PageStoreTest, VerifyDropsACorruptObjectOnce) {
   EXPECT_EQ(Read("key-1"), "hit");
 }
 
-TEST_F(PageStoreTest, CopyToChecksAndDropsACorruptObject) {
+TEST_F(PageStoreTest, VerifyJudgesWhatWasCopied) {
   const page::ObjectLayout layout{4, 512};
   ASSERT_TRUE(Put("key-1", {.bytes = 4096, .layout = layout}).ok());
-  auto get = store_->Acquire(ns_, Key("key-1"), nullptr);
   std::vector<std::byte> copy(4096);
-  const std::span<std::byte> halves[] = {std::span(copy).first(1000),
-                                         std::span(copy).subspan(1000)};
-  ASSERT_TRUE(get->CopyTo({0, 4096}, halves).ok());
-  EXPECT_TRUE(std::ranges::equal(copy, get->memory()));
-  tier_->arena()[static_cast<size_t>(get->memory().data() - tier_->arena().data()) + 4095] ^=
-      std::byte{1};
-  const std::span<std::byte> half[] = {std::span(copy).first(2048)};
-  EXPECT_TRUE(get->CopyTo({0, 2048}, half).ok()) << "other granules are still good";
-  EXPECT_EQ(get->CopyTo({0, 4096}, halves).code(), absl::StatusCode::kDataLoss);
+  {
+    const auto get = store_->Acquire(ns_, Key("key-1"), nullptr);
+    get->CopyTo(0, copy.data(), 1000);
+    get->CopyTo(1000, copy.data() + 1000, 3096);
+    EXPECT_TRUE(std::ranges::equal(copy, get->memory()));
+    EXPECT_TRUE(get->Verify({}).ok());
+  }
+  const auto get = store_->Acquire(ns_, Key("key-1"), nullptr);
+  std::byte& last =
+      tier_->arena()[static_cast<size_t>(get->memory().data() - tier_->arena().data()) + 4095];
+  last ^= std::byte{1};
+  get->CopyTo(0, copy.data(), 4096);
+  last ^= std::byte{1};
+  EXPECT_TRUE(get->Verify({page::Part::kKV, 0, 3}).ok()) << "other granules are still good";
+  EXPECT_EQ(get->Verify({}).code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(store_->Usage().checksum_failures, 1u);
   EXPECT_EQ(Read("key-1"), "corrupt");
 }
 
-// What is appended and what a transfer puts there are checked alike.
-TEST_F(PageStoreTest, AppendedBytesHaveTheSameChecksum) {
+// What is copied in and what a transfer puts there are checked alike.
+TEST_F(PageStoreTest, CopiedBytesHaveTheSameChecksum) {
   std::vector<std::byte> value(200000);
   for (size_t i = 0; i < value.size(); ++i) value[i] = static_cast<std::byte>(i * 7 + i / 255);
   const uint32_t crc = page::Crc32c(value.data(), value.size());
-  for (size_t appended : {size_t{0}, size_t{70001}, value.size()}) {
-    const auto key = Key(absl::StrCat("appended-", appended));
+  for (size_t copied : {size_t{0}, size_t{70001}, value.size()}) {
+    const auto key = Key(absl::StrCat("copied-", copied));
     auto put = store_->Reserve(ns_, key, {.bytes = value.size()});
     ASSERT_TRUE(put.ok()) << put.status();
-    EXPECT_EQ((*put)->missing_bytes(), value.size());
     std::memcpy((*put)->memory().data(), value.data(), value.size());
-    (*put)->Append(std::span(value).first(appended));
-    EXPECT_EQ((*put)->missing_bytes(), value.size() - appended);
+    (*put)->CopyFrom(0, value.data(), copied);
+    EXPECT_EQ((*put)->checksummed(), copied == value.size());
     EXPECT_TRUE((*put)->Commit(crc).ok());
     auto wrong = store_->Reserve(ns_, Key("wrong"), {.bytes = value.size()});
     ASSERT_TRUE(wrong.ok());
-    (*wrong)->Append(value);
+    (*wrong)->CopyFrom(0, value.data(), value.size());
     EXPECT_EQ((*wrong)->Commit(crc ^ 1).code(), absl::StatusCode::kDataLoss);
   }
 }

@@ -1,4 +1,5 @@
 // Granule checksums, the memory of misses, and LRU order.
+#include <algorithm>
 #include <cstring>
 #include <random>
 #include <vector>
@@ -20,8 +21,15 @@ std::vector<std::byte> RandomBytes(uint64_t seed, size_t size) {
   return bytes;
 }
 
-GranuleChecksums Granules(const page::ObjectLayout& layout, std::vector<std::byte> bytes) {
-  return GranuleWriter(layout, bytes).Finish();
+GranuleChecksums Granules(const page::ObjectLayout& layout, std::span<const std::byte> bytes) {
+  const size_t granule = GranuleBytes(layout);
+  return Summarize(bytes, granule, GranuleCopier(bytes.size(), granule));
+}
+
+// The first corrupt granule by reading all bytes.
+std::optional<size_t> FirstRead(const GranuleChecksums& sums, const page::Extent& extent,
+                                std::span<const std::byte> bytes) {
+  return FirstCorruptGranule(sums, extent, bytes, GranuleCopier(bytes.size(), sums.granule_bytes));
 }
 
 TEST(GranulesTest, FoldToTheWholeChecksum) {
@@ -40,24 +48,37 @@ TEST(GranulesTest, FoldToTheWholeChecksum) {
   }
 }
 
-// Appended in steps, appended in part, or put there by somebody else: the same.
+// Copied in steps, in part, out of order, twice, or put there by somebody else: the same.
 TEST(GranulesTest, AreTheSameHoweverTheBytesArrive) {
+  std::mt19937_64 random(5);
   for (const auto& [layout, size] : {std::pair{page::ObjectLayout{4, 2048}, size_t{16384}},
                                      std::pair{page::ObjectLayout{}, size_t{300000}}}) {
     const auto bytes = RandomBytes(4, size);
     const GranuleChecksums at_once = Granules(layout, bytes);
     for (size_t step : {size_t{1000}, size_t{2048}, size_t{5000}, size_t{65536}, size_t{300000}}) {
-      for (size_t appended : {size, size / 2, size_t{0}}) {
-        std::vector<std::byte> object(bytes.begin(), bytes.end());
-        std::fill_n(object.begin(), appended, std::byte{0});
-        GranuleWriter writer(layout, object);
-        for (size_t at = 0; at < appended; at += step) {
-          writer.Append(std::span(bytes).subspan(at, std::min(step, appended - at)));
+      for (size_t copied : {size, size / 2, size_t{0}}) {
+        for (bool shuffled : {false, true}) {
+          std::vector<std::byte> object(bytes.begin(), bytes.end());
+          std::fill_n(object.begin(), copied, std::byte{0});
+          GranuleCopier copier(size, GranuleBytes(layout));
+          std::vector<size_t> offsets;
+          for (size_t at = 0; at < copied; at += step) offsets.push_back(at);
+          if (shuffled) {
+            std::shuffle(offsets.begin(), offsets.end(), random);
+            if (!offsets.empty()) offsets.push_back(offsets.front());
+          }
+          for (size_t at : offsets) {
+            const size_t n = std::min(step, copied - at);
+            copier.Copy(at, object.data() + at, bytes.data() + at, n, page::CopyMode::kStream);
+          }
+          if (!shuffled) {
+            EXPECT_EQ(copier.complete(), copied == size) << step << " " << copied;
+          }
+          const GranuleChecksums sums = Summarize(object, GranuleBytes(layout), copier);
+          EXPECT_EQ(sums.crc32c, at_once.crc32c) << step << " " << copied;
+          EXPECT_EQ(sums.whole_crc32c, at_once.whole_crc32c) << step << " " << copied;
+          EXPECT_EQ(object, bytes);
         }
-        const GranuleChecksums sums = writer.Finish();
-        EXPECT_EQ(sums.crc32c, at_once.crc32c) << step << " " << appended;
-        EXPECT_EQ(sums.whole_crc32c, at_once.whole_crc32c) << step << " " << appended;
-        EXPECT_EQ(object, bytes);
       }
     }
   }
@@ -80,36 +101,46 @@ TEST(GranulesTest, OnlyRangesWithTheDamageFail) {
                                                 (asked == page::Part::kV) == (part == 1));
           std::optional<size_t> corrupt;
           page::ForEachExtent(layout, range, [&](const page::Extent& extent) {
-            if (!corrupt) corrupt = FirstCorruptGranule(sums, extent, bytes);
-            EXPECT_EQ(FirstCorruptGranule(sums, extent, good), std::nullopt);
+            if (!corrupt) corrupt = FirstRead(sums, extent, bytes);
+            EXPECT_EQ(FirstRead(sums, extent, good), std::nullopt);
           });
           EXPECT_EQ(corrupt, covers ? std::optional<size_t>(granule) : std::nullopt);
         }
       }
-      EXPECT_EQ(FirstCorruptGranule(sums, {0, bytes.size()}, bytes), granule);
+      EXPECT_EQ(FirstRead(sums, {0, bytes.size()}, bytes), granule);
     }
   }
 }
 
-// Copied to pieces of any size: every byte arrives, and damage is found wherever it is.
-TEST(GranulesTest, CopyToPiecesAndCheck) {
+// Copied in pieces of any size: every byte arrives, and damage is found by what was copied, in the
+// ranges that were.
+TEST(GranulesTest, CopyAndCheck) {
   const page::ObjectLayout layout{4, 512};
   const auto good = RandomBytes(6, layout.object_bytes());
   const GranuleChecksums sums = Granules(layout, good);
   const page::Extent extents[] = {{0, good.size()}, {3 * 512, 512}, {2 * 512, 4 * 512}};
   for (const page::Extent& extent : extents) {
     for (size_t step : {size_t{100}, size_t{512}, size_t{700}, size_t{5000}}) {
-      std::vector<std::byte> copy(extent.bytes);
-      std::vector<std::span<std::byte>> pieces;
-      for (size_t at = 0; at < copy.size(); at += step) {
-        pieces.push_back(std::span(copy).subspan(at, std::min(step, copy.size() - at)));
-      }
-      EXPECT_EQ(CopyGranules(sums, extent, good, pieces), std::nullopt);
+      const auto copy_all = [&](const std::vector<std::byte>& from, GranuleCopier& copier) {
+        std::vector<std::byte> copy(extent.bytes);
+        for (size_t at = 0; at < copy.size(); at += step) {
+          copier.Copy(extent.offset + at, copy.data() + at, from.data() + extent.offset + at,
+                      std::min(step, copy.size() - at), page::CopyMode::kCache);
+        }
+        return copy;
+      };
+      GranuleCopier copier(good.size(), 512);
+      const auto copy = copy_all(good, copier);
       EXPECT_EQ(std::memcmp(copy.data(), good.data() + extent.offset, copy.size()), 0);
+      EXPECT_EQ(FirstCorruptGranule(sums, extent, good, copier), std::nullopt);
+      EXPECT_EQ(copier.complete(), extent.bytes == good.size());
       for (size_t at = extent.offset; at < extent.offset + extent.bytes; at += 211) {
         auto bad = good;
         bad[at] ^= std::byte{16};
-        EXPECT_EQ(CopyGranules(sums, extent, bad, pieces), at / 512) << step;
+        GranuleCopier sees(good.size(), 512);
+        copy_all(bad, sees);
+        // Judged by the copy, not by what the memory holds now.
+        EXPECT_EQ(FirstCorruptGranule(sums, extent, good, sees), at / 512) << step;
       }
     }
   }

@@ -16,6 +16,7 @@
 #include "gpu_worker/sidecar/service.h"
 #include "gpu_worker/sidecar/status_page.h"
 #include "gpu_worker/worker_metrics.h"
+#include "kvstore/base/address.h"
 #include "kvstore/base/http_server.h"
 #include "kvstore/base/metrics.h"
 #include "kvstore/base/process_metrics.h"
@@ -55,7 +56,8 @@ absl::Status WorkerServer::Impl::ServeGrpc() {
   builder.RegisterService(service.get());
   grpc_server = builder.BuildAndStart();
   if (grpc_server == nullptr) {
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", config.listen()));
+    return absl::UnavailableError(absl::StrCat("cannot serve gRPC on ", config.listen(), ": ",
+                                               base::WhyNotBound(config.listen())));
   }
   grpc_address = config.listen();
   if (absl::string_view path = grpc_address; absl::ConsumePrefix(&path, "unix:")) {

@@ -1,9 +1,15 @@
 #include "kvstore/base/config.h"
 
+#include <fcntl.h>
+#include <unistd.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <functional>
+#include <limits>
+#include <set>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -13,6 +19,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "google/protobuf/descriptor.pb.h"
 #include "kvstore/base/status.h"
 #include "kvstore/base/units.h"
 
@@ -23,6 +30,9 @@ namespace {
 
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
+
+constexpr size_t kMaxFileBytes = 1 << 20;
+constexpr int kMaxDepth = 8;
 
 struct FieldRef {
   Message* owner;
@@ -70,6 +80,29 @@ std::string TypeName(const FieldDescriptor* field) {
   }
 }
 
+// What the schema says about a field: its option `help`, an extension of the schema's own.
+std::string HelpText(const FieldDescriptor* field) {
+  const Message& options = field->options();
+  std::vector<const FieldDescriptor*> set;
+  options.GetReflection()->ListFields(options, &set);
+  for (const FieldDescriptor* option : set) {
+    if (option->is_extension() && option->name() == "help")
+      return options.GetReflection()->GetString(options, option);
+  }
+  return "";
+}
+
+std::string RangeText(const FieldDescriptor* field) {
+  switch (field->cpp_type()) {
+    case FieldDescriptor::CPPTYPE_UINT32:
+      return absl::StrCat(" from 0 to ", std::numeric_limits<uint32_t>::max());
+    case FieldDescriptor::CPPTYPE_UINT64:
+      return absl::StrCat(" from 0 to ", std::numeric_limits<uint64_t>::max());
+    default:
+      return "";
+  }
+}
+
 // As few digits as say it exactly.
 std::string SizeText(uint64_t bytes) {
   static constexpr std::pair<int, const char*> kUnits[] = {
@@ -113,8 +146,8 @@ std::string ValueText(const Message& owner, const FieldDescriptor* field) {
 absl::Status Assign(const FieldRef& ref, const std::string& text) {
   const FieldDescriptor* field = ref.field;
   const auto* reflection = ref.owner->GetReflection();
-  const absl::Status wrong =
-      absl::InvalidArgumentError(absl::StrCat("'", text, "' is no ", TypeName(field)));
+  const absl::Status wrong = absl::InvalidArgumentError(
+      absl::StrCat("'", text, "' is no ", TypeName(field), RangeText(field)));
   if (field->is_repeated()) {
     reflection->ClearField(ref.owner, field);
     for (const auto& item : absl::StrSplit(text, ',', absl::SkipWhitespace())) {
@@ -170,9 +203,18 @@ absl::Status Assign(const FieldRef& ref, const std::string& text) {
 // Flattens a YAML tree into path -> text; sequences of scalars join with commas.
 void Flatten(const YAML::Node& node, const std::string& prefix,
              std::map<std::string, std::string>& out, std::vector<std::string>& problems) {
+  // Deeper than any schema; an alias may even contain itself.
+  if (std::count(prefix.begin(), prefix.end(), '.') > kMaxDepth) {
+    problems.push_back(absl::StrCat(prefix, " is nested too deeply"));
+    return;
+  }
+  std::set<std::string> names;
   for (const auto& entry : node) {
-    const std::string path = prefix + entry.first.as<std::string>();
-    if (entry.second.IsMap()) {
+    const std::string name = entry.first.as<std::string>();
+    const std::string path = prefix + name;
+    if (!names.insert(name).second || out.contains(path)) {
+      problems.push_back(path + ": is there twice");
+    } else if (entry.second.IsMap()) {
       Flatten(entry.second, path + ".", out, problems);
     } else if (entry.second.IsSequence()) {
       std::vector<std::string> items;
@@ -191,6 +233,29 @@ void Flatten(const YAML::Node& node, const std::string& prefix,
   }
 }
 
+// The whole of a text file.
+absl::StatusOr<std::string> ReadText(const std::string& path) {
+  const auto wrong = [&](const std::string& why) {
+    return absl::InvalidArgumentError(absl::StrCat("cannot read config file ", path, ": ", why));
+  };
+  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) return wrong(std::strerror(errno));
+  std::string text;
+  char chunk[4096];
+  ssize_t got;
+  while ((got = read(descriptor, chunk, sizeof(chunk))) > 0 && text.size() <= kMaxFileBytes) {
+    text.append(chunk, static_cast<size_t>(got));
+  }
+  const int error = errno;
+  close(descriptor);
+  if (got < 0) return wrong(std::strerror(error));
+  if (text.size() > kMaxFileBytes) return wrong("it has more than " + SizeText(kMaxFileBytes));
+  if (absl::StrContains(text, '\0')) return wrong("it is no text file");
+  // Most likely the wrong file, or half of one: nobody writes a file to say nothing.
+  if (absl::StripAsciiWhitespace(text).empty()) return wrong("it is empty");
+  return text;
+}
+
 // Levenshtein, for names of a few dozen characters.
 size_t EditDistance(const std::string& a, const std::string& b) {
   std::vector<size_t> row(b.size() + 1);
@@ -206,18 +271,29 @@ size_t EditDistance(const std::string& a, const std::string& b) {
   return row[b.size()];
 }
 
-// " (did you mean 'x'?)", or nothing when no name is near.
-std::string Suggestion(const std::string& unknown, const std::vector<std::string>& known) {
-  size_t best = 4;
+// " (did you mean 'x'?)", or nothing when no name is near. `shared`: what all names begin with.
+std::string Suggestion(const std::string& unknown, const std::vector<std::string>& known,
+                       const std::string& shared = "") {
+  // One wrong character in three, at most three.
+  size_t best = std::min<size_t>(3, (unknown.size() - std::min(unknown.size(), shared.size())) / 3);
   std::string found;
   for (const std::string& name : known) {
     const size_t distance = EditDistance(unknown, name);
-    if (distance < best) {
-      best = distance;
-      found = absl::StrCat(" (did you mean '", name, "'?)");
-    }
+    if (distance > best || (distance == best && !found.empty())) continue;
+    best = distance;
+    found = absl::StrCat(" (did you mean '", name, "'?)");
   }
   return found;
+}
+
+// Those of the names that are below `group`.
+std::vector<std::string> MembersOf(const std::string& group,
+                                   const std::map<std::string, FieldRef>& fields) {
+  std::vector<std::string> members;
+  for (const auto& [name, ref] : fields) {
+    if (absl::StartsWith(name, group + ".")) members.push_back(name);
+  }
+  return members;
 }
 
 // Docker-style service links, which Kubernetes puts into every container of a namespace.
@@ -244,6 +320,10 @@ absl::Status ConfigLoader::Set(const std::string& path, const std::string& value
   const auto fields = Fields(message_);
   const auto found = fields.find(path);
   if (found == fields.end()) {
+    if (const auto members = MembersOf(path, fields); !members.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          origin, ": '", path, "' is a group of settings: ", absl::StrJoin(members, ", ")));
+    }
     std::vector<std::string> names;
     for (const auto& [name, ref] : fields) names.push_back(name);
     return absl::InvalidArgumentError(absl::StrCat(origin, ": unknown setting '", path, "'",
@@ -256,28 +336,26 @@ absl::Status ConfigLoader::Set(const std::string& path, const std::string& value
 }
 
 absl::Status ConfigLoader::LoadYamlFile(const std::string& path) {
-  try {
-    const YAML::Node root = YAML::LoadFile(path);
-    return LoadYamlText(YAML::Dump(root), path);
-  } catch (const YAML::BadFile&) {
-    return absl::NotFoundError(absl::StrCat("cannot read config file ", path));
-  } catch (const YAML::Exception& e) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": ", e.what()));
-  }
+  VARVE_ASSIGN_OR_RETURN(const std::string text, ReadText(path));
+  return LoadYamlText(text, path);
 }
 
 absl::Status ConfigLoader::LoadYamlText(const std::string& text, const std::string& origin) {
   std::map<std::string, std::string> values;
   std::vector<std::string> problems;
+  // The one place where something of ours meets exceptions: YAML's, and the library's below it.
   try {
-    const YAML::Node root = YAML::Load(text);
-    if (root.IsNull()) return absl::OkStatus();
-    if (!root.IsMap())
+    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
+    if (documents.size() > 1)
+      return absl::InvalidArgumentError(absl::StrCat(origin, ": one YAML document is expected"));
+    if (documents.empty() || documents[0].IsNull()) return absl::OkStatus();
+    if (!documents[0].IsMap())
       return absl::InvalidArgumentError(absl::StrCat(origin, ": a map of settings is expected"));
-    Flatten(root, "", values, problems);
-  } catch (const YAML::Exception& e) {
+    Flatten(documents[0], "", values, problems);
+  } catch (const std::exception& e) {
     return absl::InvalidArgumentError(absl::StrCat(origin, ": ", e.what()));
   }
+  for (std::string& problem : problems) problem = absl::StrCat(origin, ": ", problem);
   for (const auto& [path, value] : values) {
     const absl::Status status = Set(path, value, origin);
     if (!status.ok()) problems.push_back(std::string(status.message()));
@@ -299,8 +377,8 @@ absl::Status ConfigLoader::LoadEnvironment(const std::map<std::string, std::stri
       if (name == env_prefix_ + "CONFIG" || IsServiceLink(name, value)) continue;
       std::vector<std::string> names;
       for (const auto& [known, path] : path_of) names.push_back(known);
-      problems.push_back(
-          absl::StrCat("environment: unknown setting '", name, "'", Suggestion(name, names)));
+      problems.push_back(absl::StrCat("environment: unknown setting '", name, "'",
+                                      Suggestion(name, names, env_prefix_)));
       continue;
     }
     const absl::Status status = Set(found->second, value, absl::StrCat("environment ", name));
@@ -338,9 +416,16 @@ absl::StatusOr<std::vector<std::string>> ConfigLoader::LoadFlags(
 }
 
 std::string ConfigLoader::Nearest(const std::string& arg) const {
+  const std::string unknown = arg.substr(0, arg.find('='));
+  const auto fields = Fields(message_);
+  if (absl::StartsWith(unknown, "--")) {
+    const auto members = MembersOf(unknown.substr(2), fields);
+    if (!members.empty())
+      return absl::StrCat(" (a group of settings: --", absl::StrJoin(members, ", --"), ")");
+  }
   std::vector<std::string> names;
-  for (const auto& [name, ref] : Fields(message_)) names.push_back("--" + name);
-  return Suggestion(arg.substr(0, arg.find('=')), names);
+  for (const auto& [name, ref] : fields) names.push_back("--" + name);
+  return Suggestion(unknown, names, "--");
 }
 
 std::string ConfigLoader::Print() const {
@@ -358,6 +443,8 @@ std::string ConfigLoader::Describe() const {
   Walk(message_, "", [&](const std::string& path, Message* owner, const FieldDescriptor* field) {
     absl::StrAppend(&text, "  --", path, "=<", TypeName(field), ">  (default ",
                     ValueText(*owner, field), ")\n");
+    if (const std::string help = HelpText(field); !help.empty())
+      absl::StrAppend(&text, "      ", help, "\n");
   });
   return text;
 }

@@ -30,7 +30,8 @@ class ConfigLoader {
   ConfigLoader(google::protobuf::Message* message, std::string env_prefix);
 
   // Sources, to be called lowest first: file, environment, flags. INVALID_ARGUMENT lists every
-  // problem found.
+  // problem found; a name that is twice in a file is one, and so is a file that is empty, no text,
+  // or cannot be read.
   absl::Status LoadYamlFile(const std::string& path);
   absl::Status LoadYamlText(const std::string& text, const std::string& origin);
   absl::Status LoadEnvironment(const std::map<std::string, std::string>& environment);
@@ -38,13 +39,14 @@ class ConfigLoader {
   // When it refuses something, the rest is listed as unknown too.
   absl::StatusOr<std::vector<std::string>> LoadFlags(const std::vector<std::string>& args);
 
-  // " (did you mean '--x'?)" for an argument that LoadFlags gave back, or nothing.
+  // " (did you mean '--x'?)" or what is in that group, for an argument that LoadFlags gave back;
+  // or nothing.
   std::string Nearest(const std::string& arg) const;
 
   // One line per field: `path: value   # origin`, in schema order. Values are exact and parse
   // again.
   std::string Print() const;
-  // Every field's path, with type and default, for --help.
+  // Every field's path, with type, default and the schema's option `help`, for --help.
   std::string Describe() const;
 
  private:

@@ -2,22 +2,11 @@
 
 #include <algorithm>
 
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
+#include "kvstore/base/address.h"
 
 namespace varve::base {
-namespace {
-
-bool IsHostPort(const std::string& address) {
-  const size_t colon = address.rfind(':');
-  uint32_t port = 0;
-  return !absl::StartsWith(address, "unix:") && colon != std::string::npos && colon > 0 &&
-         absl::SimpleAtoi(address.substr(colon + 1), &port) && port <= 65535;
-}
-
-}  // namespace
 
 void ConfigChecks::Refuse(const std::string& field, const std::string& value,
                           const std::string& allowed) {
@@ -44,7 +33,7 @@ void ConfigChecks::OneOf(const std::string& field, const std::string& value,
 }
 
 void ConfigChecks::Address(const std::string& field, const std::string& value) {
-  if ((absl::StartsWith(value, "unix:") && value.size() > 5) || IsHostPort(value)) return;
+  if (IsAddress(value)) return;
   Refuse(field, absl::StrCat("'", value, "'"), "host:port (port 0 picks one) or unix:/path");
 }
 

@@ -13,10 +13,15 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "kvstore/base/address.h"
 
 namespace varve::base {
 namespace {
 
+// A connection that has not sent its whole request holds a thread until the timeout: a probe waits
+// for half-open connections that many at a time.
+constexpr const char* kThreads = "64";
+constexpr const char* kRequestTimeoutMs = "2000";
 constexpr const char* kText = "text/plain; charset=utf-8";
 
 const char* Reason(int code) {
@@ -104,12 +109,13 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(
   auto impl = std::make_unique<Impl>();
   impl->host = address.substr(0, address.rfind(':'));
   try {
-    impl->server = std::make_unique<CivetServer>(std::vector<std::string>{
-        "listening_ports", address, "num_threads", "4", "request_timeout_ms", "10000"});
+    impl->server = std::make_unique<CivetServer>(
+        std::vector<std::string>{"listening_ports", address, "num_threads", kThreads,
+                                 "request_timeout_ms", kRequestTimeoutMs});
   } catch (const CivetException&) {
     // Its text names its own constructor, not what went wrong.
-    return absl::UnavailableError(absl::StrCat("cannot serve HTTP on ", address,
-                                               ": the address is in use or not of this machine"));
+    return absl::UnavailableError(
+        absl::StrCat("cannot serve HTTP on ", address, ": ", WhyNotBound(address)));
   }
   for (auto& [path, handler] : handlers) {
     impl->handlers.push_back(std::make_unique<PathHandler>(path, std::move(handler)));

@@ -1,6 +1,7 @@
 // A small HTTP server for metrics, health and the status page. GET and HEAD only.
 //
-// Handlers run on the server's own threads, concurrently; they must be thread-safe and quick.
+// Handlers run on the server's own threads, concurrently; they must be thread-safe and quick. A
+// request that is not there whole 2 s after its connection was taken up is dropped.
 #pragma once
 
 #include <functional>

@@ -1,6 +1,7 @@
 #include "kvstore/base/program.h"
 
 #include <pthread.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -26,6 +27,8 @@ void SetUpProcess() {
   // Debian builds gRPC's mutexes with their deadlock detector on: a good part of the price of a
   // call.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  // What goes wrong in a call, gRPC answers as a status; its own log only repeats it, at length.
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
 }
 
 ProgramSettings::ProgramSettings(ProgramText text, google::protobuf::Message* config)
@@ -81,7 +84,7 @@ std::optional<int> ProgramSettings::Load(const std::vector<std::string>& args,
     return 0;
   }
   if (version_) {
-    std::printf("%s %s (%s)\n", text_.name.c_str(), kVersion, kCommit);
+    std::printf("%s\n", VersionText(text_.name).c_str());
     return 0;
   }
   LoadSources();

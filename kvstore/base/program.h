@@ -19,7 +19,8 @@
 
 namespace varve::base {
 
-// First thing in main: sets the libraries up for service.
+// First thing in main: sets the libraries up for service. Silences gRPC's own log, unless
+// GRPC_VERBOSITY is set.
 void SetUpProcess();
 
 struct ProgramText {

@@ -17,8 +17,9 @@ struct Unit {
   double bytes;
 };
 constexpr Unit kUnits[] = {{"", 1},         {"b", 1},           {"kib", 1024.0},        {"mib", 1048576.0},
-                           {"gib", 0x1p30}, {"tib", 0x1p40},    {"kb", 1e3},            {"mb", 1e6},
-                           {"gb", 1e9},     {"tb", 1e12}};
+                           {"gib", 0x1p30}, {"tib", 0x1p40},    {"pib", 0x1p50},        {"eib", 0x1p60},
+                           {"kb", 1e3},     {"mb", 1e6},        {"gb", 1e9},            {"tb", 1e12},
+                           {"pb", 1e15},    {"eb", 1e18}};
 
 }  // namespace
 

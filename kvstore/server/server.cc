@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "kvstore/base/address.h"
 #include "kvstore/base/clock.h"
 #include "kvstore/base/http_server.h"
 #include "kvstore/base/log.h"
@@ -155,8 +156,8 @@ absl::Status StoreServer::Impl::ServeGrpc() {
   if (options.listen) builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &port);
   grpc_server = builder.BuildAndStart();
   if (grpc_server == nullptr) {
-    return absl::UnavailableError(absl::StrCat("cannot serve gRPC on ", listen,
-                                               ": the address is in use or not of this machine"));
+    return absl::UnavailableError(
+        absl::StrCat("cannot serve gRPC on ", listen, ": ", base::WhyNotBound(listen)));
   }
   if (options.listen) grpc_address = BoundAddress(listen, port);
   grpc_server->GetHealthCheckService()->SetServingStatus("varve.v1.Store", true);

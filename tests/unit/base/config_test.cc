@@ -2,10 +2,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <fstream>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_split.h"
 #include "varve/v1/config.pb.h"
 
 namespace varve::base {
@@ -24,6 +27,14 @@ class ConfigTest : public ::testing::Test {
     config_.set_listen("default:1");
     config_.mutable_host_tier()->set_capacity_bytes(1 << 20);
     config_.set_drain_ms(1000);
+  }
+  absl::Status LoadFile(const std::string& bytes) {
+    const std::string path =
+        ::testing::TempDir() + "config_test-" + std::to_string(getpid()) + ".yaml";
+    std::ofstream(path, std::ios::binary) << bytes;
+    const absl::Status status = loader_.LoadYamlFile(path);
+    std::remove(path.c_str());
+    return status;
   }
   StoreConfig config_;
   ConfigLoader loader_{&config_, "VARVE_"};
@@ -92,6 +103,7 @@ TEST_F(ConfigTest, TyposAreErrorsThatNameTheNearestSetting) {
   EXPECT_THAT(*rest, ElementsAre("--drain_sm=1s"));
   EXPECT_THAT(loader_.Nearest("--drain_sm=1s"), HasSubstr("--drain_ms"));
   EXPECT_EQ(loader_.Nearest("--something-else"), "");
+  EXPECT_EQ(loader_.Nearest("--liar=1"), "");
 }
 
 TEST_F(ConfigTest, AllProblemsAreListed) {
@@ -121,6 +133,11 @@ TEST_F(ConfigTest, WrongValuesAreRefused) {
   }
 }
 
+TEST_F(ConfigTest, WholeNumbersSayTheirRange) {
+  EXPECT_THAT(Message(loader_.LoadFlags({"--recall.threads=4294967296"}).status()),
+              HasSubstr("'4294967296' is no whole number from 0 to 4294967295"));
+}
+
 TEST_F(ConfigTest, ListsFromEverySource) {
   ASSERT_TRUE(loader_.LoadYamlText("transport:\n  lanes: [shm, tcp]\n", "f").ok());
   EXPECT_THAT(config_.transport().lanes(), ElementsAre("shm", "tcp"));
@@ -144,17 +161,50 @@ TEST_F(ConfigTest, ServiceLinksOfKubernetesAreNoSettings) {
 }
 
 TEST_F(ConfigTest, FilesThatCannotBeRead) {
-  EXPECT_TRUE(absl::IsNotFound(loader_.LoadYamlFile("/no/such/file.yaml")));
+  EXPECT_THAT(Message(loader_.LoadYamlFile("/no/such/file.yaml")),
+              AllOf(HasSubstr("/no/such/file.yaml"), HasSubstr("No such file")));
+  EXPECT_THAT(Message(loader_.LoadYamlFile(::testing::TempDir())), HasSubstr("Is a directory"));
+  EXPECT_THAT(Message(LoadFile(" \n")), HasSubstr("is empty"));
+  EXPECT_THAT(Message(LoadFile({"a: \0b\n", 7})), HasSubstr("no text file"));
+  EXPECT_THAT(Message(LoadFile(std::string((1 << 20) + 1, '#'))), HasSubstr("more than 1MiB"));
+  EXPECT_TRUE(LoadFile("# nothing but this\n").ok());
+  EXPECT_FALSE(LoadFile("listen: a\n---\nlisten: b\n").ok());
+  EXPECT_FALSE(loader_.LoadYamlText("host_tier: &a {more: *a}\n", "f").ok());
   EXPECT_FALSE(loader_.LoadYamlText("listen: [unclosed", "f").ok());
   EXPECT_FALSE(loader_.LoadYamlText("just text", "f").ok());
   EXPECT_FALSE(loader_.LoadYamlText("listen:\n  deeper: 1\n", "f").ok());
   EXPECT_FALSE(loader_.LoadYamlText("transport:\n  lanes: [[a], b]\n", "f").ok());
   EXPECT_TRUE(loader_.LoadYamlText("", "f").ok());
-  const std::string path = ::testing::TempDir() + "config_test.yaml";
-  std::ofstream(path) << "drain_ms: 7s\n";
-  EXPECT_TRUE(loader_.LoadYamlFile(path).ok());
+  EXPECT_TRUE(LoadFile("drain_ms: 7s\n").ok());
   EXPECT_EQ(config_.drain_ms(), 7000u);
-  std::remove(path.c_str());
+}
+
+TEST_F(ConfigTest, ANameTwiceIsRefused) {
+  for (const char* text : {"drain_ms: 1s\ndrain_ms: 2s\n",
+                           "host_tier: {eviction: lru}\nhost_tier: {huge_pages: true}\n",
+                           "host_tier:\n  eviction: lru\n  eviction: lru\n",
+                           "host_tier.eviction: lru\nhost_tier: {eviction: lru}\n"}) {
+    SCOPED_TRACE(text);
+    EXPECT_THAT(Message(loader_.LoadYamlText(text, "f.yaml")),
+                AllOf(HasSubstr("f.yaml: "), HasSubstr("is there twice")));
+  }
+}
+
+TEST_F(ConfigTest, AGroupIsNoSetting) {
+  EXPECT_THAT(Message(loader_.LoadYamlText("transport: 7\n", "f")),
+              AllOf(HasSubstr("'transport' is a group of settings"), HasSubstr("transport.lanes")));
+  EXPECT_THAT(loader_.Nearest("--transport=7"), HasSubstr("group of settings: --transport."));
+}
+
+TEST_F(ConfigTest, EverySettingIsExplained) {
+  varve::v1::WorkerConfig worker;
+  const std::string all = loader_.Describe() + ConfigLoader(&worker, "VARVE_").Describe();
+  const std::vector<std::string> lines = absl::StrSplit(all, '\n', absl::SkipEmpty());
+  for (size_t i = 0; i < lines.size(); ++i) {
+    const bool names_a_setting = absl::StartsWith(lines[i], "  --");
+    EXPECT_EQ(names_a_setting, i % 2 == 0) << lines[i] << " has no help in config.proto";
+  }
+  EXPECT_THAT(all, HasSubstr("\n      debug, info, warning, error or off\n"));
 }
 
 TEST_F(ConfigTest, DescribeListsEveryField) {

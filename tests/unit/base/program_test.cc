@@ -82,6 +82,8 @@ TEST_F(ProgramTest, AnotherProgramsVariablesAreNotSettings) {
 TEST_F(ProgramTest, TheFileComesFromTheCommandLineOrTheEnvironment) {
   EXPECT_EQ(Load({"--config=/no/such/file"}), 2);
   EXPECT_THAT(err_, HasSubstr("/no/such/file"));
+  EXPECT_EQ(Load({"--config", ::testing::TempDir()}), 2);
+  EXPECT_THAT(err_, HasSubstr("Is a directory"));
   setenv("VARVE_CONFIG", "/no/such/other", 1);
   EXPECT_EQ(Load({}), 2);
   EXPECT_THAT(err_, HasSubstr("/no/such/other"));

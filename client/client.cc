@@ -8,6 +8,7 @@
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "grpcpp/support/channel_arguments.h"
+#include "kvstore/base/address.h"
 #include "kvstore/base/status.h"
 #include "kvstore/transport/ucx.h"
 
@@ -78,6 +79,10 @@ const char* MissName(MissReason reason) {
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const ClientOptions& options) {
   VARVE_RETURN_IF_ERROR(CheckOptions(options));
+  if (!base::IsAddress(options.address)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "'", options.address, "' is no address of a store: ", base::kAddressForm, " is expected"));
+  }
   std::unique_ptr<transport::Transport> transport;
   if (!options.lanes.empty()) {
     transport::UcxOptions ucx;

@@ -206,6 +206,7 @@ struct StoreStatus {
 
 class Client {
  public:
+  // INVALID_ARGUMENT also for an address of another form.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(const ClientOptions& options);
   // channel: to the store. transport: null for inline only; must outlive the client.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(std::shared_ptr<grpc::Channel> channel,

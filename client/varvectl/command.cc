@@ -20,6 +20,8 @@ const char* Hint(const absl::Status& status) {
       return "is varve-store running there? Name it with --store HOST:PORT or VARVE_STORE";
     case absl::StatusCode::kInvalidArgument:
       return "see varvectl COMMAND --help";
+    case absl::StatusCode::kUnimplemented:
+      return "is it a varve-store that listens there?";
     case absl::StatusCode::kResourceExhausted:
       return "see varvectl tiers and varvectl config for the limits";
     default:
@@ -117,7 +119,9 @@ void PrintJson(const nlohmann::json& document) {
 
 ExitCode Report(const absl::Status& status) {
   if (status.ok()) return kDone;
-  std::string text(status.message());
+  // A server that does not know the call answers with a code alone.
+  std::string text(status.message().empty() ? absl::StatusCodeToString(status.code())
+                                            : std::string(status.message()));
   std::replace(text.begin(), text.end(), '\n', ' ');
   const char* hint = Hint(status);
   std::fprintf(stderr, "varvectl: %s%s%s\n", text.c_str(), hint == nullptr ? "" : " - ",

@@ -35,6 +35,8 @@ CLI::App* AddCommand(CLI::App& app, const std::string& name, const std::string& 
 // contexts).
 absl::StatusOr<std::unique_ptr<client::Client>> Dial(const Globals& globals, bool session);
 
+constexpr const char* kKeyHelp = "4 to 63 bytes: text, or hex: and two digits a byte";
+
 // Keys on the command line: text, or hex: and hexadecimal digits.
 absl::StatusOr<page::ObjectKey> ParseKey(const std::string& text);
 absl::StatusOr<std::vector<page::ObjectKey>> ParseKeys(const std::vector<std::string>& texts);

@@ -9,8 +9,10 @@
 #include "absl/strings/str_cat.h"
 #include "client/console/progress.h"
 #include "client/varvectl/command.h"
+#include "client/varvectl/output_file.h"
 #include "kvstore/base/status.h"
 #include "kvstore/base/units.h"
+#include "kvstore/page/checksum.h"
 
 namespace varve::varvectl {
 namespace {
@@ -36,10 +38,14 @@ absl::Status FileError(const std::string& file, const char* what) {
       absl::StrCat("cannot ", what, " ", file, ": ", std::strerror(errno)));
 }
 
+// One byte too many shows.
+std::string Exactly(uint64_t bytes) {
+  return absl::StrCat(base::FormatBytes(bytes), " (", bytes, " bytes)");
+}
+
 absl::Status TooLarge(const std::string& file, uint64_t bytes, uint64_t limit) {
   return absl::FailedPreconditionError(
-      absl::StrCat(file, " has ", base::FormatBytes(bytes), ", the store takes values up to ",
-                   base::FormatBytes(limit),
+      absl::StrCat(file, " has ", Exactly(bytes), ", the store takes values up to ", Exactly(limit),
                    " (sessions.max_object_bytes); split it, or raise the limit of the store"));
 }
 
@@ -70,31 +76,22 @@ absl::StatusOr<std::string> ReadFile(const std::string& file, uint64_t limit, bo
   return bytes;
 }
 
-// Through a file beside it, so that a reader never sees half of the value.
-absl::Status WriteFile(const std::string& file, const std::string& bytes, bool quiet) {
-  if (file == kStandardStream) {
-    if (std::fwrite(bytes.data(), 1, bytes.size(), stdout) != bytes.size() ||
-        std::fflush(stdout) != 0) {
-      return FileError("standard output", "write");
-    }
+absl::Status WriteStandardOutput(const std::string& bytes) {
+  if (std::fwrite(bytes.data(), 1, bytes.size(), stdout) == bytes.size() &&
+      std::fflush(stdout) == 0) {
     return absl::OkStatus();
   }
-  const std::string part = file + ".part";
-  std::ofstream out(part, std::ios::binary | std::ios::trunc);
+  return FileError("standard output", "write");
+}
+
+absl::Status Save(const std::string& file, const std::string& bytes, bool quiet) {
+  if (file == kStandardStream) return WriteStandardOutput(bytes);
   std::optional<console::Progress> progress;
   if (!quiet && bytes.size() >= kProgressFromBytes)
     progress.emplace("writing " + file, bytes.size());
-  for (size_t offset = 0; out && offset < bytes.size(); offset += kChunkBytes) {
-    const size_t count = std::min<size_t>(kChunkBytes, bytes.size() - offset);
-    out.write(bytes.data() + offset, static_cast<std::streamsize>(count));
-    if (progress.has_value()) progress->Update(offset + count, base::FormatBytes(offset + count));
-  }
-  out.close();
-  if (!out) return FileError(part, "write");
-  std::error_code error;
-  fs::rename(part, file, error);
-  if (!error) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat("cannot write ", file, ": ", error.message()));
+  return WriteFile(file, bytes, [&progress](uint64_t written) {
+    if (progress.has_value()) progress->Update(written, base::FormatBytes(written));
+  });
 }
 
 absl::Status PutError(const client::PutResult& result, const PutOptions& options) {
@@ -112,6 +109,22 @@ absl::Status PutError(const client::PutResult& result, const PutOptions& options
   }
 }
 
+// What is stored under a key never changes: a file with other bytes has not been stored.
+absl::Status CheckSameValue(client::Client& client, const page::ObjectKey& key,
+                            const std::string& value) {
+  VARVE_ASSIGN_OR_RETURN(const client::ObjectPage found, client.List(key.bytes(), 1, ""));
+  if (found.objects.empty() || !(found.objects[0].key == key)) {
+    return absl::AbortedError(
+        absl::StrCat(FormatKey(key), " was stored already, but is gone by now; put it again"));
+  }
+  const client::ObjectInfo& stored = found.objects[0];
+  if (stored.bytes == value.size() && stored.crc32c == page::Crc32c(value.data(), value.size()))
+    return absl::OkStatus();
+  return absl::AlreadyExistsError(
+      absl::StrCat(FormatKey(key), " is stored already with other bytes (",
+                   base::FormatBytes(stored.bytes), "), which stay; varvectl rm it first to replace it"));
+}
+
 absl::Status Put(const Globals& globals, const PutOptions& options) {
   VARVE_ASSIGN_OR_RETURN(const page::ObjectKey key, ParseKey(options.key));
   VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, true));
@@ -125,13 +138,13 @@ absl::Status Put(const Globals& globals, const PutOptions& options) {
                          client->PutInline(key, std::as_bytes(std::span(value)), options.layout));
   VARVE_RETURN_IF_ERROR(PutError(result, options));
   const bool existed = result.outcome == client::PutOutcome::kExists;
+  if (existed) VARVE_RETURN_IF_ERROR(CheckSameValue(*client, key, value));
   if (globals.json) {
     PrintJson({{"key", FormatKey(key)},
                {"bytes", value.size()},
                {"result", existed ? "exists" : "stored"}});
   } else if (existed) {
-    std::printf("%s is stored already and stays as it is; varvectl rm it first to replace it\n",
-                FormatKey(key).c_str());
+    std::printf("%s is stored already, with the same bytes\n", FormatKey(key).c_str());
   } else {
     std::printf("stored %s, %s\n", FormatKey(key).c_str(), base::FormatBytes(value.size()).c_str());
   }
@@ -154,7 +167,7 @@ absl::Status Get(const Globals& globals, GetOptions options) {
     return absl::NotFoundError(absl::StrCat(FormatKey(key), " is not in namespace '",
                                             globals.key_namespace, "': ", client::MissName(result.reason)));
   }
-  VARVE_RETURN_IF_ERROR(WriteFile(options.file, value, globals.json));
+  VARVE_RETURN_IF_ERROR(Save(options.file, value, globals.json));
   if (options.file == kStandardStream) return absl::OkStatus();
   if (globals.json) {
     PrintJson({{"key", FormatKey(key)},
@@ -172,12 +185,15 @@ absl::Status Get(const Globals& globals, GetOptions options) {
 }  // namespace
 
 void AddFileCommands(CLI::App& app, const Globals& globals, Action& action) {
-  CLI::App* put = AddCommand(app, "put", "Store a file under a key",
+  CLI::App* put = AddCommand(app, "put",
+                             "Store a file under a key.\n"
+                             "A key that is stored keeps its value: the same bytes again are fine,\n"
+                             "others are refused (exit code 1) until varvectl rm has removed it.",
                              "  varvectl put greeting hello.txt\n"
                              "  echo hi | varvectl put greeting -\n"
                              "  varvectl put hex:00112233 page.bin --kv-heads 8 --part-bytes 8192");
   auto put_options = std::make_shared<PutOptions>();
-  put->add_option("KEY", put_options->key, "Text, or hex: and digits")->required();
+  put->add_option("KEY", put_options->key, kKeyHelp)->required();
   put->add_option("FILE", put_options->file, "The value; - reads standard input")->required();
   CLI::Option* heads =
       put->add_option("--kv-heads", put_options->layout.num_kv_heads,
@@ -194,7 +210,7 @@ void AddFileCommands(CLI::App& app, const Globals& globals, Action& action) {
                  "  varvectl get greeting -\n"
                  "  varvectl get hex:00112233 values.bin --part v --head-begin 2 --head-count 1");
   auto get_options = std::make_shared<GetOptions>();
-  get->add_option("KEY", get_options->key, "Text, or hex: and digits")->required();
+  get->add_option("KEY", get_options->key, kKeyHelp)->required();
   get->add_option("FILE", get_options->file, "Where to; - writes standard output")->required();
   get->add_option("--part", get_options->part, "Keys, values or both")
       ->check(CLI::IsMember({"kv", "k", "v"}))

@@ -2,11 +2,14 @@
 #include <cstdio>
 
 #include "client/varvectl/command.h"
+#include "kvstore/base/program.h"
+#include "kvstore/base/version.h"
 
 namespace varve::varvectl {
 namespace {
 
 int Main(int argc, char** argv) {
+  base::SetUpProcess();
   CLI::App app{"Looks into a varve-store and works with it by hand.", "varvectl"};
   Globals globals;
   Action action;
@@ -18,7 +21,7 @@ int Main(int argc, char** argv) {
   app.add_option("--timeout", globals.timeout, "Give up on the store after this long")
       ->capture_default_str();
   app.add_flag("--json", globals.json, "Print one JSON document instead of tables");
-  app.set_version_flag("--version", VARVE_VERSION);
+  app.set_version_flag("--version", base::VersionText("varvectl"));
   app.require_subcommand(1);
   app.footer(
       "Start with:\n"

@@ -195,7 +195,7 @@ void AddObjectCommands(CLI::App& app, const Globals& globals, Action& action) {
                             "  varvectl rm greeting\n  varvectl rm --force hex:00ff00ff");
   auto rm_keys = std::make_shared<std::vector<std::string>>();
   auto force = std::make_shared<bool>(false);
-  rm->add_option("KEY", *rm_keys, "Keys: text, or hex: and digits")->required();
+  rm->add_option("KEY", *rm_keys, kKeyHelp)->required();
   rm->add_flag("--force", *force, "Also when pinned");
   rm->callback([&globals, &action, rm_keys, force] {
     action = [&globals, rm_keys, force] { return Remove(globals, *rm_keys, *force); };
@@ -208,7 +208,7 @@ void AddObjectCommands(CLI::App& app, const Globals& globals, Action& action) {
                  "  varvectl pin greeting --ttl 10m");
   auto pin_keys = std::make_shared<std::vector<std::string>>();
   auto ttl = std::make_shared<std::string>("1h");
-  pin->add_option("KEY", *pin_keys, "Keys: text, or hex: and digits")->required();
+  pin->add_option("KEY", *pin_keys, kKeyHelp)->required();
   pin->add_option("--ttl", *ttl, "For how long")->capture_default_str();
   pin->callback([&globals, &action, pin_keys, ttl] {
     action = [&globals, pin_keys, ttl] { return Pin(globals, *pin_keys, *ttl); };

@@ -18,6 +18,8 @@ using console::Align;
 using console::Table;
 using nlohmann::json;
 
+constexpr uint64_t kMaxPingBytes = 32 << 20;  // well below the largest message of a store
+
 std::string Age(absl::Duration age) { return console::HumanDuration(absl::ToDoubleSeconds(age)); }
 std::string Percent(double part, double whole) {
   return whole <= 0 ? "-" : absl::StrFormat("%.1f %%", 100 * part / whole);
@@ -174,6 +176,10 @@ absl::Status Drain(const Globals& globals) {
 
 absl::Status Ping(const Globals& globals, uint32_t count, const std::string& size) {
   VARVE_ASSIGN_OR_RETURN(const uint64_t bytes, base::ParseBytes(size));
+  if (bytes > kMaxPingBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--bytes ", size, ": allowed are 0 to ", base::FormatBytes(kMaxPingBytes)));
+  }
   VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, false));
   std::vector<double> micros;
   for (uint32_t i = 0; i < count; ++i) {
@@ -221,7 +227,9 @@ void AddStoreCommands(CLI::App& app, const Globals& globals, Action& action) {
       "  varvectl plugins", ShowPlugins);
   add("config", "Every setting of the running store and where it came from", "  varvectl config",
       ShowConfig);
-  add("drain", "Let the store finish its work and take no new sessions (as SIGTERM does)",
+  add("drain",
+      "Let the store finish its work and take no new sessions, as SIGTERM does;\n"
+      "the process stays until it gets a signal",
       "  varvectl drain", Drain);
 
   CLI::App* ping = AddCommand(app, "ping", "Time the way to the store and back",
@@ -231,7 +239,7 @@ void AddStoreCommands(CLI::App& app, const Globals& globals, Action& action) {
   ping->add_option("--count", *count, "Round trips")
       ->check(CLI::Range(1u, 1000000u))
       ->capture_default_str();
-  ping->add_option("--bytes", *bytes, "Payload each way")->capture_default_str();
+  ping->add_option("--bytes", *bytes, "Payload each way, up to 32MiB")->capture_default_str();
   ping->callback([&globals, &action, count, bytes] {
     action = [&globals, count, bytes] { return Ping(globals, *count, *bytes); };
   });

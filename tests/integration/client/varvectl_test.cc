@@ -1,4 +1,8 @@
 // The command line tool as its users see it: output, errors and exit codes.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <array>
 #include <cstdio>
 #include <cstdlib>
@@ -9,6 +13,8 @@
 #include "absl/time/clock.h"
 #include "client/client.h"
 #include "gmock/gmock.h"
+#include "grpcpp/generic/async_generic_service.h"
+#include "grpcpp/grpcpp.h"
 #include "kvstore/page/digest/digest.h"
 #include "nlohmann/json.hpp"
 #include "tests/support/store_process.h"
@@ -80,12 +86,55 @@ TEST_F(VarvectlTest, FilesGoInAndOut) {
   EXPECT_EQ(Run(absl::StrCat("put some-key ", File("in"))).code, 0);
   const Outcome again = Run(absl::StrCat("put some-key ", File("in")));
   EXPECT_EQ(again.code, 0);
-  EXPECT_THAT(again.out, HasSubstr("stored already"));
+  EXPECT_THAT(again.out, HasSubstr("stored already, with the same bytes"));
+  Write("other", "other bytes");
+  const Outcome other = Run(absl::StrCat("put some-key ", File("other")));
+  EXPECT_EQ(other.code, 1);
+  ExpectOneLine(other.err);
+  EXPECT_THAT(other.err, HasSubstr("stored already with other bytes"));
   EXPECT_EQ(Run(absl::StrCat("get some-key ", File("out"))).code, 0);
   EXPECT_EQ(Read(File("out")), value);
   EXPECT_FALSE(std::filesystem::exists(File("out.part")));
   EXPECT_EQ(Run("get some-key -").out, value);
   EXPECT_EQ(Run("get hex:736f6d652d6b6579 -").out, value);
+}
+
+TEST_F(VarvectlTest, GetFollowsLinksAndKeepsTheMode) {
+  namespace fs = std::filesystem;
+  Write("in", "value");
+  ASSERT_EQ(Run(absl::StrCat("put some-key ", File("in"))).code, 0);
+  fs::create_directory(File("far"));
+  Write("far/old", "old");
+  Write("far/old.part", "somebody's");
+  fs::permissions(File("far/old"), fs::perms::owner_read | fs::perms::owner_write);
+  fs::create_symlink("far/old", File("link"));
+  fs::create_symlink("far/new", File("dangling"));
+  for (const auto& [link, real] : {std::pair{"link", "far/old"}, {"dangling", "far/new"}}) {
+    EXPECT_EQ(Run(absl::StrCat("get some-key ", File(link))).code, 0);
+    EXPECT_TRUE(fs::is_symlink(File(link)));
+    EXPECT_EQ(Read(File(real)), "value");
+  }
+  EXPECT_EQ(fs::status(File("far/old")).permissions(),
+            fs::perms::owner_read | fs::perms::owner_write);
+  EXPECT_EQ(Read(File("far/old.part")), "somebody's");
+  EXPECT_EQ(std::distance(fs::directory_iterator(File("far")), {}), 3);  // old, old.part, new
+  EXPECT_EQ(Run(absl::StrCat("get some-key ", File("far"))).code, 1);
+  EXPECT_TRUE(fs::is_directory(File("far")));
+}
+
+TEST_F(VarvectlTest, GetWritesIntoWhatIsNoRegularFile) {
+  Write("in", "value");
+  ASSERT_EQ(Run(absl::StrCat("put some-key ", File("in"))).code, 0);
+  ASSERT_EQ(mkfifo(File("fifo").c_str(), 0600), 0);
+  // Open for both, so that nobody waits for the other end.
+  const int fifo = open(File("fifo").c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC);
+  ASSERT_GE(fifo, 0);
+  EXPECT_EQ(Run(absl::StrCat("get some-key ", File("fifo"))).code, 0);
+  char got[16] = {};
+  EXPECT_EQ(read(fifo, got, sizeof(got)), 5);
+  EXPECT_STREQ(got, "value");
+  close(fifo);
+  EXPECT_TRUE(std::filesystem::is_fifo(File("fifo")));
 }
 
 TEST_F(VarvectlTest, RangesOfPagesCanBeRead) {
@@ -112,7 +161,9 @@ TEST_F(VarvectlTest, WrongUsageIsTwoAndSaysWhatIsAllowed) {
       {"", "subcommand is required"},       {"fly", "no command 'fly'"},
       {"get only-key", "FILE is required"}, {"status --colour", "--colour"},
       {"get abc -", "4 to 63 bytes"},       {"get hex:xyz -", "two digits a byte"},
-      {"status --timeout soon", "soon"},    {"recall --context x --merge median", "softmax_mean"}};
+      {"status --timeout soon", "soon"},    {"recall --context x --merge median", "softmax_mean"},
+      {"status --store foo", "host:port"},  {"status --store ''", "unix:PATH"},
+      {"ping --bytes 1GiB", "32.0 MiB"}};
   for (const auto& [arguments, expected] : cases) {
     SCOPED_TRACE(arguments);
     const Outcome outcome = RunAt(store_->grpc_address(), arguments);
@@ -131,6 +182,20 @@ TEST_F(VarvectlTest, AnUnreachableStoreIsFour) {
     ExpectOneLine(outcome.err);
     EXPECT_THAT(outcome.err, AllOf(HasSubstr("127.0.0.1:1"), HasSubstr("--store")));
   }
+}
+
+TEST_F(VarvectlTest, AServerThatIsNoStoreIsToldSo) {
+  grpc::CallbackGenericService knows_nothing;
+  grpc::ServerBuilder builder;
+  const std::string address = absl::StrCat("unix:", File("s"));
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials());
+  builder.RegisterCallbackGenericService(&knows_nothing);
+  const auto server = builder.BuildAndStart();
+  ASSERT_NE(server, nullptr);
+  const Outcome outcome = RunAt(address, "status");
+  EXPECT_EQ(outcome.code, 1);
+  ExpectOneLine(outcome.err);
+  EXPECT_THAT(outcome.err, AllOf(HasSubstr("UNIMPLEMENTED"), HasSubstr("varve-store")));
 }
 
 TEST_F(VarvectlTest, FilesThatDoNotFitAreRefusedBeforeTheyTravel) {
@@ -187,6 +252,11 @@ TEST_F(VarvectlTest, TellsAboutTheStore) {
   ASSERT_TRUE(client.ok()) << client.status();
   EXPECT_THAT(Run("sessions").out, HasSubstr("somebody"));
   EXPECT_THAT(Run("sessions --json").out, HasSubstr("somebody"));
+}
+
+TEST_F(VarvectlTest, TellsItsVersionAndTheKeysItTakes) {
+  EXPECT_THAT(Run("--version").out, ::testing::MatchesRegex("varvectl [0-9.]+ \\([0-9a-z]+\\)\n"));
+  EXPECT_THAT(Run("put --help").out, HasSubstr("4 to 63 bytes"));
 }
 
 TEST_F(VarvectlTest, EveryCommandTeachesByExample) {

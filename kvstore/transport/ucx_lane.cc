@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <filesystem>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -30,6 +31,12 @@ constexpr size_t kTcpPackBytes = kTcpSegmentBytes - (8 << 10);
 constexpr size_t kTcpEagerBytes = 32 << 10;
 // Above this, cross-memory attach (one copy, one system call) beats the 8 KiB FIFO segments.
 constexpr size_t kShmEagerBytes = 4 << 10;
+constexpr const char* kVerbsDevices = "/sys/class/infiniband";
+
+bool HasVerbsDevice() {
+  std::error_code error;
+  return std::filesystem::directory_iterator(kVerbsDevices, error) != std::filesystem::directory_iterator();
+}
 
 }  // namespace
 
@@ -130,6 +137,10 @@ absl::StatusOr<std::unique_ptr<Lane>> Lane::Open(LaneKind kind, const UcxOptions
 }
 
 absl::Status Lane::Init(const UcxOptions& options) {
+  // UCX would find out by itself, and warn about a machine where nothing is wrong.
+  if (kind_ == LaneKind::kRdma && !HasVerbsDevice()) {
+    return absl::UnavailableError(absl::StrCat("no RDMA device in ", kVerbsDevices));
+  }
   VARVE_ASSIGN_OR_RETURN(context_, MakeUcxContext(LaneSettings(kind_, options), LaneFeatures(kind_)));
   VARVE_ASSIGN_OR_RETURN(main_, Station::Open(context_.get()));
   ucp_worker_attr_t attributes{};

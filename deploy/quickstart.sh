@@ -9,7 +9,8 @@ Usage: deploy/quickstart.sh [--keep | --stop] [--help]
 
 Installs the Debian packages that are missing, builds the release programs into build/release, starts varve-store and
 varve-worker on free ports, and lets a small trained model answer questions through them, with several policies for
-which KV pages to keep. The evaluation itself takes less than two minutes.
+which KV pages to keep. The evaluation itself takes less than two minutes. One run at a time: while another one goes on,
+or what it kept is still there, this script refuses.
 
   --keep  leaves store and worker running afterwards, to look at their status pages and metrics
   --stop  stops what an earlier --keep left running
@@ -21,6 +22,7 @@ TEXT
 LOGS=build/quickstart
 BIN=build/release/bin
 PIDS=$LOGS/pids
+LOCK=$LOGS/lock  # held while a run goes on
 SOCKET_DIR=$LOGS/socket_dir  # holds the path: the socket itself needs a short one
 
 say() { printf '\n== %s\n' "$*"; }
@@ -57,12 +59,26 @@ stop_all() {
   rm -f "$SOCKET_DIR"
 }
 
+# Fails when stopping what is there would take it from somebody.
+refuse_a_second_run() {
+  mkdir -p "$LOGS"
+  exec 9>"$LOCK"
+  flock -n 9 || fail "another run is going on in this checkout; wait for it, or end it with Ctrl-C"
+  [ -f "$PIDS" ] || return 0
+  local pid program
+  while read -r pid program; do
+    if is_ours "$pid" "$program"; then
+      fail "an earlier run left $program ($pid) running; deploy/quickstart.sh --stop ends it"
+    fi
+  done <"$PIDS"
+}
+
 # start PROGRAM ARGS...: in the background, in a session of its own; sets READY to its ready line.
 start() {
   local program=$1 pid
   shift
   : >"$LOGS/$program.ready"
-  setsid "$BIN/$program" "$@" >"$LOGS/$program.ready" 2>"$LOGS/$program.log" </dev/null &
+  setsid "$BIN/$program" "$@" >"$LOGS/$program.ready" 2>"$LOGS/$program.log" </dev/null 9>&- &
   pid=$!
   echo "$pid $program" >>"$PIDS"
   for _ in $(seq 600); do
@@ -88,11 +104,12 @@ for argument in "$@"; do
   esac
 done
 
+refuse_a_second_run
+
 say "1/4 packages"
 ./deploy/install_deps.sh
 
 say "2/4 build (build/release)"
-mkdir -p "$LOGS"
 cmake --preset release >"$LOGS/configure.log" 2>&1 || { cat "$LOGS/configure.log" >&2; fail "cmake failed"; }
 cmake --build build/release --target varve-store varve-worker varvectl varve-bench varve-eval
 

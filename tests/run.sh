@@ -8,8 +8,8 @@ usage() {
 Usage: tests/run.sh [--preset NAME] [--label REGEX] [--quick] [--no-install] [--help]
 
   --preset NAME   dev (default), release, asan, tsan, ubsan: how to build, in build/NAME
-  --label REGEX   only tests whose label matches: arch, unit, contract, parity, golden, integration, model ...
-  --quick         only what needs no started processes: arch, unit, contract, parity, golden
+  --label REGEX   only tests whose label matches: arch, unit, contract, integration, model, fuzz, gpu
+  --quick         only what needs no started processes: arch, unit, contract
   --no-install    the packages are there already
 TEXT
 }
@@ -28,7 +28,7 @@ while [ $# -gt 0 ]; do
     --preset=*) preset=${1#*=} ;;
     --label) label=${2:?--label needs a value}; shift ;;
     --label=*) label=${1#*=} ;;
-    --quick) label='^(arch|unit|contract|parity|golden)$' ;;
+    --quick) label='^(arch|unit|contract)$' ;;
     --no-install) install= ;;
     --help | -h) usage; exit 0 ;;
     *) usage >&2; fail "unknown option '$1'" ;;

@@ -1,10 +1,15 @@
 #!/usr/bin/python3
 """The commands of the README and the image recipes, as far as they can be checked without running them whole."""
 
+import fcntl
 import os
 import re
 import shlex
+import shutil
+import signal
 import subprocess
+import tempfile
+import threading
 import unittest
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "../../.."))
@@ -45,6 +50,16 @@ class ScriptsTest(unittest.TestCase):
         self.assertEqual(refused.returncode, 2)
         self.assertIn("allowed: dev, release, asan, tsan, ubsan", refused.stderr)
 
+    def test_run_names_the_labels_that_there_are(self):
+        used = set()
+        for folder, _, files in os.walk(os.path.join(ROOT, "tests")):
+            if "CMakeLists.txt" in files:
+                used.update(re.findall(r"LABELS? ([a-z]+)", text_of(os.path.join(folder, "CMakeLists.txt"))))
+        shown = re.search(r"whose label matches: (.*)", text_of("tests/run.sh")).group(1)
+        self.assertEqual(set(shown.split(", ")), used)
+        quick = re.search(r"--quick\) label='\^\((.*)\)\$'", text_of("tests/run.sh")).group(1)
+        self.assertLess(set(quick.split("|")), used)
+
     def test_ci_runs_the_test_command_of_the_readme(self):
         self.assertIn("\n./tests/run.sh\n", text_of(".ci/run"))
         for command in ("./deploy/quickstart.sh", "./tests/run.sh"):
@@ -54,6 +69,56 @@ class ScriptsTest(unittest.TestCase):
         packages = run("./deploy/install_deps.sh", "--tests", "--list").stdout.split()
         self.assertGreater(len(packages), 20)
         self.assertEqual(len(packages), len(set(packages)))
+
+
+class QuickstartTest(unittest.TestCase):
+    """The script in a checkout of its own, where nothing is installed, built or started."""
+
+    def setUp(self):
+        self.root = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.root)
+        for folder in ("deploy", "build/quickstart", "build/release/bin"):
+            os.makedirs(os.path.join(self.root, folder))
+        shutil.copy(os.path.join(ROOT, "deploy/quickstart.sh"), os.path.join(self.root, "deploy"))
+
+    def path(self, name):
+        return os.path.join(self.root, "build", name)
+
+    def quickstart(self, *options):
+        return subprocess.run(
+            ["./deploy/quickstart.sh", *options], cwd=self.root, capture_output=True, text=True, timeout=60, check=False)
+
+    def keep_a_store(self):
+        shutil.copy(shutil.which("sleep"), self.path("release/bin/varve-store"))
+        store = subprocess.Popen([self.path("release/bin/varve-store"), "60"])
+        self.addCleanup(store.wait)
+        self.addCleanup(store.kill)
+        with open(self.path("quickstart/pids"), "w", encoding="utf-8") as pids:
+            pids.write(f"{store.pid} varve-store\n")
+        return store
+
+    def test_kept_processes_are_not_stopped_unasked(self):
+        store = self.keep_a_store()
+        refused = self.quickstart()
+        self.assertNotEqual(refused.returncode, 0)
+        self.assertIn(f"left varve-store ({store.pid}) running; deploy/quickstart.sh --stop", refused.stderr)
+        self.assertIsNone(store.poll())
+        self.assertEqual(refused.stdout, "")
+
+        # A child that has ended but was not waited for still counts as running.
+        waiter = threading.Thread(target=store.wait)
+        waiter.start()
+        self.assertEqual(self.quickstart("--stop").returncode, 0)
+        waiter.join(timeout=60)
+        self.assertEqual(store.returncode, -signal.SIGTERM)
+
+    def test_one_run_at_a_time(self):
+        with open(self.path("quickstart/lock"), "w", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            refused = self.quickstart()
+        self.assertNotEqual(refused.returncode, 0)
+        self.assertIn("another run is going on", refused.stderr)
+        self.assertEqual(refused.stdout, "")
 
 
 class ImagesTest(unittest.TestCase):

@@ -1,9 +1,11 @@
 #include "client/bench/bench.h"
 
+#include <iostream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/status.h"
+#include "kvstore/base/units.h"
 
 namespace varve::client {
 
@@ -48,6 +50,47 @@ absl::StatusOr<std::unique_ptr<Client>> OpenClient(const BenchOptions& options, 
         absl::StrCat("asked for ", options.transport, ", the store chose ", connected->lane()));
   }
   return connected;
+}
+
+absl::Status CheckRoom(const BenchOptions& options, Client& client, uint64_t value_bytes) {
+  if (options.store.empty()) return absl::OkStatus();
+  VARVE_ASSIGN_OR_RETURN(const StoreStatus status, client.Status());
+  double free_bytes = 0;
+  for (const TierInfo& tier : status.tiers) {
+    free_bytes += std::max(0.0, static_cast<double>(tier.capacity_bytes) * tier.high_watermark -
+                                    static_cast<double>(tier.used_bytes));
+  }
+  if (static_cast<double>(value_bytes) <= free_bytes) return absl::OkStatus();
+  const std::string problem =
+      absl::StrCat("the values take ", base::FormatBytes(value_bytes), ", the store at ", options.store, " has ",
+                   base::FormatBytes(static_cast<uint64_t>(free_bytes)), " free: others' values would be evicted");
+  if (!options.force) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(problem, "; use less (--working-set, --pages), or --force to go on"));
+  }
+  std::cerr << "varve-bench: warning: " << problem << '\n';
+  return absl::OkStatus();
+}
+
+absl::Status CheckStored(const PutResult& result) {
+  switch (result.outcome) {
+    case PutOutcome::kStored:
+      return absl::OkStatus();
+    case PutOutcome::kExists:
+      return absl::InternalError("a value was stored already");
+    case PutOutcome::kNoSpace:
+      return absl::ResourceExhaustedError(absl::StrCat("the store has no space for a value: ", result.message));
+    default:
+      return absl::InternalError(absl::StrCat("a value was not stored: ", result.message));
+  }
+}
+
+absl::Status CheckHit(const GetResult& result) {
+  if (result.hit) return absl::OkStatus();
+  std::string text = absl::StrCat("a value is missing: ", MissName(result.reason));
+  if (result.reason == MissReason::kEvicted) absl::StrAppend(&text, ", the store is too small for the working set");
+  if (!result.message.empty()) absl::StrAppend(&text, ": ", result.message);
+  return absl::NotFoundError(text);
 }
 
 }  // namespace varve::client

@@ -26,6 +26,7 @@ struct BenchOptions {
   double seconds = 1.0;  // per round and contestant
   bool against_redis = false;
   bool json = false;
+  bool force = false;  // also when others' values would be evicted
   // recall and score
   uint32_t pages = 4096;
   uint32_t kv_heads = 8;
@@ -57,9 +58,17 @@ BenchRow MakeRow(const std::string& op, const BenchOptions& options, uint64_t va
 struct BenchStore {
   std::unique_ptr<ChildProcess> process;  // null when somebody else runs it
   std::string address;
+
+  // What the benchmark stores here is in somebody's way.
+  bool shared() const { return process == nullptr; }
 };
 absl::StatusOr<BenchStore> OpenStore(const BenchOptions& options, uint64_t capacity_bytes);
 absl::StatusOr<std::unique_ptr<Client>> OpenClient(const BenchOptions& options, const BenchStore& store);
+// FAILED_PRECONDITION when so many bytes of values would make somebody else's store evict; with --force a warning.
+absl::Status CheckRoom(const BenchOptions& options, Client& client, uint64_t value_bytes);
+// Why a value was not stored, or is not there.
+absl::Status CheckStored(const PutResult& result);
+absl::Status CheckHit(const GetResult& result);
 
 absl::StatusOr<std::vector<BenchRow>> BenchObjects(const std::string& op, const BenchOptions& options);  // put, get
 absl::StatusOr<std::vector<BenchRow>> BenchExists(const BenchOptions& options);

@@ -1,23 +1,28 @@
 // varve-bench: what a store gives on this machine, against the limits and peers measured in the same run.
 #include <CLI/CLI.hpp>
+#include <unistd.h>
 
 #include <cstdio>
 #include <iostream>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/synchronization/mutex.h"
 #include "client/bench/bare_peer.h"
 #include "client/bench/bench.h"
 #include "client/console/table.h"
+#include "kvstore/base/program.h"
 #include "kvstore/base/units.h"
+#include "kvstore/base/version.h"
 #include "nlohmann/json.hpp"
 
 namespace varve::client {
 namespace {
 
+constexpr int kInterrupted = 130;  // as a shell says it of Ctrl-C
+
 constexpr char kExamples[] = R"(
-Each operation starts the store it needs, unless --store names one. Contestants (varve, memcpy, the bare transport loop,
+Each operation starts the store it needs, unless --store names one: there it removes what it stored when it ends, also
+after Ctrl-C. Contestants (varve, memcpy, the bare transport loop,
 redis) take turns; a ratio is the median over rounds. Examples:
   varve-bench get --transport shm --size 1MiB --batch 16
   varve-bench put --transport tcp --size 64KiB,1MiB --batch 1,16 --against redis --json
@@ -73,11 +78,27 @@ std::vector<uint64_t> ParseSizes(const std::vector<std::string>& texts) {
   return sizes;
 }
 
+// The store holds it twice, and what memcpy is measured with once more.
+uint64_t LargestWorkingSet() {
+  return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE)) / 3;
+}
+
 uint64_t ParseWorkingSet(const std::string& text) {
   const auto bytes = base::ParseBytes(text);
   if (!bytes.ok()) throw CLI::ValidationError("--working-set", std::string(bytes.status().message()));
-  if (*bytes < (1u << 20)) throw CLI::ValidationError("--working-set", "at least 1 MiB");
+  if (*bytes < (1u << 20) || *bytes > LargestWorkingSet()) {
+    throw CLI::ValidationError("--working-set", text + ": allowed 1 MiB to " + base::FormatBytes(LargestWorkingSet()) +
+                                                    ", a third of the memory of this machine");
+  }
   return *bytes;
+}
+
+// Needs --pages and --kv-heads too.
+void CheckMissing(const BenchOptions& options) {
+  const uint64_t all = uint64_t{options.pages} * options.kv_heads;
+  if (options.missing_pages >= 1 && options.missing_pages <= all) return;
+  throw CLI::ValidationError("--missing", absl::StrCat(options.missing_pages, ": allowed 1 to ", all,
+                                                       ", the pages of all KV heads"));
 }
 
 absl::StatusOr<std::vector<BenchRow>> Run(const std::string& op, const BenchOptions& options) {
@@ -90,14 +111,15 @@ absl::StatusOr<std::vector<BenchRow>> Run(const std::string& op, const BenchOpti
 void AddObjectFlags(CLI::App* sub, BenchOptions& options, std::vector<std::string>& sizes, std::string& working_set,
                     std::string& against) {
   sub->add_option("--size", sizes, "Value sizes, comma separated (default 1MiB)")->delimiter(',');
-  sub->add_option("--threads", options.threads, "Client threads, comma separated")->delimiter(',');
+  sub->add_option("--threads", options.threads, "Client threads, comma separated")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 256));
   sub->add_option("--working-set", working_set, "Bytes of values in play (default 1GiB)");
   sub->add_option("--against", against, "Also measure a peer: redis")->check(CLI::IsMember({"redis"}));
 }
 
 int Main(int argc, char** argv) {
-  // Debian builds gRPC's mutexes with their deadlock detector on: a good part of the price of a call.
-  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  base::SetUpProcess();
   if (const int code = MaybeRunBarePeer(argc, argv); code >= 0) return code;
   BenchOptions options;
   std::vector<std::string> sizes = {"1MiB"};
@@ -107,7 +129,9 @@ int Main(int argc, char** argv) {
   app.footer(kExamples);
   app.require_subcommand(1);
   app.fallthrough();
+  app.set_version_flag("--version", base::VersionText("varve-bench"));
   app.add_option("--store", options.store, "Address of a running store (default: start one)");
+  app.add_flag("--force", options.force, "With --store: also when the values do not fit, and others' are evicted");
   app.add_option("--transport", options.transport, "shm, tcp or inline")
       ->check(CLI::IsMember({"shm", "tcp", "inline"}));
   app.add_option("--rounds", options.rounds, "Rounds of each contestant")->check(CLI::Range(1, 1000));
@@ -128,21 +152,24 @@ int Main(int argc, char** argv) {
     sub->add_option("--kv-heads", options.kv_heads, "KV heads")->check(CLI::Range(1, 256));
     sub->add_option("--group", options.group_size, "Query heads per KV head")->check(CLI::Range(1, 16));
     sub->add_option("--head-dim", options.head_dim, "Elements per head")->check(CLI::IsMember({32, 64, 96, 128, 256}));
-    if (std::string(op) == "recall") sub->add_option("--missing", options.missing_pages, "Pages fetched per request");
+    if (std::string(op) == "recall")
+      sub->add_option("--missing", options.missing_pages, "Pages fetched per request, of all KV heads together");
   }
   try {
     app.parse(argc, argv);
     options.sizes = ParseSizes(sizes);
     options.working_set_bytes = ParseWorkingSet(working_set);
+    if (app.got_subcommand("recall")) CheckMissing(options);
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : 2;
   }
   options.against_redis = against == "redis";
+  StopOnSignals();
 
   const auto rows = Run(app.get_subcommands()[0]->get_name(), options);
   if (!rows.ok()) {
     std::cerr << "varve-bench: " << rows.status().message() << '\n';
-    return 1;
+    return Stopped() ? kInterrupted : 1;
   }
   options.json ? PrintJson(*rows, options) : PrintTable(*rows);
   return 0;

@@ -1,10 +1,31 @@
 #include "client/bench/measure.h"
 
+#include <signal.h>
+
 #include <cmath>
+#include <csignal>
 
 #include "kvstore/base/status.h"
 
 namespace varve::client {
+namespace {
+
+volatile std::sig_atomic_t stopped = 0;
+
+void Stop(int) { stopped = 1; }
+
+}  // namespace
+
+void StopOnSignals() {
+  struct sigaction action {};
+  action.sa_handler = Stop;
+  action.sa_flags = SA_RESTART | static_cast<int>(SA_RESETHAND);
+  for (const int signal : {SIGINT, SIGTERM}) sigaction(signal, &action, nullptr);
+}
+
+bool Stopped() { return stopped != 0; }
+
+absl::Status CheckStopped() { return Stopped() ? absl::CancelledError("stopped by a signal") : absl::OkStatus(); }
 
 double Quantile(std::vector<double> values, double q) {
   if (values.empty()) return 0;
@@ -23,6 +44,7 @@ absl::StatusOr<std::map<std::string, Series>> Compete(const std::vector<Contesta
       Series warm_up;
       Series& target = round < 0 ? warm_up : series[contestant.name];
       VARVE_RETURN_IF_ERROR(base::Annotate(contestant.round(seconds_per_round, target), contestant.name));
+      VARVE_RETURN_IF_ERROR(CheckStopped());
     }
   }
   return series;
@@ -37,18 +59,25 @@ double MedianRatio(const Series& a, const Series& b) {
   return Median(ratios);
 }
 
-absl::Status TimedLoop(double seconds, double units, Series& series, const std::function<absl::Status()>& batch) {
-  const double start = NowSeconds();
-  double now = start;
+absl::Status TimedLoop(double seconds, double units, Series& series, const std::function<absl::Status()>& batch,
+                       const std::function<absl::Status()>& between) {
+  double measured = 0;
   double done = 0;
+  double now = NowSeconds();
   do {
+    VARVE_RETURN_IF_ERROR(CheckStopped());
+    if (between != nullptr) {
+      VARVE_RETURN_IF_ERROR(between());
+      now = NowSeconds();
+    }
     const double begin = now;
     VARVE_RETURN_IF_ERROR(batch());
     now = NowSeconds();
     series.batch_seconds.push_back(now - begin);
+    measured += now - begin;
     done += units;
-  } while (now - start < seconds);
-  series.rate_per_round.push_back(done / (now - start));
+  } while (measured < seconds);
+  series.rate_per_round.push_back(done / measured);
   return absl::OkStatus();
 }
 

@@ -39,14 +39,24 @@ struct Contestant {
   std::function<absl::Status(double seconds, Series& series)> round;
 };
 
-// Runs `rounds` rounds of every contestant in turn, after one warm-up round that is not kept.
+// From here on SIGINT and SIGTERM end the measurement early instead of the process, so that it can
+// clean up; a second one ends the process. Call it before any thread starts.
+void StopOnSignals();
+// A signal came.
+bool Stopped();
+// CANCELLED once a signal came.
+absl::Status CheckStopped();
+
+// Runs `rounds` rounds of every contestant in turn, after one warm-up round that is not kept. CANCELLED by a signal.
 absl::StatusOr<std::map<std::string, Series>> Compete(const std::vector<Contestant>& contestants, int rounds,
                                                       double seconds_per_round);
 
 // Median over rounds of a's rate / b's rate in the same round.
 double MedianRatio(const Series& a, const Series& b);
 
-// Runs batch() until the time is over; each call moves `units` (bytes or operations).
-absl::Status TimedLoop(double seconds, double units, Series& series, const std::function<absl::Status()>& batch);
+// Runs batch() until the time is over; each call moves `units` (bytes or operations). between() comes before each
+// batch and is not measured. CANCELLED by a signal.
+absl::Status TimedLoop(double seconds, double units, Series& series, const std::function<absl::Status()>& batch,
+                       const std::function<absl::Status()>& between = nullptr);
 
 }  // namespace varve::client

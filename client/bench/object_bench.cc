@@ -1,6 +1,8 @@
 // put, get and exists: Varve against memcpy, the bare transport loop and Redis, in turns.
 #include <sys/mman.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <thread>
 #include <utility>
@@ -24,27 +26,34 @@ page::ObjectKey BenchKey(const std::string& run, uint64_t number) {
 // Anonymous memory as large as the working set, touched once.
 class Arena {
  public:
-  explicit Arena(size_t bytes) : bytes_(bytes) {
-    data_ = static_cast<char*>(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    madvise(data_, bytes, MADV_HUGEPAGE);
-    std::memset(data_, 1, bytes);
+  static absl::StatusOr<std::unique_ptr<Arena>> Map(size_t bytes) {
+    void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (data == MAP_FAILED) return absl::ErrnoToStatus(errno, "memory for the working set");
+    madvise(data, bytes, MADV_HUGEPAGE);
+    std::memset(data, 1, bytes);
+    return std::unique_ptr<Arena>(new Arena(static_cast<char*>(data), bytes));
   }
   ~Arena() { munmap(data_, bytes_); }
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
   char* data() { return data_; }
-  size_t bytes() const { return bytes_; }
 
  private:
-  char* data_;
-  size_t bytes_;
+  Arena(char* data, size_t bytes) : data_(data), bytes_(bytes) {}
+
+  char* const data_;
+  const size_t bytes_;
 };
 
-// One thread's client-side state.
+// One thread's client-side state. The numbers of its keys that a put bench has stored: [first, next).
 struct Lane {
   std::unique_ptr<Memory> memory;
+  uint64_t first = 0;
   uint64_t next = 0;
 };
+
+// Far more values than a thread puts in a run.
+constexpr int kLaneShift = 40;
 
 class ObjectBench {
  public:
@@ -54,6 +63,16 @@ class ObjectBench {
         run_(base::RandomBytes(6)) {}
 
   absl::StatusOr<BenchRow> Run() {
+    absl::StatusOr<BenchRow> row = Measure();
+    const absl::Status cleaned = CleanUp();
+    if (row.ok() && !cleaned.ok()) return base::Annotate(cleaned, "removing the values again");
+    return row;
+  }
+
+ private:
+  bool put() const { return op_ == "put"; }
+
+  absl::StatusOr<BenchRow> Measure() {
     VARVE_RETURN_IF_ERROR(Prepare());
     VARVE_ASSIGN_OR_RETURN(const auto series, Compete(Contestants(), options_.rounds, options_.seconds));
     BenchRow row = MakeRow(op_, options_, size_, batch_, threads_, series.at("varve"));
@@ -65,22 +84,47 @@ class ObjectBench {
     return row;
   }
 
- private:
-  bool put() const { return op_ == "put"; }
+  absl::Status CleanUp() {
+    if (client_ == nullptr || !store_.shared()) return absl::OkStatus();
+    if (!put()) return RemoveKeys(0, preloaded_);
+    for (Lane& lane : lanes_) VARVE_RETURN_IF_ERROR(RemoveStored(lane));
+    return absl::OkStatus();
+  }
+
+  absl::Status RemoveStored(Lane& lane) {
+    return RemoveKeys(std::exchange(lane.first, lane.next), lane.next);
+  }
+
+  // Puts into somebody else's store stay within the working set; in its own store old values are evicted.
+  absl::Status KeepToWorkingSet(Lane& lane) {
+    if (!put() || !store_.shared() || lane.next - lane.first + batch_ <= values_ / threads_) return absl::OkStatus();
+    return RemoveStored(lane);
+  }
+
+  absl::Status RemoveKeys(uint64_t first, uint64_t end) {
+    constexpr uint64_t kBatch = 1024;
+    for (uint64_t i = first; i < end; i += kBatch) {
+      std::vector<page::ObjectKey> keys;
+      for (uint64_t k = i; k < std::min(end, i + kBatch); ++k) keys.push_back(BenchKey(run_, k));
+      VARVE_RETURN_IF_ERROR(client_->Remove(keys, /*force=*/false).status());
+    }
+    return absl::OkStatus();
+  }
 
   absl::Status Prepare() {
     // Room for the working set twice, so that a get bench never meets eviction.
     VARVE_ASSIGN_OR_RETURN(store_, OpenStore(options_, std::max<uint64_t>(2 * values_ * size_, 256ull << 20)));
     VARVE_ASSIGN_OR_RETURN(client_, OpenClient(options_, store_));
+    VARVE_RETURN_IF_ERROR(CheckRoom(options_, *client_, values_ * size_));
     for (uint32_t t = 0; t < threads_; ++t) {
       Lane lane;
       VARVE_ASSIGN_OR_RETURN(lane.memory, client_->Allocate(batch_ * size_));
       std::memset(lane.memory->bytes().data(), static_cast<int>(t + 1), batch_ * size_);
-      lane.next = t * (values_ / threads_);
+      lane.first = lane.next = put() ? uint64_t{t} << kLaneShift : t * (values_ / threads_);
       lanes_.push_back(std::move(lane));
     }
     if (!put()) VARVE_RETURN_IF_ERROR(Preload());
-    arena_ = std::make_unique<Arena>(values_ * size_);
+    VARVE_ASSIGN_OR_RETURN(arena_, Arena::Map(values_ * size_));
     if (options_.against_redis) {
       VARVE_ASSIGN_OR_RETURN(redis_, RedisPeer::Start(2 * values_ * size_ + (512ull << 20)));
       const std::string value(size_, 'r');
@@ -99,10 +143,10 @@ class ObjectBench {
     for (uint64_t i = 0; i < values_; ++i) {
       items.push_back({BenchKey(run_, i), {{lanes_[0].memory.get(), (i % batch_) * size_, size_}}, {}, "", {}});
       if (items.size() < batch_ && i + 1 < values_) continue;
+      VARVE_RETURN_IF_ERROR(CheckStopped());
+      preloaded_ = i + 1;
       VARVE_ASSIGN_OR_RETURN(const auto results, client_->Put(items));
-      for (const PutResult& result : results) {
-        if (result.outcome != PutOutcome::kStored) return absl::InternalError("preload: " + result.message);
-      }
+      for (const PutResult& result : results) VARVE_RETURN_IF_ERROR(CheckStored(result));
       items.clear();
     }
     return absl::OkStatus();
@@ -114,9 +158,7 @@ class ObjectBench {
       items[i] = {BenchKey(run_, lane.next++), {{lane.memory.get(), i * size_, size_}}, {}, "", {}};
     }
     VARVE_ASSIGN_OR_RETURN(const auto results, client_->Put(items));
-    for (const PutResult& result : results) {
-      if (result.outcome != PutOutcome::kStored) return absl::InternalError("put: " + result.message);
-    }
+    for (const PutResult& result : results) VARVE_RETURN_IF_ERROR(CheckStored(result));
     return absl::OkStatus();
   }
 
@@ -126,9 +168,7 @@ class ObjectBench {
       items[i] = {BenchKey(run_, lane.next++ % values_), {}, {{lane.memory.get(), i * size_, size_}}};
     }
     VARVE_ASSIGN_OR_RETURN(const auto results, client_->Get(items));
-    for (const GetResult& result : results) {
-      if (!result.hit) return absl::InternalError("get missed: " + result.message);
-    }
+    for (const GetResult& result : results) VARVE_RETURN_IF_ERROR(CheckHit(result));
     return absl::OkStatus();
   }
 
@@ -140,7 +180,8 @@ class ObjectBench {
     for (uint32_t t = 0; t < threads_; ++t) {
       threads.emplace_back([&, t] {
         statuses[t] = TimedLoop(seconds, static_cast<double>(batch_) * static_cast<double>(size_), parts[t],
-                                [&] { return put() ? PutBatch(lanes_[t]) : GetBatch(lanes_[t]); });
+                                [&] { return put() ? PutBatch(lanes_[t]) : GetBatch(lanes_[t]); },
+                                [&] { return KeepToWorkingSet(lanes_[t]); });
       });
     }
     for (std::thread& thread : threads) thread.join();
@@ -205,6 +246,7 @@ class ObjectBench {
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<RedisPeer> redis_;
   std::unique_ptr<BarePeer> bare_;
+  uint64_t preloaded_ = 0;  // keys [0, preloaded_) may be stored
   uint64_t memcpy_next_ = 0;
   uint64_t redis_next_ = 0;
 };

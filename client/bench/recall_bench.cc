@@ -18,23 +18,39 @@ class RecallBench {
  public:
   explicit RecallBench(const BenchOptions& options)
       : options_(options),
+        pages_per_head_(std::max(1u, options.missing_pages / options.kv_heads)),
         geometry_{1, options.kv_heads, options.kv_heads * options.group_size, options.head_dim, 32, page::DType::kBF16} {}
 
   absl::StatusOr<BenchRow> Run() {
+    absl::StatusOr<BenchRow> row = Measure();
+    const absl::Status cleaned = CleanUp();
+    if (row.ok() && !cleaned.ok()) return base::Annotate(cleaned, "removing the context again");
+    return row;
+  }
+
+ private:
+  absl::StatusOr<BenchRow> Measure() {
     const uint64_t context_bytes = uint64_t{options_.pages} * geometry_.object_bytes();
     VARVE_ASSIGN_OR_RETURN(store_, OpenStore(options_, context_bytes + context_bytes / 4 + (256ull << 20)));
     VARVE_ASSIGN_OR_RETURN(client_, OpenClient(options_, store_));
+    VARVE_RETURN_IF_ERROR(CheckRoom(options_, *client_, context_bytes));
     VARVE_RETURN_IF_ERROR(FillContext());
     VARVE_RETURN_IF_ERROR(PrepareQuery());
     VARVE_ASSIGN_OR_RETURN(const auto series, Compete(Contestants(), options_.rounds, options_.seconds));
     return Row(series);
   }
 
- private:
+  absl::Status CleanUp() {
+    if (!opened_ || !store_.shared()) return absl::OkStatus();
+    VARVE_RETURN_IF_ERROR(client_->DropContext(context_));
+    return client_->Remove(keys_, /*force=*/false).status();
+  }
+
   absl::Status FillContext() {
     context_ = absl::StrCat("bench-", absl::ToUnixMicros(absl::Now()));
     VARVE_ASSIGN_OR_RETURN(const ContextInfo info,
                            client_->OpenContext(context_, geometry_, page::DigestKind::kMinMax));
+    opened_ = true;
     query_.epoch = info.epoch;
     std::vector<std::string> hashes;
     for (uint32_t i = 0; i < options_.pages; ++i) hashes.push_back(base::Sha256(absl::StrCat(context_, "/", i)));
@@ -45,15 +61,15 @@ class RecallBench {
     std::memset(source_->bytes().data(), 0x3c, source_->bytes().size());
     const page::ObjectLayout layout{geometry_.num_kv_heads, static_cast<uint32_t>(geometry_.part_bytes())};
     for (uint32_t first = 0; first < options_.pages; first += kBatch) {
+      VARVE_RETURN_IF_ERROR(CheckStopped());
       std::vector<PutItem> items;
       for (uint32_t i = 0; i < kBatch && first + i < options_.pages; ++i) {
-        items.push_back({*page::MakeObjectKey(hashes[first + i], 0),
+        keys_.push_back(*page::MakeObjectKey(hashes[first + i], 0));
+        items.push_back({keys_.back(),
                          {{source_.get(), i * geometry_.object_bytes(), geometry_.object_bytes()}}, layout, "", {}});
       }
       VARVE_ASSIGN_OR_RETURN(const auto results, client_->Put(items));
-      for (const PutResult& result : results) {
-        if (result.outcome != PutOutcome::kStored) return absl::InternalError("put: " + result.message);
-      }
+      for (const PutResult& result : results) VARVE_RETURN_IF_ERROR(CheckStored(result));
     }
     return SendDigests();
   }
@@ -80,10 +96,9 @@ class RecallBench {
     return absl::OkStatus();
   }
 
-  // Every page of the selection is missing, so each request moves missing_pages pages in all.
+  // Every page of the selection is missing, so each request moves all of it.
   absl::Status PrepareQuery() {
-    const uint32_t per_head = std::max(1u, options_.missing_pages / options_.kv_heads);
-    VARVE_ASSIGN_OR_RETURN(slots_, client_->Allocate(size_t{per_head} * options_.kv_heads * geometry_.page_bytes()));
+    VARVE_ASSIGN_OR_RETURN(slots_, client_->Allocate(size_t{pages_per_head_} * options_.kv_heads * geometry_.page_bytes()));
     queries_.resize(size_t{geometry_.num_query_heads} * geometry_.head_dim);
     query_.context_id = context_;
     query_.layers.resize(1);
@@ -91,9 +106,9 @@ class RecallBench {
     query_.layers[0].queries = queries_;
     for (uint32_t h = 0; h < options_.kv_heads; ++h) {
       RecallHead head;
-      head.budget_pages = per_head;
-      for (uint32_t i = 0; i < per_head; ++i) {
-        head.slots.push_back({slots_.get(), (size_t{h} * per_head + i) * geometry_.page_bytes(), geometry_.page_bytes()});
+      head.budget_pages = pages_per_head_;
+      for (uint32_t i = 0; i < pages_per_head_; ++i) {
+        head.slots.push_back({slots_.get(), (size_t{h} * pages_per_head_ + i) * geometry_.page_bytes(), geometry_.page_bytes()});
       }
       query_.layers[0].heads.push_back(std::move(head));
     }
@@ -133,7 +148,7 @@ class RecallBench {
   // is measured from the same state: before each one the client sleeps as long as the store works on a recall.
   absl::Status EchoRound(double seconds, size_t bytes, Series& series) {
     const absl::Duration pause = absl::Microseconds(Median(stages_["server_us"]));
-    for (const double end = NowSeconds() + seconds; NowSeconds() < end;) {
+    for (const double end = NowSeconds() + seconds; NowSeconds() < end && !Stopped();) {
       absl::SleepFor(pause);
       const double begin = NowSeconds();
       VARVE_RETURN_IF_ERROR(client_->Echo(bytes));
@@ -145,8 +160,9 @@ class RecallBench {
 
   BenchRow Row(const std::map<std::string, Series>& series) const {
     const Series& recall = series.at("varve");
-    BenchRow row = MakeRow("recall", options_, geometry_.page_bytes(), options_.missing_pages, 1, recall);
-    row.gb_per_s = recall.rate() * options_.missing_pages * static_cast<double>(geometry_.page_bytes()) / 1e9;
+    const uint32_t pages = pages_per_head_ * options_.kv_heads;
+    BenchRow row = MakeRow("recall", options_, geometry_.page_bytes(), pages, 1, recall);
+    row.gb_per_s = recall.rate() * pages * static_cast<double>(geometry_.page_bytes()) / 1e9;
     for (const auto& [stage, values] : stages_) row.extra[stage] = Median(values);
     row.extra["grpc_echo_us"] = Median(series.at("grpc_echo").batch_seconds) * 1e6;
     row.extra["ratio_rpc_overhead_to_echo"] = row.extra["rpc_us"] / row.extra["grpc_echo_us"];
@@ -154,10 +170,13 @@ class RecallBench {
   }
 
   const BenchOptions& options_;
+  const uint32_t pages_per_head_;
   const page::Geometry geometry_;
   BenchStore store_;
   std::unique_ptr<Client> client_;
   std::string context_;
+  bool opened_ = false;
+  std::vector<page::ObjectKey> keys_;
   std::unique_ptr<Memory> source_, slots_;
   std::vector<float> queries_;
   RecallQuery query_;

@@ -1,10 +1,18 @@
 // varve-bench: every operation runs and its rows have the promised fields. Speeds are not judged.
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
+#include <signal.h>
 
+#include "absl/time/clock.h"
+#include "client/client.h"
+#include "client/process/child_process.h"
 #include "tests/integration/tools/run_tool.h"
+#include "tests/support/store_process.h"
 
 namespace varve::testing {
 namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
 
 const char* const kQuick = " --rounds 1 --seconds 0.05 --json ";
 
@@ -56,11 +64,88 @@ TEST(Bench, Exists) {
 }
 
 TEST(Bench, WrongUse) {
-  for (const char* flags : {"", "nosuch", "get --size 0", "get --transport carrier-pigeon", "put --batch 0"}) {
+  for (const char* flags :
+       {"", "nosuch", "get --size 0", "get --size 65MiB", "get --transport carrier-pigeon", "put --batch 0",
+        "get --batch 4097", "get --threads 0", "get --threads 257", "get --working-set 1", "get --working-set 1EiB",
+        "get --rounds 0", "get --seconds 0", "recall --pages 0", "recall --missing 0", "recall --missing 99999999",
+        "recall --kv-heads 0", "recall --group 0", "score --head-dim 7"}) {
     const ToolResult result = RunTool("varve-bench", flags);
     EXPECT_EQ(result.exit_code, 2) << flags << ": " << result.errors;
     EXPECT_FALSE(result.errors.empty()) << flags;
   }
+}
+
+TEST(Bench, TellsItsVersion) {
+  EXPECT_THAT(RunTool("varve-bench", "--version").output,
+              ::testing::MatchesRegex("varve-bench [0-9.]+ \\([0-9a-z]+\\)\n"));
+}
+
+// Somebody else's store.
+class SharedStore : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto store = StoreProcess::Start({"--host_tier.capacity_bytes=32MiB", "--sessions.max_object_bytes=1MiB"});
+    ASSERT_TRUE(store.ok()) << store.status();
+    store_ = *std::move(store);
+    auto client = client::Client::Connect({.address = store_->grpc_address(), .lanes = {}, .lazy_session = true});
+    ASSERT_TRUE(client.ok()) << client.status();
+    client_ = *std::move(client);
+  }
+
+  std::string Flags() const {
+    return kQuick + ("--transport inline --batch 4 --store " + store_->grpc_address() + " ");
+  }
+  client::StoreStatus Status() const {
+    const auto status = client_->Status();
+    EXPECT_TRUE(status.ok()) << status.status();
+    return status.ok() ? *status : client::StoreStatus{};
+  }
+  void ExpectNothingLeft() const {
+    EXPECT_EQ(Status().objects, 0u);
+    EXPECT_EQ(Status().contexts, 0u);
+  }
+
+  std::unique_ptr<StoreProcess> store_;
+  std::unique_ptr<client::Client> client_;
+};
+
+TEST_F(SharedStore, IsLeftAsItWas) {
+  for (const char* bench : {"get --size 16KiB --working-set 2MiB", "put --size 16KiB --working-set 2MiB --threads 2",
+                            "recall --pages 64 --missing 16 --head-dim 64 --kv-heads 2"}) {
+    SCOPED_TRACE(bench);
+    EXPECT_EQ(Results(RunTool("varve-bench", bench + Flags())).size(), 1u);
+    ExpectNothingLeft();
+  }
+}
+
+TEST_F(SharedStore, IsNotFilledBeyondWhatIsFree) {
+  const std::string get = "get --size 1MiB --working-set 64MiB" + Flags();
+  const ToolResult refused = RunTool("varve-bench", get);
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.errors, AllOf(HasSubstr("64.0 MiB"), HasSubstr("--force")));
+  ExpectNothingLeft();
+  const ToolResult forced = RunTool("varve-bench", get + "--force");
+  EXPECT_EQ(forced.exit_code, 1);
+  EXPECT_THAT(forced.errors, AllOf(HasSubstr("warning"), HasSubstr("a value is missing: evicted")));
+  ExpectNothingLeft();
+}
+
+TEST_F(SharedStore, IsLeftAsItWasAfterASignal) {
+  client::ChildProcess::Options options;
+  options.binary = "varve-bench";
+  options.args = {"get", "--transport=inline", "--size=16KiB", "--working-set=2MiB", "--seconds=60",
+                  "--store=" + store_->grpc_address()};
+  options.wait_ready = false;
+  const auto bench = client::ChildProcess::Start(options);
+  ASSERT_TRUE(bench.ok()) << bench.status();
+  const absl::Time deadline = absl::Now() + absl::Seconds(60);
+  while (Status().objects < 128 && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(20));
+  EXPECT_EQ(Status().objects, 128u);
+  (*bench)->Signal(SIGINT);
+  const auto code = (*bench)->Wait(absl::Seconds(60));
+  ASSERT_TRUE(code.ok()) << code.status();
+  EXPECT_EQ(*code, 130);
+  ExpectNothingLeft();
 }
 
 }  // namespace

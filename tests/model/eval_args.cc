@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/status.h"
+#include "kvstore/base/version.h"
 
 namespace varve::model {
 namespace {
@@ -141,6 +142,7 @@ absl::StatusOr<EvalArgs> ParseEvalArgs(const std::vector<std::string>& args,
   AddSelection(app, raw, parsed.eval);
   AddRun(app, parsed);
   AddDeployment(app, parsed.deployment);
+  app.set_version_flag("--version", base::VersionText("varve-eval"));
   app.footer(kExamples);
   try {
     // CLI11 takes the last argument first.
@@ -148,6 +150,10 @@ absl::StatusOr<EvalArgs> ParseEvalArgs(const std::vector<std::string>& args,
   } catch (const CLI::CallForHelp&) {
     parsed.help = true;
     parsed.help_text = app.help();
+    return parsed;
+  } catch (const CLI::CallForVersion& version) {
+    parsed.help = true;
+    parsed.help_text = std::string(version.what()) + "\n";
     return parsed;
   } catch (const CLI::ParseError& error) {
     return absl::InvalidArgumentError(error.what());

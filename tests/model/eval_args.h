@@ -30,7 +30,7 @@ struct EvalArgs {
   std::string model_dir;
   int threads = 2;
   bool json = false;      // one document on stdout instead of tables
-  bool help = false;      // only help_text is set
+  bool help = false;      // or the version was asked for: only help_text is set
   std::string help_text;
 };
 

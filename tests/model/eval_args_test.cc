@@ -31,6 +31,13 @@ TEST(EvalArgs, ReadsTheDocumentedCommandLine) {
   EXPECT_TRUE(args->json);
 }
 
+TEST(EvalArgs, TellsTheVersion) {
+  const auto args = ParseEvalArgs({"--version"}, "/");
+  ASSERT_TRUE(args.ok()) << args.status();
+  EXPECT_TRUE(args->help);
+  EXPECT_THAT(args->help_text, testing::MatchesRegex("varve-eval [0-9.]+ \\([0-9a-z]+\\)\n"));
+}
+
 TEST(EvalArgs, ListsReplaceTheDefaults) {
   const auto args = ParseEvalArgs(
       {"--budgets", "0.1,0.2", "--policies=quest", "--tasks", "vt,agg", "--lengths", "1024,4096"},

@@ -81,16 +81,34 @@ std::string KnownSets(const std::string& dir) {
   return names.empty() ? "none" : absl::StrJoin(names, ", ");
 }
 
+std::string SetPath(const std::string& dir, const std::string& task, uint32_t length) {
+  return absl::StrCat(dir, "/eval_", task, "_", length, ".jsonl.gz");
+}
+
+absl::Status NoSuchSet(const std::string& path, const std::string& dir) {
+  return absl::NotFoundError(
+      absl::StrCat(path, ": no such evaluation set, there are: ", KnownSets(dir)));
+}
+
 }  // namespace
+
+absl::Status CheckEvalSets(const std::string& dir, absl::Span<const std::string> tasks,
+                           absl::Span<const uint32_t> lengths) {
+  for (const std::string& task : tasks) {
+    for (const uint32_t length : lengths) {
+      const std::string path = SetPath(dir, task, length);
+      std::error_code error;
+      if (!std::filesystem::exists(path, error)) return NoSuchSet(path, dir);
+    }
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<EvalSet> ReadEvalSet(const std::string& dir, const std::string& task,
                                     uint32_t length, uint32_t vocab, uint32_t max_items) {
-  const std::string path = absl::StrCat(dir, "/eval_", task, "_", length, ".jsonl.gz");
+  const std::string path = SetPath(dir, task, length);
   const absl::StatusOr<std::string> text = ReadGzipFile(path);
-  if (absl::IsNotFound(text.status())) {
-    return absl::NotFoundError(
-        absl::StrCat(path, ": no such evaluation set, there are: ", KnownSets(dir)));
-  }
+  if (absl::IsNotFound(text.status())) return NoSuchSet(path, dir);
   if (!text.ok()) return text.status();
   EvalSet set{task, length, {}};
   std::string_view rest(*text);

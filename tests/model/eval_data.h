@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 
 namespace varve::model {
 
@@ -25,6 +26,10 @@ struct EvalSet {
   uint32_t length = 0;  // tokens in every prompt
   std::vector<EvalItem> items;
 };
+
+// NOT_FOUND for the first of these sets that DIR does not have, with those that it does.
+absl::Status CheckEvalSets(const std::string& dir, absl::Span<const std::string> tasks,
+                           absl::Span<const uint32_t> lengths);
 
 // Reads DIR/eval_{task}_{length}.jsonl.gz, at most max_items prompts of it (0: all). Errors name
 // the file and the line: NOT_FOUND (with the sets that DIR does have), DATA_LOSS for a damaged gzip

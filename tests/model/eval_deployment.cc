@@ -72,6 +72,7 @@ class RunningDeploymentImpl final : public RunningDeployment {
   absl::Status StartStore(const Deployment& deployment) {
     store_address_ = deployment.store;
     if (!store_address_.empty()) {
+      VARVE_RETURN_IF_ERROR(FindStore());
       description_ = absl::StrCat("varve-store (", store_address_, ")");
       return absl::OkStatus();
     }
@@ -83,6 +84,16 @@ class RunningDeploymentImpl final : public RunningDeployment {
     store_address_ = store_->ready("grpc");
     description_ = absl::StrCat("varve-store (pid ", store_->pid(), ")");
     return absl::OkStatus();
+  }
+
+  // A worker would wait for its store, and this program for its worker.
+  absl::Status FindStore() const {
+    client::ClientOptions options;
+    options.address = store_address_;
+    options.client_name = "varve-eval";
+    options.lanes.clear();
+    options.connect_timeout = absl::Seconds(5);
+    return base::Annotate(client::Client::Connect(options).status(), "--store");
   }
 
   absl::Status Link(const Deployment& deployment, const page::Geometry& geometry) {

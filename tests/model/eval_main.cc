@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "client/console/progress.h"
+#include "kvstore/base/program.h"
 #include "kvstore/base/status.h"
 #include "tests/model/eval_args.h"
 #include "tests/model/eval_core.h"
@@ -13,6 +14,12 @@
 
 namespace varve::model {
 namespace {
+
+// What can be known to be wrong before any process is started.
+absl::Status Check(const EvalArgs& args) {
+  VARVE_RETURN_IF_ERROR(base::Annotate(CheckPolicies(args.eval.policies, args.policy_parameters), "--policies"));
+  return CheckEvalSets(args.eval.data_dir, args.eval.tasks, args.eval.lengths);
+}
 
 absl::Status Run(const EvalArgs& args) {
   VARVE_ASSIGN_OR_RETURN(const TinyModel model, TinyModel::Load(args.model_dir, {.threads = args.threads}));
@@ -32,16 +39,20 @@ absl::Status Run(const EvalArgs& args) {
   return absl::OkStatus();
 }
 
+int WrongUsage(const absl::Status& why) {
+  std::cerr << "varve-eval: " << why.message() << "\nvarve-eval --help tells what is allowed\n";
+  return 2;
+}
+
 int Main(int argc, char** argv) {
+  base::SetUpProcess();
   const auto args = ParseEvalArgs({argv + 1, argv + argc}, VARVE_TEST_DATA_DIR);
-  if (!args.ok()) {
-    std::cerr << "varve-eval: " << args.status().message() << "\nvarve-eval --help tells what is allowed\n";
-    return 2;
-  }
+  if (!args.ok()) return WrongUsage(args.status());
   if (args->help) {
     std::cout << args->help_text;
     return 0;
   }
+  if (const absl::Status status = Check(*args); !status.ok()) return WrongUsage(status);
   if (const absl::Status status = Run(*args); !status.ok()) {
     std::cerr << "varve-eval: " << status.message() << '\n';
     return 1;

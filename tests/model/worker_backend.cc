@@ -118,6 +118,13 @@ std::string PolicyText(const PolicySpec& policy, const std::string& extra) {
 
 }  // namespace
 
+absl::Status CheckPolicies(absl::Span<const PolicySpec> policies, const std::string& extra_parameters) {
+  for (const PolicySpec& policy : policies) {
+    VARVE_RETURN_IF_ERROR(worker::ParsePolicy(PolicyText(policy, extra_parameters)).status());
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<KvBackend>> WorkerProvider::Open(const PolicySpec& policy) {
   worker::SequenceOptions options;
   VARVE_ASSIGN_OR_RETURN(options.policy, worker::ParsePolicy(PolicyText(policy, extra_parameters_)));

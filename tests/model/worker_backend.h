@@ -7,11 +7,16 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "gpu_worker/worker.h"
 #include "tests/model/eval_core.h"
 #include "tests/model/kv_backend.h"
 
 namespace varve::model {
+
+// INVALID_ARGUMENT for the first policy that no worker would take, with those that are known.
+absl::Status CheckPolicies(absl::Span<const PolicySpec> policies,
+                           const std::string& extra_parameters);
 
 // Opens sequences with the policy "name(budget=..., <extra>)"; extra: more parameters of
 // gpu_worker/policy.h, such as "merge=max", for the policies that select. The worker must outlive

@@ -1,6 +1,8 @@
 // varve-eval end to end: store and worker as processes, answers compared with the same policies on plain memory.
 #include <gtest/gtest.h>
 
+#include <chrono>
+
 #include "tests/integration/tools/run_tool.h"
 #include "tests/model/eval_core.h"
 #include "tests/model/selection_backend.h"
@@ -87,6 +89,25 @@ TEST(Eval, SaysWhatIsWrong) {
     EXPECT_NE(result.exit_code, 0) << flags;
     EXPECT_NE(result.errors.find(expected), std::string::npos) << flags << ": " << result.errors;
   }
+}
+
+// Nothing listens at that address: whoever gets as far as looking for the store fails otherwise.
+TEST(Eval, RefusesWrongNamesBeforeItStartsAnything) {
+  for (const auto& [flags, expected] : {std::pair{"--policies bogus", "known: full"},
+                                        std::pair{"--tasks nope", "eval_vt_1024"},
+                                        std::pair{"--lengths 777", "eval_vt_1024"}}) {
+    const ToolResult result = RunTool("varve-eval", std::string("--store 127.0.0.1:1 ") + flags);
+    EXPECT_EQ(result.exit_code, 2) << flags;
+    EXPECT_NE(result.errors.find(expected), std::string::npos) << flags << ": " << result.errors;
+  }
+}
+
+TEST(Eval, SaysSoonThatThereIsNoStore) {
+  const auto start = std::chrono::steady_clock::now();
+  const ToolResult result = RunTool("varve-eval", "--store 127.0.0.1:1");
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_NE(result.errors.find("127.0.0.1:1"), std::string::npos) << result.errors;
 }
 
 }  // namespace

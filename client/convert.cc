@@ -54,15 +54,6 @@ PutOutcome FromProto(v1::PutResult result) {
   }
 }
 
-page::Geometry FromProto(const v1::Geometry& g) {
-  return {.num_layers = g.num_layers(),
-          .num_kv_heads = g.num_kv_heads(),
-          .num_query_heads = g.num_query_heads(),
-          .head_dim = g.head_dim(),
-          .page_tokens = g.page_tokens(),
-          .dtype = static_cast<page::DType>(g.dtype())};
-}
-
 page::ObjectLayout FromProto(const v1::ObjectLayout& layout) {
   return {.num_kv_heads = layout.num_kv_heads(), .part_bytes = layout.part_bytes()};
 }
@@ -106,6 +97,15 @@ SessionInfo FromProto(const v1::SessionStatus& session) {
 }
 
 }  // namespace
+
+page::Geometry FromProto(const v1::Geometry& g) {
+  return {.num_layers = g.num_layers(),
+          .num_kv_heads = g.num_kv_heads(),
+          .num_query_heads = g.num_query_heads(),
+          .head_dim = g.head_dim(),
+          .page_tokens = g.page_tokens(),
+          .dtype = static_cast<page::DType>(g.dtype())};
+}
 
 v1::Geometry ToProto(const page::Geometry& geometry) {
   v1::Geometry proto;

@@ -13,6 +13,7 @@ namespace v1 = ::varve::v1;
 using base::FromGrpc;
 
 v1::Geometry ToProto(const page::Geometry& geometry);
+page::Geometry FromProto(const v1::Geometry& g);  // as it comes: unchecked
 v1::ObjectLayout ToProto(const page::ObjectLayout& layout);
 v1::ObjectRange ToProto(const page::ObjectRange& range);
 v1::DigestKind ToProto(page::DigestKind kind);

@@ -16,6 +16,14 @@ size_t ChunkBytes(const InlineChannel& channel) {
   return limit == 0 ? kDefaultChunkBytes : std::min<uint64_t>(limit, kDefaultChunkBytes);
 }
 
+// Deletes a call whose done has returned: it is in flight until its context is gone (in_flight.h).
+template <typename Reactor>
+void Leave(Reactor* reactor, InFlight* in_flight, InFlight::Call call) {
+  if (call != 0) in_flight->Release(call);
+  delete reactor;
+  if (call != 0) in_flight->Remove(call);
+}
+
 // Writes one chunk after another and reads results as they come; deletes itself at the end.
 class PutCall final : public grpc::ClientBidiReactor<v1::PutInlineRequest, v1::PutItemResult> {
  public:
@@ -96,14 +104,9 @@ class PutCall final : public grpc::ClientBidiReactor<v1::PutInlineRequest, v1::P
     if (item.crc32c.has_value()) message_.set_crc32c(*item.crc32c);
   }
 
-  // In flight until done has returned and the context is gone (in_flight.h).
   void End(absl::StatusOr<std::vector<PutResult>> results) {
     done_(std::move(results));
-    InFlight* const in_flight = channel_.in_flight;
-    const InFlight::Call call = call_;
-    if (call != 0) in_flight->Release(call);
-    delete this;
-    if (call != 0) in_flight->Remove(call);
+    Leave(this, channel_.in_flight, call_);
   }
 
   const InlineChannel channel_;
@@ -168,14 +171,9 @@ class GetCall final : public grpc::ClientReadReactor<v1::GetInlineReply> {
   }
 
  private:
-  // In flight until done has returned and the context is gone (in_flight.h).
   void End(absl::StatusOr<std::vector<GetResult>> results) {
     done_(std::move(results));
-    InFlight* const in_flight = channel_.in_flight;
-    const InFlight::Call call = call_;
-    if (call != 0) in_flight->Release(call);
-    delete this;
-    if (call != 0) in_flight->Remove(call);
+    Leave(this, channel_.in_flight, call_);
   }
 
   const InlineChannel channel_;

@@ -5,13 +5,7 @@
 namespace varve::worker {
 
 absl::StatusOr<page::Geometry> FromProto(const v1::Geometry& geometry) {
-  page::Geometry out;
-  out.num_layers = geometry.num_layers();
-  out.num_kv_heads = geometry.num_kv_heads();
-  out.num_query_heads = geometry.num_query_heads();
-  out.head_dim = geometry.head_dim();
-  out.page_tokens = geometry.page_tokens();
-  out.dtype = static_cast<page::DType>(geometry.dtype());
+  const page::Geometry out = client::FromProto(geometry);
   if (const auto wrong = out.Invalid()) {
     return absl::InvalidArgumentError(absl::StrCat("geometry: ", *wrong));
   }

@@ -1,8 +1,8 @@
 #include "gpu_worker/sidecar/status_page.h"
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 #include "absl/time/time.h"
+#include "kvstore/base/html.h"
 #include "kvstore/base/status.h"
 #include "kvstore/base/units.h"
 
@@ -17,12 +17,6 @@ border-bottom:1px solid #dde3ea}th{color:#5b6b7c;font-weight:600}td.n,th.n{text-
 font-variant-numeric:tabular-nums}h1{font-size:1.4rem}h2{font-size:1.05rem}.bad{color:#b3261e}
 </style></head><body>)";
 
-// Names come from engines.
-std::string Escape(const std::string& text) {
-  return absl::StrReplaceAll(
-      text, {{"&", "&amp;"}, {"<", "&lt;"}, {">", "&gt;"}, {"\"", "&quot;"}, {"'", "&#39;"}});
-}
-
 std::string Row(const std::string& name, const std::string& value) {
   return absl::StrCat("<tr><th>", name, "</th><td>", value, "</td></tr>\n");
 }
@@ -30,12 +24,12 @@ std::string Row(const std::string& name, const std::string& value) {
 std::string EngineRow(EngineSession& engine) {
   const WorkerStatus status = engine.worker().Status();
   const WorkerOptions& options = engine.worker().options();
-  return absl::StrCat("<tr><td>", Escape(engine.name()), "</td><td>", options.geometry.ToString(),
-                      "</td><td>", base::Sv(page::Info(options.digest_kind).name),
-                      ", scored in the ", RecallPathName(options.recall_path), "</td><td class=n>",
-                      status.sequences, "</td><td class=n>", status.pool_pages - status.free_pages,
-                      " of ", status.pool_pages, "</td><td class=n>",
-                      base::FormatBytes(engine.pool_bytes()), "</td></tr>\n");
+  return absl::StrCat(
+      "<tr><td>", base::EscapeHtml(engine.name()), "</td><td>", options.geometry.ToString(),
+      "</td><td>", base::Sv(page::Info(options.digest_kind).name), ", scored in the ",
+      RecallPathName(options.recall_path), "</td><td class=n>", status.sequences,
+      "</td><td class=n>", status.pool_pages - status.free_pages, " of ", status.pool_pages,
+      "</td><td class=n>", base::FormatBytes(engine.pool_bytes()), "</td></tr>\n");
 }
 
 }  // namespace
@@ -48,9 +42,9 @@ std::string StatusPage(const varve::v1::WorkerStatus& status,
                    draining ? " <span class=bad>(draining)</span>" : "", "</h1><table>\n");
   html += Row("Up for", absl::FormatDuration(uptime));
   html += Row("Store",
-              absl::StrCat(Escape(status.store()), status.store_connected()
-                                                       ? absl::StrCat(" over ", status.lane())
-                                                       : " <span class=bad>not connected</span>"));
+              absl::StrCat(base::EscapeHtml(status.store()),
+                           status.store_connected() ? absl::StrCat(" over ", status.lane())
+                                                    : " <span class=bad>not connected</span>"));
   html += Row("Sequences", absl::StrCat(status.sequences()));
   html += Row("Pages in use",
               absl::StrCat(status.pool_pages() - status.free_pages(), " of ", status.pool_pages()));

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
+#include "kvstore/base/html.h"
 #include "kvstore/base/units.h"
 
 namespace varve::server {
@@ -68,9 +69,10 @@ std::string TierName(varve::v1::Tier tier) {
 }
 
 void AddHeader(const varve::v1::StoreStatus& status, std::string& html) {
-  StrAppend(&html, "<h1>varve-store</h1><p class=\"sub\">version ", EscapeHtml(status.version()),
-            ", up ", Age(status.uptime_ms()), ", ", status.sessions_size(), " sessions, ",
-            status.contexts(), " contexts, ", status.objects(), " objects");
+  StrAppend(&html, "<h1>varve-store</h1><p class=\"sub\">version ",
+            base::EscapeHtml(status.version()), ", up ", Age(status.uptime_ms()), ", ",
+            status.sessions_size(), " sessions, ", status.contexts(), " contexts, ",
+            status.objects(), " objects");
   if (status.draining()) StrAppend(&html, " &middot; <span class=\"warn\">draining</span>");
   StrAppend(&html, "</p>");
 }
@@ -104,7 +106,7 @@ void AddRates(const Totals& rates, std::string& html) {
     const std::string text = absl::EndsWith(name, ", bytes")
                                  ? base::FormatBytes(static_cast<uint64_t>(std::max(0.0, value)))
                                  : absl::StrFormat(value < 10 ? "%.1f" : "%.0f", value);
-    StrAppend(&html, "<div class=\"card\"><b>", text, "</b><span>", EscapeHtml(name),
+    StrAppend(&html, "<div class=\"card\"><b>", text, "</b><span>", base::EscapeHtml(name),
               "</span></div>");
   }
   StrAppend(&html, "</div>");
@@ -116,8 +118,9 @@ void AddStages(const std::vector<StageQuantiles>& stages, std::string& html) {
             "class=\"wrap\"><table><tr><th>stage</th><th>count</th>"
             "<th>p50</th><th>p99</th></tr>");
   for (const StageQuantiles& stage : stages) {
-    StrAppend(&html, "<tr><td>", EscapeHtml(stage.stage), "</td><td>", stage.count, "</td><td>",
-              Seconds(stage.p50_seconds), "</td><td>", Seconds(stage.p99_seconds), "</td></tr>");
+    StrAppend(&html, "<tr><td>", base::EscapeHtml(stage.stage), "</td><td>", stage.count,
+              "</td><td>", Seconds(stage.p50_seconds), "</td><td>", Seconds(stage.p99_seconds),
+              "</td></tr>");
   }
   StrAppend(&html, "</table></div>");
 }
@@ -134,13 +137,14 @@ void AddSessions(const varve::v1::StoreStatus& status, std::string& html) {
             "<th>regions</th><th>registered</th><th>taken</th><th>given</th><th "
             "class=\"text\">peer</th></tr>");
   for (const varve::v1::SessionStatus& session : status.sessions()) {
-    StrAppend(&html, "<tr><td>", EscapeHtml(session.client_name()), "</td><td class=\"text\">",
-              EscapeHtml(session.key_namespace()), "</td><td class=\"text\">",
-              EscapeHtml(session.lane()), "</td><td>", Age(session.age_ms()), "</td><td>");
+    StrAppend(&html, "<tr><td>", base::EscapeHtml(session.client_name()),
+              "</td><td class=\"text\">", base::EscapeHtml(session.key_namespace()),
+              "</td><td class=\"text\">", base::EscapeHtml(session.lane()), "</td><td>",
+              Age(session.age_ms()), "</td><td>");
     StrAppend(&html, session.regions(), "</td><td>", base::FormatBytes(session.registered_bytes()),
               "</td><td>", base::FormatBytes(session.read_bytes()), "</td><td>",
               base::FormatBytes(session.written_bytes()), "</td><td class=\"text\">",
-              EscapeHtml(session.peer()), "</td></tr>");
+              base::EscapeHtml(session.peer()), "</td></tr>");
   }
   StrAppend(&html, "</table></div>");
 }
@@ -156,7 +160,7 @@ void AddContexts(const std::vector<varve::v1::ContextInfo>& contexts, std::strin
             "<th>digests</th><th>sessions</th><th>epoch</th></tr>");
   for (const varve::v1::ContextInfo& context : contexts) {
     const bool attached = context.state() == varve::v1::CONTEXT_STATE_ATTACHED;
-    StrAppend(&html, "<tr><td>", EscapeHtml(context.context_id()), "</td><td class=\"text\">",
+    StrAppend(&html, "<tr><td>", base::EscapeHtml(context.context_id()), "</td><td class=\"text\">",
               attached ? "attached" : "parked", "</td><td>", context.num_blocks(), "</td><td>",
               uint64_t{context.num_blocks()} * context.geometry().page_tokens(), "</td><td>",
               base::FormatBytes(context.digest_bytes()), "</td><td>");
@@ -168,7 +172,7 @@ void AddContexts(const std::vector<varve::v1::ContextInfo>& contexts, std::strin
 void AddFooter(const varve::v1::StoreStatus& status, std::string& html) {
   StrAppend(&html, "<footer>");
   for (int i = 0; i < status.plugins_size(); ++i) {
-    StrAppend(&html, i == 0 ? "" : " &middot; ", EscapeHtml(status.plugins(i)));
+    StrAppend(&html, i == 0 ? "" : " &middot; ", base::EscapeHtml(status.plugins(i)));
   }
   StrAppend(
       &html,
@@ -194,32 +198,6 @@ double Quantile(const std::vector<prometheus::ClientMetric::Bucket>& buckets, do
 }
 
 }  // namespace
-
-std::string EscapeHtml(const std::string& text) {
-  std::string escaped;
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        escaped += "&amp;";
-        break;
-      case '<':
-        escaped += "&lt;";
-        break;
-      case '>':
-        escaped += "&gt;";
-        break;
-      case '"':
-        escaped += "&quot;";
-        break;
-      case '\'':
-        escaped += "&#39;";
-        break;
-      default:
-        escaped += c >= 0x20 && c < 0x7f ? c : '?';
-    }
-  }
-  return escaped;
-}
 
 StageQuantiles Quantiles(const std::string& stage, const prometheus::Histogram& histogram) {
   const prometheus::ClientMetric::Histogram collected = histogram.Collect().histogram;

@@ -28,7 +28,4 @@ struct StatusPageData {
 };
 std::string RenderStatusPage(const StatusPageData& data);
 
-// & < > " ' escaped; bytes that are not printable ASCII become '?'.
-std::string EscapeHtml(const std::string& text);
-
 }  // namespace varve::server

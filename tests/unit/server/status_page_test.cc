@@ -29,7 +29,6 @@ TEST(RatesTest, ArePerSecondOverTheWindow) {
 }
 
 TEST(StatusPageTest, EscapesWhatClientsChose) {
-  EXPECT_EQ(EscapeHtml("<a href='x'>&\"\n\x80"), "&lt;a href=&#39;x&#39;&gt;&amp;&quot;??");
   StatusPageData data;
   data.status.add_sessions()->set_client_name("<img src=x>");
   data.status.mutable_sessions(0)->set_key_namespace("<b>");

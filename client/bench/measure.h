@@ -40,7 +40,7 @@ struct Contestant {
 };
 
 // From here on SIGINT and SIGTERM end the measurement early instead of the process, so that it can
-// clean up; a second one ends the process. Call it before any thread starts.
+// clean up; a second one ends the process.
 void StopOnSignals();
 // A signal came.
 bool Stopped();

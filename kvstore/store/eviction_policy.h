@@ -24,8 +24,6 @@ struct EvictionNode {
   // The policy's own, 0 while the node is in none.
   EvictionNode* newer = nullptr;
   EvictionNode* older = nullptr;
-  uint8_t queue = 0;
-  uint8_t frequency = 0;
 };
 
 class EvictionPolicy {

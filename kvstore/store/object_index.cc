@@ -138,13 +138,19 @@ std::optional<ObjectIndex::Evicted> ObjectIndex::EvictNext(uint32_t& steps) {
     if (node == nullptr) return std::nullopt;
     auto* object = static_cast<Object*>(node);
     if (!object->guarded()) {
-      const Evicted evicted{object->slot, object->identity, object->bytes, object->last_use};
+      const Evicted evicted = EvictedOf(*object);
       Unlink(object);
       return evicted;
     }
     Park(object);
   }
   return std::nullopt;
+}
+
+ObjectIndex::Evicted ObjectIndex::Evict(Object* object) {
+  const Evicted evicted = EvictedOf(*object);
+  Drop(object);
+  return evicted;
 }
 
 }  // namespace varve::store

@@ -140,6 +140,15 @@ class ObjectIndex {
   // Drops the next object that is not guarded. Nothing when there is none, or when `steps` ran out
   // first: each node looked at costs one step.
   std::optional<Evicted> EvictNext(uint32_t& steps);
+  // Drops this one. REQUIRES: resident, not guarded.
+  Evicted Evict(Object* object);
+  // Calls fn(Object&) for every resident object that is not guarded.
+  template <typename Fn>
+  void ForEachEvictable(Fn&& fn) const {
+    for (const std::unique_ptr<Object>& object : by_key_) {
+      if (object->state == ObjectState::kResident && !object->guarded()) fn(*object);
+    }
+  }
 
   // ---- listing
   // Calls fn(object) for keys > after with the prefix, ascending, until it answers false.
@@ -186,6 +195,9 @@ class ObjectIndex {
   using OwnedSet = absl::flat_hash_set<std::unique_ptr<Object>, KeyHash, KeyEq>;
 
   static uint64_t Head(std::string_view key);
+  static Evicted EvictedOf(const Object& object) {
+    return {object.slot, object.identity, object.bytes, object.last_use};
+  }
   static Ordered OrderedOf(const Object& object);
   // Out of all tables but the policy; answers the slot to free now.
   std::optional<tier::Slot> Unlink(Object* object);

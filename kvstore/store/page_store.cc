@@ -12,6 +12,7 @@
 #include "kvstore/store/eviction_policy.h"
 #include "kvstore/store/miss_memory.h"
 #include "kvstore/store/object_index.h"
+#include "kvstore/store/window.h"
 
 namespace varve::store {
 namespace {
@@ -38,7 +39,7 @@ class PageStoreImpl final : public PageStore {
         index_(std::move(policy)),
         misses_(options.evicted_memory) {}
 
-  NamespaceId InternNamespace(std::string_view name) override;
+  absl::StatusOr<NamespaceId> InternNamespace(std::string_view name) override;
   absl::StatusOr<std::unique_ptr<PutHandle>> Reserve(NamespaceId ns, const page::ObjectKey& key,
                                                      const ObjectMeta& meta) override;
   std::unique_ptr<GetHandle> Acquire(NamespaceId ns, const page::ObjectKey& key,
@@ -64,9 +65,18 @@ class PageStoreImpl final : public PageStore {
  private:
   absl::Status Validate(const ObjectMeta& meta) const;
   absl::StatusOr<tier::Slot> ReserveSlot(uint64_t bytes);
-  // Evicts until `bytes` are freed; answers how many were.
-  uint64_t Evict(uint64_t bytes);
-  bool EvictSome(uint64_t bytes, uint64_t& freed, std::vector<ObjectIndex::Evicted>& evicted);
+  // For what fits no hole: evicts the least that makes one, or nothing. O(objects) under the lock.
+  absl::StatusOr<tier::Slot> ReserveWindow(uint64_t bytes);
+  absl::StatusOr<tier::Slot> ReserveWindow(uint64_t bytes,
+                                           std::vector<ObjectIndex::Evicted>& evicted);
+  // Evicts until no more than used_bytes of the tier are used; answers how many objects.
+  size_t EvictTo(uint64_t used_bytes);
+  // True: there is more to do.
+  bool EvictSome(uint64_t used_bytes, std::vector<ObjectIndex::Evicted>& evicted);
+  void FreeEvictedLocked(const ObjectIndex::Evicted& victim,
+                         std::vector<ObjectIndex::Evicted>& evicted)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ReportEvicted(const std::vector<ObjectIndex::Evicted>& evicted) const;
   absl::Status NoRoomLocked(uint64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   tier::Tier* const host_;
@@ -202,7 +212,7 @@ absl::Status PageStoreImpl::Validate(const ObjectMeta& meta) const {
   }
   if (page::CodecByName(meta.codec) == nullptr) {
     return absl::InvalidArgumentError(
-        absl::StrCat("unknown codec '", meta.codec, "', known: ", page::CodecNames()));
+        absl::StrCat("unknown codec ", base::Quoted(meta.codec), ", known: ", page::CodecNames()));
   }
   return absl::OkStatus();
 }
@@ -229,7 +239,7 @@ absl::StatusOr<tier::Slot> PageStoreImpl::ReserveSlot(uint64_t bytes) {
     absl::StatusOr<tier::Slot> slot = host_->Reserve(bytes);
     const uint64_t used = host_->Usage().used_bytes;
     if (slot.ok()) {
-      if (used > high_bytes_) Evict(used - low_bytes_);
+      if (used > high_bytes_) EvictTo(low_bytes_);
       return slot;
     }
     if (!absl::IsResourceExhausted(slot.status())) return slot;
@@ -241,13 +251,38 @@ absl::StatusOr<tier::Slot> PageStoreImpl::ReserveSlot(uint64_t bytes) {
       const uint64_t free = host_->capacity_bytes() - used;
       if (evictable == 0 || evictable + free < bytes) return NoRoomLocked(bytes);
     }
-    const uint64_t wanted = std::max(bytes, used > low_bytes_ ? used - low_bytes_ : 0);
-    if (Evict(wanted) == 0) {
-      // Another writer may have evicted everything and left room.
-      slot = host_->Reserve(bytes);
-      if (slot.ok()) return slot;
-      base::MutexLock lock(mutex_);
-      return NoRoomLocked(bytes);
+    if (EvictTo(std::min(low_bytes_, host_->capacity_bytes() - bytes)) == 0) {
+      return ReserveWindow(bytes);
+    }
+  }
+}
+
+absl::StatusOr<tier::Slot> PageStoreImpl::ReserveWindow(uint64_t bytes) {
+  std::vector<ObjectIndex::Evicted> evicted;
+  absl::StatusOr<tier::Slot> slot = ReserveWindow(bytes, evicted);
+  ReportEvicted(evicted);
+  return slot;
+}
+
+absl::StatusOr<tier::Slot> PageStoreImpl::ReserveWindow(
+    uint64_t bytes, std::vector<ObjectIndex::Evicted>& evicted) {
+  base::MutexLock lock(mutex_);
+  // Again only when another writer takes one of the holes meanwhile.
+  for (;;) {
+    absl::StatusOr<tier::Slot> slot = host_->Reserve(bytes);
+    if (slot.ok()) return slot;
+    std::vector<Piece> pieces;
+    for (const tier::Tier::Extent& hole : host_->Holes()) {
+      pieces.push_back({hole.offset, hole.bytes, nullptr});
+    }
+    index_.ForEachEvictable([&](Object& object) {
+      const tier::Tier::Extent extent = host_->ExtentOf(object.slot);
+      pieces.push_back({extent.offset, extent.bytes, &object});
+    });
+    const std::span<const Piece> window = CheapestWindow(pieces, bytes);
+    if (window.empty()) return NoRoomLocked(bytes);
+    for (const Piece& piece : window) {
+      if (piece.object != nullptr) FreeEvictedLocked(index_.Evict(piece.object), evicted);
     }
   }
 }
@@ -262,40 +297,47 @@ absl::Status PageStoreImpl::NoRoomLocked(uint64_t bytes) const {
       usage.largest_free_bytes, " bytes"));
 }
 
-bool PageStoreImpl::EvictSome(uint64_t bytes, uint64_t& freed,
-                              std::vector<ObjectIndex::Evicted>& evicted) {
-  base::MutexLock lock(mutex_);
+void PageStoreImpl::FreeEvictedLocked(const ObjectIndex::Evicted& victim,
+                                      std::vector<ObjectIndex::Evicted>& evicted) {
+  // Freed under the lock: whoever then finds nothing to evict finds the room.
+  host_->Free(victim.slot);
+  misses_.Remember(victim.identity, MissReason::kEvicted);
+  ++eviction_.evicted_objects;
+  eviction_.evicted_bytes += victim.bytes;
+  eviction_.last_evicted_idle_seconds = absl::ToDoubleSeconds(clock_->Now() - victim.last_use);
+  evicted.push_back(victim);
+}
+
+void PageStoreImpl::ReportEvicted(const std::vector<ObjectIndex::Evicted>& evicted) const {
+  if (!options_.on_evicted) return;
   const absl::Time now = clock_->Now();
-  index_.ExpirePins(now);
+  for (const ObjectIndex::Evicted& e : evicted) {
+    options_.on_evicted(e.bytes, absl::ToDoubleSeconds(now - e.last_use));
+  }
+}
+
+bool PageStoreImpl::EvictSome(uint64_t used_bytes, std::vector<ObjectIndex::Evicted>& evicted) {
+  base::MutexLock lock(mutex_);
+  index_.ExpirePins(clock_->Now());
   uint32_t steps = kEvictionSteps;
-  while (freed < bytes) {
+  // Looked up each time: others evict, and give space back, too.
+  while (host_->Usage().used_bytes > used_bytes) {
     const std::optional<ObjectIndex::Evicted> victim = index_.EvictNext(steps);
     if (!victim.has_value()) return steps == 0;
-    // Freed under the lock: whoever then finds nothing to evict finds the room.
-    host_->Free(victim->slot);
-    misses_.Remember(victim->identity, MissReason::kEvicted);
-    freed += victim->bytes;
-    ++eviction_.evicted_objects;
-    eviction_.evicted_bytes += victim->bytes;
-    eviction_.last_evicted_idle_seconds = absl::ToDoubleSeconds(now - victim->last_use);
-    evicted.push_back(*victim);
+    FreeEvictedLocked(*victim, evicted);
   }
   return false;
 }
 
-uint64_t PageStoreImpl::Evict(uint64_t bytes) {
-  uint64_t freed = 0;
-  bool more = true;
-  while (more && freed < bytes) {
+size_t PageStoreImpl::EvictTo(uint64_t used_bytes) {
+  size_t count = 0;
+  for (bool more = true; more;) {
     std::vector<ObjectIndex::Evicted> evicted;
-    more = EvictSome(bytes, freed, evicted);
-    if (!options_.on_evicted) continue;
-    const absl::Time now = clock_->Now();
-    for (const ObjectIndex::Evicted& e : evicted) {
-      options_.on_evicted(e.bytes, absl::ToDoubleSeconds(now - e.last_use));
-    }
+    more = EvictSome(used_bytes, evicted);
+    ReportEvicted(evicted);
+    count += evicted.size();
   }
-  return freed;
+  return count;
 }
 
 absl::Status PageStoreImpl::Commit(std::unique_ptr<Object>& reserved) {
@@ -415,8 +457,13 @@ void PageStoreImpl::Release(NamespaceId ns, std::span<const std::string> block_h
 
 // ---- looking
 
-NamespaceId PageStoreImpl::InternNamespace(std::string_view name) {
+absl::StatusOr<NamespaceId> PageStoreImpl::InternNamespace(std::string_view name) {
   base::MutexLock lock(mutex_);
+  if (namespaces_.size() >= options_.max_namespaces && !namespaces_.contains(std::string(name))) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the store has seen ", namespaces_.size(),
+                     " namespaces since it started, and allows no more; use one of them"));
+  }
   const auto next = static_cast<NamespaceId>(namespaces_.size() + 1);
   return namespaces_.try_emplace(std::string(name), next).first->second;
 }

@@ -116,6 +116,7 @@ struct PageStoreOptions {
   double high_watermark = 0.95;       // ... and starts here, or whenever a reservation does not fit
   uint32_t evicted_memory = 1 << 16;  // keys remembered to tell "evicted" from "never stored"
   uint64_t max_object_bytes = 64ull << 20;
+  uint32_t max_namespaces = 1 << 16;
   // Called for each evicted object, outside locks: bytes and seconds since the last use (metrics).
   std::function<void(uint64_t bytes, double idle_seconds)> on_evicted;
 };
@@ -128,10 +129,12 @@ class PageStore {
                                                            const base::Clock* clock);
   virtual ~PageStore() = default;
 
-  virtual NamespaceId InternNamespace(std::string_view name) = 0;
+  // RESOURCE_EXHAUSTED over max_namespaces: ids are never given back.
+  virtual absl::StatusOr<NamespaceId> InternNamespace(std::string_view name) = 0;
 
   // ALREADY_EXISTS when the key is resident; RESOURCE_EXHAUSTED when eviction cannot make room (the
-  // message says how much is pinned); INVALID_ARGUMENT for sizes out of range, a layout that does
+  // message says how much is pinned): the cache is then at most evicted to its low watermark. What
+  // fits no hole evicts the cheapest neighbours, whatever the policy says of them. INVALID_ARGUMENT for sizes out of range, a layout that does
   // not match, an unknown codec.
   virtual absl::StatusOr<std::unique_ptr<PutHandle>> Reserve(NamespaceId ns,
                                                              const page::ObjectKey& key,

@@ -31,6 +31,11 @@ class HostTierImpl final : public HostTier {
   const char* name() const override { return "host"; }
   std::span<std::byte> arena() override { return memory_; }
   TierUsage Usage() const override;
+  std::vector<Extent> Holes() const override;
+  Extent ExtentOf(const Slot& slot) const override {
+    base::MutexLock lock(mutex_);
+    return {slot.offset, allocator_.RoundUp(slot.bytes)};
+  }
 
  private:
   absl::StatusOr<Slot> DoReserve(uint64_t bytes) override;
@@ -56,6 +61,14 @@ TierUsage HostTierImpl::Usage() const {
                    .largest_free_bytes = allocator_.largest_free_bytes(),
                    .slots = allocator_.slots(),
                    .rejected_frees = rejected_frees_};
+}
+
+std::vector<Tier::Extent> HostTierImpl::Holes() const {
+  base::MutexLock lock(mutex_);
+  std::vector<Extent> holes;
+  holes.reserve(allocator_.holes().size());
+  for (const auto& [offset, bytes] : allocator_.holes()) holes.push_back({offset, bytes});
+  return holes;
 }
 
 absl::StatusOr<Slot> HostTierImpl::DoReserve(uint64_t bytes) {

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
@@ -55,6 +56,16 @@ class Tier {
   void Write(const Slot& slot, uint64_t offset, std::span<const std::byte> from, Done done);
   void Read(const Slot& slot, uint64_t offset, std::span<std::byte> to, Done done);
   virtual TierUsage Usage() const = 0;
+
+  // An extent, as large as what it is reserved as or can be reserved as.
+  struct Extent {
+    uint64_t offset = 0;
+    uint64_t bytes = 0;
+  };
+  // What is free now, ascending, no two touching.
+  virtual std::vector<Extent> Holes() const = 0;
+  // What a reserved slot takes, rounding included.
+  virtual Extent ExtentOf(const Slot& slot) const = 0;
 
  protected:
   explicit Tier(uint64_t capacity_bytes) : capacity_bytes_(capacity_bytes) {}

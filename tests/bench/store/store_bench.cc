@@ -32,7 +32,7 @@ Stack MakeStack(uint64_t capacity_bytes, uint32_t threads) {
       {.capacity_bytes = capacity_bytes, .huge_pages = true, .slot_alignment_bytes = 64});
   stack.store = *store::PageStore::Create(stack.tier.get(), {}, &base::SystemClock::Get());
   stack.table = recall::ContextTable::Create(stack.store.get(), {.threads = threads});
-  stack.ns = stack.store->InternNamespace("bench");
+  stack.ns = *stack.store->InternNamespace("bench");
   return stack;
 }
 

@@ -84,7 +84,7 @@ class RecallTest : public testing::Test {
     auto store = store::PageStore::Create(tier_.get(), {}, &clock_);
     ASSERT_TRUE(store.ok()) << store.status();
     store_ = *std::move(store);
-    ns_ = store_->InternNamespace("model");
+    ns_ = *store_->InternNamespace("model");
     table_ = ContextTable::Create(store_.get(), table_options);
   }
 

@@ -39,7 +39,7 @@ class PageStoreTest : public testing::Test {
     auto store = PageStore::Create(tier_.get(), options, &clock_);
     ASSERT_TRUE(store.ok()) << store.status();
     store_ = *std::move(store);
-    ns_ = store_->InternNamespace("model");
+    ns_ = *store_->InternNamespace("model");
   }
 
   static std::vector<std::byte> Value(std::string_view key, size_t bytes) {
@@ -111,8 +111,8 @@ TEST_F(PageStoreTest, BadOptionsNameWhatIsAllowed) {
 }
 
 TEST_F(PageStoreTest, NamespacesAreInternedAndApart) {
-  EXPECT_EQ(store_->InternNamespace("model"), ns_);
-  const NamespaceId other = store_->InternNamespace("other");
+  EXPECT_EQ(*store_->InternNamespace("model"), ns_);
+  const NamespaceId other = *store_->InternNamespace("other");
   EXPECT_NE(other, ns_);
   ASSERT_TRUE(Put("key-1").ok());
   EXPECT_TRUE(store_->Exists(ns_, Key("key-1")));
@@ -432,7 +432,7 @@ TEST_F(PageStoreTest, ListsAscendingAndPaged) {
   ASSERT_TRUE(tier.ok());
   auto store = PageStore::Create(tier->get(), {}, &clock_);
   ASSERT_TRUE(store.ok());
-  const NamespaceId ns = (*store)->InternNamespace("n");
+  const NamespaceId ns = *(*store)->InternNamespace("n");
   std::vector<std::string> names;
   for (int i = 0; i < 1000; ++i) names.push_back("key-" + std::to_string(10000 + i * 7919 % 1000));
   for (const std::string& name : names) {
@@ -465,6 +465,35 @@ TEST_F(PageStoreTest, ListShowsPinsAndChecksum) {
   EXPECT_EQ(rows[0].meta.bytes, kSlot);
   const auto value = Value("key-1", kSlot);
   EXPECT_EQ(rows[0].crc32c, page::Crc32c(value.data(), value.size()));
+}
+
+// ---- budgets and fragmentation
+
+TEST_F(PageStoreTest, AHoleBetweenPinnedObjectsCostsNothingWhenItCannotBeMade) {
+  Fill(90);
+  for (int i = 0; i < 90; i += 10) ASSERT_TRUE(store_->Pin(ns_, Key(Name(i)), 1, absl::Hours(1)));
+  ASSERT_TRUE(store_->Pin(ns_, Key(Name(89)), 1, absl::Hours(1)));
+  // Nine slots lie between two pins, ten behind the last.
+  for (int round = 0; round < 2; ++round) {
+    const absl::Status status = Put("big object", {.bytes = 15 * kSlot});
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+    EXPECT_GE(store_->Usage().objects, 85u) << "more than to the low watermark";
+  }
+  // Now there can be one, and no more than it needs goes.
+  ASSERT_TRUE(store_->Unpin(ns_, Key(Name(40)), 1));
+  EXPECT_TRUE(Put("big object", {.bytes = 15 * kSlot}).ok());
+  EXPECT_EQ(Read("big object"), "hit");
+  EXPECT_GE(store_->Usage().objects, 85u - 15);
+  EXPECT_EQ(store_->Usage().host.slots, store_->Usage().objects);
+}
+
+TEST_F(PageStoreTest, NumberOfNamespacesIsLimited) {
+  Start({.max_namespaces = 2});  // one of them is Start's
+  const auto other = store_->InternNamespace("other");
+  ASSERT_TRUE(other.ok());
+  EXPECT_EQ(store_->InternNamespace("third").status().code(),
+            absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(*store_->InternNamespace("other"), *other) << "known ones are found for ever";
 }
 
 }  // namespace

@@ -2,10 +2,12 @@
 // leaks.
 #include <atomic>
 #include <cstring>
+#include <latch>
 #include <memory>
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -41,7 +43,7 @@ TEST(PageStoreThreadsTest, ReadersSeeWholeValuesAndNothingLeaks) {
       tier->get(), {.on_evicted = [&](uint64_t, double) { ++evicted; }}, &base::SystemClock::Get());
   ASSERT_TRUE(created.ok());
   PageStore& store = **created;
-  const NamespaceId ns = store.InternNamespace("n");
+  const NamespaceId ns = *store.InternNamespace("n");
   std::atomic<uint64_t> hits{0};
 
   const auto work = [&](uint64_t thread) {
@@ -106,7 +108,7 @@ TEST(PageStoreThreadsTest, OneOfManyWritersWins) {
   auto created = PageStore::Create(tier->get(), {}, &base::SystemClock::Get());
   ASSERT_TRUE(created.ok());
   PageStore& store = **created;
-  const NamespaceId ns = store.InternNamespace("n");
+  const NamespaceId ns = *store.InternNamespace("n");
   for (uint64_t round = 0; round < 50; ++round) {
     std::atomic<int> winners{0};
     std::vector<std::thread> threads;
@@ -127,6 +129,71 @@ TEST(PageStoreThreadsTest, OneOfManyWritersWins) {
     EXPECT_EQ(winners.load(), 1);
     EXPECT_EQ(store.Usage().host.slots, round + 1);
   }
+}
+
+// A host tier whose users all look at its usage before any of them goes on.
+class MeetingTier final : public tier::Tier {
+ public:
+  explicit MeetingTier(std::unique_ptr<tier::HostTier> tier)
+      : Tier(tier->capacity_bytes()), tier_(std::move(tier)) {}
+  // The next look of each of so many threads waits for those of the others.
+  void Meet(int threads) { meeting_ = std::make_unique<std::latch>(threads); }
+  void Part() { meeting_.reset(); }
+  const char* name() const override { return "meeting"; }
+  tier::TierUsage Usage() const override {
+    thread_local bool met = false;
+    const tier::TierUsage usage = tier_->Usage();
+    if (meeting_ != nullptr && !std::exchange(met, true)) meeting_->arrive_and_wait();
+    return usage;
+  }
+  std::vector<Extent> Holes() const override { return tier_->Holes(); }
+  Extent ExtentOf(const tier::Slot& slot) const override { return tier_->ExtentOf(slot); }
+
+ private:
+  absl::StatusOr<tier::Slot> DoReserve(uint64_t bytes) override { return tier_->Reserve(bytes); }
+  void DoFree(const tier::Slot& slot) override { tier_->Free(slot); }
+  std::span<std::byte> DoMap(const tier::Slot& slot) override { return tier_->Map(slot); }
+  void DoWrite(const tier::Slot& slot, uint64_t offset, std::span<const std::byte> from,
+               Done done) override {
+    tier_->Write(slot, offset, from, std::move(done));
+  }
+  void DoRead(const tier::Slot& slot, uint64_t offset, std::span<std::byte> to,
+              Done done) override {
+    tier_->Read(slot, offset, to, std::move(done));
+  }
+
+  const std::unique_ptr<tier::HostTier> tier_;
+  std::unique_ptr<std::latch> meeting_;
+};
+
+TEST(PageStoreThreadsTest, WritersTogetherEvictNoMoreThanOneAlone) {
+  constexpr uint64_t kSlot = 4096;
+  auto host = tier::HostTier::Create({.capacity_bytes = 200 * kSlot});
+  ASSERT_TRUE(host.ok());
+  MeetingTier tier(*std::move(host));
+  auto created = PageStore::Create(&tier, {.low_watermark = 0.8, .high_watermark = 0.9},
+                                   &base::SystemClock::Get());
+  ASSERT_TRUE(created.ok());
+  PageStore& store = **created;
+  const NamespaceId ns = *store.InternNamespace("n");
+  uint64_t n = 0;
+  for (; n < 180; ++n) {
+    auto put = store.Reserve(ns, KeyOf(n), {.bytes = kSlot});
+    ASSERT_TRUE(put.ok() && (*put)->Commit(std::nullopt).ok());
+  }
+  ASSERT_EQ(store.Usage().eviction.evicted_objects, 0u);
+  tier.Meet(kThreads);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, key = KeyOf(n++)] {
+      EXPECT_TRUE(store.Reserve(ns, key, {.bytes = kSlot}).ok());  // and given back
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  tier.Part();
+  // From 180, and those of the others, to 160.
+  EXPECT_LE(store.Usage().eviction.evicted_objects, 20u + kThreads);
+  EXPECT_GE(store.Usage().eviction.evicted_objects, 20u - kThreads);
 }
 
 }  // namespace

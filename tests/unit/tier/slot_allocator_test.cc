@@ -119,9 +119,9 @@ TEST(SlotAllocatorTest, CoalescesWithBothNeighbours) {
   const Slot c = *Take(allocator, kPage);
   allocator.Free(a);
   allocator.Free(c);
-  EXPECT_EQ(allocator.holes(), 2u);
+  EXPECT_EQ(allocator.holes().size(), 2u);
   allocator.Free(b);
-  EXPECT_EQ(allocator.holes(), 1u);
+  EXPECT_EQ(allocator.holes().size(), 1u);
   EXPECT_EQ(allocator.largest_free_bytes(), 3 * kPage);
 }
 
@@ -199,7 +199,7 @@ TEST(SlotAllocatorTest, AgreesWithNaiveModelUnderMixedChurn) {
       }
       ASSERT_EQ(allocator.used_bytes(), model.Used());
       ASSERT_EQ(allocator.largest_free_bytes(), model.Largest());
-      ASSERT_EQ(allocator.holes(), model.Holes());
+      ASSERT_EQ(allocator.holes().size(), model.Holes());
       ASSERT_EQ(allocator.slots(), slots.size());
     }
     for (const Slot& slot : slots) ASSERT_TRUE(allocator.Free(slot));

@@ -11,7 +11,7 @@ namespace varve::recall {
 namespace {
 
 // A block hash as a row: its length, then its bytes.
-constexpr size_t kHashRowBytes = 64;
+constexpr size_t kHashRowBytes = kBlockRowBytes;
 static_assert(page::kMaxBlockHashBytes < kHashRowBytes);
 
 std::vector<std::byte> EncodeHashes(std::span<const std::string> hashes) {
@@ -49,12 +49,12 @@ Context::State::State(const ContextOptions& options)
       layers(options.geometry.num_layers, RowList(DigestFormat(options))) {}
 
 Context::Context(store::NamespaceId ns, std::string id, const ContextOptions& options,
-                 uint32_t epoch, store::PageStore* store, ByteBudget* budget)
+                 uint32_t epoch, store::PageStore* store, ContextBudgets* budgets)
     : ns_(ns),
       id_(std::move(id)),
       options_(options),
       store_(store),
-      budget_(budget),
+      budgets_(budgets),
       layer_mutexes_(new base::Mutex[options.geometry.num_layers]),
       state_(options) {
   state_.epoch = epoch;
@@ -99,7 +99,7 @@ ContextSnapshot Context::Snapshot(bool with_hashes) const {
 
 absl::StatusOr<std::shared_ptr<Context>> Context::Fork(const std::string& new_id,
                                                        uint32_t num_blocks, uint32_t epoch) const {
-  auto fork = std::make_shared<Context>(ns_, new_id, options_, epoch, store_, budget_);
+  auto fork = std::make_shared<Context>(ns_, new_id, options_, epoch, store_, budgets_);
   base::MutexLock lock(mutex_);
   if (state_.retired) return NotFound();
   const uint32_t blocks = num_blocks == 0 ? state_.blocks.rows() : num_blocks;
@@ -156,7 +156,8 @@ absl::Status Context::Append(uint32_t first_block, std::span<const std::string> 
     attached = !state_.attached.empty();
   }
   VARVE_ASSIGN_OR_RETURN(
-      blocks, blocks.Append(rows.data(), static_cast<uint32_t>(block_hashes.size()), nullptr));
+      blocks, blocks.Append(rows.data(), static_cast<uint32_t>(block_hashes.size()),
+                            &budgets_->blocks));
   if (attached) store_->Hold(ns_, block_hashes);
   base::MutexLock lock(mutex_);
   state_.blocks = std::move(blocks);
@@ -217,6 +218,11 @@ bool Context::IsAttached(uint64_t session) const {
   return state_.attached.contains(session);
 }
 
+bool Context::IsParked() const {
+  base::MutexLock lock(mutex_);
+  return state_.attached.empty();
+}
+
 void Context::Retire() {
   base::MutexLock change(change_mutex_);
   RowList blocks(RowFormat{});
@@ -228,6 +234,14 @@ void Context::Retire() {
     blocks = state_.blocks;
   }
   store_->Release(ns_, DecodeHashes(blocks, 0, blocks.rows()));
+}
+
+bool Context::RetireIfParked() {
+  base::MutexLock lock(mutex_);
+  // A Park under way gives up its holds by itself.
+  if (!state_.attached.empty() || state_.retired) return false;
+  state_.retired = true;
+  return true;
 }
 
 // ---- digests
@@ -293,7 +307,7 @@ absl::StatusOr<uint32_t> Context::AppendDigests(uint32_t epoch, uint32_t layer,
   }
   if (known == num_blocks) return digests.rows();
   VARVE_ASSIGN_OR_RETURN(digests, digests.Append(bytes + known * digests.format().row_bytes(),
-                                                 num_blocks - known, budget_));
+                                                 num_blocks - known, &budgets_->digests));
   const uint32_t digest_blocks = digests.rows();
   base::MutexLock lock(mutex_);
   // A truncate may have come in between: the rows copied meanwhile are then nobody's.

@@ -7,6 +7,7 @@
 // change_mutex_ or a layer's lock, then mutex_.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_set.h"
+#include "absl/time/time.h"
 #include "kvstore/base/mutex.h"
 #include "kvstore/recall/context_table.h"
 #include "kvstore/recall/shared_rows.h"
@@ -23,11 +25,20 @@ namespace varve::recall {
 
 constexpr uint32_t kMaxBlocks = 1u << 22;
 
+// Shared by all contexts of a table.
+struct ContextBudgets {
+  ByteBudget digests;
+  ByteBudget blocks;
+};
+
+// What one block of a context's list takes.
+constexpr size_t kBlockRowBytes = 64;
+
 class Context {
  public:
-  // store and budget outlive the context.
+  // store and budgets outlive the context.
   Context(store::NamespaceId ns, std::string id, const ContextOptions& options, uint32_t epoch,
-          store::PageStore* store, ByteBudget* budget);
+          store::PageStore* store, ContextBudgets* budgets);
   ~Context() = default;
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
@@ -46,8 +57,16 @@ class Context {
   // Nothing happens when the session is not attached.
   void Park(uint64_t session);
   bool IsAttached(uint64_t session) const;
+  bool IsParked() const;
   // The end: gives up all holds; every later change is refused.
   void Retire();
+  // The same for a context that nobody is attached to: false, with nothing changed, when somebody
+  // is. Waits for nobody.
+  bool RetireIfParked();
+
+  // When somebody last asked the table for the context.
+  absl::Time last_use() const { return absl::FromUnixNanos(last_use_ns_.load()); }
+  void Touch(absl::Time now) { last_use_ns_.store(absl::ToUnixNanos(now)); }
 
   absl::StatusOr<uint32_t> AppendDigests(uint32_t epoch, uint32_t layer, uint32_t first_block,
                                          uint32_t num_blocks, std::string_view rows);
@@ -81,8 +100,9 @@ class Context {
   const std::string id_;
   const ContextOptions options_;
   store::PageStore* const store_;
-  ByteBudget* const budget_;
+  ContextBudgets* const budgets_;
 
+  std::atomic<int64_t> last_use_ns_{0};
   base::Mutex change_mutex_;
   const std::unique_ptr<base::Mutex[]> layer_mutexes_;
   mutable base::Mutex mutex_;

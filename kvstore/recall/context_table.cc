@@ -14,11 +14,9 @@
 #include "kvstore/recall/selection.h"
 
 namespace varve::recall {
-namespace {
 
-constexpr size_t kMaxIdBytes = 128;
-
-absl::Status CheckId(const std::string& id) {
+absl::Status CheckContextId(const std::string& id) {
+  constexpr size_t kMaxIdBytes = 128;
   const bool allowed = std::all_of(id.begin(), id.end(), [](char c) {
     return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == ':' ||
            c == '-';
@@ -28,6 +26,9 @@ absl::Status CheckId(const std::string& id) {
                                                  " characters is not valid, allowed: 1..",
                                                  kMaxIdBytes, " of A-Z a-z 0-9 . _ : -"));
 }
+
+namespace {
+
 
 absl::Status CheckOptions(const ContextOptions& options) {
   if (const std::optional<std::string> wrong = options.geometry.Invalid(); wrong.has_value()) {
@@ -47,7 +48,11 @@ absl::Status CheckOptions(const ContextOptions& options) {
 class ContextTableImpl final : public ContextTable {
  public:
   ContextTableImpl(store::PageStore* store, const ContextTableOptions& options)
-      : store_(store), options_(options), budget_(options.max_digest_bytes) {
+      : store_(store),
+        options_(options),
+        budgets_{ByteBudget(options.max_digest_bytes, "digests", "max_digest_bytes"),
+                 ByteBudget(options.max_blocks * kBlockRowBytes, "block lists",
+                            "64 for each of max_blocks")} {
     if (options_.threads > 1) {
       pool_ = std::make_unique<base::ThreadPool>("recall", static_cast<int>(options_.threads - 1));
     }
@@ -74,7 +79,9 @@ class ContextTableImpl final : public ContextTable {
   std::vector<ContextSnapshot> List(store::NamespaceId ns, std::string_view after,
                                     size_t limit) const override;
   size_t size() const override;
-  uint64_t digest_bytes() const override { return budget_.used_bytes(); }
+  uint64_t digest_bytes() const override { return budgets_.digests.used_bytes(); }
+  void ExpireParked() override;
+  ExpiredContexts expired() const override;
 
   absl::StatusOr<uint32_t> AppendDigests(store::NamespaceId ns, const std::string& id,
                                          uint32_t epoch, uint32_t layer, uint32_t first_block,
@@ -94,17 +101,20 @@ class ContextTableImpl final : public ContextTable {
   absl::StatusOr<ContextPtr> Find(store::NamespaceId ns, const std::string& id) const;
   // ALREADY_EXISTS or RESOURCE_EXHAUSTED when a context `id` cannot be added.
   absl::Status CheckRoom(const Key& key) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Drops the parked context that was used the longest ago, if there is one.
+  void MakeRoom() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Attaches the session, then makes the context known.
   absl::StatusOr<ContextSnapshot> Add(const Key& key, ContextPtr context, uint64_t session);
   uint32_t NextEpoch() { return next_epoch_.fetch_add(1, std::memory_order_relaxed); }
 
   store::PageStore* const store_;
   const ContextTableOptions options_;
-  ByteBudget budget_;  // outlives the contexts
+  ContextBudgets budgets_;  // outlive the contexts
   std::unique_ptr<base::ThreadPool> pool_;
   std::atomic<uint32_t> next_epoch_{1};
   mutable base::Mutex mutex_;
   absl::btree_map<Key, ContextPtr> contexts_ ABSL_GUARDED_BY(mutex_);
+  ExpiredContexts expired_ ABSL_GUARDED_BY(mutex_);
 };
 
 ContextTableImpl::~ContextTableImpl() {
@@ -114,9 +124,13 @@ ContextTableImpl::~ContextTableImpl() {
 
 absl::StatusOr<ContextTableImpl::ContextPtr> ContextTableImpl::Find(store::NamespaceId ns,
                                                                     const std::string& id) const {
+  VARVE_RETURN_IF_ERROR(CheckContextId(id));
   base::MutexLock lock(mutex_);
   const auto found = contexts_.find(Key(ns, id));
-  if (found != contexts_.end()) return found->second;
+  if (found != contexts_.end()) {
+    found->second->Touch(options_.clock->Now());
+    return found->second;
+  }
   return absl::NotFoundError(absl::StrCat("no context '", id, "' in this namespace"));
 }
 
@@ -127,17 +141,58 @@ absl::Status ContextTableImpl::CheckRoom(const Key& key) const {
   if (contexts_.size() >= options_.max_contexts) {
     return absl::ResourceExhaustedError(absl::StrCat("there are ", contexts_.size(),
                                                      " contexts, allowed: ", options_.max_contexts,
-                                                     " (max_contexts); drop some first"));
+                                                     " (max_contexts), and none of them is parked"));
   }
   return absl::OkStatus();
+}
+
+void ContextTableImpl::MakeRoom() {
+  // One that is being attached just now is passed over.
+  for (;;) {
+    auto oldest = contexts_.end();
+    for (auto it = contexts_.begin(); it != contexts_.end(); ++it) {
+      if (oldest != contexts_.end() && it->second->last_use() >= oldest->second->last_use()) {
+        continue;
+      }
+      if (it->second->IsParked()) oldest = it;
+    }
+    if (oldest == contexts_.end()) return;
+    if (!oldest->second->RetireIfParked()) continue;
+    contexts_.erase(oldest);
+    ++expired_.for_room;
+    return;
+  }
+}
+
+void ContextTableImpl::ExpireParked() {
+  if (options_.parked_ttl == absl::InfiniteDuration()) return;
+  const absl::Time before = options_.clock->Now() - options_.parked_ttl;
+  std::vector<ContextPtr> gone;  // destroyed after the lock
+  base::MutexLock lock(mutex_);
+  for (auto it = contexts_.begin(); it != contexts_.end();) {
+    if (it->second->last_use() <= before && it->second->RetireIfParked()) {
+      gone.push_back(std::move(it->second));
+      it = contexts_.erase(it);
+      ++expired_.by_age;
+    } else {
+      ++it;
+    }
+  }
+}
+
+ExpiredContexts ContextTableImpl::expired() const {
+  base::MutexLock lock(mutex_);
+  return expired_;
 }
 
 absl::StatusOr<ContextSnapshot> ContextTableImpl::Add(const Key& key, ContextPtr context,
                                                       uint64_t session) {
   VARVE_RETURN_IF_ERROR(context->Attach(session));
+  context->Touch(options_.clock->Now());
   absl::Status status;
   {
     base::MutexLock lock(mutex_);
+    if (contexts_.size() >= options_.max_contexts && !contexts_.contains(key)) MakeRoom();
     status = CheckRoom(key);
     if (status.ok()) contexts_.emplace(key, context);
   }
@@ -151,9 +206,9 @@ absl::StatusOr<ContextSnapshot> ContextTableImpl::Add(const Key& key, ContextPtr
 absl::StatusOr<ContextSnapshot> ContextTableImpl::Open(store::NamespaceId ns, const std::string& id,
                                                        const ContextOptions& options,
                                                        uint64_t session) {
-  VARVE_RETURN_IF_ERROR(CheckId(id));
+  VARVE_RETURN_IF_ERROR(CheckContextId(id));
   VARVE_RETURN_IF_ERROR(CheckOptions(options));
-  return Add(Key(ns, id), std::make_shared<Context>(ns, id, options, NextEpoch(), store_, &budget_),
+  return Add(Key(ns, id), std::make_shared<Context>(ns, id, options, NextEpoch(), store_, &budgets_),
              session);
 }
 
@@ -176,13 +231,9 @@ absl::StatusOr<ContextSnapshot> ContextTableImpl::Truncate(store::NamespaceId ns
 absl::StatusOr<ContextSnapshot> ContextTableImpl::Fork(store::NamespaceId ns, const std::string& id,
                                                        const std::string& new_id,
                                                        uint32_t num_blocks, uint64_t session) {
-  VARVE_RETURN_IF_ERROR(CheckId(new_id));
+  VARVE_RETURN_IF_ERROR(CheckContextId(new_id));
   VARVE_ASSIGN_OR_RETURN(const ContextPtr context, Find(ns, id));
   const Key key(ns, new_id);
-  {
-    base::MutexLock lock(mutex_);
-    VARVE_RETURN_IF_ERROR(CheckRoom(key));
-  }
   VARVE_ASSIGN_OR_RETURN(ContextPtr fork, context->Fork(new_id, num_blocks, NextEpoch()));
   return Add(key, std::move(fork), session);
 }
@@ -224,7 +275,9 @@ void ContextTableImpl::DetachSession(uint64_t session) {
     for (const auto& [key, context] : contexts_) contexts.push_back(context);
   }
   for (const ContextPtr& context : contexts) {
-    if (context->IsAttached(session)) context->Park(session);
+    if (!context->IsAttached(session)) continue;
+    context->Touch(options_.clock->Now());
+    context->Park(session);
   }
 }
 

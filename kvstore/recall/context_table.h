@@ -16,7 +16,8 @@
 // on a snapshot. A session must not be used in a call that runs concurrently with its
 // DetachSession. Errors: NOT_FOUND no such context; ALREADY_EXISTS; INVALID_ARGUMENT names the
 // field and what is allowed; FAILED_PRECONDITION stale epoch, holes, or too few digests;
-// RESOURCE_EXHAUSTED over max_digest_bytes or max_contexts.
+// RESOURCE_EXHAUSTED over max_digest_bytes, max_blocks, or max_contexts with all of them attached:
+// a parked one, the least recently used, makes room otherwise.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +30,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "kvstore/base/clock.h"
 #include "kvstore/page/digest/digest.h"
 #include "kvstore/page/digest/score.h"
 #include "kvstore/store/page_store.h"
@@ -92,7 +95,20 @@ struct ContextTableOptions {
   uint32_t threads = 1;  // that one Select may use; they are started once and shared by all
   uint64_t max_digest_bytes = 4ull << 30;
   uint32_t max_contexts = 10000;
+  uint64_t max_blocks = 8 << 20;  // in the block lists of all contexts; what they share counts once
+  // A context that nobody is attached to or uses expires after so long.
+  absl::Duration parked_ttl = absl::InfiniteDuration();
+  const base::Clock* clock = &base::SystemClock::Get();  // outlives the table
 };
+
+// Parked contexts that the table dropped by itself. Monotonic.
+struct ExpiredContexts {
+  uint64_t by_age = 0;   // parked_ttl
+  uint64_t for_room = 0;  // max_contexts was reached, and another one was opened
+};
+
+// INVALID_ARGUMENT, without the text, for what no context can be called.
+absl::Status CheckContextId(const std::string& id);
 
 class ContextTable {
  public:
@@ -119,6 +135,9 @@ class ContextTable {
   virtual absl::StatusOr<ContextSnapshot> Park(store::NamespaceId ns, const std::string& id,
                                                uint64_t session) = 0;
   virtual absl::Status Drop(store::NamespaceId ns, const std::string& id) = 0;
+  // Drops what is parked for longer than parked_ttl. To be called now and then.
+  virtual void ExpireParked() = 0;
+  virtual ExpiredContexts expired() const = 0;
   // The session ended: parks every context that it was attached to.
   virtual void DetachSession(uint64_t session) = 0;
   virtual absl::StatusOr<ContextSnapshot> Get(store::NamespaceId ns,

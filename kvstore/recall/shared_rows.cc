@@ -24,15 +24,19 @@ bool ByteBudget::Take(uint64_t bytes) {
   return true;
 }
 
+absl::Status ByteBudget::Refusal(uint64_t bytes) const {
+  return absl::ResourceExhaustedError(absl::StrCat(bytes, " more bytes of ", what_,
+                                                   " do not fit: ", used_bytes(), " of ",
+                                                   max_bytes_, " bytes (", setting_, ") are used"));
+}
+
 // ---- chunks
 
 absl::StatusOr<std::shared_ptr<RowChunk>> RowChunk::Create(const RowFormat& format,
                                                            uint32_t capacity, ByteBudget* budget) {
   const size_t bytes = format.row_bytes() * capacity;
   if (budget != nullptr && !budget->Take(bytes)) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(bytes, " more bytes of digests do not fit: ", budget->used_bytes(), " of ",
-                     budget->max_bytes(), " bytes (max_digest_bytes) are used"));
+    return budget->Refusal(bytes);
   }
   auto* memory = static_cast<std::byte*>(::operator new(bytes, kAlignment, std::nothrow));
   if (memory == nullptr) {

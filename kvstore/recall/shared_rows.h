@@ -35,14 +35,19 @@ struct RowFormat {
 // Bytes that chunks may take together. Thread-safe; outlives the chunks.
 class ByteBudget {
  public:
-  explicit ByteBudget(uint64_t max_bytes) : max_bytes_(max_bytes) {}
+  // what is counted ("digests"), and the setting that limits it, for errors: string literals.
+  ByteBudget(uint64_t max_bytes, const char* what, const char* setting)
+      : max_bytes_(max_bytes), what_(what), setting_(setting) {}
   bool Take(uint64_t bytes);
   void Give(uint64_t bytes) { used_bytes_.fetch_sub(bytes, std::memory_order_relaxed); }
   uint64_t used_bytes() const { return used_bytes_.load(std::memory_order_relaxed); }
-  uint64_t max_bytes() const { return max_bytes_; }
+  // RESOURCE_EXHAUSTED: `bytes` more do not fit.
+  absl::Status Refusal(uint64_t bytes) const;
 
  private:
   const uint64_t max_bytes_;
+  const char* const what_;
+  const char* const setting_;
   std::atomic<uint64_t> used_bytes_{0};
 };
 

@@ -286,6 +286,71 @@ TEST_F(ContextTableTest, NumberOfContextsIsLimited) {
   EXPECT_TRUE(Open("c").ok());
 }
 
+TEST_F(ContextTableTest, BlockListsAreLimited) {
+  Start({.max_blocks = 64});
+  ASSERT_TRUE(Open("a").ok());
+  ASSERT_TRUE(table_->Append(ns_, "a", 0, Hashes(1, 0, 64)).ok());
+  ASSERT_TRUE(table_->Fork(ns_, "a", "fork", 0, kSession).ok()) << "what is shared counts once";
+  EXPECT_THAT(table_->Append(ns_, "a", 64, Hashes(1, 64, 1)).status().ToString(),
+              AllOf(HasSubstr("RESOURCE_EXHAUSTED"), HasSubstr("max_blocks")));
+  ASSERT_TRUE(table_->Drop(ns_, "a").ok());
+  ASSERT_TRUE(table_->Drop(ns_, "fork").ok());
+  ASSERT_TRUE(Open("b").ok());
+  EXPECT_TRUE(table_->Append(ns_, "b", 0, Hashes(2, 0, 64)).ok());
+}
+
+TEST_F(ContextTableTest, ParkedContextsExpire) {
+  Start({.parked_ttl = absl::Minutes(10), .clock = &clock_});
+  for (const char* id : {"attached", "parked", "used"}) Build(id, 4);
+  for (const char* id : {"parked", "used"}) ASSERT_TRUE(table_->Park(ns_, id, kSession).ok());
+  clock_.Advance(absl::Minutes(9));
+  table_->ExpireParked();
+  EXPECT_EQ(table_->size(), 3u);
+  ASSERT_TRUE(table_->ReadDigests(ns_, "used", 0, 0, 4).ok());
+  clock_.Advance(absl::Minutes(2));
+  table_->ExpireParked();
+  EXPECT_EQ(table_->size(), 2u);
+  EXPECT_EQ(table_->Attach(ns_, "parked", kSession).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(table_->expired().by_age, 1u);
+  // Those of a client that died: parked from its end on.
+  table_->DetachSession(kSession);
+  clock_.Advance(absl::Minutes(9));
+  table_->ExpireParked();
+  EXPECT_EQ(Snapshot("attached").attached_sessions, 0u);
+  clock_.Advance(absl::Minutes(11));
+  table_->ExpireParked();
+  EXPECT_EQ(table_->size(), 0u);
+  EXPECT_EQ(table_->digest_bytes(), 0u);
+}
+
+TEST_F(ContextTableTest, ParkedContextsStayWithoutATtl) {
+  Start({.clock = &clock_});
+  Build("c", 4);
+  ASSERT_TRUE(table_->Park(ns_, "c", kSession).ok());
+  clock_.Advance(absl::Hours(24 * 365));
+  table_->ExpireParked();
+  EXPECT_EQ(table_->size(), 1u);
+}
+
+TEST_F(ContextTableTest, TheOldestParkedContextMakesRoom) {
+  Start({.max_contexts = 3, .clock = &clock_});
+  for (const char* id : {"a", "b", "c"}) {
+    Build(id, 4);
+    clock_.Advance(absl::Seconds(1));
+  }
+  for (const char* id : {"b", "c"}) ASSERT_TRUE(table_->Park(ns_, id, kSession).ok());
+  clock_.Advance(absl::Seconds(1));
+  ASSERT_TRUE(table_->ReadDigests(ns_, "b", 0, 0, 4).ok());  // now "c" is the oldest
+  EXPECT_FALSE(Open("a").ok()) << "exists: no reason to drop one";
+  EXPECT_EQ(table_->size(), 3u);
+  EXPECT_TRUE(Open("d").ok());
+  EXPECT_EQ(table_->Attach(ns_, "c", kSession).status().code(), absl::StatusCode::kNotFound);
+  ASSERT_TRUE(table_->Fork(ns_, "a", "e", 0, kSession).ok());
+  EXPECT_EQ(table_->Attach(ns_, "b", kSession).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(table_->expired().for_room, 2u);
+  EXPECT_THAT(Open("f").ToString(), AllOf(HasSubstr("RESOURCE_EXHAUSTED"), HasSubstr("parked")));
+}
+
 // ---- forks and truncation
 
 TEST_F(ContextTableTest, ForksShareTheirDigestMemory) {

@@ -32,7 +32,7 @@ TEST(SharedRowsTest, ComesBackHowEverItWasSplit) {
   const auto rows = Rows(1, 2000);
   for (uint32_t step : {1u, 3u, 16u, 17u, 511u, 512u, 2000u}) {
     SCOPED_TRACE(step);
-    ByteBudget budget(1 << 20);
+    ByteBudget budget(1 << 20, "digests", "max_digest_bytes");
     RowList list(kFormat);
     for (uint32_t at = 0; at < 2000; at += step) {
       const uint32_t count = std::min(step, 2000 - at);
@@ -71,7 +71,7 @@ TEST(SharedRowsTest, HeadsAreContiguousAndPiecesCoverTheRows) {
 }
 
 TEST(SharedRowsTest, BudgetRefusesAndForgetsNothing) {
-  ByteBudget budget(40 * kFormat.row_bytes());
+  ByteBudget budget(40 * kFormat.row_bytes(), "digests", "max_digest_bytes");
   const auto rows = Rows(3, 100);
   const auto list = RowList(kFormat).Append(rows.data(), 32, &budget);
   ASSERT_TRUE(list.ok());
@@ -83,7 +83,7 @@ TEST(SharedRowsTest, BudgetRefusesAndForgetsNothing) {
 }
 
 TEST(SharedRowsTest, MemoryGoesWithTheLastList) {
-  ByteBudget budget(1 << 20);
+  ByteBudget budget(1 << 20, "digests", "max_digest_bytes");
   const auto rows = Rows(4, 100);
   {
     RowList a = *RowList(kFormat).Append(rows.data(), 100, &budget);
@@ -99,7 +99,7 @@ TEST(SharedRowsTest, RandomForksNeverDisturbEachOther) {
   for (uint64_t seed = 1; seed <= 10; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     std::mt19937_64 random(seed);
-    ByteBudget budget(64 << 20);
+    ByteBudget budget(64 << 20, "digests", "max_digest_bytes");
     struct Pair {
       RowList list;
       std::vector<std::byte> truth;
@@ -142,7 +142,7 @@ TEST(SharedRowsTest, RandomForksNeverDisturbEachOther) {
 TEST(SharedRowsTest, ForksAppendConcurrently) {
   for (uint64_t round = 0; round < 30; ++round) {
     SCOPED_TRACE(testing::Message() << "round " << round);
-    ByteBudget budget(1 << 20);
+    ByteBudget budget(1 << 20, "digests", "max_digest_bytes");
     const auto common = Rows(round, 20);
     const RowList base = *RowList(kFormat).Append(common.data(), 20, &budget);
     std::vector<std::thread> threads;

@@ -70,13 +70,47 @@ absl::Status ShowContexts(const Globals& globals) {
   return absl::OkStatus();
 }
 
+// All that are there, in any case; NOT_FOUND when some are not.
+absl::Status DropContexts(const Globals& globals, const std::vector<std::string>& ids) {
+  VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, true));
+  json rows = json::array();
+  size_t missing = 0;
+  for (const std::string& id : ids) {
+    const absl::Status status = client->DropContext(id);
+    if (!status.ok() && !absl::IsNotFound(status)) return status;
+    missing += !status.ok();
+    rows.push_back({{"context_id", id}, {"dropped", status.ok()}});
+    if (!globals.json && status.ok()) std::printf("dropped %s\n", id.c_str());
+  }
+  if (globals.json) PrintJson({{"results", std::move(rows)}});
+  if (missing == 0) return absl::OkStatus();
+  return absl::NotFoundError(absl::StrCat(missing, " of ", ids.size(),
+                                          " contexts not dropped: there are none of these ids in "
+                                          "namespace '",
+                                          globals.key_namespace, "'"));
+}
+
 }  // namespace
 
 void AddContextCommands(CLI::App& app, const Globals& globals, Action& action) {
-  AddCommand(app, "contexts",
-             "Contexts of the namespace: their blocks, digests and who is attached",
-             "  varvectl contexts\n  varvectl contexts --namespace llama --json")
-      ->callback([&globals, &action] { action = [&globals] { return ShowContexts(globals); }; });
+  CLI::App* contexts = AddCommand(
+      app, "contexts", "Contexts of the namespace: their blocks, digests and who is attached",
+      "  varvectl contexts\n  varvectl contexts --namespace llama --json\n"
+      "  varvectl contexts drop chat-17");
+  CLI::App* drop = AddCommand(
+      *contexts, "drop",
+      "Drop contexts, their digests and their block lists; stored objects stay.\n"
+      "Also those that sessions are attached to: their next call on it is NOT_FOUND.",
+      "  varvectl contexts drop chat-17");
+  auto ids = std::make_shared<std::vector<std::string>>();
+  drop->add_option("ID", *ids, "Ids, as varvectl contexts lists them")->required();
+  contexts->callback([&globals, &action, drop, ids] {
+    if (drop->parsed()) {
+      action = [&globals, ids] { return DropContexts(globals, *ids); };
+    } else {
+      action = [&globals] { return ShowContexts(globals); };
+    }
+  });
 }
 
 }  // namespace varve::varvectl

@@ -318,6 +318,11 @@ TEST_F(VarvectlTest, RecallExplainsItsChoice) {
   Write("short", "123");
   EXPECT_THAT(Run(absl::StrCat("recall --context chat --query ", File("short"))).err,
               HasSubstr("256 bytes"));
+
+  EXPECT_EQ(Run("contexts drop chat nobody").code, 3);
+  EXPECT_THAT(Run("contexts").out, Not(HasSubstr("chat")));
+  ASSERT_TRUE((*client)->OpenContext("chat", geometry, page::DigestKind::kMean).ok());
+  EXPECT_EQ(Run("contexts drop chat").out, "dropped chat\n");
 }
 
 TEST_F(VarvectlTest, DrainingIsSeenAndStopsNewSessions) {

@@ -1,4 +1,5 @@
 // Calls on contexts and their digests.
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,9 +20,12 @@ v1::ContextRef Ref(const std::string& id) {
 }  // namespace
 
 absl::Status ErrorIn(const v1::DigestAck& ack) {
-  if (ack.error().empty()) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("context ", ack.context_id(), ", layer ", ack.layer(), ": ", ack.error()));
+  if (ack.error().empty() && ack.error_code() == 0) return absl::OkStatus();
+  // A store of before the code had this one in mind, mostly.
+  const auto code = ack.error_code() == 0 ? absl::StatusCode::kFailedPrecondition
+                                          : static_cast<absl::StatusCode>(ack.error_code());
+  return absl::Status(code, absl::StrCat("context ", ack.context_id(), ", layer ", ack.layer(),
+                                         ": ", ack.error()));
 }
 
 absl::StatusOr<ContextInfo> ClientImpl::OpenContext(const std::string& id,
@@ -39,13 +43,18 @@ absl::StatusOr<ContextInfo> ClientImpl::OpenContext(const std::string& id,
 
 absl::StatusOr<ContextInfo> ClientImpl::AppendContext(const std::string& id, uint32_t first_block,
                                                       std::span<const std::string> block_hashes) {
-  v1::AppendContextRequest request;
-  request.set_context_id(id);
-  request.set_first_block(first_block);
-  for (const std::string& hash : block_hashes) request.add_block_hashes(hash);
   v1::ContextInfo info;
-  VARVE_RETURN_IF_ERROR(
-      Call(&v1::Store::StubInterface::AppendContext, request, &info, options_.call_timeout));
+  do {
+    const auto part = block_hashes.first(std::min(block_hashes.size(), batch_limit()));
+    v1::AppendContextRequest request;
+    request.set_context_id(id);
+    request.set_first_block(first_block);
+    for (const std::string& hash : part) request.add_block_hashes(hash);
+    VARVE_RETURN_IF_ERROR(
+        Call(&v1::Store::StubInterface::AppendContext, request, &info, options_.call_timeout));
+    first_block += static_cast<uint32_t>(part.size());
+    block_hashes = block_hashes.subspan(part.size());
+  } while (!block_hashes.empty());
   return FromProto(info);
 }
 

@@ -9,9 +9,15 @@
 
 namespace varve::base {
 
+// A message travels as metadata, of which peers take 8 KiB, and each byte that is not plain text as
+// three: longer ones are cut, or the peer would see another error.
+constexpr size_t kMaxStatusMessageBytes = 2048;
+
 inline grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
-  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()));
+  std::string message(status.message().substr(0, kMaxStatusMessageBytes));
+  if (message.size() < status.message().size()) message += "...";
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), message);
 }
 
 inline absl::Status FromGrpc(const grpc::Status& status) {

@@ -6,13 +6,21 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/string_view.h"
 
 namespace varve::base {
 
 // Debian's absl::string_view is a type of its own.
 inline absl::string_view Sv(std::string_view s) { return {s.data(), s.size()}; }
-inline std::string_view StdSv(absl::string_view s) { return {s.data(), s.size()}; }
+
+// Text of a client as an error shows it: the start of it, in quotes, nothing unprintable.
+inline std::string Quoted(std::string_view text) {
+  constexpr size_t kShownBytes = 64;
+  const std::string shown = absl::CHexEscape(Sv(text.substr(0, kShownBytes)));
+  if (text.size() <= kShownBytes) return "'" + shown + "'";
+  return "'" + shown + "...' (" + std::to_string(text.size()) + " bytes)";
+}
 
 // The same status with `context: ` before its message; OK stays OK.
 inline absl::Status Annotate(const absl::Status& status, std::string_view context) {

@@ -12,10 +12,13 @@ namespace {
 
 using varve::v1::StoreConfig;
 
+// A store that evicts everything whenever it evicts keeps nothing.
+constexpr double kMinWatermark = 0.01;
+
 void CheckHostTier(const varve::v1::HostTierConfig& tier, base::ConfigChecks& checks) {
   checks.Bytes("host_tier.capacity_bytes", tier.capacity_bytes(), 1 << 20, 1ull << 46);
   checks.OneOf("host_tier.eviction", tier.eviction(), {"lru"});
-  checks.Range("host_tier.low_watermark", tier.low_watermark(), 0.0, 1.0);
+  checks.Range("host_tier.low_watermark", tier.low_watermark(), kMinWatermark, 1.0);
   checks.Range("host_tier.high_watermark", tier.high_watermark(), 0.0, 1.0);
   if (!(tier.low_watermark() <= tier.high_watermark())) {
     checks.Refuse(
@@ -62,11 +65,15 @@ varve::v1::StoreConfig DefaultStoreConfig() {
   sessions->set_max_batch_items(16384);
   sessions->set_max_object_bytes(64 << 20);
   sessions->set_max_regions(1024);
+  sessions->set_inline_idle_ms(30000);
+  sessions->set_max_connecting(256);
 
   auto* recall = config.mutable_recall();
   recall->set_threads(2);
   recall->set_max_digest_bytes(4ull << 30);
   recall->set_max_contexts(10000);
+  recall->set_parked_ttl_ms(3600 * 1000);
+  recall->set_max_blocks(8 << 20);
   return config;
 }
 
@@ -87,9 +94,13 @@ absl::Status ValidateStoreConfig(const StoreConfig& config) {
                                base::FormatBytes(config.host_tier().capacity_bytes())));
   }
   checks.Range("sessions.max_regions", sessions.max_regions(), 1u, 1u << 20);
+  checks.Millis("sessions.inline_idle_ms", sessions.inline_idle_ms(), 1, 3600 * 1000);
+  checks.Range("sessions.max_connecting", sessions.max_connecting(), 1u, 1000000u);
   checks.Range("recall.threads", config.recall().threads(), 1u, 1024u);
   checks.Bytes("recall.max_digest_bytes", config.recall().max_digest_bytes(), 1 << 10, 1ull << 46);
   checks.Range("recall.max_contexts", config.recall().max_contexts(), 1u, 10000000u);
+  checks.Millis("recall.parked_ttl_ms", config.recall().parked_ttl_ms(), 0, 365ll * 24 * 3600 * 1000);
+  checks.Range<uint64_t>("recall.max_blocks", config.recall().max_blocks(), 1, 1ull << 40);
   checks.Millis("drain_ms", config.drain_ms(), 0, 3600 * 1000);
   return checks.Result();
 }

@@ -34,6 +34,10 @@ absl::Status ContextService::Open(const varve::v1::OpenContextRequest& request,
 absl::Status ContextService::Append(const varve::v1::AppendContextRequest& request,
                                     varve::v1::ContextInfo* reply) {
   VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
+  VARVE_RETURN_IF_ERROR(
+      CountReject(core_, "batch_items",
+                  CheckBatchSize("block_hashes", request.block_hashes_size(),
+                                 core_.config.sessions().max_batch_items())));
   const std::vector<std::string> hashes(request.block_hashes().begin(),
                                         request.block_hashes().end());
   return Fill(
@@ -85,7 +89,11 @@ absl::Status ContextService::List(const varve::v1::ListContextsRequest& request,
                                   varve::v1::ListContextsReply* reply) {
   VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
   VARVE_ASSIGN_OR_RETURN(const uint32_t page_size, ParsePageSize(request.page_size()));
-  // The token is the last id of the reply before: any text compares, none can do harm.
+  if (!request.page_token().empty() && !recall::CheckContextId(request.page_token()).ok()) {
+    return absl::InvalidArgumentError(
+        "page_token: not one that ListContexts answered with; allowed: next_page_token of the "
+        "reply before");
+  }
   const auto contexts = core_.contexts.List(session->ns(), request.page_token(), page_size);
   for (const ContextSnapshot& snapshot : contexts) ToProto(snapshot, reply->add_contexts());
   if (contexts.size() == page_size) reply->set_next_page_token(contexts.back().context_id);

@@ -10,6 +10,12 @@ absl::StatusOr<SessionRef> RequireSession(Core& core, const std::string& session
   return session;
 }
 
+absl::Status SessionEnded() { return absl::UnavailableError("the session has ended"); }
+
+absl::Duration IdleLimit(const Core& core) {
+  return absl::Milliseconds(core.config.sessions().inline_idle_ms());
+}
+
 absl::Status CountReject(Core& core, const char* limit, absl::Status status) {
   if (absl::IsResourceExhausted(status)) core.metrics.Reject(limit);
   return status;

@@ -1,6 +1,8 @@
 // What the services share. Everything outlives every call.
 #pragma once
 
+#include <atomic>
+
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "kvstore/base/executor.h"
@@ -27,11 +29,17 @@ struct Core {
   transport::Transport& transport;
   base::Executor& data_pool;     // checksums and copies
   base::Executor& recall_pool;   // scoring
-  base::Executor& control_pool;  // connecting, importing, ending sessions
+  base::Executor& connect_pool;  // connecting to clients: blocks as long as they do not answer
+  base::Executor& control_pool;  // importing, ending sessions
+  std::atomic<uint32_t> connecting{0};  // sessions being opened
 };
 
 // UNAUTHENTICATED, or FAILED_PRECONDITION while draining (counted as rejected).
 absl::StatusOr<SessionRef> RequireSession(Core& core, const std::string& session_id);
+// What a stream is told whose session ended in mid-call.
+absl::Status SessionEnded();
+// How long a client may let a stream wait that holds something for it.
+absl::Duration IdleLimit(const Core& core);
 // Counts RESOURCE_EXHAUSTED under `limit`; passes the status on.
 absl::Status CountReject(Core& core, const char* limit, absl::Status status);
 

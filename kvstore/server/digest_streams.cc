@@ -18,6 +18,8 @@ using varve::v1::DigestAck;
 using varve::v1::DigestBatch;
 using varve::v1::ReadDigestsRequest;
 
+constexpr uint64_t kMaxLagMicros = 24ull * 3600 * 1000 * 1000;
+
 class DigestStream final : public StreamCall<DigestBatch, DigestAck> {
  public:
   // One batch at a time: digests of a layer must arrive in order.
@@ -49,15 +51,17 @@ class DigestStream final : public StreamCall<DigestBatch, DigestAck> {
       ObserveLag(batch.sealed_unix_us());
     } else {
       ack->set_error(std::string(CountReject(core(), "contexts", blocks.status()).message()));
+      ack->set_error_code(static_cast<uint32_t>(blocks.status().code()));
     }
     return ack;
   }
 
   void ObserveLag(uint64_t sealed_unix_us) {
-    if (sealed_unix_us == 0) return;
-    const int64_t now = absl::ToUnixMicros(absl::Now());
+    const auto now = static_cast<uint64_t>(absl::ToUnixMicros(absl::Now()));
     // Clocks of two machines differ: a seal in the future is no lag.
-    const int64_t lag = std::max<int64_t>(0, now - static_cast<int64_t>(sealed_unix_us));
+    const uint64_t lag = sealed_unix_us < now ? now - sealed_unix_us : 0;
+    // A time that nobody meant, 0 for one; one of them would outweigh all others in the sum.
+    if (lag > kMaxLagMicros || sealed_unix_us > now + kMaxLagMicros) return;
     core().metrics.digest_lag_seconds->Observe(static_cast<double>(lag) * 1e-6);
   }
 
@@ -67,11 +71,10 @@ class DigestStream final : public StreamCall<DigestBatch, DigestAck> {
 // Walks the layers of a context in batches.
 class DigestSource {
  public:
-  static absl::StatusOr<SendCall<DigestBatch>::Source> Make(Core& core,
+  static absl::StatusOr<SendCall<DigestBatch>::Source> Make(Core& core, const Session& session,
                                                             const ReadDigestsRequest& request) {
-    VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core, request.session_id()));
     VARVE_ASSIGN_OR_RETURN(recall::ContextSnapshot context,
-                           core.contexts.Get(session->ns(), request.context_id()));
+                           core.contexts.Get(session.ns(), request.context_id()));
     const uint32_t layers = context.options.geometry.num_layers;
     const uint64_t end = request.layer_count() == 0
                              ? layers
@@ -80,7 +83,7 @@ class DigestSource {
       return absl::InvalidArgumentError(absl::StrCat("layers [", request.layer_begin(), ", ", end,
                                                      "); allowed: within [0, ", layers, ")"));
     }
-    DigestSource source(core, session->ns(), std::move(context), request.layer_begin(),
+    DigestSource source(core, session.ns(), std::move(context), request.layer_begin(),
                         static_cast<uint32_t>(end));
     return SendCall<DigestBatch>::Source(
         [source = std::move(source)](DigestBatch* batch) mutable { return source.Next(batch); });
@@ -131,7 +134,10 @@ DigestReactor* StartDigestStream(Core& core) {
 
 grpc::ServerWriteReactor<DigestBatch>* StartReadDigests(Core& core,
                                                         const ReadDigestsRequest& request) {
-  return (new SendCall<DigestBatch>(core, "ReadDigests"))->Begin(DigestSource::Make(core, request));
+  return std::make_shared<SendCall<DigestBatch>>(core, "ReadDigests")
+      ->Begin(RequireSession(core, request.session_id()), [&](const Session& session) {
+        return DigestSource::Make(core, session, request);
+      });
 }
 
 }  // namespace varve::server

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "kvstore/base/status.h"
 #include "kvstore/server/config.h"
 #include "kvstore/server/convert.h"
@@ -31,6 +32,7 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
  private:
   // Copies and checksums: not on a gRPC thread.
   void OnRequest(std::unique_ptr<PutInlineRequest> request) override {
+    core().streams.Expect(stream_id(), absl::InfiniteFuture());
     core().data_pool.Run([this, self = shared_from_this(), request = std::move(request)] {
       Respond(Take(*request));
     });
@@ -45,9 +47,30 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
       End(session.status());
       return nullptr;
     }
-    if (!open_) BeginObject(**session, request);
+    // It may end while the client is not sending: what is reserved must not outlive it.
+    core().streams.Bind(stream_id(), (*session)->number());
+    if ((*session)->ended()) End(SessionEnded());
+    if (!open_) {
+      BeginObject(**session, request);
+    } else if (status_.ok() && !request.key().empty() && request.key() != key_) {
+      status_ = absl::InvalidArgumentError(
+          "key differs from that of the object's first message; allowed: the same, or none, until "
+          "the message with last");
+    }
     if (status_.ok()) status_ = Append(request.data());
-    return request.last() ? EndObject() : nullptr;
+    if (!status_.ok()) handle_.reset();
+    if (request.last()) return EndObject();
+    if (handle_ != nullptr) {
+      core().streams.Expect(stream_id(), absl::Now() + IdleLimit(core()));
+    }
+    return nullptr;
+  }
+
+  absl::Status OnInputEnded() override {
+    if (!open_) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("the stream ended after ", received_,
+                     " bytes of an object; allowed: after a message with last"));
   }
 
   void BeginObject(const Session& session, const PutInlineRequest& request) {
@@ -111,14 +134,13 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
 // Walks the items of a GetInline in chunks.
 class InlineSource {
  public:
-  static absl::StatusOr<SendCall<GetInlineReply>::Source> Make(Core& core,
+  static absl::StatusOr<SendCall<GetInlineReply>::Source> Make(Core& core, const Session& session,
                                                                const GetInlineRequest& request) {
-    VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core, request.session_id()));
     VARVE_RETURN_IF_ERROR(CountReject(
         core, "batch_items",
         CheckBatchSize("items", request.items_size(), core.config.sessions().max_batch_items())));
     return SendCall<GetInlineReply>::Source(
-        [source = InlineSource(core, session->ns(), request)](GetInlineReply* reply) mutable {
+        [source = InlineSource(core, session.ns(), request)](GetInlineReply* reply) mutable {
           return source.Next(reply);
         });
   }
@@ -206,8 +228,10 @@ PutInlineReactor* StartPutInline(Core& core) {
 
 grpc::ServerWriteReactor<GetInlineReply>* StartGetInline(Core& core,
                                                          const GetInlineRequest& request) {
-  return (new SendCall<GetInlineReply>(core, "GetInline"))
-      ->Begin(InlineSource::Make(core, request));
+  return std::make_shared<SendCall<GetInlineReply>>(core, "GetInline")
+      ->Begin(RequireSession(core, request.session_id()), [&](const Session& session) {
+        return InlineSource::Make(core, session, request);
+      });
 }
 
 }  // namespace varve::server

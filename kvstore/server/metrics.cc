@@ -84,6 +84,12 @@ void StoreMetrics::DeclareObjects(base::Metrics& metrics) {
 }
 
 void StoreMetrics::DeclareRecall(base::Metrics& metrics) {
+  const auto expired = [&](const char* reason) {
+    return &metrics.Counter("varve_contexts_expired_total",
+                            "Parked contexts that the store dropped.", {{"reason", reason}});
+  };
+  contexts_expired_by_age = expired("age");
+  contexts_expired_for_room = expired("room");
   recall_seconds = &metrics.Histogram("varve_recall_duration_seconds", "Recalls, whole.",
                                       {{"path", "store"}}, base::LatencyBuckets());
   const auto stage = [&](const char* name) {
@@ -188,8 +194,12 @@ void StoreMetrics::Mirror(const store::PageStoreUsage& usage) {
   pinned_bytes_->Set(static_cast<double>(usage.pinned_bytes));
   const double free = static_cast<double>(usage.host.capacity_bytes - usage.host.used_bytes);
   fragmentation_->Set(free > 0 ? 1 - static_cast<double>(usage.host.largest_free_bytes) / free : 0);
-  const double fresh = static_cast<double>(usage.checksum_failures) - checksum_failures_->Value();
-  if (fresh > 0) checksum_failures_->Increment(fresh);
+  Raise(checksum_failures_, usage.checksum_failures);
+}
+
+void StoreMetrics::Raise(prometheus::Counter* counter, uint64_t total) {
+  const double fresh = static_cast<double>(total) - counter->Value();
+  if (fresh > 0) counter->Increment(fresh);
 }
 
 }  // namespace varve::server

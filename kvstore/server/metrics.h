@@ -43,12 +43,16 @@ class StoreMetrics {
   void ObserveEviction(uint64_t bytes, double idle_seconds);
   // What the status page shows as rates.
   Totals RateTotals() const;
+  // Sets a counter that mirrors one kept elsewhere. One caller at a time.
+  static void Raise(prometheus::Counter* counter, uint64_t total);
   // Sets the gauges and counters that mirror the page store. One caller at a time.
   void Mirror(const store::PageStoreUsage& usage);
 
   prometheus::Gauge* sessions;
   prometheus::Gauge* contexts;
   prometheus::Gauge* registered_bytes;
+  prometheus::Counter* contexts_expired_by_age;
+  prometheus::Counter* contexts_expired_for_room;
   prometheus::Counter* hits_host;
   prometheus::Counter* served_bytes_host;
   prometheus::Histogram* put_seconds;

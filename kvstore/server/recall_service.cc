@@ -52,12 +52,16 @@ class LayerObjects {
     return object.handle.get();
   }
 
-  // Hands the pins over to the transfer.
-  void Release(std::vector<std::unique_ptr<store::GetHandle>>& out) {
+  // Hands the pins over to the transfer; answers how many objects are no misses.
+  size_t Release(std::vector<std::unique_ptr<store::GetHandle>>& out) {
+    size_t good = 0;
     for (Object& object : objects_) {
-      if (object.handle != nullptr) out.push_back(std::move(object.handle));
       if (object.spoiled != nullptr) out.push_back(std::move(object.spoiled));
+      if (object.handle == nullptr) continue;
+      out.push_back(std::move(object.handle));
+      ++good;
     }
+    return good;
   }
 
  private:
@@ -143,7 +147,7 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
         AddPage(head, i, h, targets[h], objects, result->add_recalled());
       }
     }
-    objects.Release(handles_);
+    good_objects_ += objects.Release(handles_);
   }
 
   void AddPage(const recall::HeadSelection& head, uint32_t i, uint32_t kv_head,
@@ -181,10 +185,15 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
       page->set_miss_reason(varve::v1::MISS_REASON_FAILED);
       page->set_message(absl::StrCat("transfer: ", status.message()));
     }
-    if (!status.ok()) return;
+    if (!status.ok()) {
+      for (size_t i = 0; i < good_objects_; ++i) {
+        core_.metrics.CountMiss(store::MissReason::kFailed);
+      }
+      return;
+    }
     core_.metrics.recall_pages_fetched->Increment(static_cast<double>(travelling_.size()));
     core_.metrics.served_bytes_host->Increment(static_cast<double>(bytes_));
-    core_.metrics.hits_host->Increment(static_cast<double>(handles_.size()));
+    core_.metrics.hits_host->Increment(static_cast<double>(good_objects_));
     core_.metrics.recall_transfer_seconds->Observe(absl::ToDoubleSeconds(transfer_));
   }
 
@@ -216,6 +225,7 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
   std::vector<transport::Segment> segments_;
   std::vector<varve::v1::RecalledPage*> travelling_;
   uint64_t bytes_ = 0;
+  size_t good_objects_ = 0;
   size_t hot_ = 0;
   absl::Time transfer_start_;
   const absl::Duration queue_ = absl::Now() - start_;

@@ -23,6 +23,7 @@
 #include "kvstore/server/core.h"
 #include "kvstore/server/http_pages.h"
 #include "kvstore/server/store_service.h"
+#include "kvstore/server/ticker.h"
 #include "kvstore/tier/host_tier.h"
 
 namespace varve::server {
@@ -33,6 +34,8 @@ int DataThreads() {
   return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 2, 8);
 }
 constexpr int kControlThreads = 2;
+// They wait for clients more than they work.
+constexpr int kConnectThreads = 16;
 
 void SetChannelArguments(grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
@@ -76,7 +79,9 @@ struct StoreServer::Impl {
   std::unique_ptr<base::ThreadPool> data_pool;
   std::unique_ptr<base::ThreadPool> recall_pool;
   std::unique_ptr<base::ThreadPool> control_pool;
+  std::unique_ptr<base::ThreadPool> connect_pool;
   std::unique_ptr<Core> core;
+  std::unique_ptr<Ticker> ticker;
   std::unique_ptr<AdminService> admin;
   std::unique_ptr<varve::v1::Store::CallbackService> service;
   std::unique_ptr<grpc::Server> grpc_server;
@@ -126,6 +131,10 @@ absl::Status StoreServer::Impl::MakeRooms() {
   context_options.threads = config.recall().threads();
   context_options.max_digest_bytes = config.recall().max_digest_bytes();
   context_options.max_contexts = config.recall().max_contexts();
+  context_options.max_blocks = config.recall().max_blocks();
+  context_options.parked_ttl = config.recall().parked_ttl_ms() == 0
+                                   ? absl::InfiniteDuration()
+                                   : absl::Milliseconds(config.recall().parked_ttl_ms());
   contexts = recall::ContextTable::Create(pages.get(), context_options);
 
   data_pool = std::make_unique<base::ThreadPool>("data", DataThreads());
@@ -137,9 +146,22 @@ absl::Status StoreServer::Impl::MakeRooms() {
       control_pool.get(), [this](uint64_t number) {
         contexts->DetachSession(number);
         pages->UnpinAll(number);
+        // Not here, where the session is locked.
+        data_pool->Run([this, number] { streams.CloseSession(number, SessionEnded()); });
       });
+  connect_pool = std::make_unique<base::ThreadPool>("connect", kConnectThreads);
   core.reset(new Core{options.config, *metrics, *pages, *contexts, *sessions, streams,
-                      *options.transport, *data_pool, *recall_pool, *control_pool});
+                      *options.transport, *data_pool, *recall_pool, *connect_pool, *control_pool});
+  const absl::Duration idle = IdleLimit(*core);
+  ticker = std::make_unique<Ticker>(
+      "watch", std::clamp(idle / 4, absl::Milliseconds(10), absl::Seconds(1)), [this, idle] {
+        streams.CloseOverdue(
+            absl::Now(),
+            absl::DeadlineExceededError(absl::StrCat(
+                "the client let the stream wait for ", absl::FormatDuration(idle),
+                " (sessions.inline_idle_ms); what was held for it is given back")));
+        contexts->ExpireParked();
+      });
   return absl::OkStatus();
 }
 
@@ -177,6 +199,9 @@ void StoreServer::Impl::BeforeScrape() {
   metrics->Mirror(pages->Usage());
   metrics->sessions->Set(static_cast<double>(sessions->size()));
   metrics->contexts->Set(static_cast<double>(contexts->size()));
+  const recall::ExpiredContexts expired = contexts->expired();
+  StoreMetrics::Raise(metrics->contexts_expired_by_age, expired.by_age);
+  StoreMetrics::Raise(metrics->contexts_expired_for_room, expired.for_room);
   metrics->registered_bytes->Set(static_cast<double>(sessions->registered_bytes()));
 }
 

@@ -33,10 +33,28 @@ class SessionStream final : public StreamCall<SessionRequest, SessionReply> {
       : StreamCall(core, "Session", 1), core_(core), peer_(std::move(peer)) {}
 
  private:
-  // Connecting and importing take milliseconds: not on a gRPC thread.
+  // Connecting and importing take milliseconds: not on a gRPC thread. Connecting takes seconds when
+  // the client does not answer: not on a thread that others need.
   void OnRequest(std::unique_ptr<SessionRequest> request) override {
-    core_.control_pool.Run([this, self = shared_from_this(), request = std::move(request)] {
-      Respond(Handle(*request));
+    if (!request->has_open()) return Handle(core_.control_pool, std::move(request), [] {});
+    const uint32_t max_connecting = core_.config.sessions().max_connecting();
+    if (core_.connecting.fetch_add(1) >= max_connecting) {
+      core_.connecting.fetch_sub(1);
+      End(CountRefusal(absl::ResourceExhaustedError(
+          absl::StrCat(max_connecting,
+                       " sessions are being opened; sessions.max_connecting allows no more: try "
+                       "again"))));
+      return Respond(nullptr);
+    }
+    Handle(core_.connect_pool, std::move(request), [this] { core_.connecting.fetch_sub(1); });
+  }
+
+  template <typename Then>
+  void Handle(base::Executor& pool, std::unique_ptr<SessionRequest> request, Then then) {
+    pool.Run([this, self = shared_from_this(), request = std::move(request), then] {
+      auto reply = Handle(*request);
+      then();
+      Respond(std::move(reply));
     });
   }
 
@@ -96,8 +114,10 @@ class SessionStream final : public StreamCall<SessionRequest, SessionReply> {
       if (!connected.ok()) return base::Annotate(connected.status(), "transport_address");
       endpoint = *std::move(connected);
     }
-    SessionInfo info{open.client_name(), open.key_namespace(), peer_,
-                     core_.pages.InternNamespace(open.key_namespace()), absl::Now()};
+    const absl::StatusOr<store::NamespaceId> ns =
+        core_.pages.InternNamespace(open.key_namespace());
+    VARVE_RETURN_IF_ERROR(CountRefusal(ns.status()));
+    SessionInfo info{open.client_name(), open.key_namespace(), peer_, *ns, absl::Now()};
     absl::StatusOr<SessionRef> session = core_.sessions.Open(std::move(info), std::move(endpoint));
     VARVE_RETURN_IF_ERROR(CountRefusal(session.status()));
     session_ = *std::move(session);

@@ -2,10 +2,11 @@
 //
 // A subclass gets requests one at a time, in order, on a gRPC thread (OnRequest), may work on up to
 // max_in_flight of them anywhere, and answers each exactly once (Respond). Replies go out in the
-// order of Respond. The stream ends with OK when the client has half-closed and every request was
-// answered, or with a status (End: an error, or the store drains) once the requests in work were
-// answered. Threads: Respond and End from any thread. Lifetime: shared; the call holds itself until
-// gRPC is done with it.
+// order of Respond; one that the client has not taken counts as in flight, so a client that does
+// not read is not read from either. The stream ends when the client has half-closed and every
+// request was answered, or with a status (End: an error, or the store drains) once the requests in
+// work were answered. Threads: Respond and End from any thread. Lifetime: shared; the call holds
+// itself until gRPC is done with it.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -27,7 +28,7 @@ class StreamCall : public grpc::ServerBidiReactor<Request, Reply>,
                    public std::enable_shared_from_this<StreamCall<Request, Reply>> {
  public:
   // method: its name in the proto.
-  StreamCall(Core& core, const char* method, int max_in_flight)
+  StreamCall(Core& core, const char* method, size_t max_in_flight)
       : core_(core), metrics_(core.metrics.method(method)), max_in_flight_(max_in_flight) {}
 
   // Once, by the service; gRPC takes the returned pointer.
@@ -67,10 +68,14 @@ class StreamCall : public grpc::ServerBidiReactor<Request, Reply>,
  protected:
   // The request is in work until Respond.
   virtual void OnRequest(std::unique_ptr<Request> request) = 0;
+  // The client half-closed and every request was answered: the status that the stream ends with.
+  virtual absl::Status OnInputEnded() { return absl::OkStatus(); }
   // The call is over, however it ended. Exactly once, on a gRPC thread; no request is in work.
   virtual void OnClosed() {}
 
   Core& core() { return core_; }
+  // In core().streams.
+  uint64_t stream_id() const { return stream_id_; }
 
  private:
   enum class Action { kNone, kRead, kWrite, kFinish };
@@ -118,22 +123,23 @@ class StreamCall : public grpc::ServerBidiReactor<Request, Reply>,
   }
 
   Action ReadOr(Action otherwise) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    if (finished_ || end_.has_value() || input_ended_ || reading_ || in_flight_ >= max_in_flight_) {
-      return otherwise;
-    }
+    if (finished_ || end_.has_value() || input_ended_ || reading_) return otherwise;
+    if (in_flight_ + replies_.size() + (writing_ ? 1 : 0) >= max_in_flight_) return otherwise;
     reading_ = true;
     incoming_ = std::make_unique<Request>();
     return Action::kRead;
   }
 
   void Complete() {
-    absl::Status status;
+    std::optional<absl::Status> status;
     {
       base::MutexLock lock(mutex_);
-      status = end_.value_or(broken_ ? absl::CancelledError("client gone") : absl::OkStatus());
+      status = end_;
+      if (!status.has_value() && broken_) status = absl::CancelledError("client gone");
     }
-    metrics_.Handled(status.code(), absl::ToDoubleSeconds(absl::Now() - start_));
-    this->Finish(base::ToGrpc(status));
+    if (!status.has_value()) status = OnInputEnded();
+    metrics_.Handled(status->code(), absl::ToDoubleSeconds(absl::Now() - start_));
+    this->Finish(base::ToGrpc(*status));
   }
 
   void OnReadDone(bool ok) override {
@@ -173,7 +179,7 @@ class StreamCall : public grpc::ServerBidiReactor<Request, Reply>,
   Core& core_;
   base::RpcMetrics& metrics_;
   uint64_t stream_id_ = 0;
-  const int max_in_flight_;
+  const size_t max_in_flight_;
   const absl::Time start_ = absl::Now();
   std::shared_ptr<StreamCall> keep_alive_;
   std::unique_ptr<Request> incoming_;  // of the read that is out
@@ -182,7 +188,7 @@ class StreamCall : public grpc::ServerBidiReactor<Request, Reply>,
   base::Mutex mutex_;
   std::deque<std::unique_ptr<Reply>> replies_ ABSL_GUARDED_BY(mutex_);
   std::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
-  int in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
+  size_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;  // requests in work
   bool acting_ ABSL_GUARDED_BY(mutex_) = false;
   bool reading_ ABSL_GUARDED_BY(mutex_) = false;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;

@@ -28,6 +28,9 @@ struct Faults {
   bool corrupt ABSL_GUARDED_BY(mutex) =
       false;  // a transfer to the client damages the store's own memory
   int held ABSL_GUARDED_BY(mutex) = 0;
+  bool stopped ABSL_GUARDED_BY(mutex) = true;  // clients at the address "stopped" do not answer
+  int connecting ABSL_GUARDED_BY(mutex) = 0;   // to such clients
+  base::CondVar changed;
 
   void Set(absl::Status status, bool hold_them, bool corrupt_them) {
     base::MutexLock lock(mutex);
@@ -39,11 +42,26 @@ struct Faults {
     base::MutexLock lock(mutex);
     return held;
   }
+  int Connecting() {
+    base::MutexLock lock(mutex);
+    return connecting;
+  }
+  void AwaitContinued() {
+    base::MutexLock lock(mutex);
+    ++connecting;
+    while (stopped) changed.Wait(mutex);
+    --connecting;
+  }
+  void Continue() {
+    base::MutexLock lock(mutex);
+    stopped = false;
+    changed.NotifyAll();
+  }
 };
 
 class FakeRegion final : public transport::RemoteRegion {
  public:
-  explicit FakeRegion(size_t bytes) : RemoteRegion(bytes, Way::kDirect) {}
+  FakeRegion(size_t bytes, Way way) : RemoteRegion(bytes, way) {}
 };
 
 class FaultyEndpoint final : public transport::Endpoint {
@@ -52,7 +70,11 @@ class FaultyEndpoint final : public transport::Endpoint {
   ~FaultyEndpoint() override { Close(); }
   absl::StatusOr<std::unique_ptr<transport::RemoteRegion>> Import(
       const std::string& descriptor) override {
-    return std::make_unique<FakeRegion>(std::stoull(descriptor));
+    using Way = transport::RemoteRegion::Way;
+    Way way = Way::kDirect;
+    if (descriptor.starts_with("mapped")) way = Way::kMapped;
+    if (descriptor.starts_with("copied")) way = Way::kCopied;
+    return std::make_unique<FakeRegion>(1000000, way);
   }
   void Close() override { Complete(absl::CancelledError("endpoint closed")); }
   absl::Status Health() const override { return absl::OkStatus(); }
@@ -69,7 +91,11 @@ class FaultyEndpoint final : public transport::Endpoint {
 
  private:
   void DoRead(std::vector<transport::Segment> segments, absl::Time, transport::Done done) override {
-    for (const transport::Segment& segment : segments) FillPattern(segment.local, 1);
+    for (const transport::Segment& segment : segments) {
+      std::vector<std::byte> remote(segment.local.size());
+      FillPattern(remote, 1);
+      transport::CopyWith(segment.copier, segment.local.data(), remote.data(), remote.size());
+    }
     Go(std::move(done));
   }
   void DoWrite(std::vector<transport::Segment> segments, absl::Time,
@@ -77,6 +103,10 @@ class FaultyEndpoint final : public transport::Endpoint {
     {
       base::MutexLock lock(faults_.mutex);
       if (faults_.corrupt) segments[0].local[0] ^= std::byte{1};
+    }
+    for (const transport::Segment& segment : segments) {
+      std::vector<std::byte> remote(segment.local.size());
+      transport::CopyWith(segment.copier, remote.data(), segment.local.data(), remote.size());
     }
     Go(std::move(done));
   }
@@ -111,6 +141,10 @@ class FaultyTransport final : public transport::Transport {
   absl::StatusOr<std::unique_ptr<transport::Endpoint>> Connect(
       const std::string& address) override {
     if (address == "gone") return absl::UnavailableError("nobody there");
+    if (address == "stopped") {
+      faults_.AwaitContinued();
+      return absl::UnavailableError("it did not answer in time");
+    }
     auto endpoint = std::make_unique<FaultyEndpoint>(faults_);
     last_ = endpoint.get();
     return endpoint;
@@ -128,6 +162,7 @@ class StoreFaultsTest : public ::testing::Test {
     server::ServerOptions options;
     options.config = server::DefaultStoreConfig();
     options.config.mutable_host_tier()->set_capacity_bytes(64 << 20);
+    options.config.mutable_sessions()->set_max_connecting(kMaxConnecting);
     options.listen = false;
     auto transport = std::make_unique<FaultyTransport>(faults_);
     transport_ = transport.get();
@@ -137,12 +172,17 @@ class StoreFaultsTest : public ::testing::Test {
     server_ = *std::move(server);
     stub_ = v1::Store::NewStub(server_->InProcessChannel());
     ASSERT_TRUE(OpenSession("here"));
+    ASSERT_EQ(Register(1, "direct"), "");
+  }
+  // A region of 1000000 bytes that is reached that way: direct, mapped, copied. What the store
+  // says against it.
+  std::string Register(uint64_t region_id, const std::string& way) {
     v1::SessionRequest request;
-    request.mutable_register_region()->set_region_id(1);
-    request.mutable_register_region()->set_descriptor_bytes("1000000");
+    request.mutable_register_region()->set_region_id(region_id);
+    request.mutable_register_region()->set_descriptor_bytes(way);
     v1::SessionReply reply;
-    ASSERT_TRUE(session_->Write(request) && session_->Read(&reply));
-    ASSERT_EQ(reply.region().error(), "");
+    if (!session_->Write(request) || !session_->Read(&reply)) return "the stream is over";
+    return reply.region().error();
   }
   bool OpenSession(const std::string& address) {
     context_ = std::make_unique<grpc::ClientContext>();
@@ -154,26 +194,26 @@ class StoreFaultsTest : public ::testing::Test {
     session_id_ = reply.opened().session_id();
     return true;
   }
-  v1::PutItemResult Put(const std::string& key) {
+  v1::PutItemResult Put(const std::string& key, uint64_t region_id = 1) {
     v1::PutRequest request;
     request.set_session_id(session_id_);
     v1::PutItem* item = request.add_items();
     item->set_key(Key(key));
     v1::MemoryRef* ref = item->add_sources();
-    ref->set_region_id(1);
+    ref->set_region_id(region_id);
     ref->set_bytes(100000);
     v1::PutReply reply;
     const grpc::Status status = Call(*stub_, &v1::Store::Stub::Put, request, &reply);
     EXPECT_TRUE(status.ok()) << status.error_message();
     return status.ok() ? reply.results(0) : v1::PutItemResult();
   }
-  v1::GetItemResult Get(const std::string& key) {
+  v1::GetItemResult Get(const std::string& key, uint64_t region_id = 1) {
     v1::GetRequest request;
     request.set_session_id(session_id_);
     v1::GetItem* item = request.add_items();
     item->set_key(Key(key));
     v1::MemoryRef* ref = item->add_destinations();
-    ref->set_region_id(1);
+    ref->set_region_id(region_id);
     ref->set_bytes(100000);
     v1::GetReply reply;
     const grpc::Status status = Call(*stub_, &v1::Store::Stub::Get, request, &reply);
@@ -193,11 +233,13 @@ class StoreFaultsTest : public ::testing::Test {
   }
   void TearDown() override {
     faults_.Set(absl::OkStatus(), false, false);
+    faults_.Continue();
     context_->TryCancel();
     session_.reset();
     server_.reset();
   }
 
+  static constexpr int kMaxConnecting = 10;
   Faults faults_;
   FaultyTransport* transport_ = nullptr;
   std::unique_ptr<server::StoreServer> server_;
@@ -217,6 +259,32 @@ TEST_F(StoreFaultsTest, ADamagedObjectIsDroppedAndNeverServed) {
   EXPECT_EQ(Status().objects(), 0u);
   EXPECT_EQ(Put("a").result(), v1::PUT_RESULT_STORED);
   EXPECT_TRUE(Get("a").hit());
+}
+
+// Where the processor copies, the checksum is computed in the copy.
+TEST_F(StoreFaultsTest, ADamagedObjectIsDroppedByTheCopyThatFindsIt) {
+  uint64_t region = 2;
+  for (const char* way : {"mapped", "copied"}) {
+    SCOPED_TRACE(way);
+    ASSERT_EQ(Register(++region, way), "");
+    ASSERT_EQ(Put(way, region).result(), v1::PUT_RESULT_STORED);
+    EXPECT_TRUE(Get(way, region).hit());
+    faults_.Set(absl::OkStatus(), false, /*corrupt=*/true);
+    const v1::GetItemResult damaged = Get(way, region);
+    faults_.Set(absl::OkStatus(), false, false);
+    EXPECT_FALSE(damaged.hit());
+    EXPECT_EQ(damaged.miss_reason(), v1::MISS_REASON_CORRUPT);
+    EXPECT_EQ(Status().objects(), 0u);
+    EXPECT_EQ(Status().tiers(0).used_bytes(), 0u);
+    EXPECT_EQ(Get(way, region).miss_reason(), v1::MISS_REASON_CORRUPT) << "it is remembered";
+    ASSERT_EQ(Put(way, region).result(), v1::PUT_RESULT_STORED);
+    EXPECT_TRUE(Get(way, region).hit());
+    v1::RemoveRequest remove;
+    remove.set_session_id(session_id_);
+    remove.add_keys(Key(way));
+    v1::RemoveReply removed;
+    ASSERT_TRUE(Call(*stub_, &v1::Store::Stub::Remove, remove, &removed).ok());
+  }
 }
 
 TEST_F(StoreFaultsTest, AFailedPutGivesItsSpaceBack) {
@@ -282,6 +350,49 @@ TEST_F(StoreFaultsTest, ShutdownCancelsWhatOutlivesTheGracePeriod) {
   ASSERT_TRUE(Eventually([&] { return faults_.Held() == 1; }));
   EXPECT_FALSE(server_->Shutdown(absl::Milliseconds(50)));
   EXPECT_EQ(get.get().miss_reason(), v1::MISS_REASON_FAILED);
+}
+
+// A session that is being opened by a client that does not answer.
+struct Opening {
+  explicit Opening(v1::Store::Stub& stub) : stream(stub.Session(&context)) {
+    v1::SessionRequest request;
+    request.mutable_open()->set_transport_address("stopped");
+    stream->Write(request);
+  }
+  ~Opening() {
+    context.TryCancel();
+    stream->Finish();
+  }
+  grpc::ClientContext context;
+  std::unique_ptr<grpc::ClientReaderWriter<v1::SessionRequest, v1::SessionReply>> stream;
+};
+
+TEST_F(StoreFaultsTest, StoppedClientsHoldUpNobodyElse) {
+  std::list<Opening> stopped;
+  for (int i = 0; i < kMaxConnecting - 1; ++i) stopped.emplace_back(*stub_);
+  ASSERT_TRUE(Eventually([&] { return faults_.Connecting() == kMaxConnecting - 1; }));
+  // All of it would wait for ever.
+  EXPECT_EQ(Register(2, "direct"), "");
+  ASSERT_EQ(Put("a", 2).result(), v1::PUT_RESULT_STORED);
+  context_->TryCancel();
+  EXPECT_TRUE(Eventually([&] { return Status().sessions_size() == 0; }));
+  session_->Finish();
+  ASSERT_TRUE(OpenSession("here"));
+  EXPECT_EQ(Register(1, "direct"), "");
+  // And there are only so many of them.
+  stopped.emplace_back(*stub_);
+  ASSERT_TRUE(Eventually([&] { return faults_.Connecting() == kMaxConnecting; }));
+  Opening one_more(*stub_);
+  v1::SessionReply reply;
+  EXPECT_FALSE(one_more.stream->Read(&reply));
+  EXPECT_FALSE(OpenSession("here"));
+  const grpc::Status status = AwaitSessionEnd();
+  EXPECT_EQ(status.error_code(), grpc::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(status.error_message(), HasSubstr("sessions.max_connecting"));
+  faults_.Continue();
+  stopped.clear();
+  ASSERT_TRUE(Eventually([&] { return faults_.Connecting() == 0; }));
+  EXPECT_TRUE(Eventually([&] { return OpenSession("here"); }));
 }
 
 TEST_F(StoreFaultsTest, UnreachableClientsAreRefused) {

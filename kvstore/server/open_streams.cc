@@ -51,12 +51,13 @@ void OpenStreams::CloseOverdue(absl::Time now, const absl::Status& reason) {
 }
 
 void OpenStreams::CloseAll(const absl::Status& reason) {
+  std::map<uint64_t, Stream> streams;
   {
     base::MutexLock lock(mutex_);
     closed_ = true;
+    streams.swap(streams_);
   }
-  const auto closers = Closers([](const Stream&) { return true; });
-  for (const Closer& closer : closers) closer(reason);
+  for (const auto& [id, stream] : streams) stream.closer(reason);
 }
 
 }  // namespace varve::server

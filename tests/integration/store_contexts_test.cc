@@ -176,6 +176,61 @@ TEST_P(StoreContextsTest, BadContextRequestsSayWhatIsAllowed) {
   EXPECT_EQ(stream->Finish().error_code(), grpc::INVALID_ARGUMENT);
 }
 
+TEST_P(StoreContextsTest, WhatIsTooMuchForContextsIsRefused) {
+  OpenContext("c");
+  v1::AppendContextRequest append;
+  append.set_context_id("c");
+  const uint32_t limit = client_->opened().limits().max_batch_items();
+  for (uint32_t b = 0; b <= limit; ++b) append.add_block_hashes(BlockHash(b));
+  v1::ContextInfo info;
+  grpc::Status status = Do(&v1::Store::Stub::AppendContext, append, &info);
+  EXPECT_EQ(status.error_code(), grpc::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(status.error_message(), HasSubstr("sessions.max_batch_items"));
+  append.mutable_block_hashes()->RemoveLast();
+  EXPECT_TRUE(Do(&v1::Store::Stub::AppendContext, append, &info).ok());
+
+  v1::ContextRef ref;
+  ref.set_context_id(std::string(90000, 'x'));
+  status = Do(&v1::Store::Stub::ParkContext, ref, &info);
+  EXPECT_EQ(status.error_code(), grpc::INVALID_ARGUMENT) << status.error_message();
+  v1::ListContextsRequest list;
+  list.set_page_token("%%%");
+  v1::ListContextsReply listed;
+  status = Do(&v1::Store::Stub::ListContexts, list, &listed);
+  EXPECT_EQ(status.error_code(), grpc::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(), HasSubstr("page_token"));
+}
+
+TEST_P(StoreContextsTest, AcknowledgementsSayWhatKindOfErrorItWas) {
+  OpenContext("c");
+  const v1::ContextInfo info = Append("c", 0, kBlocks);
+  v1::DigestBatch torn = Batch(info, 0, 0, 2), stale = torn, unknown = torn, good = torn;
+  torn.mutable_rows()->pop_back();
+  stale.set_epoch(info.epoch() + 1);
+  unknown.set_context_id("nobody");
+  std::vector<uint32_t> codes;
+  for (const v1::DigestAck& ack : SendDigests({torn, stale, unknown, good})) {
+    codes.push_back(ack.error_code());
+  }
+  EXPECT_THAT(codes, ElementsAre(grpc::INVALID_ARGUMENT, grpc::FAILED_PRECONDITION,
+                                 grpc::NOT_FOUND, grpc::OK));
+}
+
+TEST_P(StoreContextsTest, TimesThatNobodyMeantAreNoLag) {
+  if (store_->process() == nullptr) GTEST_SKIP() << "looks at /metrics";
+  OpenContext("c");
+  const v1::ContextInfo info = Append("c", 0, kBlocks);
+  std::vector<v1::DigestBatch> batches(3, Batch(info, 0, 0, 2));
+  batches[0].set_sealed_unix_us(~uint64_t{0});
+  batches[1].set_sealed_unix_us(1);
+  batches[2].set_sealed_unix_us(0);
+  for (const v1::DigestAck& ack : SendDigests(batches)) EXPECT_EQ(ack.error(), "");
+  const double sum = MetricValue(store_->process()->HttpGet("/metrics"),
+                                 "varve_digest_stream_lag_seconds_sum");
+  EXPECT_GE(sum, 0);
+  EXPECT_LT(sum, 3600);
+}
+
 INSTANTIATE_TEST_SUITE_P(Lanes, StoreContextsTest, ::testing::Values("embedded", "shm", "tcp"),
                          [](const auto& param) { return param.param; });
 

@@ -38,7 +38,7 @@ TEST_P(StalledRecallTest, AClientThatDoesNotReadIsNotReadFrom) {
   }
   EXPECT_GT(written, 0);
   EXPECT_LT(written, kRequests / 2) << "the store piles up replies that nobody reads";
-  EXPECT_FALSE(Open()->Exists("nothing")) << "others are served meanwhile";
+  EXPECT_FALSE(Open()->Exists(Key("nothing"))) << "others are served meanwhile";
 
   std::set<uint64_t> tags;
   v1::RecallReply reply;
@@ -82,13 +82,14 @@ class StalledInlineTest : public ::testing::TestWithParam<std::string> {
   // A stream that has sent the beginning of an object and keeps it pinned.
   void BeginGet() {
     const Buffer buffer = client_->Allocate(kValueBytes);
-    ASSERT_EQ(client_->PutOne("whole", buffer, 0, kValueBytes).result(), v1::PUT_RESULT_STORED);
+    ASSERT_EQ(client_->PutOne(Key("whole"), buffer, 0, kValueBytes).result(), v1::PUT_RESULT_STORED);
     ASSERT_EQ(PinnedBytes(), 0u);
     request_.set_session_id(client_->session_id());
     request_.add_items()->set_key(Key("whole"));
     get_ = client_->stub().GetInline(&context_, request_);
     v1::GetInlineReply reply;
     ASSERT_TRUE(get_->Read(&reply));
+    ASSERT_FALSE(reply.last()) << reply.result().ShortDebugString();
     ASSERT_TRUE(Eventually([&] { return PinnedBytes() >= kValueBytes; }));
   }
   grpc::Status RestOfGet() {
@@ -115,7 +116,7 @@ TEST_P(StalledInlineTest, APutThatStopsGivesItsSpaceBack) {
   const grpc::Status status = put_->Finish();
   EXPECT_EQ(status.error_code(), grpc::DEADLINE_EXCEEDED);
   EXPECT_THAT(status.error_message(), HasSubstr("sessions.inline_idle_ms"));
-  EXPECT_FALSE(client_->Exists("half")) << "the session goes on";
+  EXPECT_FALSE(client_->Exists(Key("half"))) << "the session goes on";
 }
 
 TEST_P(StalledInlineTest, AGetThatIsNotReadGivesItsPinBack) {
@@ -125,7 +126,7 @@ TEST_P(StalledInlineTest, AGetThatIsNotReadGivesItsPinBack) {
   const grpc::Status status = RestOfGet();
   EXPECT_EQ(status.error_code(), grpc::DEADLINE_EXCEEDED);
   EXPECT_THAT(status.error_message(), HasSubstr("sessions.inline_idle_ms"));
-  EXPECT_TRUE(client_->Exists("whole"));
+  EXPECT_TRUE(client_->Exists(Key("whole")));
 }
 
 TEST_P(StalledInlineTest, APutEndsWithItsSession) {

@@ -38,7 +38,7 @@ TEST(StoreConfigTest, EveryBadValueIsNamedWithWhatIsAllowed) {
        "1.00 MiB"},
       {"host_tier.eviction", [](auto& c) { c.mutable_host_tier()->set_eviction("fifo"); }, "lru"},
       {"host_tier.low_watermark", [](auto& c) { c.mutable_host_tier()->set_low_watermark(-0.1); },
-       "between 0 and 1"},
+       "between 0.01 and 1"},
       {"host_tier.high_watermark", [](auto& c) { c.mutable_host_tier()->set_high_watermark(1.01); },
        "between 0 and 1"},
       {"host_tier.low_watermark",

@@ -24,8 +24,8 @@ absl::Status ErrorIn(const v1::DigestAck& ack) {
   // A store of before the code had this one in mind, mostly.
   const auto code = ack.error_code() == 0 ? absl::StatusCode::kFailedPrecondition
                                           : static_cast<absl::StatusCode>(ack.error_code());
-  return absl::Status(code, absl::StrCat("context ", ack.context_id(), ", layer ", ack.layer(),
-                                         ": ", ack.error()));
+  return absl::Status(
+      code, absl::StrCat("context ", ack.context_id(), ", layer ", ack.layer(), ": ", ack.error()));
 }
 
 absl::StatusOr<ContextInfo> ClientImpl::OpenContext(const std::string& id,

@@ -97,11 +97,11 @@ void AddContextCommands(CLI::App& app, const Globals& globals, Action& action) {
       app, "contexts", "Contexts of the namespace: their blocks, digests and who is attached",
       "  varvectl contexts\n  varvectl contexts --namespace llama --json\n"
       "  varvectl contexts drop chat-17");
-  CLI::App* drop = AddCommand(
-      *contexts, "drop",
-      "Drop contexts, their digests and their block lists; stored objects stay.\n"
-      "Also those that sessions are attached to: their next call on it is NOT_FOUND.",
-      "  varvectl contexts drop chat-17");
+  CLI::App* drop =
+      AddCommand(*contexts, "drop",
+                 "Drop contexts, their digests and their block lists; stored objects stay.\n"
+                 "Also those that sessions are attached to: their next call on it is NOT_FOUND.",
+                 "  varvectl contexts drop chat-17");
   auto ids = std::make_shared<std::vector<std::string>>();
   drop->add_option("ID", *ids, "Ids, as varvectl contexts lists them")->required();
   contexts->callback([&globals, &action, drop, ids] {

@@ -156,8 +156,8 @@ absl::Status Context::Append(uint32_t first_block, std::span<const std::string> 
     attached = !state_.attached.empty();
   }
   VARVE_ASSIGN_OR_RETURN(
-      blocks, blocks.Append(rows.data(), static_cast<uint32_t>(block_hashes.size()),
-                            &budgets_->blocks));
+      blocks,
+      blocks.Append(rows.data(), static_cast<uint32_t>(block_hashes.size()), &budgets_->blocks));
   if (attached) store_->Hold(ns_, block_hashes);
   base::MutexLock lock(mutex_);
   state_.blocks = std::move(blocks);

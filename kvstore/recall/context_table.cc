@@ -29,7 +29,6 @@ absl::Status CheckContextId(const std::string& id) {
 
 namespace {
 
-
 absl::Status CheckOptions(const ContextOptions& options) {
   if (const std::optional<std::string> wrong = options.geometry.Invalid(); wrong.has_value()) {
     return absl::InvalidArgumentError(absl::StrCat("geometry: ", *wrong));
@@ -139,9 +138,9 @@ absl::Status ContextTableImpl::CheckRoom(const Key& key) const {
     return absl::AlreadyExistsError(absl::StrCat("context '", key.second, "' exists already"));
   }
   if (contexts_.size() >= options_.max_contexts) {
-    return absl::ResourceExhaustedError(absl::StrCat("there are ", contexts_.size(),
-                                                     " contexts, allowed: ", options_.max_contexts,
-                                                     " (max_contexts), and none of them is parked"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("there are ", contexts_.size(), " contexts, allowed: ", options_.max_contexts,
+                     " (max_contexts), and none of them is parked"));
   }
   return absl::OkStatus();
 }
@@ -208,8 +207,8 @@ absl::StatusOr<ContextSnapshot> ContextTableImpl::Open(store::NamespaceId ns, co
                                                        uint64_t session) {
   VARVE_RETURN_IF_ERROR(CheckContextId(id));
   VARVE_RETURN_IF_ERROR(CheckOptions(options));
-  return Add(Key(ns, id), std::make_shared<Context>(ns, id, options, NextEpoch(), store_, &budgets_),
-             session);
+  return Add(Key(ns, id),
+             std::make_shared<Context>(ns, id, options, NextEpoch(), store_, &budgets_), session);
 }
 
 absl::StatusOr<ContextSnapshot> ContextTableImpl::Append(

@@ -103,7 +103,7 @@ struct ContextTableOptions {
 
 // Parked contexts that the table dropped by itself. Monotonic.
 struct ExpiredContexts {
-  uint64_t by_age = 0;   // parked_ttl
+  uint64_t by_age = 0;    // parked_ttl
   uint64_t for_room = 0;  // max_contexts was reached, and another one was opened
 };
 

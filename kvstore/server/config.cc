@@ -99,7 +99,8 @@ absl::Status ValidateStoreConfig(const StoreConfig& config) {
   checks.Range("recall.threads", config.recall().threads(), 1u, 1024u);
   checks.Bytes("recall.max_digest_bytes", config.recall().max_digest_bytes(), 1 << 10, 1ull << 46);
   checks.Range("recall.max_contexts", config.recall().max_contexts(), 1u, 10000000u);
-  checks.Millis("recall.parked_ttl_ms", config.recall().parked_ttl_ms(), 0, 365ll * 24 * 3600 * 1000);
+  checks.Millis("recall.parked_ttl_ms", config.recall().parked_ttl_ms(), 0,
+                365ll * 24 * 3600 * 1000);
   checks.Range<uint64_t>("recall.max_blocks", config.recall().max_blocks(), 1, 1ull << 40);
   checks.Millis("drain_ms", config.drain_ms(), 0, 3600 * 1000);
   return checks.Result();

@@ -34,10 +34,9 @@ absl::Status ContextService::Open(const varve::v1::OpenContextRequest& request,
 absl::Status ContextService::Append(const varve::v1::AppendContextRequest& request,
                                     varve::v1::ContextInfo* reply) {
   VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
-  VARVE_RETURN_IF_ERROR(
-      CountReject(core_, "batch_items",
-                  CheckBatchSize("block_hashes", request.block_hashes_size(),
-                                 core_.config.sessions().max_batch_items())));
+  VARVE_RETURN_IF_ERROR(CountReject(core_, "batch_items",
+                                    CheckBatchSize("block_hashes", request.block_hashes_size(),
+                                                   core_.config.sessions().max_batch_items())));
   const std::vector<std::string> hashes(request.block_hashes().begin(),
                                         request.block_hashes().end());
   return Fill(

@@ -135,9 +135,8 @@ DigestReactor* StartDigestStream(Core& core) {
 grpc::ServerWriteReactor<DigestBatch>* StartReadDigests(Core& core,
                                                         const ReadDigestsRequest& request) {
   return std::make_shared<SendCall<DigestBatch>>(core, "ReadDigests")
-      ->Begin(RequireSession(core, request.session_id()), [&](const Session& session) {
-        return DigestSource::Make(core, session, request);
-      });
+      ->Begin(RequireSession(core, request.session_id()),
+              [&](const Session& session) { return DigestSource::Make(core, session, request); });
 }
 
 }  // namespace varve::server

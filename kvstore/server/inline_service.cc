@@ -229,9 +229,8 @@ PutInlineReactor* StartPutInline(Core& core) {
 grpc::ServerWriteReactor<GetInlineReply>* StartGetInline(Core& core,
                                                          const GetInlineRequest& request) {
   return std::make_shared<SendCall<GetInlineReply>>(core, "GetInline")
-      ->Begin(RequireSession(core, request.session_id()), [&](const Session& session) {
-        return InlineSource::Make(core, session, request);
-      });
+      ->Begin(RequireSession(core, request.session_id()),
+              [&](const Session& session) { return InlineSource::Make(core, session, request); });
 }
 
 }  // namespace varve::server

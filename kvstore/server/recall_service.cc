@@ -99,8 +99,7 @@ class LayerObjects {
 
 class RecallOp : public std::enable_shared_from_this<RecallOp> {
  public:
-  RecallOp(Core& core, absl::Time arrived, CheckedRecall checked, RecallReply* reply,
-           Answer answer)
+  RecallOp(Core& core, absl::Time arrived, CheckedRecall checked, RecallReply* reply, Answer answer)
       : core_(core),
         start_(arrived),
         checked_(std::move(checked)),
@@ -267,13 +266,13 @@ class RecallStreamCall final : public StreamCall<RecallRequest, RecallReply> {
 void StartRecall(Core& core, const RecallRequest& request, RecallReply* reply, Answer answer) {
   reply->set_tag(request.tag());
   // Checking touches every slot and takes locks of the session: with the rest, on a recall thread.
-  core.recall_pool.Run([&core, &request, reply, arrived = absl::Now(),
-                        answer = std::move(answer)]() mutable {
-    absl::StatusOr<CheckedRecall> checked = CheckRecall(core, request);
-    if (!checked.ok()) return std::move(answer)(checked.status());
-    std::make_shared<RecallOp>(core, arrived, *std::move(checked), reply, std::move(answer))
-        ->Run(request.context_id());
-  });
+  core.recall_pool.Run(
+      [&core, &request, reply, arrived = absl::Now(), answer = std::move(answer)]() mutable {
+        absl::StatusOr<CheckedRecall> checked = CheckRecall(core, request);
+        if (!checked.ok()) return std::move(answer)(checked.status());
+        std::make_shared<RecallOp>(core, arrived, *std::move(checked), reply, std::move(answer))
+            ->Run(request.context_id());
+      });
 }
 
 RecallReactor* StartRecallStream(Core& core) {

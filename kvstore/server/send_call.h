@@ -3,9 +3,9 @@
 //
 // Ends with the source, or early with a status (Stop): when the store drains, when the session has
 // ended, or when the client has not taken a message for sessions.inline_idle_ms. The source, and
-// whatever it pins, goes at once, even while a message waits for the client. Threads: Bind and Begin
-// by the service; the rest by itself. Lifetime: shared; the call holds itself until gRPC is done
-// with it.
+// whatever it pins, goes at once, even while a message waits for the client. Threads: Bind and
+// Begin by the service; the rest by itself. Lifetime: shared; the call holds itself until gRPC is
+// done with it.
 #pragma once
 
 #include <grpcpp/grpcpp.h>

@@ -156,10 +156,9 @@ absl::Status StoreServer::Impl::MakeRooms() {
   ticker = std::make_unique<Ticker>(
       "watch", std::clamp(idle / 4, absl::Milliseconds(10), absl::Seconds(1)), [this, idle] {
         streams.CloseOverdue(
-            absl::Now(),
-            absl::DeadlineExceededError(absl::StrCat(
-                "the client let the stream wait for ", absl::FormatDuration(idle),
-                " (sessions.inline_idle_ms); what was held for it is given back")));
+            absl::Now(), absl::DeadlineExceededError(absl::StrCat(
+                             "the client let the stream wait for ", absl::FormatDuration(idle),
+                             " (sessions.inline_idle_ms); what was held for it is given back")));
         contexts->ExpireParked();
       });
   return absl::OkStatus();

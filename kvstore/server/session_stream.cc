@@ -114,8 +114,7 @@ class SessionStream final : public StreamCall<SessionRequest, SessionReply> {
       if (!connected.ok()) return base::Annotate(connected.status(), "transport_address");
       endpoint = *std::move(connected);
     }
-    const absl::StatusOr<store::NamespaceId> ns =
-        core_.pages.InternNamespace(open.key_namespace());
+    const absl::StatusOr<store::NamespaceId> ns = core_.pages.InternNamespace(open.key_namespace());
     VARVE_RETURN_IF_ERROR(CountRefusal(ns.status()));
     SessionInfo info{open.client_name(), open.key_namespace(), peer_, *ns, absl::Now()};
     absl::StatusOr<SessionRef> session = core_.sessions.Open(std::move(info), std::move(endpoint));

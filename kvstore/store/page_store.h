@@ -62,7 +62,8 @@ class PutHandle {
   virtual bool checksummed() const = 0;
   // Computes the checksum, compares it with `expected` when given, and makes the object visible.
   // DATA_LOSS when the checksum differs, ALREADY_EXISTS when another writer was first; in both
-  // cases the space is given back. Unless checksummed() it reads: call it off the transport threads.
+  // cases the space is given back. Unless checksummed() it reads: call it off the transport
+  // threads.
   virtual absl::Status Commit(std::optional<uint32_t> expected_crc32c) = 0;
 };
 
@@ -134,8 +135,8 @@ class PageStore {
 
   // ALREADY_EXISTS when the key is resident; RESOURCE_EXHAUSTED when eviction cannot make room (the
   // message says how much is pinned): the cache is then at most evicted to its low watermark. What
-  // fits no hole evicts the cheapest neighbours, whatever the policy says of them. INVALID_ARGUMENT for sizes out of range, a layout that does
-  // not match, an unknown codec.
+  // fits no hole evicts the cheapest neighbours, whatever the policy says of them. INVALID_ARGUMENT
+  // for sizes out of range, a layout that does not match, an unknown codec.
   virtual absl::StatusOr<std::unique_ptr<PutHandle>> Reserve(NamespaceId ns,
                                                              const page::ObjectKey& key,
                                                              const ObjectMeta& meta) = 0;

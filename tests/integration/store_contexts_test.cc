@@ -212,8 +212,8 @@ TEST_P(StoreContextsTest, AcknowledgementsSayWhatKindOfErrorItWas) {
   for (const v1::DigestAck& ack : SendDigests({torn, stale, unknown, good})) {
     codes.push_back(ack.error_code());
   }
-  EXPECT_THAT(codes, ElementsAre(grpc::INVALID_ARGUMENT, grpc::FAILED_PRECONDITION,
-                                 grpc::NOT_FOUND, grpc::OK));
+  EXPECT_THAT(codes, ElementsAre(grpc::INVALID_ARGUMENT, grpc::FAILED_PRECONDITION, grpc::NOT_FOUND,
+                                 grpc::OK));
 }
 
 TEST_P(StoreContextsTest, TimesThatNobodyMeantAreNoLag) {
@@ -225,8 +225,8 @@ TEST_P(StoreContextsTest, TimesThatNobodyMeantAreNoLag) {
   batches[1].set_sealed_unix_us(1);
   batches[2].set_sealed_unix_us(0);
   for (const v1::DigestAck& ack : SendDigests(batches)) EXPECT_EQ(ack.error(), "");
-  const double sum = MetricValue(store_->process()->HttpGet("/metrics"),
-                                 "varve_digest_stream_lag_seconds_sum");
+  const double sum =
+      MetricValue(store_->process()->HttpGet("/metrics"), "varve_digest_stream_lag_seconds_sum");
   EXPECT_GE(sum, 0);
   EXPECT_LT(sum, 3600);
 }

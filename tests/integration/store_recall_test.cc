@@ -116,6 +116,29 @@ TEST_P(StoreRecallTest, PagesThatCannotBeHadAreReported) {
   }
 }
 
+TEST_P(StoreRecallTest, AnObjectIsCountedAsAHitOrAsAMiss) {
+  if (store_->process() == nullptr) GTEST_SKIP() << "looks at /metrics";
+  const v1::ContextInfo info = MakeContext("c");
+  // Layer 0, block 0: another layout.
+  const std::string key(page::MakeObjectKey(BlockHash(0), 0)->bytes());
+  v1::RemoveRequest remove;
+  remove.add_keys(key);
+  remove.set_force(true);
+  v1::RemoveReply removed;
+  ASSERT_TRUE(Do(&v1::Store::Stub::Remove, remove, &removed).ok());
+  ASSERT_EQ(client_->PutOne(key, objects_, 0, object_bytes_).result(), v1::PUT_RESULT_STORED);
+  const auto count = [&](const char* series) {
+    return MetricValue(store_->process()->HttpGet("/metrics"), series);
+  };
+  const char* hits = "varve_get_objects_total{result=\"hit\",tier=\"host\"}";
+  const char* misses = "varve_miss_total{reason=\"incompatible\"}";
+  const double hits_before = count(hits), misses_before = count(misses);
+  v1::RecallReply reply;
+  ASSERT_TRUE(Do(&v1::Store::Stub::Recall, MakeRecall(info, kBlocks), &reply).ok());
+  EXPECT_EQ(count(hits) - hits_before, kLayers * kBlocks - 1);
+  EXPECT_EQ(count(misses) - misses_before, 1);
+}
+
 TEST_P(StoreRecallTest, WithoutSlotsTheReplyIsTheSelection) {
   const v1::ContextInfo info = MakeContext("c");
   v1::RecallRequest request = MakeRecall(info, 3);

@@ -82,7 +82,8 @@ class StalledInlineTest : public ::testing::TestWithParam<std::string> {
   // A stream that has sent the beginning of an object and keeps it pinned.
   void BeginGet() {
     const Buffer buffer = client_->Allocate(kValueBytes);
-    ASSERT_EQ(client_->PutOne(Key("whole"), buffer, 0, kValueBytes).result(), v1::PUT_RESULT_STORED);
+    ASSERT_EQ(client_->PutOne(Key("whole"), buffer, 0, kValueBytes).result(),
+              v1::PUT_RESULT_STORED);
     ASSERT_EQ(PinnedBytes(), 0u);
     request_.set_session_id(client_->session_id());
     request_.add_items()->set_key(Key("whole"));

@@ -491,8 +491,7 @@ TEST_F(PageStoreTest, NumberOfNamespacesIsLimited) {
   Start({.max_namespaces = 2});  // one of them is Start's
   const auto other = store_->InternNamespace("other");
   ASSERT_TRUE(other.ok());
-  EXPECT_EQ(store_->InternNamespace("third").status().code(),
-            absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(store_->InternNamespace("third").status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(*store_->InternNamespace("other"), *other) << "known ones are found for ever";
 }
 

@@ -72,10 +72,12 @@ void Packet::OnAck(absl::StatusCode code) {
 
 void Packet::Abandon() {
   answered_ = true;
+  operations_ = 0;
   EndIfOver();
 }
 
 void Packet::Complete(ucs_status_t status) {
+  if (!in_flight_) return;  // abandoned
   --operations_;
   if (status != UCS_OK) {
     answered_ = true;

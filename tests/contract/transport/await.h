@@ -28,9 +28,9 @@ class Results {
     };
   }
 
-  // False when some Done has not run within a minute.
-  bool Wait() {
-    const absl::Time end = absl::Now() + absl::Minutes(1);
+  // False when some Done has not run in time.
+  bool Wait(absl::Duration limit = absl::Minutes(1)) {
+    const absl::Time end = absl::Now() + limit;
     base::MutexLock lock(state_->mutex);
     while (state_->ran < state_->runs.size()) {
       const absl::Duration left = end - absl::Now();

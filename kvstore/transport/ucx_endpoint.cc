@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "kvstore/base/status.h"
 #include "kvstore/transport/shared_memory.h"
@@ -9,7 +10,7 @@
 namespace varve::transport {
 namespace {
 
-// An inline copy looks after every such piece whether the endpoint still is open.
+// An inline copy looks after every such piece whether the endpoint still is open and time is left.
 constexpr size_t kCopyBytes = 1 << 20;
 
 // True while this thread runs the Done of an inline copy. A Done that posts the next copy then does not nest.
@@ -108,13 +109,15 @@ class UcxEndpoint final : public Endpoint {
     return std::make_unique<UcxRemoteRegion>(port_, connection_, decoded->bytes, way, access, std::move(mapped));
   }
 
-  void Close() override {
-    if (connection_->Leave()) port_->lane().Post([connection = connection_] { connection->SayGoodbye(); });
-  }
+  void Close() override { Close(connection_); }
   absl::Status Health() const override { return connection_->health(); }
   const char* lane() const override { return port_->lane().name(); }
 
  private:
+  static void Close(const std::shared_ptr<Connection>& connection) {
+    if (connection->Leave()) connection->lane().Post([connection] { connection->SayGoodbye(); });
+  }
+
   void DoRead(std::vector<Segment> segments, absl::Time deadline, Done done) override {
     Start(true, std::move(segments), deadline, std::move(done));
   }
@@ -153,7 +156,7 @@ class UcxEndpoint final : public Endpoint {
 
   static void CopyAndSubmit(const std::shared_ptr<Connection>& connection, const std::shared_ptr<InlineCopies>& copies,
                             const std::vector<Segment>& segments, Transfer transfer) {
-    absl::Status status = CopyDirect(*connection, segments, transfer);
+    absl::Status status = CopyDirect(connection, segments, transfer);
     if (status.ok() && !transfer.parts.empty()) {
       Submit(connection, std::move(transfer));
     } else {
@@ -165,20 +168,26 @@ class UcxEndpoint final : public Endpoint {
     copies->Leave();
   }
 
-  static absl::Status CopyDirect(const Connection& connection, const std::vector<Segment>& segments,
+  static absl::Status CopyDirect(const std::shared_ptr<Connection>& connection, const std::vector<Segment>& segments,
                                  const Transfer& transfer) {
     if (absl::Now() > transfer.deadline) {
       return absl::DeadlineExceededError("deadline passed before the transfer began");
     }
+    size_t copied = 0;
     for (const Segment& segment : segments) {
       std::byte* direct = Access(segment).direct;
       if (direct == nullptr) continue;
       for (size_t at = 0; at < segment.local.size(); at += kCopyBytes) {
-        if (!connection.open()) return connection.health();
+        if (!connection->open()) return connection->health();
+        if (copied > 0 && absl::Now() > transfer.deadline) {
+          Close(connection);
+          return absl::DeadlineExceededError(absl::StrCat("deadline passed after ", copied, " bytes were copied"));
+        }
         const size_t bytes = std::min(kCopyBytes, segment.local.size() - at);
         std::byte* local = segment.local.data() + at;
         std::byte* remote = direct + segment.remote_offset + at;
         CopyWith(segment.copier, transfer.read ? local : remote, transfer.read ? remote : local, bytes);
+        copied += bytes;
       }
     }
     return absl::OkStatus();

@@ -436,6 +436,34 @@ TEST_P(ContractTest, ADeadlineInThePastMovesNothing) {
   }
 }
 
+// Sleeps in its first copy until a deadline is over.
+class LateCopier final : public Copier {
+ public:
+  explicit LateCopier(absl::Time deadline) : deadline_(deadline) {}
+  void Copy(void* to, const void* from, size_t bytes) override {
+    absl::SleepFor(deadline_ - absl::Now() + absl::Milliseconds(1));
+    std::memcpy(to, from, bytes);
+  }
+
+ private:
+  const absl::Time deadline_;
+};
+
+TEST_P(ContractTest, ADeadlineHoldsForMappedMemoryToo) {
+  const auto endpoint = Connect();
+  const auto region = MakeRegion(Memory::kAllocated, 4 << 20);
+  const auto remote = Import(*endpoint, *region);
+  if (remote->way() != RemoteRegion::Way::kMapped || GetParam().lane == "loopback") GTEST_SKIP();
+  std::vector<std::byte> bytes(4 << 20, std::byte{1});
+  const absl::Time deadline = In(absl::Seconds(1));
+  LateCopier late(deadline);
+  Results results;
+  endpoint->Write({{bytes, remote.get(), 0, &late}}, deadline, results.Next());
+  EXPECT_EQ(WaitFor(results).code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(region->memory()[bytes.size() - 1], std::byte{0});
+  EXPECT_FALSE(endpoint->Health().ok());
+}
+
 TEST_P(ContractTest, APeerThatWentAwayIsUnavailable) {
   const auto endpoint = Connect();
   ASSERT_NE(endpoint, nullptr);

@@ -29,7 +29,13 @@ bool Prefault(std::span<std::byte> memory) {
   const uintptr_t begin = reinterpret_cast<uintptr_t>(memory.data()) & ~(page - 1);
   const uintptr_t end = reinterpret_cast<uintptr_t>(memory.data()) + memory.size();
   if (madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_WRITE) == 0) return true;
-  return errno == EINVAL;  // kernels before 5.14 fault pages in on first use
+  if (errno != EINVAL) return false;
+  // Kernels before 5.14 do not know that advice.
+  for (uintptr_t at = begin; at < end; at += page) {
+    auto* byte = reinterpret_cast<volatile char*>(at);
+    *byte = *byte;
+  }
+  return true;
 }
 
 }  // namespace varve::transport

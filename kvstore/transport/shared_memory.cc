@@ -17,6 +17,7 @@ namespace varve::transport {
 namespace {
 
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+constexpr uint64_t kBlockBytes = 512;  // the unit of stat's st_blocks
 
 std::string Name(uint64_t secret) { return absl::StrCat("varve-", absl::Hex(secret, absl::kZeroPad16)); }
 
@@ -36,8 +37,7 @@ absl::StatusOr<SharedMemory> SharedMemory::Allocate(size_t bytes) {
   shared.fd_ = memfd_create(Name(shared.secret_).c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (shared.fd_ < 0 || bytes > INT64_MAX || ftruncate(shared.fd_, static_cast<off_t>(bytes)) != 0) return exhausted;
   if (fcntl(shared.fd_, F_ADD_SEALS, kSeals) != 0) return absl::InternalError("cannot seal shared memory");
-  const absl::Status mapped = shared.Map(bytes);
-  if (!mapped.ok()) return exhausted;
+  if (!shared.Map(bytes).ok() || !Prefault(shared.memory_)) return exhausted;
   return shared;
 }
 
@@ -65,6 +65,12 @@ absl::StatusOr<SharedMemory> SharedMemory::Attach(pid_t pid, const std::string& 
     return absl::InvalidArgumentError(
         absl::StrCat("peer's shared memory has ", info.st_size, " bytes, its descriptor says ", bytes));
   }
+  // Allocate has touched every page. Pages that are missing would be charged to whoever touches them first: to us.
+  const auto present = static_cast<uint64_t>(info.st_blocks) * kBlockBytes;
+  if (present < bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("peer's shared memory is sparse: ", present, " of ", bytes, " bytes are present; all must be"));
+  }
   VARVE_RETURN_IF_ERROR(shared.Map(bytes));
   close(std::exchange(shared.fd_, -1));  // the mapping stays
   return shared;
@@ -74,7 +80,6 @@ absl::Status SharedMemory::Map(size_t bytes) {
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0);
   if (memory == MAP_FAILED) return absl::UnavailableError(absl::StrCat("cannot map ", bytes, " bytes"));
   memory_ = {static_cast<std::byte*>(memory), bytes};
-  if (!Prefault(memory_)) return absl::UnavailableError(absl::StrCat("no memory for ", bytes, " bytes"));
   return absl::OkStatus();
 }
 

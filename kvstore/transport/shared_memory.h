@@ -24,7 +24,7 @@ class SharedMemory {
   // New memory, zeroed and pre-faulted. RESOURCE_EXHAUSTED when the system has not that much.
   static absl::StatusOr<SharedMemory> Allocate(size_t bytes);
   // Maps what `key` of process `pid` names. INVALID_ARGUMENT when the key is malformed, its memory is not one that
-  // Allocate made or not of this size; UNAVAILABLE when it cannot be opened.
+  // Allocate made, not of this size, or not wholly present; UNAVAILABLE when it cannot be opened.
   static absl::StatusOr<SharedMemory> Attach(pid_t pid, const std::string& key, size_t bytes);
   ~SharedMemory();
   SharedMemory(SharedMemory&& other) noexcept

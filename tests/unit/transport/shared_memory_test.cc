@@ -61,6 +61,17 @@ TEST(SharedMemoryTest, OnlyMemoryMadeForItCanBeNamed) {
   close(unsealed);
 }
 
+// Who touches a missing page first pays for it: that must be the owner.
+TEST(SharedMemoryTest, SparseMemoryIsRefused) {
+  const auto owner = SharedMemory::Allocate(64 << 12);
+  const std::string key = owner->Key();
+  WireReader reader(key);
+  ASSERT_EQ(fallocate(reader.Get<int32_t>(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 4096, 4096), 0);
+  const absl::Status refused = SharedMemory::Attach(getpid(), key, 64 << 12).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(refused.message().find("sparse"), std::string::npos) << refused;
+}
+
 TEST(SharedMemoryTest, ThePeerCannotShrinkIt) {
   const auto owner = SharedMemory::Allocate(8192);
   const std::string key = owner->Key();

@@ -10,18 +10,15 @@
 namespace varve::server {
 namespace {
 
-// After these the endpoint is closed or useless: the client has to come back with a new session.
-bool EndsSession(const absl::Status& status) {
-  return absl::IsDeadlineExceeded(status) || absl::IsUnavailable(status);
-}
-
 // Metrics, and the rule.
 void AccountTransfer(Core& core, Direction direction, const SessionRef& session, uint64_t bytes,
                      absl::Time start, const absl::Status& status) {
   LaneMetrics& lane = core.metrics.lane(session->lane());
   if (!status.ok()) {
     lane.errors.at(StoreMetrics::TransferErrorReason(status))->Increment();
-    if (!EndsSession(status) || session->ended()) return;
+    // The endpoint knows whether the client is gone or stalled. A transfer may also fail alone: its time was over before
+    // it began, or its region is unregistered.
+    if (session->ended() || session->endpoint()->Health().ok()) return;
     const absl::Status reason = absl::UnavailableError(
         absl::StrCat("the client's memory did not answer: ", status.message()));
     core.control_pool.Run(

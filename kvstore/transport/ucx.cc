@@ -16,6 +16,7 @@
 #include "kvstore/transport/ucx_handles.h"
 #include "kvstore/transport/ucx_port.h"
 #include "kvstore/transport/ucx_protocol.h"
+#include "kvstore/transport/ucx_worker_address.h"
 #include "kvstore/transport/wire.h"
 
 namespace varve::transport {
@@ -59,6 +60,8 @@ class UcxRegion final : public Region {
   uint64_t id_;
 };
 
+std::string VersionText(uint32_t version) { return absl::StrCat(version >> 16, ".", version & 0xffff); }
+
 class UcxTransport final : public Transport {
  public:
   UcxTransport(std::shared_ptr<Shared> shared, const UcxOptions& options)
@@ -70,7 +73,7 @@ class UcxTransport final : public Transport {
   const char* name() const override { return "ucx"; }
 
   std::string Address() const override {
-    UcxAddress address{instance_, HostIdentity::Mine(), static_cast<uint32_t>(getpid()), {}};
+    UcxAddress address{instance_, UcxVersion(), HostIdentity::Mine(), static_cast<uint32_t>(getpid()), {}};
     for (const auto& port : shared_->ports) {
       address.lanes.push_back({port->lane().kind(), port->lane().station().address()});
     }
@@ -94,13 +97,17 @@ class UcxTransport final : public Transport {
 
   absl::StatusOr<std::unique_ptr<Endpoint>> Connect(const std::string& bytes) override {
     VARVE_ASSIGN_OR_RETURN(const UcxAddress address, DecodeAddress(bytes));
+    if (address.ucx_version != UcxVersion()) {
+      return absl::InvalidArgumentError(absl::StrCat("peer uses UCX ", VersionText(address.ucx_version),
+                                                     ", must be as here: ", VersionText(UcxVersion())));
+    }
     std::string failures;
     for (const auto& port : shared_->ports) {
       for (const auto& lane : address.lanes) {
         if (lane.kind != port->lane().kind()) continue;
         if (lane.kind == LaneKind::kShm && !(address.host == HostIdentity::Mine())) continue;
         auto endpoint = ConnectUcx(port, address, lane.worker, options_.segment_bytes, options_.connect_timeout);
-        if (endpoint.ok()) return endpoint;
+        if (endpoint.ok() || absl::IsInvalidArgument(endpoint.status())) return endpoint;
         absl::StrAppend(&failures, failures.empty() ? "" : "; ", endpoint.status().message());
       }
     }

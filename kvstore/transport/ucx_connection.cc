@@ -97,7 +97,7 @@ Connection::~Connection() = default;
 
 void Connection::Open(const std::string& worker_address, uint32_t pid, absl::Duration timeout) {
   if (own_ != nullptr) lane_.Attach(*own_);
-  auto endpoint = lane_.CreateEndpoint(station(), worker_address, this);
+  auto endpoint = lane_.CreateEndpoint(station(), worker_address, pid, this);
   if (!endpoint.ok()) {
     if (own_ != nullptr) lane_.Detach(*own_);
     return SetState(State::kClosed, endpoint.status());

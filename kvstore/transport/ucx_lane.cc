@@ -14,6 +14,7 @@
 #include "absl/strings/str_join.h"
 #include "kvstore/base/log.h"
 #include "kvstore/base/status.h"
+#include "kvstore/transport/ucx_worker_address.h"
 
 namespace varve::transport {
 namespace {
@@ -45,18 +46,22 @@ std::vector<std::pair<std::string, std::string>> LaneSettings(LaneKind kind, con
       {"KEEPALIVE_INTERVAL", absl::StrCat(absl::ToInt64Milliseconds(options.keepalive), "ms")},
       // Kernel buffers and rails of several devices for one transfer cost more than they bring on one machine.
       {"MAX_RNDV_RAILS", "1"},
+      // The one format that peers' addresses are checked for.
+      {"ADDRESS_VERSION", "v1"},
+      {"ADDRESS_DEBUG_INFO", "n"},
+      {"UNIFIED_MODE", "n"},
   };
   if (!options.devices.empty() && kind != LaneKind::kShm) {
     settings.emplace_back("NET_DEVICES", absl::StrJoin(options.devices, ","));
   }
   switch (kind) {
     case LaneKind::kShm:
-      // Without error handling a dead peer would never be noticed. MM is the common part of posix and sysv: set through
-      // ucp_config_modify the setting has that name alone.
+      // Without error handling a dead peer would never be noticed. MM is the part of posix that it shares with sysv: set
+      // through ucp_config_modify the setting has that name alone.
       // A station grows by so many receive buffers of 8 KiB at a time: the default of 512 costs each session 9 MB of
       // shared memory and 14 ms.
       settings.insert(settings.end(),
-                      {{"TLS", "posix,sysv,cma"}, {"MM_ERROR_HANDLING", "y"}, {"MM_RX_BUFS_GROW", "64"}});
+                      {{"TLS", "posix,cma"}, {"MM_ERROR_HANDLING", "y"}, {"MM_RX_BUFS_GROW", "64"}});
       break;
     case LaneKind::kTcp:
       // ucp_config_modify knows the settings of tcp without their TCP_ prefix. Eager messages are copied into the
@@ -143,6 +148,8 @@ absl::Status Lane::Init(const UcxOptions& options) {
   }
   VARVE_ASSIGN_OR_RETURN(context_, MakeUcxContext(LaneSettings(kind_, options), LaneFeatures(kind_)));
   VARVE_ASSIGN_OR_RETURN(main_, Station::Open(context_.get()));
+  // An address that is none to us would have every peer refused.
+  VARVE_RETURN_IF_ERROR(ParseWorkerAddress(main_->address()).status());
   ucp_worker_attr_t attributes{};
   attributes.field_mask = UCP_WORKER_ATTR_FIELD_MAX_AM_HEADER;
   VARVE_RETURN_IF_ERROR(FromUcs(ucp_worker_query(main_->worker(), &attributes), "ucp_worker_query"));
@@ -395,7 +402,9 @@ ucs_status_t Lane::OnMessage(void* arg, const void* header, size_t header_bytes,
   return UCS_OK;
 }
 
-absl::StatusOr<ucp_ep_h> Lane::CreateEndpoint(Station& station, const std::string& peer, UcxEndpointOwner* owner) {
+absl::StatusOr<ucp_ep_h> Lane::CreateEndpoint(Station& station, const std::string& peer, uint32_t pid,
+                                              UcxEndpointOwner* owner) {
+  VARVE_RETURN_IF_ERROR(CheckWorkerAddress(kind_, station.address(), peer, pid));
   Awaken(station);
   // Slack: UCX takes no length and may read past the end of damaged bytes.
   std::vector<char> address(peer.begin(), peer.end());

@@ -105,7 +105,9 @@ class Lane {
   void Attach(Station& station);
   void Detach(Station& station);
 
-  absl::StatusOr<ucp_ep_h> CreateEndpoint(Station& station, const std::string& peer, UcxEndpointOwner* owner);
+  // pid: of the peer, as it says. INVALID_ARGUMENT for an address that UCX must not see.
+  absl::StatusOr<ucp_ep_h> CreateEndpoint(Station& station, const std::string& peer, uint32_t pid,
+                                          UcxEndpointOwner* owner);
   // Tells the owner when a process of this machine has ended, at once and even while nobody reaps it: over shared memory
   // UCX itself looks only now and then, and takes an unreaped process for a living one. Returns a handle for Unwatch, or
   // -1 when the process cannot be watched. Does nothing over other lanes.

@@ -12,7 +12,7 @@
 namespace varve::transport {
 namespace {
 
-constexpr uint32_t kAddressMagic = 0x31415856;     // "VXA1"
+constexpr uint32_t kAddressMagic = 0x32415856;     // "VXA2"
 constexpr uint32_t kDescriptorMagic = 0x31525856;  // "VXR1"
 constexpr uint8_t kMaxLanes = 8;
 
@@ -67,6 +67,7 @@ std::string Encode(const UcxAddress& address) {
   WireWriter writer;
   writer.Put(kAddressMagic);
   writer.Put(address.instance);
+  writer.Put(address.ucx_version);
   writer.PutString(address.host.boot_id);
   writer.Put(address.host.ipc_namespace);
   writer.Put(address.host.pid_namespace);
@@ -84,6 +85,7 @@ absl::StatusOr<UcxAddress> DecodeAddress(std::string_view bytes) {
   const bool magic = reader.Get<uint32_t>() == kAddressMagic;
   UcxAddress address;
   address.instance = reader.Get<uint64_t>();
+  address.ucx_version = reader.Get<uint32_t>();
   address.host.boot_id = std::string(reader.GetString());
   address.host.ipc_namespace = reader.Get<uint64_t>();
   address.host.pid_namespace = reader.Get<uint64_t>();
@@ -122,8 +124,11 @@ absl::StatusOr<UcxDescriptor> DecodeDescriptor(std::string_view bytes) {
   descriptor.address = reader.Get<uint64_t>();
   descriptor.bytes = reader.Get<uint64_t>();
   const auto keys = reader.Get<uint8_t>();
-  bool good = magic && keys <= kMaxLanes && descriptor.bytes > 0 &&
-              descriptor.address <= UINT64_MAX - descriptor.bytes;
+  if (magic && reader.ok() && (descriptor.bytes == 0 || descriptor.bytes > kMaxRegionBytes)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("region of ", descriptor.bytes, " bytes; allowed: 1 to ", kMaxRegionBytes));
+  }
+  bool good = magic && keys <= kMaxLanes && descriptor.address <= UINT64_MAX - descriptor.bytes;
   for (int i = 0; good && i < keys; ++i) {
     auto& key = descriptor.keys.emplace_back();
     good = GetLane(reader, &key.kind, &key.key);

@@ -31,7 +31,8 @@ struct UcxAddress {
     LaneKind kind;
     std::string worker;  // bytes of ucp_worker_get_address
   };
-  uint64_t instance = 0;  // random, one per transport
+  uint64_t instance = 0;     // random, one per transport
+  uint32_t ucx_version = 0;  // of UcxVersion
   HostIdentity host;
   uint32_t pid = 0;
   std::vector<LaneAddress> lanes;
@@ -51,7 +52,10 @@ struct UcxDescriptor {
   uint64_t bytes = 0;
   std::vector<LaneKey> keys;  // lanes on which the region is one-sided
 };
+// No region is larger: sums of sizes cannot overflow.
+constexpr uint64_t kMaxRegionBytes = uint64_t{1} << 40;
 std::string Encode(const UcxDescriptor& descriptor);
+// INVALID_ARGUMENT for anything Encode did not make, and for a region of 0 or more than kMaxRegionBytes bytes.
 absl::StatusOr<UcxDescriptor> DecodeDescriptor(std::string_view bytes);
 
 // ---- active messages ------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ class Responder::Session final : public UcxEndpointOwner, public std::enable_sha
   bool closed() const { return endpoint_ == nullptr; }
 
   absl::Status Open(const std::string& worker_address, uint32_t pid) {
-    auto endpoint = responder_.lane_.CreateEndpoint(responder_.lane_.station(), worker_address, this);
+    auto endpoint = responder_.lane_.CreateEndpoint(responder_.lane_.station(), worker_address, pid, this);
     if (!endpoint.ok()) return endpoint.status();
     endpoint_ = *endpoint;
     watch_ = responder_.lane_.WatchProcess(pid, this);

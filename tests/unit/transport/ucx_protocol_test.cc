@@ -12,7 +12,7 @@ namespace varve::transport {
 namespace {
 
 UcxAddress SomeAddress() {
-  UcxAddress address{7, {"boot", 8, 9}, 10, {}};
+  UcxAddress address{7, 1 << 16 | 13, {"boot", 8, 9}, 10, {}};
   address.lanes = {{LaneKind::kTcp, "abc"}, {LaneKind::kShm, std::string(300, 'x')}};
   return address;
 }
@@ -21,6 +21,7 @@ TEST(UcxProtocolTest, AddressRoundTrip) {
   const auto decoded = DecodeAddress(Encode(SomeAddress()));
   ASSERT_TRUE(decoded.ok());
   EXPECT_EQ(decoded->instance, 7u);
+  EXPECT_EQ(decoded->ucx_version, 1u << 16 | 13);
   EXPECT_TRUE(decoded->host == (HostIdentity{"boot", 8, 9}));
   EXPECT_EQ(decoded->pid, 10u);
   ASSERT_EQ(decoded->lanes.size(), 2u);
@@ -38,8 +39,10 @@ TEST(UcxProtocolTest, DescriptorRoundTripAndLimits) {
   EXPECT_EQ(decoded->keys[0].key, "key");
   descriptor.bytes = 0;
   EXPECT_FALSE(DecodeDescriptor(Encode(descriptor)).ok());
-  descriptor.bytes = UINT64_MAX;
-  EXPECT_FALSE(DecodeDescriptor(Encode(descriptor)).ok());
+  for (uint64_t bytes : {kMaxRegionBytes + 1, uint64_t{UINT64_MAX}}) {
+    descriptor.bytes = bytes;
+    EXPECT_FALSE(DecodeDescriptor(Encode(descriptor)).ok()) << bytes;
+  }
   descriptor.bytes = 1;
   descriptor.keys[0].kind = static_cast<LaneKind>(4);
   EXPECT_FALSE(DecodeDescriptor(Encode(descriptor)).ok());

@@ -175,6 +175,10 @@ void Saver::RetryDigests(const std::shared_ptr<SaveLog>& log) {
     base::MutexLock lock(log->mutex_);
     ++log->under_way_;
     log->error_ = absl::OkStatus();
+    for (const auto& rows : log->unsent_) {
+      if (rows.empty()) continue;
+      task->name_end = std::max(task->name_end, rows.back().first + rows.back().count);
+    }
   }
   Enqueue(std::move(task));
 }
@@ -221,9 +225,14 @@ void Saver::Run(const TaskPtr& task) {
     log.error_ = named;
     return;
   }
+  absl::Status named;
   // A session that was lost in between left the context parked: what it holds must not be evicted.
-  if (task->retried) client_->AttachContext(log.context_id_).IgnoreError();
-  const absl::Status named = NameBlocks(log, task->job.blocks.back() + 1);
+  if (task->retried) {
+    if (const auto info = client_->AttachContext(log.context_id_); info.ok()) {
+      named = AdoptBlocks(log, *info);
+    }
+  }
+  named.Update(NameBlocks(log, task->job.blocks.back() + 1));
   if (!named.ok()) {
     const std::vector<bool> none(task->job.blocks.size(), false);
     if (task->retried) {
@@ -238,6 +247,16 @@ void Saver::Run(const TaskPtr& task) {
 }
 
 absl::Status Saver::NameBlocks(SaveLog& log, uint32_t end) {
+  bool unsure = false;
+  {
+    base::MutexLock lock(log.mutex_);
+    if (log.context_blocks_ >= end) return absl::OkStatus();
+    unsure = log.blocks_unsure_;
+  }
+  if (unsure) {
+    VARVE_ASSIGN_OR_RETURN(const client::ContextInfo info, client_->AttachContext(log.context_id_));
+    VARVE_RETURN_IF_ERROR(AdoptBlocks(log, info));
+  }
   uint32_t first = 0;
   std::vector<std::string> hashes;
   {
@@ -248,9 +267,26 @@ absl::Status Saver::NameBlocks(SaveLog& log, uint32_t end) {
                   log.hashes_.begin() + (end - log.first_hash_));
   }
   const auto info = client_->AppendContext(log.context_id_, first, hashes);
-  if (!info.ok()) return info.status();
   base::MutexLock lock(log.mutex_);
-  log.context_blocks_ = end;
+  log.blocks_unsure_ = !info.ok();
+  if (info.ok()) log.context_blocks_ = end;
+  return info.status();
+}
+
+absl::Status Saver::AdoptBlocks(SaveLog& log, const client::ContextInfo& info) {
+  base::MutexLock lock(log.mutex_);
+  // Fewer than it had: the store was replaced. The sequence finds that out and starts a new log.
+  if (info.epoch != log.epoch_ || info.num_blocks < log.context_blocks_) return absl::OkStatus();
+  const size_t known = log.first_hash_ + log.hashes_.size();
+  const bool same = info.block_hashes.size() == info.num_blocks && info.num_blocks <= known &&
+                    std::equal(info.block_hashes.begin() + log.first_hash_,
+                               info.block_hashes.end(), log.hashes_.begin());
+  if (!same) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("context ", log.context_id_, " holds other blocks than this sequence's"));
+  }
+  log.context_blocks_ = info.num_blocks;
+  log.blocks_unsure_ = false;
   return absl::OkStatus();
 }
 

@@ -78,6 +78,8 @@ class SaveLog {
   std::vector<std::string> hashes_ ABSL_GUARDED_BY(mutex_);  // from first_hash_ on
   const uint32_t first_hash_;
   uint32_t context_blocks_ ABSL_GUARDED_BY(mutex_);
+  // An append failed: the store may have done it and only the answer was lost.
+  bool blocks_unsure_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<uint32_t> digest_blocks_ ABSL_GUARDED_BY(mutex_);         // acknowledged, by layer
   std::vector<std::deque<DigestRows>> unsent_ ABSL_GUARDED_BY(mutex_);  // by layer
   uint32_t under_way_ ABSL_GUARDED_BY(mutex_) = 0;  // queued tasks and posted puts
@@ -111,7 +113,7 @@ class Saver {
   Saver& operator=(const Saver&) = delete;
 
   void Submit(SaveJob job);
-  // Sends digests that could not be sent before.
+  // Sends digests that could not be sent before, after their blocks' names.
   void RetryDigests(const std::shared_ptr<SaveLog>& log);
   // Names the context's blocks up to first + count and sends their digests, for a layer whose
   // digests end at `first`.
@@ -133,6 +135,8 @@ class Saver {
   void Enqueue(TaskPtr task);
   void Run(const TaskPtr& task);
   absl::Status NameBlocks(SaveLog& log, uint32_t end);
+  // Takes from the store how many of the log's blocks the context holds.
+  absl::Status AdoptBlocks(SaveLog& log, const client::ContextInfo& info);
   void Put(const TaskPtr& task);
   void OnPut(const TaskPtr& task, const absl::StatusOr<std::vector<client::PutResult>>& results);
   bool StillOwned(const Task& task, size_t index) const;

@@ -92,6 +92,11 @@ void FakeClient::FailGets(int calls, absl::Status status) {
   get_error_ = std::move(status);
 }
 
+void FakeClient::LoseAppendReplies(int calls) {
+  base::MutexLock lock(mutex_);
+  lose_appends_ = calls;
+}
+
 void FakeClient::FailDigests(int calls, absl::Status status) {
   base::MutexLock lock(mutex_);
   fail_digests_ = calls;
@@ -278,6 +283,10 @@ absl::StatusOr<client::ContextInfo> FakeClient::AppendContext(
   VARVE_ASSIGN_OR_RETURN(FakeContext * context, Find(id));
   if (first_block != context->hashes.size()) return absl::FailedPreconditionError("a hole");
   context->hashes.insert(context->hashes.end(), block_hashes.begin(), block_hashes.end());
+  if (lose_appends_ > 0) {
+    --lose_appends_;
+    return absl::UnavailableError("the connection broke before the answer");
+  }
   return InfoOf(id, *context);
 }
 

@@ -42,6 +42,8 @@ class FakeClient final : public client::Client {
   void FailPuts(int calls, absl::Status status);
   void FailGets(int calls, absl::Status status);
   void FailDigests(int calls, absl::Status status);
+  // The next appends are done, their answers lost.
+  void LoseAppendReplies(int calls);
   // Answers of single items.
   void RefusePuts(int items);
   void Forget(const page::ObjectKey& key);
@@ -141,6 +143,7 @@ class FakeClient final : public client::Client {
   int fail_gets_ ABSL_GUARDED_BY(mutex_) = 0;
   int fail_digests_ ABSL_GUARDED_BY(mutex_) = 0;
   int refuse_puts_ ABSL_GUARDED_BY(mutex_) = 0;
+  int lose_appends_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status put_error_, get_error_, digest_error_;
   uint64_t get_calls_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t get_items_ ABSL_GUARDED_BY(mutex_) = 0;

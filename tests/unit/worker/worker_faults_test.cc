@@ -289,6 +289,26 @@ TEST_P(WorkerFaults, AStaleEpochIsRefused) {
   EXPECT_EQ(worker->Close(feeder.id()).code(), absl::StatusCode::kOk);
 }
 
+// The store did what it was asked, and only the answer was lost.
+TEST_P(WorkerFaults, ALostReplyOfAppendContextHeals) {
+  const RandomText text(kShape, 33, 900);
+  const auto worker = Make(&client_, 1024, GetParam());
+  for (int lost : {1, 2, 5}) {
+    SCOPED_TRACE(lost);
+    Feeder feeder(worker.get(), &text);
+    ASSERT_OK(feeder.Open("arkvale(budget=4p,hot=1)"));
+    client_.LoseAppendReplies(lost);
+    ASSERT_OK(feeder.Feed(256));
+    for (int i = 0; i < lost && !feeder.Finish().ok(); ++i) {
+    }
+    const FakeContext context = client_.context(feeder.Info().context_id);
+    EXPECT_EQ(context.hashes.size(), 32u);
+    EXPECT_EQ(context.digest_blocks, (std::vector<uint32_t>{32, 32}));
+    ASSERT_OK(feeder.Step(0));
+    ASSERT_OK(worker->Close(feeder.id()));
+  }
+}
+
 TEST_P(WorkerFaults, UnnamedContextsAreDroppedAndNamedOnesParked) {
   const RandomText text(kShape, 14, 300);
   const auto worker = Make(&client_, 1024, GetParam());

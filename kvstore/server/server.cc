@@ -10,6 +10,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "kvstore/base/address.h"
 #include "kvstore/base/clock.h"
@@ -17,6 +18,7 @@
 #include "kvstore/base/log.h"
 #include "kvstore/base/process_metrics.h"
 #include "kvstore/base/status.h"
+#include "kvstore/base/unix_socket.h"
 #include "kvstore/base/version.h"
 #include "kvstore/server/admin_service.h"
 #include "kvstore/server/config.h"
@@ -36,6 +38,8 @@ int DataThreads() {
 constexpr int kControlThreads = 2;
 // They wait for clients more than they work.
 constexpr int kConnectThreads = 16;
+// Clients of other users are welcome, as on a port; the folder says who may come.
+constexpr mode_t kSocketMode = 0777;
 
 void SetChannelArguments(grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
@@ -84,6 +88,7 @@ struct StoreServer::Impl {
   std::unique_ptr<Ticker> ticker;
   std::unique_ptr<AdminService> admin;
   std::unique_ptr<varve::v1::Store::CallbackService> service;
+  std::unique_ptr<base::UnixSocket> socket;
   std::unique_ptr<grpc::Server> grpc_server;
   std::unique_ptr<HttpPages> http_pages;
   std::unique_ptr<base::HttpServer> http_server;
@@ -174,12 +179,18 @@ absl::Status StoreServer::Impl::ServeGrpc() {
   builder.RegisterService(service.get());
   int port = 0;
   const std::string& listen = options.config.listen();
-  if (options.listen) builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &port);
+  std::string bind = listen;
+  if (absl::string_view path = listen; options.listen && absl::ConsumePrefix(&path, "unix:")) {
+    VARVE_ASSIGN_OR_RETURN(socket, base::UnixSocket::Claim(std::string(path)));
+    bind = absl::StrCat("unix:", socket->bind_path());
+  }
+  if (options.listen) builder.AddListeningPort(bind, grpc::InsecureServerCredentials(), &port);
   grpc_server = builder.BuildAndStart();
   if (grpc_server == nullptr) {
     return absl::UnavailableError(
         absl::StrCat("cannot serve gRPC on ", listen, ": ", base::WhyNotBound(listen)));
   }
+  if (socket != nullptr) VARVE_RETURN_IF_ERROR(socket->Publish(kSocketMode));
   if (options.listen) grpc_address = BoundAddress(listen, port);
   grpc_server->GetHealthCheckService()->SetServingStatus("varve.v1.Store", true);
   return absl::OkStatus();

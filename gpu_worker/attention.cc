@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/status.h"
+#include "kvstore/page/rows.h"
 
 namespace varve::worker {
 namespace {
@@ -45,8 +46,17 @@ absl::Status Attention::Run(const HeadWork& work) {
                                             ", KV head ", work.head,
                                             ": every page that could be attended to is lost"));
   }
-  page::AttendPages(shape_, work.q, views_, work.out, work.lse != nullptr ? work.lse : lse_.data());
-  return absl::OkStatus();
+  float* lse = work.lse != nullptr ? work.lse : lse_.data();
+  page::AttendPages(shape_, work.q, views_, work.out, lse);
+  const size_t outputs = size_t{shape_.group_size} * shape_.head_dim;
+  if (page::AllFinite(lse, shape_.group_size, page::DType::kF32) &&
+      page::AllFinite(work.out, outputs, page::DType::kF32)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("sequence ", sequence.id(), ", layer ", work.layer, ", KV head ", work.head,
+                   ": the attention overflows single precision; queries times keys, and values, "
+                   "must stay within it"));
 }
 
 absl::StatusOr<double> MassMeter::KeptMass(const HeadWork& work) {

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "gpu_worker/sequence.h"
 #include "kvstore/base/status.h"
+#include "kvstore/page/rows.h"
 
 namespace varve::worker {
 
@@ -79,6 +80,13 @@ absl::Status Sequence::CheckAttend(uint32_t layer, const AttendItem& item) const
   if ((item.k == nullptr) != (item.v == nullptr)) {
     return absl::InvalidArgumentError(
         absl::StrCat("sequence ", id_, ": a key without its value, or a value without its key"));
+  }
+  const size_t q_floats = size_t{geometry_.num_query_heads} * geometry_.head_dim;
+  for (size_t i = 0; i < q_floats && !page::AllFinite(item.q, q_floats, page::DType::kF32); ++i) {
+    if (std::isfinite(item.q[i])) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "sequence ", id_, ": the query of layer ", layer, ", query head ", i / geometry_.head_dim,
+        ", channel ", i % geometry_.head_dim, " is NaN or infinite"));
   }
   const bool brings = BringsToken(cache, item);
   if (brings) VARVE_RETURN_IF_ERROR(CheckAppend(layer, item.k, item.v, 1));

@@ -8,14 +8,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "gpu_worker/attention.h"
 #include "gpu_worker/page_pool.h"
-#include "gpu_worker/recaller.h"
 #include "gpu_worker/saver.h"
-#include "gpu_worker/selector.h"
 #include "gpu_worker/sequence.h"
+#include "gpu_worker/step_buffers.h"
 #include "gpu_worker/worker_metrics.h"
 #include "kvstore/base/executor.h"
+#include "kvstore/base/log.h"
 #include "kvstore/base/mutex.h"
 #include "kvstore/base/parallel.h"
 #include "kvstore/base/status.h"
@@ -46,23 +45,6 @@ constexpr int kNewSessions = 3;
 struct Choice {
   SelectTimes times;
   bool by_store = false;
-};
-
-// Buffers of one Attend call, kept between calls.
-struct StepBuffers {
-  StepBuffers(const Services* services, uint32_t threads)
-      : recaller(services),
-        selectors(threads, Selector(services->options.geometry)),
-        attentions(threads, Attention(services)),
-        times(threads) {}
-  Recaller recaller;
-  // By thread.
-  std::vector<Selector> selectors;
-  std::vector<Attention> attentions;
-  std::vector<SelectTimes> times;
-  std::vector<absl::Status> attended;  // by work
-  std::vector<SequenceUse> uses;
-  std::vector<HeadWork> works;  // grows, never shrinks: [item][KV head]
 };
 
 // The first work of a sequence that lacks a selected page; null: none does.
@@ -116,7 +98,7 @@ class LinkedWorker final : public Worker {
   // fn(work, thread) for each, on as many threads as so many bytes are worth.
   template <typename Fn>
   void ShareHeads(size_t works, uint64_t bytes, Fn&& fn);
-  absl::Status MeasureMass(std::span<HeadWork> works);
+  void MeasureMass(std::span<HeadWork> works);
   std::unique_ptr<StepBuffers> TakeBuffers();
   void ReturnBuffers(std::unique_ptr<StepBuffers> buffers);
   void UpdateGauges() const;
@@ -404,15 +386,19 @@ absl::Status LinkedWorker::MakeResident(std::span<HeadWork> works, StepBuffers& 
   }
 }
 
-absl::Status LinkedWorker::MeasureMass(std::span<HeadWork> works) {
+// The step is done by then: it does not fail for a sample that cannot be had.
+void LinkedWorker::MeasureMass(std::span<HeadWork> works) {
   for (const HeadWork& work : works) {
     if (work.sequence->has_lost()) continue;  // of the whole nobody can tell any more
-    VARVE_ASSIGN_OR_RETURN(const double kept, mass_meter_.KeptMass(work));
-    work.sequence->stats().mass_sum += kept;
+    const absl::StatusOr<double> kept = mass_meter_.KeptMass(work);
+    if (!kept.ok()) {
+      base::LogWarning("no sample of the attention mass: ", kept.status().ToString());
+      return;
+    }
+    work.sequence->stats().mass_sum += *kept;
     ++work.sequence->stats().mass_samples;
-    metrics_->mass.Observe(kept);
+    metrics_->mass.Observe(*kept);
   }
-  return absl::OkStatus();
 }
 
 absl::Status LinkedWorker::AttendHeld(uint32_t layer, absl::Span<const AttendItem> items,
@@ -426,7 +412,7 @@ absl::Status LinkedWorker::AttendHeld(uint32_t layer, absl::Span<const AttendIte
   VARVE_RETURN_IF_ERROR(AttendHeads(works, buffers));
   metrics_->attend.Observe(SecondsSince(begin));
   const uint32_t every = services_.options.mass_sample_every;
-  if (every > 0 && attend_calls_[layer].fetch_add(1) % every == 0) return MeasureMass(works);
+  if (every > 0 && attend_calls_[layer].fetch_add(1) % every == 0) MeasureMass(works);
   return absl::OkStatus();
 }
 

@@ -309,6 +309,53 @@ TEST_P(WorkerFaults, ALostReplyOfAppendContextHeals) {
   }
 }
 
+// Queries that are not finite are refused by name; scores beyond single precision never become
+// wrong numbers.
+TEST_P(WorkerFaults, QueriesThatCannotBeScoredAreRefused) {
+  const RandomText text(kShape, 34, 300);
+  const auto worker = Make(&client_, 1024, GetParam());
+  for (const char* policy : {"full", "arkvale(budget=4p,hot=1)"}) {
+    SCOPED_TRACE(policy);
+    Feeder feeder(worker.get(), &text);
+    ASSERT_OK(feeder.Prefill(policy, 240));
+    std::vector<float> out(128), lse(4);
+    for (const float bad : {std::nanf(""), INFINITY, -INFINITY}) {
+      std::vector<float> q = text.Query(0, 0);
+      q[70] = bad;
+      const AttendItem item{feeder.id(), q.data(), out.data(), lse.data()};
+      const absl::Status refused = worker->Attend(0, {&item, 1});
+      EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument) << refused;
+      EXPECT_THAT(std::string(refused.message()), HasSubstr("query head 2, channel 6 is NaN"));
+    }
+    const std::vector<float> huge(128, 3e38f);
+    const AttendItem item{feeder.id(), huge.data(), out.data(), lse.data()};
+    const absl::Status refused = worker->Attend(0, {&item, 1});
+    EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument) << refused;
+    EXPECT_THAT(std::string(refused.message()), HasSubstr("overflows single precision"));
+    ASSERT_OK(feeder.Step(0));
+    ASSERT_OK(worker->Close(feeder.id()));
+  }
+}
+
+TEST_P(WorkerFaults, AFailedMassSampleDoesNotFailTheStep) {
+  const RandomText text(kShape, 35, 300);
+  worker::WorkerOptions options;
+  options.geometry = kShape;
+  options.pool_bytes = 1024 * kShape.page_bytes();
+  options.recall_path = GetParam();
+  options.mass_sample_every = 1;
+  auto made = worker::Worker::Create(options, &client_);
+  ASSERT_TRUE(made.ok()) << made.status();
+  Feeder feeder(made->get(), &text);
+  ASSERT_OK(feeder.Prefill("streaming(budget=4p)", 240));  // recalls nothing: all Gets are samples
+  client_.FailGets(1000, absl::UnavailableError("the store is away"));
+  ASSERT_OK(feeder.Attend(0));
+  EXPECT_EQ(feeder.Info().stats.mass_samples, 0u);
+  client_.FailGets(0, absl::OkStatus());
+  ASSERT_OK(feeder.Attend(1));
+  EXPECT_GT(feeder.Info().stats.mass_samples, 0u);
+}
+
 TEST_P(WorkerFaults, UnnamedContextsAreDroppedAndNamedOnesParked) {
   const RandomText text(kShape, 14, 300);
   const auto worker = Make(&client_, 1024, GetParam());

@@ -5,13 +5,16 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "gpu_worker/sidecar/convert.h"
 #include "gpu_worker/sidecar/shared_file.h"
 #include "gpu_worker/tensor_arena.h"
 #include "kvstore/base/grpc_status.h"
+#include "kvstore/base/mutex.h"
 #include "kvstore/base/status.h"
 #include "varve/v1/worker.grpc.pb.h"
 
@@ -38,10 +41,51 @@ void Refer(const TensorArena::Piece& piece, size_t at, size_t bytes, v1::TensorR
   ref->set_bytes(bytes);
 }
 
+// Cancels a stream unless destroyed in time: its calls have no deadline of their own.
+class CancelAfter {
+ public:
+  CancelAfter(grpc::ClientContext* context, absl::Duration timeout)
+      : thread_([this, context, timeout] { Watch(context, timeout); }) {}
+  ~CancelAfter() {
+    {
+      base::MutexLock lock(mutex_);
+      done_ = true;
+      changed_.NotifyAll();
+    }
+    thread_.join();
+  }
+  bool cancelled() const {
+    base::MutexLock lock(mutex_);
+    return cancelled_;
+  }
+
+ private:
+  void Watch(grpc::ClientContext* context, absl::Duration timeout) {
+    const absl::Time deadline = absl::Now() + timeout;
+    base::MutexLock lock(mutex_);
+    while (!done_ && absl::Now() < deadline) {
+      changed_.WaitFor(mutex_, absl::ToChronoNanoseconds(deadline - absl::Now()));
+    }
+    if (done_) return;
+    cancelled_ = true;
+    context->TryCancel();
+  }
+
+  mutable base::Mutex mutex_;
+  base::CondVar changed_;
+  bool done_ ABSL_GUARDED_BY(mutex_) = false;
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread thread_;
+};
+
 class SidecarWorker final : public RemoteWorker {
  public:
   SidecarWorker(const RemoteWorkerOptions& options, std::shared_ptr<grpc::Channel> channel)
-      : geometry_(options.geometry), stub_(v1::Worker::NewStub(channel)), channel_(channel) {}
+      : geometry_(options.geometry),
+        call_timeout_(options.call_timeout),
+        close_timeout_(options.close_timeout),
+        stub_(v1::Worker::NewStub(channel)),
+        channel_(channel) {}
   ~SidecarWorker() override;
   absl::Status Start(const RemoteWorkerOptions& options);
 
@@ -60,11 +104,19 @@ class SidecarWorker final : public RemoteWorker {
   std::span<const std::byte> pool() const override { return pool_->bytes(); }
 
  private:
-  // One unary call: method is a member of the stub.
+  // One unary call: method is a member of the stub. piece: where its tensors are, if it has any.
   template <typename Request, typename Reply, typename Method>
-  absl::Status Call(Method method, const Request& request, Reply* reply) const {
+  absl::Status Call(Method method, const Request& request, Reply* reply,
+                    TensorArena::Piece* piece = nullptr) const {
     grpc::ClientContext context;
-    return base::FromGrpc((stub_.get()->*method)(&context, request, reply));
+    const absl::Time deadline = absl::Now() + call_timeout_;
+    context.set_deadline(absl::ToChronoTime(deadline));
+    absl::Status status = base::FromGrpc((stub_.get()->*method)(&context, request, reply));
+    // The sidecar's own deadlines end calls in the same way, but earlier.
+    if (!absl::IsDeadlineExceeded(status) || absl::Now() < deadline) return status;
+    if (piece != nullptr) piece->Abandon();
+    return absl::DeadlineExceededError(
+        absl::StrCat("the sidecar did not answer within ", absl::FormatDuration(call_timeout_)));
   }
   v1::SequenceRef Ref(SequenceId sequence) const;
   absl::Status AppendPart(SequenceId sequence, uint32_t layer, const std::byte* k,
@@ -84,6 +136,8 @@ class SidecarWorker final : public RemoteWorker {
   absl::Status Adopt(const v1::EngineReply& reply, const RemoteWorkerOptions& options);
 
   const page::Geometry geometry_;
+  const absl::Duration call_timeout_;
+  const absl::Duration close_timeout_;
   const std::unique_ptr<v1::Worker::Stub> stub_;
   const std::shared_ptr<grpc::Channel> channel_;
   grpc::ClientContext stream_context_;
@@ -106,9 +160,20 @@ absl::Status SidecarWorker::Start(const RemoteWorkerOptions& options) {
   request.set_mass_sample_every(options.mass_sample_every);
   stream_ = stub_->Engine(&stream_context_);
   v1::EngineReply reply;
-  if (!stream_->Write(request) || !stream_->Read(&reply)) {
+  bool answered = false;
+  bool late = false;
+  {
+    const CancelAfter watch(&stream_context_, call_timeout_);
+    answered = stream_->Write(request) && stream_->Read(&reply);
+    late = watch.cancelled();
+  }
+  if (!answered || late) {
     absl::Status refused = base::FromGrpc(stream_->Finish());
     stream_.reset();
+    if (late) {
+      return absl::DeadlineExceededError(absl::StrCat(
+          "the sidecar did not attach the engine within ", absl::FormatDuration(call_timeout_)));
+    }
     return refused.ok() ? absl::UnavailableError("the sidecar closed the session") : refused;
   }
   return Adopt(reply, options);
@@ -137,7 +202,9 @@ absl::Status SidecarWorker::Adopt(const v1::EngineReply& reply,
 
 SidecarWorker::~SidecarWorker() {
   if (stream_ == nullptr) return;
-  // The sidecar answers the half-close when the sequences are closed.
+  // The sidecar answers the half-close when the sequences are closed. When it does not, they are
+  // closed without us.
+  const CancelAfter watch(&stream_context_, close_timeout_);
   stream_->WritesDone();
   v1::EngineReply ignored;
   while (stream_->Read(&ignored)) {
@@ -183,7 +250,7 @@ absl::Status SidecarWorker::AppendPart(SequenceId sequence, uint32_t layer, cons
   TensorLayout layout;
   const size_t k_at = layout.Add(bytes);
   const size_t v_at = layout.Add(bytes);
-  const TensorArena::Piece piece = arena_->Take(layout.size());
+  VARVE_ASSIGN_OR_RETURN(TensorArena::Piece piece, arena_->Take(layout.size(), call_timeout_));
   if (tokens > 0) {
     std::memcpy(piece.bytes().data() + k_at, k, bytes);
     std::memcpy(piece.bytes().data() + v_at, v, bytes);
@@ -196,7 +263,7 @@ absl::Status SidecarWorker::AppendPart(SequenceId sequence, uint32_t layer, cons
   Refer(piece, k_at, bytes, request.mutable_k());
   Refer(piece, v_at, bytes, request.mutable_v());
   v1::AppendReply reply;
-  return Call(&v1::Worker::Stub::Append, request, &reply);
+  return Call(&v1::Worker::Stub::Append, request, &reply, &piece);
 }
 
 absl::Status SidecarWorker::Append(SequenceId sequence, uint32_t layer, const void* k,
@@ -241,7 +308,7 @@ void SidecarWorker::PlanItem(const AttendItem& item, TensorLayout& layout,
 
 absl::Status SidecarWorker::AttendPart(uint32_t layer, absl::Span<const AttendItem> items,
                                        absl::Span<const ItemPlaces> places, size_t bytes) {
-  const TensorArena::Piece piece = arena_->Take(bytes);
+  VARVE_ASSIGN_OR_RETURN(TensorArena::Piece piece, arena_->Take(bytes, call_timeout_));
   std::byte* base = piece.bytes().data();
   v1::StepRequest request;
   request.set_engine_id(engine_id_);
@@ -261,7 +328,7 @@ absl::Status SidecarWorker::AttendPart(uint32_t layer, absl::Span<const AttendIt
     Refer(piece, places[i].v, token_bytes(), item->mutable_v());
   }
   v1::StepReply reply;
-  VARVE_RETURN_IF_ERROR(Call(&v1::Worker::Stub::Step, request, &reply));
+  VARVE_RETURN_IF_ERROR(Call(&v1::Worker::Stub::Step, request, &reply, &piece));
   for (size_t i = 0; i < items.size(); ++i) {
     std::memcpy(items[i].out, base + places[i].out, query_bytes());
     if (items[i].lse != nullptr) std::memcpy(items[i].lse, base + places[i].lse, lse_bytes());

@@ -3,6 +3,8 @@
 //
 // Attach opens the engine's session; destroying the object ends it, and the sidecar closes its
 // sequences. When the sidecar goes away, calls fail with UNAVAILABLE; a new Attach is needed.
+// A call that is not answered within call_timeout fails with DEADLINE_EXCEEDED; what it did to its
+// sequence is then unknown, and its part of the tensor memory is not used again.
 // Threads: as Worker. Calls wait for room when those under way fill the tensor memory.
 #pragma once
 
@@ -28,11 +30,16 @@ struct RemoteWorkerOptions {
   std::optional<RecallPath> recall_path;
   uint32_t mass_sample_every = 0;
   absl::Duration connect_timeout = absl::Seconds(10);
+  // Bounds each call, the attachment included (for which the sidecar zeroes a page pool).
+  absl::Duration call_timeout = absl::Seconds(60);
+  // How long the destructor lets the sidecar close the sequences.
+  absl::Duration close_timeout = absl::Seconds(10);
 };
 
 class RemoteWorker : public Worker {
  public:
-  // UNAVAILABLE when no sidecar answers; otherwise as Worker::Create.
+  // UNAVAILABLE when no sidecar answers, DEADLINE_EXCEEDED when it does not attach the engine in
+  // time; otherwise as Worker::Create.
   static absl::StatusOr<std::unique_ptr<RemoteWorker>> Attach(const RemoteWorkerOptions& options);
 
   // The page pool, mapped read-only: slot i of a page table is at i * page_bytes.

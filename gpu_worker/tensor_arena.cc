@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
 namespace varve::worker {
 
 size_t TensorArena::FindGap(size_t bytes) const {
@@ -13,12 +16,20 @@ size_t TensorArena::FindGap(size_t bytes) const {
   return capacity() - begin >= bytes ? begin : capacity();
 }
 
-TensorArena::Piece TensorArena::Take(size_t bytes) {
+absl::StatusOr<TensorArena::Piece> TensorArena::Take(size_t bytes, absl::Duration patience) {
   const size_t rounded = std::max((bytes + kAlignment - 1) / kAlignment, size_t{1}) * kAlignment;
+  const absl::Time deadline = absl::Now() + patience;
   base::MutexLock lock(mutex_);
   size_t offset = FindGap(rounded);
   while (offset == capacity()) {
-    released_.Wait(mutex_);
+    const absl::Duration left = deadline - absl::Now();
+    if (left <= absl::ZeroDuration()) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat(bytes, " of ", capacity(), " bytes of tensor memory were not free within ",
+                       absl::FormatDuration(patience),
+                       "; calls that were never answered keep theirs until a new attachment"));
+    }
+    released_.WaitFor(mutex_, absl::ToChronoNanoseconds(left));
     offset = FindGap(rounded);
   }
   taken_.emplace(offset, offset + rounded);

@@ -1,14 +1,17 @@
 // Pieces of the tensor memory that an engine shares with its sidecar, handed out to calls under
 // way.
 //
-// Thread-safe. Pieces are aligned to 64 bytes. Take waits while others hold too much.
+// Thread-safe. Pieces are aligned to 64 bytes. Take waits while others hold too much. A piece that
+// the sidecar may still write is abandoned: nobody gets that memory again.
 #pragma once
 
 #include <cstddef>
 #include <map>
 #include <span>
+#include <utility>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "kvstore/base/mutex.h"
 
 namespace varve::worker {
@@ -21,14 +24,20 @@ class TensorArena {
    public:
     Piece(TensorArena* arena, size_t offset, size_t bytes)
         : arena_(arena), offset_(offset), bytes_(bytes) {}
-    ~Piece() { arena_->Release(offset_); }
-    Piece(const Piece&) = delete;
-    Piece& operator=(const Piece&) = delete;
+    Piece(Piece&& other) noexcept
+        : arena_(std::exchange(other.arena_, nullptr)),
+          offset_(other.offset_),
+          bytes_(other.bytes_) {}
+    Piece& operator=(Piece&&) = delete;
+    ~Piece() {
+      if (arena_ != nullptr) arena_->Release(offset_);
+    }
+    void Abandon() { arena_ = nullptr; }
     size_t offset() const { return offset_; }
     std::span<std::byte> bytes() const { return arena_->memory_.subspan(offset_, bytes_); }
 
    private:
-    TensorArena* const arena_;
+    TensorArena* arena_;  // null: moved from or abandoned
     const size_t offset_;
     const size_t bytes_;
   };
@@ -36,8 +45,8 @@ class TensorArena {
   explicit TensorArena(std::span<std::byte> memory) : memory_(memory) {}
 
   size_t capacity() const { return memory_.size() / kAlignment * kAlignment; }
-  // bytes: at most capacity().
-  Piece Take(size_t bytes);
+  // bytes: at most capacity(). RESOURCE_EXHAUSTED when there is no room within the time.
+  absl::StatusOr<Piece> Take(size_t bytes, absl::Duration patience);
 
  private:
   void Release(size_t offset);

@@ -1,22 +1,27 @@
 // What a sequence keeps, evicts and attends to: policies by name and parameters, all through one
 // code path.
 //
-//   full                       every page resident and attended
-//   streaming(budget=0.1)      sinks and the most recent pages only; the rest is dropped, never
-//   recalled (StreamingLLM) quest(budget=0.1)          every page resident, the selected ones
-//   attended (Quest) arkvale(budget=0.1)        a hot set resident, selected pages attended,
-//   missing ones recalled from the store (ArkVale)
+//   full                    every page resident and attended
+//   streaming(budget=0.1)   sinks and the most recent pages only; the rest is dropped, never
+//   recalled
+//                           (StreamingLLM)
+//   quest(budget=0.1)       every page resident, the selected ones attended (Quest)
+//   arkvale(budget=0.1)     a hot set resident, selected pages attended, missing ones recalled from
+//                           the store (ArkVale)
 //
-// Parameters: budget  pages attended per layer and KV head: a fraction (0 < f <= 1) of the prompt's
-// pages, or "64p" pages
-//             min     least budget in pages (default 3)
-//             sinks   first pages always in (default 1; counted in the budget)
-//             window  last prompt pages always in (default 1; counted)
-//             hot     hot-set pages as a multiple of the budget (default 2; arkvale only)
-//             merge   softmax_mean | softmax_max | max | mean (default softmax_mean)
-//             generated  pinned: pages of generated tokens are always attended and not counted;
-//             paged: they age like
-//                     prompt pages (default pinned)
+// Parameters:
+//   budget     pages attended per layer and KV head: a fraction (0 < f <= 1) of the prompt's pages,
+//   or
+//              "64p" pages
+//   min        least budget in pages (default 3)
+//   sinks      first pages always in (default 1; counted in the budget)
+//   window     last prompt pages always in (default 1; counted)
+//   hot        hot-set pages as a multiple of the budget (default 2; arkvale only)
+//   merge      softmax_mean | softmax_max | max | mean (default softmax_mean)
+//   generated  pinned: pages of generated tokens are always attended and not counted; paged: they
+//   age
+//              like prompt pages (default pinned)
+//
 // Immutable values, thread-safe.
 #pragma once
 

@@ -183,7 +183,9 @@ void Recaller::GiveUp(std::span<HeadWork> works, const absl::Status& status) {
     work.slots.clear();
   }
   if (MayLandLate(status)) {
-    services_->pool->Quarantine(freed_, services_->options.step_deadline);
+    // The store counts its deadline from when it reads the request, which may be much later; then
+    // the call has failed after about one deadline, too.
+    services_->pool->Quarantine(freed_, 2 * services_->options.transfer_deadline);
   } else {
     services_->pool->Free(freed_);
   }

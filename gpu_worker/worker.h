@@ -53,6 +53,9 @@ struct WorkerOptions {
   page::DigestKind digest_kind = page::DigestKind::kMinMax;
   RecallPath recall_path = RecallPath::kWorker;
   absl::Duration step_deadline = absl::Seconds(10);
+  // The client's: for so long the store may write into slots that a failed step gave up, and they
+  // are not used again before.
+  absl::Duration transfer_deadline = absl::Seconds(10);
   // Threads that share the KV heads of one Attend, the caller's included; 0: half of this process's
   // CPUs, at most 16. Results do not depend on it. At most kMaxAttendThreads.
   uint32_t attend_threads = 0;

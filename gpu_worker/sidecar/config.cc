@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -54,8 +55,13 @@ absl::Status ValidateWorkerConfig(const WorkerConfig& config) {
                   "at most 512 bytes");
   }
   checks.LogLevel("log_level", config.log_level());
-  for (const std::string& lane : config.transport().lanes()) {
-    checks.OneOf("transport.lanes", lane, {"shm", "tcp", "rdma"});
+  const auto& lanes = config.transport().lanes();
+  if (lanes.empty()) checks.Refuse("transport.lanes", "[]", "at least one of shm, tcp, rdma");
+  for (auto lane = lanes.begin(); lane != lanes.end(); ++lane) {
+    checks.OneOf("transport.lanes", *lane, {"shm", "tcp", "rdma"});
+    if (std::find(lanes.begin(), lane, *lane) != lane) {
+      checks.Refuse("transport.lanes", absl::StrCat("'", *lane, "' twice"), "each lane once");
+    }
   }
   checks.Millis("transport.transfer_deadline_ms", config.transport().transfer_deadline_ms(), 1,
                 600000);

@@ -29,6 +29,7 @@ absl::Status FillOptions(const v1::EngineRequest& request, const v1::WorkerConfi
       request.mass_sample_every() != 0 ? request.mass_sample_every() : config.mass_sample_every();
   options->key_namespace = config.key_namespace();
   options->step_deadline = absl::Milliseconds(config.step_deadline_ms());
+  options->transfer_deadline = absl::Milliseconds(config.transport().transfer_deadline_ms());
   options->attend_threads = config.attend_threads();
   return absl::OkStatus();
 }
@@ -131,12 +132,29 @@ absl::Status EngineSession::Step(const v1::StepRequest& request) {
 
 // ---- EngineTable
 
+void EngineTable::Open(client::Client* client) {
+  base::MutexLock lock(mutex_);
+  client_ = client;
+}
+
+std::string EngineTable::lane() const {
+  client::Client* client = nullptr;
+  {
+    base::MutexLock lock(mutex_);
+    client = client_;
+  }
+  return client == nullptr ? "" : client->lane();
+}
+
 absl::StatusOr<std::shared_ptr<EngineSession>> EngineTable::Attach(
     const v1::EngineRequest& request) {
   uint64_t pool_bytes = request.pool_bytes();
+  client::Client* client = nullptr;
   {
     base::MutexLock lock(mutex_);
     if (closed_) return absl::UnavailableError("the worker is shutting down");
+    if (client_ == nullptr) return absl::UnavailableError("the worker waits for its store");
+    client = client_;
     const uint64_t left = config_.pool_bytes() - std::min(config_.pool_bytes(), pool_in_use_);
     if (pool_bytes == 0) pool_bytes = left;
     if (pool_bytes > left || pool_bytes == 0) {
@@ -146,7 +164,7 @@ absl::StatusOr<std::shared_ptr<EngineSession>> EngineTable::Attach(
     }
     pool_in_use_ += pool_bytes;
   }
-  auto session = EngineSession::Create(request, config_, pool_bytes, client_, metrics_);
+  auto session = EngineSession::Create(request, config_, pool_bytes, client, metrics_);
   base::MutexLock lock(mutex_);
   if (!session.ok()) {
     pool_in_use_ -= pool_bytes;

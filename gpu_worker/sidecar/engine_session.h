@@ -59,25 +59,28 @@ class EngineSession {
 // The engines attached now, and what the page pool has left for more.
 class EngineTable {
  public:
-  // client outlives the table.
-  EngineTable(const v1::WorkerConfig& config, client::Client* client, base::Metrics* metrics)
-      : config_(config), client_(client), metrics_(metrics) {}
+  EngineTable(const v1::WorkerConfig& config, base::Metrics* metrics)
+      : config_(config), metrics_(metrics) {}
 
-  // RESOURCE_EXHAUSTED when the pool has no room, UNAVAILABLE when closed.
+  // Engines may attach from now on. client outlives the table.
+  void Open(client::Client* client);
+  // RESOURCE_EXHAUSTED when the pool has no room, UNAVAILABLE before Open and after Close.
   absl::StatusOr<std::shared_ptr<EngineSession>> Attach(const v1::EngineRequest& request);
   void Detach(const std::string& id);
   // UNAUTHENTICATED when there is none, UNAVAILABLE when closed.
   absl::StatusOr<std::shared_ptr<EngineSession>> Find(const std::string& id) const;
   std::vector<std::shared_ptr<EngineSession>> All() const;
   WorkerStatus Total() const;
+  // How values travel to and from the store; empty before Open.
+  std::string lane() const;
   // No new engines and no new calls.
   void Close();
 
  private:
   const v1::WorkerConfig config_;
-  client::Client* const client_;
   base::Metrics* const metrics_;
   mutable base::Mutex mutex_;
+  client::Client* client_ ABSL_GUARDED_BY(mutex_) = nullptr;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t pool_in_use_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<std::string, std::shared_ptr<EngineSession>> engines_ ABSL_GUARDED_BY(mutex_);

@@ -19,8 +19,8 @@ constexpr const char* kHelpHead =
   varve-worker --config worker.yaml              read settings from a file
   varve-worker --print-config                    show every setting, its value and where it came from, and exit
 
-It waits for the store; when it serves, it prints one line of JSON with the bound addresses to standard output. Log lines
-go to standard error. SIGTERM or SIGINT drains: no new engines, calls under way finish, sequences are closed, exit 0 within
+HTTP answers at once. Engines wait for the store; when they are served, it prints one line of JSON with the bound addresses to
+standard output. Log lines go to standard error. SIGTERM or SIGINT drains: no new engines, calls under way finish, sequences are closed, exit 0 within
 drain_ms. A second one exits at once.
 
 Settings come from the command line, else from the environment (VARVE_POOL_BYTES=8GiB), else from the file (nested YAML
@@ -65,11 +65,12 @@ int Main(const std::vector<std::string>& args) {
   }
   const base::StopSignals signals;
   (void)base::SetLogLevel(config.log_level());  // validated above
-  auto store = ConnectToStore(config, signals);
-  if (store.ok() && *store == nullptr) return 0;
-  const absl::StatusOr<std::unique_ptr<WorkerServer>> server =
-      store.ok() ? WorkerServer::Start(config, std::move(*store)) : store.status();
+  const auto server = WorkerServer::Start(config);
   if (!server.ok()) return base::FailedToStart(text, server.status());
+  auto store = ConnectToStore(config, signals);
+  if (!store.ok()) return base::FailedToStart(text, store.status());
+  if (*store == nullptr) return 0;
+  (*server)->Open(std::move(*store));
   base::LogInfo("serving engines on ", (*server)->grpc_address(), ", HTTP on ",
                 (*server)->http_address());
   base::PrintReadyLine({{"grpc", (*server)->grpc_address()},

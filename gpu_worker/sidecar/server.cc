@@ -3,7 +3,6 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
-#include <sys/stat.h>
 
 #include <atomic>
 #include <chrono>
@@ -14,16 +13,34 @@
 #include "absl/strings/strip.h"
 #include "gpu_worker/sidecar/engine_session.h"
 #include "gpu_worker/sidecar/service.h"
+#include "gpu_worker/sidecar/shared_file.h"
 #include "gpu_worker/sidecar/status_page.h"
+#include "gpu_worker/sidecar/store_watch.h"
 #include "gpu_worker/worker_metrics.h"
 #include "kvstore/base/address.h"
 #include "kvstore/base/http_server.h"
+#include "kvstore/base/log.h"
 #include "kvstore/base/metrics.h"
 #include "kvstore/base/process_metrics.h"
 #include "kvstore/base/status.h"
+#include "kvstore/base/units.h"
+#include "kvstore/base/unix_socket.h"
 #include "kvstore/base/version.h"
 
 namespace varve::worker {
+
+namespace {
+
+// What killed workers left in memory would be missing here.
+void SweepSharedMemory(const std::string& directory) {
+  constexpr const char* kNames[] = {"pool", "tensors"};
+  const SharedFile::Swept swept = SharedFile::SweepAbandoned(directory, kNames);
+  if (swept.files == 0) return;
+  base::LogInfo("removed ", swept.files, " files of workers that were killed from ", directory, ", ",
+                base::FormatBytes(swept.bytes));
+}
+
+}  // namespace
 
 struct WorkerServer::Impl {
   absl::Status ServeGrpc();
@@ -35,13 +52,16 @@ struct WorkerServer::Impl {
   varve::v1::WorkerConfig config;
   base::Metrics registry;
   std::unique_ptr<WorkerMetrics> metrics;
+  std::unique_ptr<StoreWatch> watch;
   std::unique_ptr<client::Client> client;
   std::unique_ptr<EngineTable> engines;
   std::unique_ptr<WorkerService> service;
+  std::unique_ptr<base::UnixSocket> socket;
   std::unique_ptr<grpc::Server> grpc_server;
   std::unique_ptr<base::HttpServer> http_server;
   std::string grpc_address;
   std::string http_address;
+  std::atomic<bool> open{false};
   std::atomic<bool> draining{false};
 };
 
@@ -50,7 +70,13 @@ absl::Status WorkerServer::Impl::ServeGrpc() {
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   int port = 0;
-  builder.AddListeningPort(config.listen(), grpc::InsecureServerCredentials(), &port);
+  grpc_address = config.listen();
+  std::string bind = grpc_address;
+  if (absl::string_view path = grpc_address; absl::ConsumePrefix(&path, "unix:")) {
+    VARVE_ASSIGN_OR_RETURN(socket, base::UnixSocket::Claim(std::string(path)));
+    bind = absl::StrCat("unix:", socket->bind_path());
+  }
+  builder.AddListeningPort(bind, grpc::InsecureServerCredentials(), &port);
   builder.SetMaxReceiveMessageSize(64 << 20);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.RegisterService(service.get());
@@ -59,21 +85,18 @@ absl::Status WorkerServer::Impl::ServeGrpc() {
     return absl::UnavailableError(absl::StrCat("cannot serve gRPC on ", config.listen(), ": ",
                                                base::WhyNotBound(config.listen())));
   }
-  grpc_address = config.listen();
-  if (absl::string_view path = grpc_address; absl::ConsumePrefix(&path, "unix:")) {
-    // Whoever may open the socket may read other engines' status: only this user.
-    chmod(std::string(path).c_str(), 0600);
-  } else {
-    grpc_address = absl::StrCat(grpc_address.substr(0, grpc_address.rfind(':')), ":", port);
-  }
+  // Whoever may open the socket may read other engines' status: only this user.
+  if (socket != nullptr) return socket->Publish(0600);
+  grpc_address = absl::StrCat(grpc_address.substr(0, grpc_address.rfind(':')), ":", port);
   return absl::OkStatus();
 }
 
 base::HttpResponse WorkerServer::Impl::Ready() const {
   if (draining) return {.code = 503, .body = "draining\n"};
-  if (const absl::Status status = client->Status().status(); !status.ok()) {
-    return {.code = 503, .body = absl::StrCat("store: ", status.message(), "\n")};
+  if (const absl::Status state = watch->state(); !state.ok()) {
+    return {.code = 503, .body = absl::StrCat("store: ", state.message(), "\n")};
   }
+  if (!open) return {.code = 503, .body = "store: no session with it yet\n"};
   return {.body = "ready\n"};
 }
 
@@ -111,18 +134,29 @@ absl::Status WorkerServer::Impl::ServeHttp() {
 }
 
 absl::StatusOr<std::unique_ptr<WorkerServer>> WorkerServer::Start(
-    const varve::v1::WorkerConfig& config, std::unique_ptr<client::Client> client) {
+    const varve::v1::WorkerConfig& config) {
   auto impl = std::make_unique<Impl>();
   impl->config = config;
   impl->metrics = std::make_unique<WorkerMetrics>(&impl->registry);
-  impl->client = std::move(client);
-  impl->engines = std::make_unique<EngineTable>(config, impl->client.get(), &impl->registry);
-  impl->service = std::make_unique<WorkerService>(impl->engines.get(), impl->client.get(),
+  prometheus::Gauge& up =
+      impl->registry.Gauge("varve_worker_store_up", "1 while the store answers, else 0");
+  VARVE_ASSIGN_OR_RETURN(impl->watch, StoreWatch::Start(config.store(), &up));
+  impl->engines = std::make_unique<EngineTable>(config, &impl->registry);
+  impl->service = std::make_unique<WorkerService>(impl->engines.get(), impl->watch.get(),
                                                   config.store(), &impl->registry);
-  VARVE_RETURN_IF_ERROR(impl->ServeGrpc());
+  const absl::Status serving = impl->ServeGrpc();
+  // From here on the destructor cleans up.
   std::unique_ptr<WorkerServer> server(new WorkerServer(std::move(impl)));
+  VARVE_RETURN_IF_ERROR(serving);
   VARVE_RETURN_IF_ERROR(server->impl_->ServeHttp());
+  SweepSharedMemory(config.shared_memory_dir());
   return server;
+}
+
+void WorkerServer::Open(std::unique_ptr<client::Client> client) {
+  impl_->client = std::move(client);
+  impl_->engines->Open(impl_->client.get());
+  impl_->open = true;
 }
 
 WorkerServer::WorkerServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -13,9 +13,11 @@ namespace varve::worker {
 
 class WorkerServer {
  public:
-  // config: validated. client: connected to the store. UNAVAILABLE when an address cannot be bound.
-  static absl::StatusOr<std::unique_ptr<WorkerServer>> Start(
-      const varve::v1::WorkerConfig& config, std::unique_ptr<client::Client> client);
+  // config: validated. Serves at once, but engines have to wait for Open. UNAVAILABLE when an
+  // address cannot be bound or another process serves there.
+  static absl::StatusOr<std::unique_ptr<WorkerServer>> Start(const varve::v1::WorkerConfig& config);
+  // client: connected to the store. Once.
+  void Open(std::unique_ptr<client::Client> client);
   // Shuts down at once if Shutdown was not called.
   ~WorkerServer();
 

@@ -56,10 +56,10 @@ void WorkerService::WaitIdle(absl::Duration patience) {
   }
 }
 
-WorkerService::WorkerService(EngineTable* engines, client::Client* client, std::string store,
+WorkerService::WorkerService(EngineTable* engines, const StoreWatch* watch, std::string store,
                              base::Metrics* metrics)
     : engines_(engines),
-      client_(client),
+      watch_(watch),
       store_(std::move(store)),
       started_(absl::Now()),
       methods_(*metrics, *v1::StepRequest::descriptor()->file()->FindServiceByName("Worker")) {}
@@ -170,8 +170,8 @@ void WorkerService::FillStatus(v1::WorkerStatus* reply) const {
   reply->set_sequences(total.sequences);
   reply->set_engines(static_cast<uint32_t>(engines_->All().size()));
   reply->set_store(store_);
-  reply->set_store_connected(client_->Status().ok());
-  reply->set_lane(client_->lane());
+  reply->set_store_connected(watch_->state().ok());
+  reply->set_lane(engines_->lane());
 }
 
 grpc::Status WorkerService::GetWorkerStatus(grpc::ServerContext*,

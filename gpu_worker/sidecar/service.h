@@ -10,6 +10,7 @@
 
 #include "absl/time/time.h"
 #include "gpu_worker/sidecar/engine_session.h"
+#include "gpu_worker/sidecar/store_watch.h"
 #include "kvstore/base/mutex.h"
 #include "kvstore/base/rpc_metrics.h"
 #include "varve/v1/worker.grpc.pb.h"
@@ -19,7 +20,7 @@ namespace varve::worker {
 class WorkerService final : public v1::Worker::Service {
  public:
   // All outlive the service. store: its address, shown in status.
-  WorkerService(EngineTable* engines, client::Client* client, std::string store,
+  WorkerService(EngineTable* engines, const StoreWatch* watch, std::string store,
                 base::Metrics* metrics);
 
   grpc::Status Engine(
@@ -59,7 +60,7 @@ class WorkerService final : public v1::Worker::Service {
   absl::Status ServeEngine(grpc::ServerReaderWriter<v1::EngineReply, v1::EngineRequest>* stream);
 
   EngineTable* const engines_;
-  client::Client* const client_;
+  const StoreWatch* const watch_;
   const std::string store_;
   const absl::Time started_;
   base::ServiceMetrics methods_;

@@ -158,8 +158,10 @@ TEST_P(WorkerProcesses, ASidecarThatIsKilledFailsItsEngineAndLeavesTheStoreClean
     return MetricValue(store_->HttpGet("/metrics"), "varve_tier_pinned_bytes{tier=\"host\"}") == 0;
   }));
   // A new sidecar on the same socket serves again; what was stored is still there.
+  EXPECT_EQ(FilesIn(directory_ + "/shm"), 2u);
   sidecar = StartSidecar();
   ASSERT_NE(sidecar, nullptr);
+  EXPECT_EQ(FilesIn(directory_ + "/shm"), 0u);  // the dead one's are removed
   auto remote = worker::RemoteWorker::Attach(RemoteOptions());
   ASSERT_TRUE(remote.ok()) << remote.status();
   Feeder again(remote->get(), &text);
@@ -218,7 +220,108 @@ TEST_P(WorkerProcesses, TheSidecarWaitsForItsStore) {
   StartStore({"--listen=" + address});
   ASSERT_OK(sidecar->AwaitReady());
   std::string body;
-  EXPECT_EQ(HttpGet(sidecar->http_address(), "/readyz", &body), 200) << body;
+  EXPECT_TRUE(Eventually([&] { return HttpGet(sidecar->http_address(), "/readyz", &body) == 200; }))
+      << body;
+}
+
+// What is served while the store is away, and what a bad address is: known before the store is.
+TEST_P(WorkerProcesses, PagesAnswerWhileTheSidecarWaitsForItsStore) {
+  const std::string address = store_->grpc_address();
+  store_->Signal(SIGKILL);
+  ASSERT_TRUE(store_->Wait(absl::Seconds(30)).ok());
+  const std::string http = absl::StrCat("127.0.0.1:", 20000 + getpid() % 10000);
+  const auto sidecar =
+      StartSidecar({"--store=" + address, "--http_listen=" + http}, /*wait_ready=*/false);
+  ASSERT_NE(sidecar, nullptr);
+  std::string body;
+  ASSERT_TRUE(Eventually([&] { return HttpGet(http, "/healthz", &body) == 200; }));
+  EXPECT_EQ(HttpGet(http, "/readyz", &body), 503);
+  EXPECT_THAT(body, HasSubstr("store: "));
+  EXPECT_EQ(HttpGet(http, "/", &body), 200);
+  EXPECT_THAT(body, HasSubstr("not connected"));
+  EXPECT_EQ(HttpGet(http, "/metrics", &body), 200);
+  EXPECT_EQ(MetricValue(body, "varve_worker_store_up"), 0);
+  EXPECT_THAT(worker::RemoteWorker::Attach(RemoteOptions()).status().ToString(),
+              HasSubstr("waits for its store"));
+  // Another worker with the same addresses says so at once.
+  const auto second =
+      StartSidecar({"--store=" + address, "--listen=127.0.0.1:0", "--http_listen=" + http},
+                   /*wait_ready=*/false);
+  ASSERT_NE(second, nullptr);
+  const auto exit = second->Wait(absl::Seconds(30));
+  ASSERT_TRUE(exit.ok()) << exit.status();
+  EXPECT_NE(*exit, 0);
+  StartStore({"--listen=" + address});
+  ASSERT_OK(sidecar->AwaitReady());
+  EXPECT_TRUE(Eventually([&] { return HttpGet(http, "/readyz", &body) == 200; })) << body;
+}
+
+// A store that is stopped answers nothing; the worker's pages must not wait for it.
+TEST_P(WorkerProcesses, PagesAnswerWhileTheStoreIsStopped) {
+  const auto sidecar = StartSidecar();
+  ASSERT_NE(sidecar, nullptr);
+  const auto store_up = [&] {
+    return MetricValue(sidecar->HttpGet("/metrics"), "varve_worker_store_up");
+  };
+  EXPECT_TRUE(Eventually([&] { return store_up() == 1; }));
+  store_->Signal(SIGSTOP);
+  const absl::Time begin = absl::Now();
+  std::string body;
+  for (int i = 0; i < 8; ++i) {  // more than the threads of the HTTP server
+    HttpGet(sidecar->http_address(), "/readyz", &body);
+    HttpGet(sidecar->http_address(), "/", &body);
+    EXPECT_EQ(sidecar->HttpGet("/healthz"), "ok\n");
+  }
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(20));
+  EXPECT_TRUE(Eventually([&] { return store_up() == 0; }));
+  EXPECT_EQ(HttpGet(sidecar->http_address(), "/readyz", &body), 503);
+  store_->Signal(SIGCONT);
+  EXPECT_TRUE(
+      Eventually([&] { return HttpGet(sidecar->http_address(), "/readyz", &body) == 200; }));
+  EXPECT_EQ(store_up(), 1);
+}
+
+// A stopped sidecar costs an engine its timeouts and no more.
+TEST_P(WorkerProcesses, AStoppedSidecarDoesNotHoldItsEngine) {
+  const auto sidecar = StartSidecar();
+  ASSERT_NE(sidecar, nullptr);
+  worker::RemoteWorkerOptions options = RemoteOptions();
+  options.connect_timeout = absl::Seconds(10);
+  options.call_timeout = absl::Seconds(10);
+  auto remote = worker::RemoteWorker::Attach(options);
+  ASSERT_TRUE(remote.ok()) << remote.status();
+  options.connect_timeout = absl::Seconds(1);
+  options.call_timeout = absl::Seconds(1);
+  options.close_timeout = absl::Seconds(1);
+  auto impatient = worker::RemoteWorker::Attach(options);
+  ASSERT_TRUE(impatient.ok()) << impatient.status();
+  const RandomText text(kShape, 8, 400);
+  Feeder feeder(impatient->get(), &text);
+  ASSERT_OK(feeder.Prefill(kPolicy, 300));
+  sidecar->Signal(SIGSTOP);
+  const absl::Time begin = absl::Now();
+  const absl::Status step = feeder.Attend(0);
+  EXPECT_EQ(step.code(), absl::StatusCode::kDeadlineExceeded) << step;
+  EXPECT_THAT(std::string(step.message()), HasSubstr("the sidecar did not answer within 1s"));
+  EXPECT_FALSE(worker::RemoteWorker::Attach(options).ok());
+  impatient->reset();
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(20));
+  sidecar->Signal(SIGCONT);
+  Feeder patient(remote->get(), &text);
+  ASSERT_OK(patient.Prefill(kPolicy, 300));
+  ASSERT_OK(patient.Step(0));
+}
+
+TEST_P(WorkerProcesses, ASecondSidecarOnTheSameSocketIsRefused) {
+  const auto sidecar = StartSidecar();
+  ASSERT_NE(sidecar, nullptr);
+  const auto second = StartSidecar({}, /*wait_ready=*/false);
+  ASSERT_NE(second, nullptr);
+  const auto exit = second->Wait(absl::Seconds(30));
+  ASSERT_TRUE(exit.ok()) << exit.status();
+  EXPECT_NE(*exit, 0);
+  auto remote = worker::RemoteWorker::Attach(RemoteOptions());
+  EXPECT_TRUE(remote.ok()) << remote.status();
 }
 
 TEST_P(WorkerProcesses, PagesForPeopleAndProbes) {
@@ -229,7 +332,7 @@ TEST_P(WorkerProcesses, PagesForPeopleAndProbes) {
   auto remote = worker::RemoteWorker::Attach(options);
   ASSERT_TRUE(remote.ok()) << remote.status();
   EXPECT_EQ(sidecar->HttpGet("/healthz"), "ok\n");
-  EXPECT_EQ(sidecar->HttpGet("/readyz"), "ready\n");
+  EXPECT_TRUE(Eventually([&] { return sidecar->HttpGet("/readyz") == "ready\n"; }));
   const std::string page = sidecar->HttpGet("/");
   EXPECT_THAT(page, HasSubstr("&lt;b&gt;engine&lt;/b&gt;"));
   EXPECT_THAT(page, HasSubstr(absl::StrCat("over ", GetParam())));

@@ -73,9 +73,9 @@ absl::StatusOr<std::unique_ptr<UnixSocket>> UnixSocket::Claim(const std::string&
   return claimed;
 }
 
-absl::Status UnixSocket::Publish(mode_t mode) {
+absl::Status UnixSocket::Publish(std::optional<mode_t> mode) {
   struct stat info {};
-  if (chmod(bind_path_.c_str(), mode) != 0 || lstat(bind_path_.c_str(), &info) != 0) {
+  if ((mode && chmod(bind_path_.c_str(), *mode) != 0) || lstat(bind_path_.c_str(), &info) != 0) {
     return Refused(path_, "setting its mode", errno);
   }
   VARVE_RETURN_IF_ERROR(RemoveStale(path_));

@@ -8,6 +8,7 @@
 #include <sys/types.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -27,8 +28,8 @@ class UnixSocket {
 
   // Where to bind.
   const std::string& bind_path() const { return bind_path_; }
-  // Moves the bound socket to its path, with this mode.
-  absl::Status Publish(mode_t mode);
+  // Moves the bound socket to its path, with this mode if one is given.
+  absl::Status Publish(std::optional<mode_t> mode = std::nullopt);
 
  private:
   explicit UnixSocket(const std::string& path);

@@ -38,8 +38,6 @@ int DataThreads() {
 constexpr int kControlThreads = 2;
 // They wait for clients more than they work.
 constexpr int kConnectThreads = 16;
-// Clients of other users are welcome, as on a port; the folder says who may come.
-constexpr mode_t kSocketMode = 0777;
 
 void SetChannelArguments(grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
@@ -190,7 +188,7 @@ absl::Status StoreServer::Impl::ServeGrpc() {
     return absl::UnavailableError(
         absl::StrCat("cannot serve gRPC on ", listen, ": ", base::WhyNotBound(listen)));
   }
-  if (socket != nullptr) VARVE_RETURN_IF_ERROR(socket->Publish(kSocketMode));
+  if (socket != nullptr) VARVE_RETURN_IF_ERROR(socket->Publish());
   if (options.listen) grpc_address = BoundAddress(listen, port);
   grpc_server->GetHealthCheckService()->SetServingStatus("varve.v1.Store", true);
   return absl::OkStatus();

@@ -3,8 +3,8 @@
 //
 // A checked address is one that UCX of this version can have made: its structure is whole, what two workers of one lane
 // have in common is equal to our own, and shared memory is a queue of the process that it claims to come from. This keeps
-// out damage and forgeries that would crash us. It authenticates nobody: over shared memory UCX trusts what the peer
-// writes into its queues, and over tcp whatever reaches the port (docs/operations.md).
+// out formats and files that would crash us. It authenticates nobody: UCX may still abort over a lie about a worker's id
+// or port, and trusts what a peer writes into its queues and what reaches its tcp port (docs/operations.md).
 //
 // Pure functions, apart from a look into /proc for shared memory. Any thread.
 #pragma once

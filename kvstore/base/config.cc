@@ -33,6 +33,8 @@ using google::protobuf::Message;
 
 constexpr size_t kMaxFileBytes = 1 << 20;
 constexpr int kMaxDepth = 8;
+// A file of aliases that contain each other would flatten to any number.
+constexpr size_t kMaxSettings = 1000;
 
 struct FieldRef {
   Message* owner;
@@ -210,6 +212,7 @@ void Flatten(const YAML::Node& node, const std::string& prefix,
   }
   std::set<std::string> names;
   for (const auto& entry : node) {
+    if (out.size() + problems.size() > kMaxSettings) return;
     const std::string name = entry.first.as<std::string>();
     const std::string path = prefix + name;
     if (!names.insert(name).second || out.contains(path)) {

@@ -12,6 +12,7 @@
 #include "kvstore/store/eviction_policy.h"
 #include "kvstore/store/miss_memory.h"
 #include "kvstore/store/object_index.h"
+#include "kvstore/store/page_handles.h"
 #include "kvstore/store/window.h"
 
 namespace varve::store {
@@ -25,7 +26,7 @@ constexpr size_t kRowsPerLock = 256;
 
 uint64_t KeyHash(const FullKey& key) { return absl::Hash<FullKey>()(key); }
 
-class PageStoreImpl final : public PageStore {
+class PageStoreImpl final : public PageStore, private HandleOwner {
  public:
   PageStoreImpl(tier::Tier* host, const PageStoreOptions& options,
                 std::unique_ptr<EvictionPolicy> policy, const base::Clock* clock)
@@ -55,14 +56,14 @@ class PageStoreImpl final : public PageStore {
                               size_t limit) const override;
   PageStoreUsage Usage() const override;
 
-  // ---- for handles
-  absl::Status Commit(std::unique_ptr<Object>& reserved);
-  void Abandon(const tier::Slot& slot) { host_->Free(slot); }
-  std::span<std::byte> Map(const Object& object) { return host_->Map(object.slot); }
-  void Close(Object* object);
-  void DropCorrupt(Object* object);
-
  private:
+  // ---- HandleOwner
+  absl::Status Commit(std::unique_ptr<Object>& reserved) override;
+  void Abandon(const tier::Slot& slot) override { host_->Free(slot); }
+  std::span<std::byte> Map(const Object& object) override { return host_->Map(object.slot); }
+  void Close(Object* object) override;
+  void DropCorrupt(Object* object) override;
+
   absl::Status Validate(const ObjectMeta& meta) const;
   absl::StatusOr<tier::Slot> ReserveSlot(uint64_t bytes);
   // For what fits no hole: evicts the least that makes one, or nothing. O(objects) under the lock.
@@ -92,108 +93,6 @@ class PageStoreImpl final : public PageStore {
   absl::flat_hash_map<std::string, NamespaceId> namespaces_ ABSL_GUARDED_BY(mutex_);
   EvictionCounters eviction_ ABSL_GUARDED_BY(mutex_);
   uint64_t checksum_failures_ ABSL_GUARDED_BY(mutex_) = 0;
-};
-
-// ---- handles
-
-class PutHandleImpl final : public PutHandle {
- public:
-  PutHandleImpl(PageStoreImpl* store, std::unique_ptr<Object> reserved)
-      : store_(store),
-        reserved_(std::move(reserved)),
-        granule_bytes_(GranuleBytes(reserved_->meta.layout)),
-        copier_(reserved_->meta.bytes, granule_bytes_) {}
-  ~PutHandleImpl() override { Abandon(); }
-  PutHandleImpl(const PutHandleImpl&) = delete;
-  PutHandleImpl& operator=(const PutHandleImpl&) = delete;
-
-  std::span<std::byte> memory() override {
-    return reserved_ == nullptr ? std::span<std::byte>() : store_->Map(*reserved_);
-  }
-
-  void CopyFrom(uint64_t offset, const void* bytes, size_t count) override {
-    copier_.Copy(offset, memory().data() + offset, bytes, count, page::CopyMode::kStream);
-  }
-  bool checksummed() const override { return copier_.complete(); }
-
-  absl::Status Commit(std::optional<uint32_t> expected_crc32c) override {
-    if (reserved_ == nullptr) {
-      return absl::FailedPreconditionError("Commit was called before on this handle");
-    }
-    reserved_->checksums = Summarize(memory(), granule_bytes_, copier_);
-    const uint32_t crc = reserved_->checksums.whole_crc32c;
-    absl::Status status;
-    if (expected_crc32c.has_value() && *expected_crc32c != crc) {
-      status = absl::DataLossError(
-          absl::StrCat("the value's crc32c is ", crc, ", expected ", *expected_crc32c));
-    } else {
-      status = store_->Commit(reserved_);
-    }
-    Abandon();
-    return status;
-  }
-
- private:
-  void Abandon() {
-    if (reserved_ != nullptr) store_->Abandon(reserved_->slot);
-    reserved_.reset();
-  }
-
-  PageStoreImpl* const store_;
-  std::unique_ptr<Object> reserved_;  // null once committed or abandoned
-  const size_t granule_bytes_;
-  GranuleCopier copier_;
-};
-
-class GetHandleImpl final : public GetHandle {
- public:
-  GetHandleImpl(PageStoreImpl* store, Object* object)
-      : store_(store),
-        object_(object),
-        memory_(store->Map(*object)),
-        copier_(memory_.size(), object->checksums.granule_bytes) {}
-  ~GetHandleImpl() override { store_->Close(object_); }
-  GetHandleImpl(const GetHandleImpl&) = delete;
-  GetHandleImpl& operator=(const GetHandleImpl&) = delete;
-
-  const ObjectMeta& meta() const override { return object_->meta; }
-  TierId tier() const override { return object_->tier; }
-  uint32_t crc32c() const override { return object_->checksums.whole_crc32c; }
-  std::span<const std::byte> memory() const override { return memory_; }
-
-  absl::Status Verify(const page::ObjectRange& range) override {
-    const page::ObjectLayout& layout = object_->meta.layout;
-    if (!range.whole() && !page::RangeBytes(layout, range).has_value()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("heads from ", range.head_begin, ", ", range.head_count,
-                       " of them, are not in the object, which has ", layout.num_kv_heads,
-                       " KV heads (0: opaque, only the whole object is a range)"));
-    }
-    std::optional<size_t> corrupt;
-    const auto check = [&](const page::Extent& extent) {
-      if (!corrupt) corrupt = FirstCorruptGranule(object_->checksums, extent, memory_, copier_);
-    };
-    if (range.whole()) {
-      check({0, memory_.size()});
-    } else {
-      page::ForEachExtent(layout, range, check);
-    }
-    if (!corrupt.has_value()) return absl::OkStatus();
-    store_->DropCorrupt(object_);
-    return absl::DataLossError(absl::StrCat("object ", object_->key.key.ToHex(),
-                                            ": checksum of granule ", *corrupt,
-                                            " does not match; the object was dropped"));
-  }
-
-  void CopyTo(uint64_t offset, void* bytes, size_t count) override {
-    copier_.Copy(offset, bytes, memory_.data() + offset, count, page::CopyMode::kCache);
-  }
-
- private:
-  PageStoreImpl* const store_;
-  Object* const object_;
-  const std::span<const std::byte> memory_;
-  GranuleCopier copier_;
 };
 
 // ---- writing
@@ -231,7 +130,7 @@ absl::StatusOr<std::unique_ptr<PutHandle>> PageStoreImpl::Reserve(NamespaceId ns
   object->key = FullKey{ns, key};
   object->meta = meta;
   VARVE_ASSIGN_OR_RETURN(object->slot, ReserveSlot(meta.bytes));
-  return std::make_unique<PutHandleImpl>(this, std::move(object));
+  return MakePutHandle(this, std::move(object));
 }
 
 absl::StatusOr<tier::Slot> PageStoreImpl::ReserveSlot(uint64_t bytes) {
@@ -364,7 +263,7 @@ std::unique_ptr<GetHandle> PageStoreImpl::Acquire(NamespaceId ns, const page::Ob
     }
   }
   if (object == nullptr) return nullptr;
-  return std::make_unique<GetHandleImpl>(this, object);
+  return MakeGetHandle(this, object);
 }
 
 void PageStoreImpl::Close(Object* object) {

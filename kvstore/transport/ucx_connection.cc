@@ -87,11 +87,11 @@ void Requester::CloseAll() {
 Connection::Connection(Lane& lane, Requester& requester, std::unique_ptr<Station> own, size_t segment_bytes)
     : lane_(lane),
       requester_(requester),
-      own_(std::move(own)),
       segment_bytes_(segment_bytes),
       window_bytes_(std::max(kWindowBytes, 2 * segment_bytes)),
       session_(RandomId()),
-      health_(absl::UnavailableError("connecting")) {}
+      health_(absl::UnavailableError("connecting")),
+      own_(std::move(own)) {}
 
 Connection::~Connection() = default;
 

@@ -127,7 +127,6 @@ class Connection final : public UcxEndpointOwner, public std::enable_shared_from
 
   Lane& lane_;
   Requester& requester_;
-  const std::unique_ptr<Station> own_;
   const size_t segment_bytes_;
   const size_t window_bytes_;
   const uint64_t session_;
@@ -150,6 +149,9 @@ class Connection final : public UcxEndpointOwner, public std::enable_shared_from
   int packets_in_flight_ = 0;
   bool endpoint_closed_ = false;
   bool pump_due_ = false;
+  // Goes before the packets: destroying its worker may complete what UCX still owes an abandoned one. Nothing moves bytes
+  // then any more, as nobody progresses a worker after Detach.
+  const std::unique_ptr<Station> own_;
 };
 
 }  // namespace varve::transport

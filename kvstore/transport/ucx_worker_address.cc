@@ -111,7 +111,9 @@ absl::Status CheckQueue(std::string_view own, std::string_view peer, uint32_t pi
   if ((mine & kQueueInProc) == 0) return absl::OkStatus();
   if ((theirs & kQueueMask) != pid) return Refuse("a queue of another process than its own");
   QueueFile mine_file, their_file;
-  if (!FindQueue(mine, &mine_file) || !FindQueue(theirs, &their_file)) return Refuse("no queue of its process");
+  if (!FindQueue(mine, &mine_file) || !FindQueue(theirs, &their_file)) {
+    return absl::UnavailableError("peer gone: its process has no such queue in shared memory");
+  }
   if (mine_file.info.st_size != their_file.info.st_size) {
     return Refuse(absl::StrCat("a queue of ", their_file.info.st_size, " bytes, must be ", mine_file.info.st_size,
                                " as here: UCX's settings differ"));

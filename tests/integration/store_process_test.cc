@@ -332,7 +332,7 @@ TEST_P(StoreProcessTest, LimitsEvictionsAndContextsAreCounted) {
   batch.set_epoch(info.epoch());
   batch.set_num_blocks(1);
   batch.set_rows(std::string(32 * 4, '\0'));
-  batch.set_sealed_unix_us(1);
+  batch.set_sealed_unix_us(static_cast<uint64_t>(absl::ToUnixMicros(absl::Now())));
   stream->Write(batch);
   v1::DigestAck ack;
   ASSERT_TRUE(stream->Read(&ack));

@@ -453,7 +453,7 @@ TEST_P(ContractTest, ADeadlineHoldsForMappedMemoryToo) {
   const auto endpoint = Connect();
   const auto region = MakeRegion(Memory::kAllocated, 4 << 20);
   const auto remote = Import(*endpoint, *region);
-  if (remote->way() != RemoteRegion::Way::kMapped || GetParam().lane == "loopback") GTEST_SKIP();
+  if (remote->way() != RemoteRegion::Way::kMapped) return;
   std::vector<std::byte> bytes(4 << 20, std::byte{1});
   const absl::Time deadline = In(absl::Seconds(1));
   LateCopier late(deadline);

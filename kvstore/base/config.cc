@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <unistd.h>
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <functional>
 #include <limits>
 #include <set>
+#include <sstream>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -32,8 +34,7 @@ using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 
 constexpr size_t kMaxFileBytes = 1 << 20;
-constexpr int kMaxDepth = 8;
-// A file of aliases that contain each other would flatten to any number.
+// More than any schema has: what is wrong with each setting is said at length.
 constexpr size_t kMaxSettings = 1000;
 
 struct FieldRef {
@@ -202,14 +203,38 @@ absl::Status Assign(const FieldRef& ref, const std::string& text) {
   }
 }
 
+// Reads events only to refuse what a tree of settings has no use for. Aliases may contain themselves.
+class PlainTree : public YAML::EventHandler {
+ public:
+  void OnDocumentStart(const YAML::Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override {
+    throw YAML::ParserException(mark, "aliases (*name) are not taken, write the value again");
+  }
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                  YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+};
+
+// The only document of `text`. Not by YAML::LoadAll: for a text like "," that never ends.
+YAML::Node ParseYaml(const std::string& text) {
+  std::istringstream stream(text);
+  YAML::Parser parser(stream);
+  PlainTree handler;
+  if (parser.HandleNextDocument(handler) && parser.HandleNextDocument(handler))
+    throw YAML::ParserException(YAML::Mark::null_mark(), "one YAML document is expected");
+  return YAML::Load(text);
+}
+
 // Flattens a YAML tree into path -> text; sequences of scalars join with commas.
 void Flatten(const YAML::Node& node, const std::string& prefix,
              std::map<std::string, std::string>& out, std::vector<std::string>& problems) {
-  // Deeper than any schema; an alias may even contain itself.
-  if (std::count(prefix.begin(), prefix.end(), '.') > kMaxDepth) {
-    problems.push_back(absl::StrCat(prefix, " is nested too deeply"));
-    return;
-  }
   std::set<std::string> names;
   for (const auto& entry : node) {
     if (out.size() + problems.size() > kMaxSettings) return;
@@ -348,13 +373,11 @@ absl::Status ConfigLoader::LoadYamlText(const std::string& text, const std::stri
   std::vector<std::string> problems;
   // The one place where something of ours meets exceptions: YAML's, and the library's below it.
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
-    if (documents.size() > 1)
-      return absl::InvalidArgumentError(absl::StrCat(origin, ": one YAML document is expected"));
-    if (documents.empty() || documents[0].IsNull()) return absl::OkStatus();
-    if (!documents[0].IsMap())
+    const YAML::Node document = ParseYaml(text);
+    if (document.IsNull()) return absl::OkStatus();
+    if (!document.IsMap())
       return absl::InvalidArgumentError(absl::StrCat(origin, ": a map of settings is expected"));
-    Flatten(documents[0], "", values, problems);
+    Flatten(document, "", values, problems);
   } catch (const std::exception& e) {
     return absl::InvalidArgumentError(absl::StrCat(origin, ": ", e.what()));
   }

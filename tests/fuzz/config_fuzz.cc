@@ -9,6 +9,8 @@ namespace varve::fuzz {
 std::vector<std::string> Seeds() {
   return {"Fhost_tier:\n  capacity_bytes: 8GiB\n  eviction: lru\n  low_watermark: 0.8\nsessions:\n  max_sessions: 12\n",
           "Ftransport:\n  lanes: [shm, tcp]\n  transfer_deadline_ms: 250ms\ndrain_ms: 1h30m\n",
+          "F,",
+          "F&a {host_tier: {eviction: &b lru}, listen: *b, x: *a}\n",
           "Flisten: 'unix:/tmp/x'\nhttp_listen: \"\"\n",
           "EVARVE_HOST_TIER_CAPACITY_BYTES=1.5GiB",
           "A--host_tier.capacity_bytes=64MiB",

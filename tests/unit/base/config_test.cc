@@ -168,8 +168,12 @@ TEST_F(ConfigTest, FilesThatCannotBeRead) {
   EXPECT_THAT(Message(LoadFile({"a: \0b\n", 7})), HasSubstr("no text file"));
   EXPECT_THAT(Message(LoadFile(std::string((1 << 20) + 1, '#'))), HasSubstr("more than 1MiB"));
   EXPECT_TRUE(LoadFile("# nothing but this\n").ok());
-  EXPECT_FALSE(LoadFile("listen: a\n---\nlisten: b\n").ok());
-  EXPECT_FALSE(loader_.LoadYamlText("host_tier: &a {more: *a}\n", "f").ok());
+  for (const char* text : {"listen: a\n---\nlisten: b\n", ",", ",listen: a"}) {
+    SCOPED_TRACE(text);
+    EXPECT_THAT(Message(LoadFile(text)), HasSubstr("one YAML document"));
+  }
+  EXPECT_THAT(Message(LoadFile("host_tier: &a {more: *a}\n")),
+              HasSubstr("line 1, column 22: aliases"));
   EXPECT_FALSE(loader_.LoadYamlText("listen: [unclosed", "f").ok());
   EXPECT_FALSE(loader_.LoadYamlText("just text", "f").ok());
   EXPECT_FALSE(loader_.LoadYamlText("listen:\n  deeper: 1\n", "f").ok());

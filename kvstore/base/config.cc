@@ -203,7 +203,8 @@ absl::Status Assign(const FieldRef& ref, const std::string& text) {
   }
 }
 
-// Reads events only to refuse what a tree of settings has no use for. Aliases may contain themselves.
+// Reads events only to refuse what a tree of settings has no use for. Aliases may contain
+// themselves.
 class PlainTree : public YAML::EventHandler {
  public:
   void OnDocumentStart(const YAML::Mark&) override {}

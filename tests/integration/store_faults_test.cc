@@ -28,6 +28,7 @@ struct Faults {
   bool corrupt ABSL_GUARDED_BY(mutex) =
       false;  // a transfer to the client damages the store's own memory
   int held ABSL_GUARDED_BY(mutex) = 0;
+  bool closed ABSL_GUARDED_BY(mutex) = false;  // the endpoint itself is as broken as `result` says
   bool stopped ABSL_GUARDED_BY(mutex) = true;  // clients at the address "stopped" do not answer
   int connecting ABSL_GUARDED_BY(mutex) = 0;   // to such clients
   base::CondVar changed;
@@ -35,8 +36,14 @@ struct Faults {
   void Set(absl::Status status, bool hold_them, bool corrupt_them) {
     base::MutexLock lock(mutex);
     result = std::move(status);
+    closed = false;
     hold = hold_them;
     corrupt = corrupt_them;
+  }
+  void Close(absl::Status status) {
+    base::MutexLock lock(mutex);
+    result = std::move(status);
+    closed = true;
   }
   int Held() {
     base::MutexLock lock(mutex);
@@ -77,7 +84,11 @@ class FaultyEndpoint final : public transport::Endpoint {
     return std::make_unique<FakeRegion>(1000000, way);
   }
   void Close() override { Complete(absl::CancelledError("endpoint closed")); }
-  absl::Status Health() const override { return absl::OkStatus(); }
+  // As the real ones: when the peer stalled or is gone, the endpoint is closed.
+  absl::Status Health() const override {
+    base::MutexLock lock(faults_.mutex);
+    return faults_.closed ? faults_.result : absl::OkStatus();
+  }
   const char* lane() const override { return "loopback"; }
   void Complete(const absl::Status& status) {
     std::list<transport::Done> dones;
@@ -303,7 +314,10 @@ TEST_F(StoreFaultsTest, AFailedPutGivesItsSpaceBack) {
 
 TEST_F(StoreFaultsTest, AStalledClientLosesItsSession) {
   ASSERT_EQ(Put("a").result(), v1::PUT_RESULT_STORED);
-  faults_.Set(absl::DeadlineExceededError("too slow"), false, false);
+  faults_.Set(absl::DeadlineExceededError("over before it began"), false, false);
+  EXPECT_EQ(Get("a").miss_reason(), v1::MISS_REASON_FAILED);
+  EXPECT_EQ(Status().sessions_size(), 1) << "one late transfer is no stalled client";
+  faults_.Close(absl::DeadlineExceededError("too slow"));
   EXPECT_EQ(Get("a").miss_reason(), v1::MISS_REASON_FAILED);
   const grpc::Status status = AwaitSessionEnd();
   EXPECT_EQ(status.error_code(), grpc::UNAVAILABLE);

@@ -36,7 +36,7 @@ constexpr int64_t kMemoryMargin = 1 << 30;  // sanitizers keep what was freed fo
 constexpr int64_t kStep = 1 << 28;
 #else
 constexpr int64_t kMemoryMargin = 24 << 20;
-constexpr int64_t kStep = 1 << 20;
+constexpr int64_t kStep = 4 << 20;
 #endif
 
 absl::StatusOr<std::unique_ptr<Client>> Connect(const std::string& address, int number) {

@@ -29,7 +29,7 @@ using varve::testing::StoreProcess;
 constexpr int kSessionsPerChild = 20;
 constexpr int kClientsAtOnce = 64;
 constexpr size_t kBytes = 64 << 10;
-// What glibc and UCX keep for the next one comes in steps. A leak comes with every session: of 4
+// What glibc and UCX keep for the next one comes in steps. A leak comes with every session: of 16
 // KiB it would be kStep in each of the quarters of a thousand.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr int64_t kMemoryMargin = 1 << 30;  // sanitizers keep what was freed for a while

@@ -197,7 +197,8 @@ typedef enum varve_dtype { VARVE_F32 = 1, VARVE_F16 = 2, VARVE_BF16 = 3 } varve_
 typedef enum varve_digest {
   VARVE_DIGEST_MINMAX = 1,
   VARVE_DIGEST_BOX_MEAN = 2,
-  VARVE_DIGEST_MEAN = 3
+  VARVE_DIGEST_MEAN = 3,
+  VARVE_DIGEST_SPHERE = 4
 } varve_digest;
 
 typedef struct varve_geometry {

@@ -2,17 +2,19 @@
 
 #include <signal.h>
 
+#include <atomic>
 #include <cmath>
-#include <csignal>
 
 #include "kvstore/base/status.h"
 
 namespace varve::client {
 namespace {
 
-volatile std::sig_atomic_t stopped = 0;
+// Read by every thread that measures.
+std::atomic<bool> stopped{false};
+static_assert(std::atomic<bool>::is_always_lock_free, "what a signal handler may touch");
 
-void Stop(int) { stopped = 1; }
+void Stop(int) { stopped = true; }
 
 }  // namespace
 
@@ -23,7 +25,7 @@ void StopOnSignals() {
   for (const int signal : {SIGINT, SIGTERM}) sigaction(signal, &action, nullptr);
 }
 
-bool Stopped() { return stopped != 0; }
+bool Stopped() { return stopped; }
 
 absl::Status CheckStopped() { return Stopped() ? absl::CancelledError("stopped by a signal") : absl::OkStatus(); }
 

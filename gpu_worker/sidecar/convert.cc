@@ -13,9 +13,9 @@ absl::StatusOr<page::Geometry> FromProto(const v1::Geometry& geometry) {
 }
 
 absl::StatusOr<page::DigestKind> FromProto(v1::DigestKind kind) {
-  if (kind < v1::DIGEST_KIND_MINMAX || kind > v1::DIGEST_KIND_MEAN) {
+  if (kind < v1::DIGEST_KIND_MINMAX || kind > v1::DIGEST_KIND_SPHERE) {
     return absl::InvalidArgumentError(absl::StrCat("digest_kind is ", static_cast<int>(kind),
-                                                   ", allowed: MINMAX, BOX_MEAN, MEAN"));
+                                                   ", allowed: MINMAX, BOX_MEAN, MEAN, SPHERE"));
   }
   return static_cast<page::DigestKind>(kind);
 }

@@ -9,6 +9,7 @@
 #include "kvstore/page/digest/digest_cuda.h"
 #include "kvstore/page/digest/score.h"
 #include "kvstore/page/digest/score_cuda.h"
+#include "kvstore/page/digest/score_math.h"
 #include "tests/unit/page/test_data.h"
 
 namespace varve::page {
@@ -60,7 +61,7 @@ class PageParityTest : public ::testing::Test {
 // Digests of random pages, some of which hold a NaN or an infinity; both twins start from poisoned
 // outputs.
 void CompareDigests(Rng& rng) {
-  const DigestKind kind = DigestKinds()[rng.Below(3)].kind;
+  const DigestKind kind = DigestKinds()[rng.Below(4)].kind;
   const DType dtype = rng.AnyDType();
   const uint32_t head_dim = rng.HeadDim();
   const uint32_t tokens = rng.Between(1, 32);
@@ -111,16 +112,19 @@ TEST_F(PageParityTest, DigestsMatchBitForBit) {
 }
 
 void CompareScores(Rng& rng) {
-  const DigestKind kind = DigestKinds()[rng.Below(3)].kind;
+  const DigestKind kind = DigestKinds()[rng.Below(4)].kind;
   const DType dtype = rng.AnyDType();
   const uint32_t head_dim = rng.HeadDim();
   const uint32_t num_pages = rng.Between(1, 300);
   const uint32_t heads = rng.Between(1, 20);
   const size_t stride = (DigestBytes(kind, head_dim, dtype) + 15) / 16 * 16 + 16 * rng.Below(3);
-  const uint32_t elements = Info(kind).vectors * head_dim;
+  const uint32_t elements = DigestElements(kind, head_dim);
   std::vector<std::byte> rows(num_pages * stride);
   for (uint32_t page = 0; page < num_pages; ++page) {
-    const auto encoded = testing::RandomElements(rng, elements, dtype);
+    auto encoded = testing::RandomElements(rng, elements, dtype);
+    if (kind == DigestKind::kSphere) {
+      for (uint32_t i = head_dim + 1; i < elements; ++i) StoreF32(encoded.data(), dtype, i, 0.0f);
+    }
     std::memcpy(rows.data() + page * stride, encoded.data(), encoded.size());
   }
   const std::vector<float> queries = rng.Floats(size_t{heads} * head_dim);
@@ -146,9 +150,11 @@ void CompareScores(Rng& rng) {
     double magnitude = 0;
     const uint32_t head = static_cast<uint32_t>(i / num_pages);
     const std::byte* row = rows.data() + (i % num_pages) * stride;
+    const float* q = queries.data() + size_t{head} * head_dim;
     for (uint32_t e = 0; e < elements; ++e) {
-      magnitude +=
-          std::abs(queries[size_t{head} * head_dim + e % head_dim] * LoadAsF32(row, dtype, e));
+      const bool radius = kind == DigestKind::kSphere && e >= head_dim;
+      const float weight = radius ? score_math::RadiusWeight(q, head_dim) : q[e % head_dim];
+      magnitude += std::abs(weight * LoadAsF32(row, dtype, e));
     }
     // Twice the header's tolerance: both sides are fp32.
     ASSERT_NEAR(actual, expected[i], 8.0 * head_dim * 0x1p-24 * magnitude) << i;

@@ -8,11 +8,28 @@
 namespace varve::page {
 namespace {
 
-constexpr std::array<DigestKindInfo, 3> kKinds = {{
-    {DigestKind::kMinMax, "minmax", 2, true, false, "Quest (ICML 2024)"},
-    {DigestKind::kBoxMean, "box_mean", 2, false, false, "ArkVale (NeurIPS 2024), cuboid-mean"},
-    {DigestKind::kMean, "mean", 1, false, true, "ShadowKV (2024), landmark"},
+constexpr std::array<DigestKindInfo, 4> kKinds = {{
+    {DigestKind::kMinMax, "minmax", 2, 0, true, false, "Quest (ICML 2024)"},
+    {DigestKind::kBoxMean, "box_mean", 2, 0, false, false, "ArkVale (NeurIPS 2024), cuboid-mean"},
+    {DigestKind::kMean, "mean", 1, 0, false, true, "ShadowKV (2024), landmark"},
+    {DigestKind::kSphere, "sphere", 1, kRadiusElements, true, false,
+     "ArkVale (NeurIPS 2024), sphere-max"},
 }};
+
+bool IsBox(const void* row, size_t first, const Geometry& g) {
+  for (size_t i = first; i < first + g.head_dim; ++i) {
+    if (LoadAsF32(row, g.dtype, i) < LoadAsF32(row, g.dtype, i + g.head_dim)) return false;
+  }
+  return true;
+}
+
+bool IsRadius(const void* row, size_t first, DType dtype) {
+  if (LoadAsF32(row, dtype, first) < 0) return false;
+  for (size_t i = first + 1; i < first + kRadiusElements; ++i) {
+    if (LoadAsF32(row, dtype, i) != 0) return false;
+  }
+  return true;
+}
 
 }  // namespace
 
@@ -40,14 +57,11 @@ void MergeMinMax(const void* a, const void* b, uint32_t head_dim, DType dtype, v
 }
 
 bool DigestRowIsSane(DigestKind kind, const void* row, const Geometry& g) {
-  const uint32_t vectors = Info(kind).vectors;
-  const size_t per_head = size_t{vectors} * g.head_dim;
+  const size_t per_head = DigestElements(kind, g.head_dim);
   if (!AllFinite(row, per_head * g.num_kv_heads, g.dtype)) return false;
-  if (vectors != 2) return true;
-  for (size_t head = 0; head < g.num_kv_heads; ++head) {
-    for (size_t i = head * per_head; i < head * per_head + g.head_dim; ++i) {
-      if (LoadAsF32(row, g.dtype, i) < LoadAsF32(row, g.dtype, i + g.head_dim)) return false;
-    }
+  for (size_t first = 0; first < per_head * g.num_kv_heads; first += per_head) {
+    if (Info(kind).vectors == 2 && !IsBox(row, first, g)) return false;
+    if (kind == DigestKind::kSphere && !IsRadius(row, first + g.head_dim, g.dtype)) return false;
   }
   return true;
 }

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <limits>
 
 #include "kvstore/page/digest/digest.h"
@@ -69,6 +70,42 @@ void WriteMean(const Statistics& s, uint32_t tokens, uint32_t head_dim, DType dt
   StoreVector(mean.data(), head_dim, dtype, out, 0);
 }
 
+template <DType kType>
+double GreatestSquaredDistance(const void* keys, uint32_t tokens, uint32_t head_dim,
+                               const float* center) {
+  double greatest = 0;
+  for (uint32_t t = 0; t < tokens; ++t) {
+    greatest = std::max(greatest, digest_math::SquaredDistance<kType>(keys, size_t{t} * head_dim,
+                                                                      center, head_dim));
+  }
+  return greatest;
+}
+
+double GreatestSquaredDistance(const void* keys, uint32_t tokens, uint32_t head_dim, DType dtype,
+                               const float* center) {
+  switch (dtype) {
+    case DType::kF32:
+      return GreatestSquaredDistance<DType::kF32>(keys, tokens, head_dim, center);
+    case DType::kF16:
+      return GreatestSquaredDistance<DType::kF16>(keys, tokens, head_dim, center);
+    case DType::kBF16:
+      return GreatestSquaredDistance<DType::kBF16>(keys, tokens, head_dim, center);
+  }
+  return 0;
+}
+
+void WriteSphere(const Statistics& s, const void* keys, uint32_t tokens, uint32_t head_dim,
+                 DType dtype, void* out) {
+  std::array<float, kMaxHeadDim> center{};
+  for (uint32_t i = 0; i < head_dim; ++i) center[i] = digest_math::Center(s.hi[i], s.lo[i]);
+  StoreVector(center.data(), head_dim, dtype, out, 0);
+  for (uint32_t i = 0; i < head_dim; ++i) center[i] = LoadAsF32(out, dtype, i);
+  const double squared = GreatestSquaredDistance(keys, tokens, head_dim, dtype, center.data());
+  digest_math::StoreRadius(out, dtype, head_dim, squared, kRadiusScale);
+  std::memset(static_cast<std::byte*>(out) + size_t{head_dim + 1} * DTypeBytes(dtype), 0,
+              (kRadiusElements - 1) * DTypeBytes(dtype));
+}
+
 void WriteDigest(DigestKind kind, const Statistics& s, const void* keys, uint32_t tokens,
                  uint32_t head_dim, DType dtype, void* out) {
   switch (kind) {
@@ -80,6 +117,8 @@ void WriteDigest(DigestKind kind, const Statistics& s, const void* keys, uint32_
       return WriteBoxMean(s, keys, tokens, head_dim, dtype, out);
     case DigestKind::kMean:
       return WriteMean(s, tokens, head_dim, dtype, out);
+    case DigestKind::kSphere:
+      return WriteSphere(s, keys, tokens, head_dim, dtype, out);
   }
 }
 

@@ -60,6 +60,36 @@ __device__ void WriteChannel(const DigestJob& job, const void* keys, const Chann
                                   digest_math::Mean(channel.sum, tokens, channel.hi, channel.lo));
       break;
     }
+    case DigestKind::kSphere:
+      digest_math::StoreCanonical(out, kType, c, digest_math::Center(channel.hi, channel.lo));
+      break;
+  }
+}
+
+constexpr uint32_t kWarp = 32;
+
+// After every channel's centre is stored: one warp, a token (or several) per thread. The greatest does not depend on the
+// order.
+template <DType kType>
+__device__ void WriteRadius(const DigestJob& job, const void* keys, void* out) {
+  __shared__ float center[256];
+  center[threadIdx.x] = LoadAsF32(out, kType, threadIdx.x);
+  __syncthreads();
+  if (threadIdx.x >= kWarp) return;
+  double greatest = 0.0;
+  for (uint32_t t = threadIdx.x; t < job.tokens; t += kWarp) {
+    const double squared = digest_math::SquaredDistance<kType>(keys, size_t{t} * job.head_dim,
+                                                               center, job.head_dim);
+    greatest = greatest > squared ? greatest : squared;
+  }
+  for (uint32_t offset = kWarp / 2; offset > 0; offset /= 2) {
+    const double other = __shfl_xor_sync(0xffffffffu, greatest, offset);
+    greatest = greatest > other ? greatest : other;
+  }
+  if (threadIdx.x == 0) {
+    digest_math::StoreRadius(out, kType, job.head_dim, greatest, kRadiusScale);
+  } else if (threadIdx.x < kRadiusElements) {
+    digest_math::StoreCanonical(out, kType, job.head_dim + threadIdx.x, 0.0f);
   }
 }
 
@@ -74,7 +104,9 @@ __global__ void BuildKernel(DigestJob job) {
   const Channel channel = Accumulate<kType>(keys, job.tokens, job.head_dim, c);
   const bool rejected = __syncthreads_or(!channel.finite) != 0;
   if (c == 0) job.rejected[page] = rejected ? 1 : 0;
-  if (!rejected) WriteChannel<kType>(job, keys, channel, c, out);
+  if (rejected) return;
+  WriteChannel<kType>(job, keys, channel, c, out);
+  if (job.kind == DigestKind::kSphere) WriteRadius<kType>(job, keys, out);
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 // these expressions in token order, uncontracted, so their bytes are equal. Keys are finite here.
 #pragma once
 
+#include <cmath>
+
 #include "kvstore/page/dtype.h"
 
 namespace varve::page::digest_math {
@@ -48,6 +50,44 @@ VARVE_HOST_DEVICE inline void StoreCanonical(void* out, DType dtype, size_t i, f
       break;
     }
   }
+}
+
+// Stores a finite number that is not negative, rounded up. `value` is far below the dtype's
+// greatest.
+VARVE_HOST_DEVICE inline void StoreUp(void* out, DType dtype, size_t i, double value) {
+  float rounded = static_cast<float>(value);
+  if (rounded < value) rounded = detail::BitCast<float>(detail::BitCast<uint32_t>(rounded) + 1);
+  if (dtype == DType::kF32) {
+    static_cast<float*>(out)[i] = rounded;
+    return;
+  }
+  uint16_t bits = dtype == DType::kF16 ? F32ToF16(rounded) : F32ToBF16(rounded);
+  const float stored = dtype == DType::kF16 ? F16ToF32(bits) : BF16ToF32(bits);
+  static_cast<uint16_t*>(out)[i] = stored < rounded ? static_cast<uint16_t>(bits + 1) : bits;
+}
+
+// |key - center|^2, summed in eight parts: the order is part of the value. head_dim is a multiple
+// of 8.
+template <DType kType>
+VARVE_HOST_DEVICE inline double SquaredDistance(const void* keys, size_t first, const float* center,
+                                                uint32_t head_dim) {
+  double parts[8] = {};
+  for (uint32_t i = 0; i < head_dim; i += 8) {
+    for (uint32_t j = 0; j < 8; ++j) {
+      const double difference = static_cast<double>(LoadAsF32(keys, kType, first + i + j)) -
+                                static_cast<double>(center[i + j]);
+      parts[j] += difference * difference;
+    }
+  }
+  return ((parts[0] + parts[4]) + (parts[2] + parts[6])) +
+         ((parts[1] + parts[5]) + (parts[3] + parts[7]));
+}
+
+// The radius element of a squared distance that is at least what those sums came to.
+VARVE_HOST_DEVICE inline void StoreRadius(void* out, DType dtype, size_t i, double squared,
+                                          float scale) {
+  constexpr double kRoundingOfTheSums = 1.0 + 0x1p-40;
+  StoreUp(out, dtype, i, sqrt(squared) * kRoundingOfTheSums / scale);
 }
 
 }  // namespace varve::page::digest_math

@@ -87,12 +87,16 @@ void ScorePagesReference(const DigestMatrix& digests, const float* queries, uint
   for (uint32_t g = 0; g < group_size; ++g) {
     for (uint32_t page = 0; page < digests.num_pages; ++page) {
       const std::byte* row = digests.rows + page * digests.row_stride_bytes;
-      double score = 0;
+      double score = 0, norm = 0;
       for (uint32_t i = 0; i < d; ++i) {
         const double q = queries[size_t{g} * d + i];
         const double hi = LoadAsF32(row, digests.dtype, i);
         const double lo = box ? LoadAsF32(row, digests.dtype, size_t{d} + i) : hi;
         score += std::max(q * hi, q * lo);
+        norm += q * q;
+      }
+      if (digests.kind == DigestKind::kSphere) {
+        score += std::sqrt(norm) * kRadiusScale * LoadAsF32(row, digests.dtype, d);
       }
       raw[size_t{g} * digests.num_pages + page] = score;
     }

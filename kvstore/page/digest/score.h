@@ -1,8 +1,8 @@
 // Scores pages by their digests, and merges the scores of the G query heads of a KV head.
 //
 // score of a page for one query head: MINMAX and BOX_MEAN sum_i max(q_i hi_i, q_i lo_i) = relu(q).hi - relu(-q).lo;
-// MEAN q.mean. fp32 accumulation; against a float64 reference the relative error is at most 4 * head_dim * 2^-24 of
-// sum_i |q_i| max(|hi_i|, |lo_i|), for every implementation (the AVX-512 BF16 one multiplies bf16 and splits the query
+// MEAN q.mean; SPHERE q.c + |q| r. fp32 accumulation; against a float64 reference the relative error is at most
+// 4 * head_dim * 2^-24 of sum_i |q_i| max(|hi_i|, |lo_i|) (SPHERE: sum_i |q_i| |c_i| + |q| r), for every implementation (the AVX-512 BF16 one multiplies bf16 and splits the query
 // into two bf16 parts); numbers below 2^-117 may count as zero. Rows with NaN cannot occur (DigestRowIsSane at
 // ingest).
 // Bandwidth-bound on the digest bytes. Thread-safe; no allocation; no exceptions. Implementations (AVX-512 BF16,

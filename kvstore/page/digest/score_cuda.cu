@@ -15,7 +15,8 @@ struct Job {
   size_t row_stride_bytes;
   uint32_t num_pages;
   uint32_t head_dim;
-  uint32_t vectors;
+  DigestKind kind;
+  uint32_t elements;
   const float* queries;
   uint32_t heads;
   float* raw;
@@ -72,12 +73,12 @@ __device__ void ScoreRow(const Job& job, const float* weights, uint32_t elements
 template <DType kType>
 __global__ void ScoreKernel(Job job) {
   __shared__ float weights[kHeads * kMaxElements];
-  const uint32_t elements = job.vectors * job.head_dim;
+  const uint32_t elements = job.elements;
   for (uint32_t i = threadIdx.x; i < job.heads * elements; i += blockDim.x) {
     const uint32_t head = i / elements;
     const float* q = job.queries + size_t{head} * job.head_dim;
     weights[head * kMaxElements + i % elements] =
-        score_math::Weight(job.vectors, q, job.head_dim, i % elements);
+        score_math::Weight(job.kind, q, job.head_dim, i % elements);
   }
   __syncthreads();
   const uint32_t first = (blockIdx.x * kWarps + threadIdx.x / kWarp) * kPagesPerWarp;
@@ -98,7 +99,8 @@ cudaError_t ScorePages(const DigestMatrix& digests, const float* queries, uint32
                   digests.row_stride_bytes,
                   digests.num_pages,
                   digests.head_dim,
-                  Info(digests.kind).vectors,
+                  digests.kind,
+                  DigestElements(digests.kind, digests.head_dim),
                   queries + size_t{g} * digests.head_dim,
                   group_size - g < kHeads ? group_size - g : kHeads,
                   raw + size_t{g} * digests.num_pages};

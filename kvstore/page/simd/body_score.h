@@ -80,7 +80,7 @@ VARVE_KERNEL void ScoreTileHeads(const std::byte* const* rows, uint32_t elements
 template <DType T>
 VARVE_KERNEL void ScoreAll(const DigestMatrix& digests, const float* weights, uint32_t heads,
                            float* raw) {
-  const uint32_t elements = Info(digests.kind).vectors * digests.head_dim;
+  const uint32_t elements = DigestElements(digests.kind, digests.head_dim);
   const size_t row_bytes = elements * DTypeBytes(T);
   const size_t ahead = PrefetchDistance(digests.row_stride_bytes);
   const std::byte* rows[kScoreRows];

@@ -42,13 +42,12 @@ const KernelTable& Kernels() {
 
 void MakeScoreWeights(DigestKind kind, const float* queries, uint32_t heads, uint32_t head_dim,
                       float* weights) {
-  const uint32_t vectors = Info(kind).vectors;
-  const uint32_t elements = vectors * head_dim;
+  const uint32_t elements = DigestElements(kind, head_dim);
   const uint32_t padded = (elements + 31) / 32 * 32;
   for (uint32_t h = 0; h < heads; ++h) {
     const float* q = queries + size_t{h} * head_dim;
     float* w = weights + size_t{h} * kMaxScoreElements;
-    for (uint32_t i = 0; i < elements; ++i) w[i] = score_math::Weight(vectors, q, head_dim, i);
+    for (uint32_t i = 0; i < elements; ++i) w[i] = score_math::Weight(kind, q, head_dim, i);
     std::fill(w + elements, w + padded, 0.0f);
   }
 }

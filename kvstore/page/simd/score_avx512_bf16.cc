@@ -1,3 +1,4 @@
+#include "kvstore/page/digest/score_math.h"
 #include "kvstore/page/simd/cpu_features.h"
 #include "kvstore/page/simd/kernel_util.h"
 #include "kvstore/page/simd/tables.h"
@@ -21,25 +22,31 @@ namespace {
 // remainder: what is lost is at most 2^-18 of it, less than the fp32 accumulation error that the
 // contract allows. And since max(q hi, q lo) is q hi where q is positive and q lo elsewhere, a
 // blend by the query's signs replaces half of the products.
-constexpr uint32_t kStep = 32;  // channels per vector
+constexpr uint32_t kStep = 32;  // elements per vector
 constexpr uint32_t kRows = 4;
-constexpr uint32_t kMaxHeadDim = kMaxScoreElements / 2;
+constexpr uint32_t kMaxWidth = kMaxScoreElements / 2 + kStep;  // a radius included
 
 struct SplitQueries {
-  alignas(64) uint16_t high[kScoreHeads][kMaxHeadDim];
-  alignas(64) uint16_t low[kScoreHeads][kMaxHeadDim];
-  __mmask32 positive[kScoreHeads][kMaxHeadDim / kStep];
+  alignas(64) uint16_t high[kScoreHeads][kMaxWidth];
+  alignas(64) uint16_t low[kScoreHeads][kMaxWidth];
+  __mmask32 positive[kScoreHeads][kMaxWidth / kStep];
 };
 
 VARVE_FN __m512bh Bits(__m512i v) { return reinterpret_cast<__m512bh>(v); }
 
-// Channels past head_dim, up to the next multiple of kStep, are zero.
-VARVE_KERNEL void Split(const float* queries, uint32_t heads, uint32_t head_dim,
-                        SplitQueries& out) {
-  const uint32_t padded = (head_dim + kStep - 1) / kStep * kStep;
+// The queries against a box, otherwise their weights, `width` each; zero up to the next multiple of
+// kStep.
+template <bool kBox>
+VARVE_KERNEL void Split(const DigestMatrix& digests, const float* queries, uint32_t heads,
+                        uint32_t width, SplitQueries& out) {
+  const uint32_t padded = (width + kStep - 1) / kStep * kStep;
   for (uint32_t h = 0; h < heads; ++h) {
+    const float* query = queries + size_t{h} * digests.head_dim;
     for (uint32_t i = 0; i < padded; ++i) {
-      const float q = i < head_dim ? queries[size_t{h} * head_dim + i] : 0.0f;
+      float q = 0.0f;
+      if (i < width) {
+        q = kBox ? query[i] : score_math::Weight(digests.kind, query, digests.head_dim, i);
+      }
       const __mmask32 bit = __mmask32{q > 0.0f} << (i % kStep);
       __mmask32& positive = out.positive[h][i / kStep];
       positive = i % kStep == 0 ? bit : positive | bit;
@@ -53,7 +60,7 @@ VARVE_KERNEL void Split(const float* queries, uint32_t heads, uint32_t head_dim,
 struct RowTile {
   const std::byte* rows[kRows];
   uint32_t pages;  // rows whose scores are stored
-  uint32_t head_dim;
+  uint32_t width;  // elements of a row, of a box's half
 };
 
 template <uint32_t kStreams, uint32_t kFirst, bool kBox, uint32_t kHeads>
@@ -66,8 +73,7 @@ VARVE_FN void Step(const RowTile& tile, uint32_t i, __mmask32 mask, const SplitQ
     hi[r] = _mm512_maskz_loadu_epi16(mask, tile.rows[kFirst + r] + 2 * size_t{i});
     prefetcher.Next();
     if constexpr (kBox) {
-      lo[r] =
-          _mm512_maskz_loadu_epi16(mask, tile.rows[kFirst + r] + 2 * (size_t{tile.head_dim} + i));
+      lo[r] = _mm512_maskz_loadu_epi16(mask, tile.rows[kFirst + r] + 2 * (size_t{tile.width} + i));
       prefetcher.Next();
     }
   }
@@ -85,16 +91,16 @@ VARVE_FN void Step(const RowTile& tile, uint32_t i, __mmask32 mask, const SplitQ
   }
 }
 
-// All channels of the tile, kStreams rows side by side, then the next kStreams rows.
+// All elements of the tile, kStreams rows side by side, then the next kStreams rows.
 template <uint32_t kStreams, uint32_t kFirst, bool kBox, uint32_t kHeads>
 VARVE_FN void Accumulate(const RowTile& tile, const SplitQueries& q, uint32_t head,
                          RowPrefetcher& prefetcher, __m512 (&acc)[kHeads][kRows]) {
   uint32_t i = 0;
-  for (; i + kStep <= tile.head_dim; i += kStep) {
+  for (; i + kStep <= tile.width; i += kStep) {
     Step<kStreams, kFirst, kBox>(tile, i, ~__mmask32{0}, q, head, prefetcher, acc);
   }
-  if (i < tile.head_dim) {
-    const __mmask32 mask = (__mmask32{1} << (tile.head_dim - i)) - 1;
+  if (i < tile.width) {
+    const __mmask32 mask = (__mmask32{1} << (tile.width - i)) - 1;
     Step<kStreams, kFirst, kBox>(tile, i, mask, q, head, prefetcher, acc);
   }
   if constexpr (kFirst + kStreams < kRows) {
@@ -164,7 +170,9 @@ template <bool kBox>
 VARVE_KERNEL void ScoreBF16(const DigestMatrix& digests, const float* queries, uint32_t heads,
                             float* raw) {
   SplitQueries q;
-  Split(queries, heads, digests.head_dim, q);
+  const uint32_t elements = DigestElements(digests.kind, digests.head_dim);
+  const uint32_t width = kBox ? elements / 2 : elements;
+  Split<kBox>(digests, queries, heads, width, q);
   const size_t stride = digests.row_stride_bytes;
   const size_t row_bytes = DigestBytes(digests.kind, digests.head_dim, DType::kBF16);
   const size_t ahead = PrefetchDistance(stride);
@@ -172,7 +180,7 @@ VARVE_KERNEL void ScoreBF16(const DigestMatrix& digests, const float* queries, u
     const uint32_t left = digests.num_pages - page;
     RowTile tile;
     tile.pages = left < kRows ? left : kRows;
-    tile.head_dim = digests.head_dim;
+    tile.width = width;
     for (uint32_t r = 0; r < kRows; ++r) {
       // Past the end the last row stands in; its sums are not stored.
       const uint32_t valid = r < tile.pages ? r : tile.pages - 1;

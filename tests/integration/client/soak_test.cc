@@ -34,9 +34,11 @@ constexpr size_t kBytes = 64 << 10;
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr int64_t kMemoryMargin = 1 << 30;  // sanitizers keep what was freed for a while
 constexpr int64_t kStep = 1 << 28;
+constexpr int kSessions = 200;
 #else
 constexpr int64_t kMemoryMargin = 24 << 20;
 constexpr int64_t kStep = 4 << 20;
+constexpr int kSessions = 1000;
 #endif
 
 absl::StatusOr<std::unique_ptr<Client>> Connect(const std::string& address, int number) {
@@ -198,7 +200,7 @@ TEST_F(SoakTest, AThousandKilledSessionsLeaveNothing) {
   std::vector<int64_t> growths;
   int64_t last = before.memory;
   for (int quarter = 0; quarter < kQuarters; ++quarter) {
-    for (int i = 0; i < 1000 / kQuarters; i += kSessionsPerChild) {
+    for (int i = 0; i < kSessions / kQuarters; i += kSessionsPerChild) {
       SCOPED_TRACE(absl::StrCat("quarter ", quarter, ", session ", i));
       ASSERT_NO_FATAL_FAILURE(KillAChild());
     }

@@ -10,132 +10,22 @@
 #include "kvstore/page/digest/digest_math.h"
 #include "kvstore/page/digest/score.h"
 #include "kvstore/page/simd/kernels.h"
-#include "tests/unit/page/test_data.h"
+#include "tests/unit/page/digest_pages.h"
 
 namespace varve::page {
 namespace {
 
+using testing::Build;
+using testing::Bytes;
 using testing::Encode;
+using testing::Key;
+using testing::Page;
 using testing::RandomElements;
+using testing::RandomPage;
 using testing::Rng;
+using testing::Score;
 
 using Bytes = std::vector<std::byte>;
-
-struct Page {
-  uint32_t tokens;
-  uint32_t head_dim;
-  DType dtype;
-  Bytes keys;
-  size_t row_bytes() const { return head_dim * DTypeBytes(dtype); }
-};
-
-Page RandomPage(Rng& rng) {
-  Page page{rng.Between(1, 32), rng.HeadDim(), rng.AnyDType(), {}};
-  page.keys = RandomElements(rng, size_t{page.tokens} * page.head_dim, page.dtype);
-  return page;
-}
-
-Bytes Build(DigestKind kind, const Page& page) {
-  Bytes out(DigestBytes(kind, page.head_dim, page.dtype));
-  EXPECT_TRUE(
-      BuildDigest(kind, page.keys.data(), page.tokens, page.head_dim, page.dtype, out.data()));
-  return out;
-}
-
-double Key(const Page& page, uint32_t token, uint32_t i) {
-  return LoadAsF32(page.keys.data(), page.dtype, size_t{token} * page.head_dim + i);
-}
-
-// q.k of one key and the rounding allowance of a score, both in float64.
-double Dot(const Page& page, uint32_t token, const std::vector<float>& q) {
-  double dot = 0;
-  for (uint32_t i = 0; i < page.head_dim; ++i) dot += q[i] * Key(page, token, i);
-  return dot;
-}
-
-double GreatestDot(const Page& page, const std::vector<float>& q) {
-  double greatest = -std::numeric_limits<double>::infinity();
-  for (uint32_t t = 0; t < page.tokens; ++t) greatest = std::max(greatest, Dot(page, t, q));
-  return greatest;
-}
-
-double Score(DigestKind kind, const Page& page, const Bytes& digest, const std::vector<float>& q) {
-  double score = 0;
-  const DigestMatrix matrix{kind, page.dtype, page.head_dim, digest.data(), digest.size(), 1};
-  ScorePagesReference(matrix, q.data(), 1, &score);
-  return score;
-}
-
-// P1 and P3: MEAN <= greatest q.k <= MINMAX, and MINMAX is exact for a page of one key.
-TEST(DigestPropertyTest, MinMaxBoundsEveryKeyFromAbove) {
-  constexpr uint64_t kSeed = 101;
-  VARVE_SEED(kSeed);
-  Rng rng(kSeed);
-  for (int i = 0; i < 400; ++i) {
-    const Page page = RandomPage(rng);
-    const std::vector<float> q = rng.Floats(page.head_dim);
-    const double upper = Score(DigestKind::kMinMax, page, Build(DigestKind::kMinMax, page), q);
-    const double greatest = GreatestDot(page, q);
-    // Float64 sums of exact products: only their own rounding separates the two.
-    const double slack = 1e-12 * (std::abs(upper) + page.head_dim);
-    EXPECT_LE(greatest, upper + slack);
-    if (page.tokens == 1) {
-      EXPECT_NEAR(greatest, upper, slack);
-    }
-  }
-}
-
-TEST(DigestPropertyTest, MeanBoundsTheBestKeyFromBelow) {
-  constexpr uint64_t kSeed = 102;
-  VARVE_SEED(kSeed);
-  Rng rng(kSeed);
-  for (int i = 0; i < 400; ++i) {
-    Page page = RandomPage(rng);
-    const std::vector<float> q = rng.Floats(page.head_dim);
-    const double lower = Score(DigestKind::kMean, page, Build(DigestKind::kMean, page), q);
-    const double upper = Score(DigestKind::kMinMax, page, Build(DigestKind::kMinMax, page), q);
-    double scale = 0;
-    for (uint32_t c = 0; c < page.head_dim; ++c) {
-      double greatest = 0;
-      for (uint32_t t = 0; t < page.tokens; ++t) {
-        greatest = std::max(greatest, std::abs(Key(page, t, c)));
-      }
-      scale += std::abs(q[c]) * greatest;
-    }
-    // The mean is rounded once to the dtype.
-    const double ulp = page.dtype == DType::kF32 ? 1e-5 : page.dtype == DType::kF16 ? 1e-3 : 8e-3;
-    EXPECT_LE(lower, GreatestDot(page, q) + ulp * scale);
-    EXPECT_LE(lower, upper + 1e-12 * scale) << "rounding is monotonic and the mean is clamped";
-  }
-}
-
-// P4: the shrunk box lies inside the true box, channel by channel.
-TEST(DigestPropertyTest, BoxMeanLiesInsideMinMax) {
-  constexpr uint64_t kSeed = 103;
-  VARVE_SEED(kSeed);
-  Rng rng(kSeed);
-  for (int i = 0; i < 400; ++i) {
-    const Page page = RandomPage(rng);
-    const Bytes box = Build(DigestKind::kMinMax, page);
-    const Bytes shrunk = Build(DigestKind::kBoxMean, page);
-    const Bytes mean = Build(DigestKind::kMean, page);
-    for (uint32_t c = 0; c < page.head_dim; ++c) {
-      const float hi = LoadAsF32(box.data(), page.dtype, c);
-      const float lo = LoadAsF32(box.data(), page.dtype, page.head_dim + c);
-      const float shrunk_hi = LoadAsF32(shrunk.data(), page.dtype, c);
-      const float shrunk_lo = LoadAsF32(shrunk.data(), page.dtype, page.head_dim + c);
-      ASSERT_LE(shrunk_hi, hi);
-      ASSERT_GE(shrunk_lo, lo);
-      ASSERT_LE(shrunk_lo, shrunk_hi);
-      ASSERT_LE(LoadAsF32(mean.data(), page.dtype, c), hi);
-      ASSERT_GE(LoadAsF32(mean.data(), page.dtype, c), lo);
-    }
-    const std::vector<float> q = rng.Floats(page.head_dim);
-    const double upper = Score(DigestKind::kMinMax, page, box, q);
-    EXPECT_LE(Score(DigestKind::kBoxMean, page, shrunk, q), upper + 1e-12 * std::abs(upper));
-  }
-}
-
 // The values themselves, from the definition in float64.
 TEST(DigestTest, ValuesMatchTheirDefinition) {
   constexpr uint64_t kSeed = 104;
@@ -318,40 +208,6 @@ TEST(DigestPropertyTest, MergeEqualsTheDigestOfTheUnion) {
   }
 }
 
-// P6: a page whose bound lies below the k-th best exact value cannot be among the best k.
-TEST(DigestPropertyTest, PruningByTheBoundNeverLosesATopPage) {
-  constexpr uint64_t kSeed = 110;
-  VARVE_SEED(kSeed);
-  Rng rng(kSeed);
-  int pruned = 0;
-  for (int i = 0; i < 60; ++i) {
-    const uint32_t head_dim = rng.HeadDim();
-    const DType dtype = rng.AnyDType();
-    const std::vector<float> q = rng.Floats(head_dim);
-    std::vector<double> exact, bound;
-    for (int p = 0; p < 40; ++p) {
-      Page page{rng.PageTokens(), head_dim, dtype, {}};
-      std::vector<float> values = rng.Floats(size_t{page.tokens} * head_dim);
-      // Pages differ in size, so that some bounds fall below some values.
-      const float size = 0.02f + 2.0f * static_cast<float>(rng.Below(100)) / 100;
-      for (float& v : values) v *= size;
-      page.keys = Encode(values, dtype);
-      exact.push_back(GreatestDot(page, q));
-      bound.push_back(Score(DigestKind::kMinMax, page, Build(DigestKind::kMinMax, page), q));
-    }
-    const uint32_t k = rng.Between(1, 10);
-    std::vector<double> sorted = exact;
-    std::sort(sorted.rbegin(), sorted.rend());
-    for (size_t p = 0; p < exact.size(); ++p) {
-      if (bound[p] < sorted[k - 1]) {
-        ++pruned;
-        EXPECT_LT(exact[p], sorted[k - 1]);
-      }
-    }
-  }
-  EXPECT_GT(pruned, 50) << "the test prunes nothing";
-}
-
 // The digest loops of every instruction set give the same bits.
 TEST(DigestPropertyTest, EveryInstructionSetGivesTheSameBits) {
   constexpr uint64_t kSeed = 111;
@@ -439,6 +295,13 @@ TEST(DigestRowTest, SanityFindsEveryKindOfDamage) {
         ASSERT_FALSE(DigestRowIsSane(info.kind, damaged.data(), g)) << i;
       }
     }
+    if (info.kind == DigestKind::kSphere) {
+      Bytes negative = row, behind = row;
+      StoreF32(negative.data(), g.dtype, elements - kRadiusElements, -1.0f);
+      StoreF32(behind.data(), g.dtype, elements - 1, 1.0f);
+      EXPECT_FALSE(DigestRowIsSane(info.kind, negative.data(), g));
+      EXPECT_FALSE(DigestRowIsSane(info.kind, behind.data(), g));
+    }
     if (info.vectors == 2) {
       Bytes crossed = row;
       StoreF32(crossed.data(), g.dtype, elements - 1, 60000.0f);  // lo of the last head
@@ -451,13 +314,16 @@ TEST(DigestKindTest, NamesAndBounds) {
   EXPECT_EQ(DigestKindByName("minmax"), DigestKind::kMinMax);
   EXPECT_EQ(DigestKindByName("box_mean"), DigestKind::kBoxMean);
   EXPECT_EQ(DigestKindByName("mean"), DigestKind::kMean);
+  EXPECT_EQ(DigestKindByName("sphere"), DigestKind::kSphere);
   EXPECT_EQ(DigestKindByName("MINMAX"), std::nullopt);
   EXPECT_EQ(DigestKindByName(""), std::nullopt);
   EXPECT_TRUE(Info(DigestKind::kMinMax).is_upper_bound);
   EXPECT_FALSE(Info(DigestKind::kBoxMean).is_upper_bound);
   EXPECT_TRUE(Info(DigestKind::kMean).is_lower_bound);
   EXPECT_EQ(DigestBytes(DigestKind::kMinMax, 128, DType::kBF16), 512u);
+  EXPECT_TRUE(Info(DigestKind::kSphere).is_upper_bound);
   EXPECT_EQ(DigestBytes(DigestKind::kMean, 128, DType::kF32), 512u);
+  EXPECT_EQ(DigestBytes(DigestKind::kSphere, 128, DType::kBF16), 272u);
 }
 
 }  // namespace

@@ -25,7 +25,7 @@ struct Problem {
 // Rows may be strided and start anywhere; hi >= lo where the kind has both.
 Problem RandomProblem(Rng& rng) {
   Problem p;
-  const DigestKind kind = DigestKinds()[rng.Below(3)].kind;
+  const DigestKind kind = DigestKinds()[rng.Below(4)].kind;
   const DType dtype = rng.AnyDType();
   const uint32_t head_dim = rng.HeadDim();
   const uint32_t num_pages = rng.Below(71);
@@ -33,12 +33,16 @@ Problem RandomProblem(Rng& rng) {
   const size_t row = DigestBytes(kind, head_dim, dtype);
   const size_t stride = row + (rng.Chance(0.5) ? 0 : DTypeBytes(dtype) * rng.Below(200));
   const size_t start = DTypeBytes(dtype) * rng.Below(40);
-  const uint32_t elements = Info(kind).vectors * head_dim;
+  const uint32_t elements = DigestElements(kind, head_dim);
   p.memory.resize(start + num_pages * stride + 1);
   for (uint32_t page = 0; page < num_pages; ++page) {
     std::vector<float> values = rng.Floats(elements);
     for (uint32_t i = 0; i < head_dim && elements == 2 * head_dim; ++i) {
       if (values[i] < values[head_dim + i]) std::swap(values[i], values[head_dim + i]);
+    }
+    if (kind == DigestKind::kSphere) {
+      values[head_dim] = std::abs(values[head_dim]);
+      std::fill(values.begin() + head_dim + 1, values.end(), 0.0f);
     }
     const auto bytes = testing::Encode(values, dtype);
     std::memcpy(p.memory.data() + start + page * stride, bytes.data(), bytes.size());
@@ -48,19 +52,23 @@ Problem RandomProblem(Rng& rng) {
   return p;
 }
 
-// sum_i |q_i| max(|hi_i|, |lo_i|), what the header's tolerance is relative to.
+// sum_i |q_i| max(|hi_i|, |lo_i|), or sum_i |q_i| |c_i| + |q| r, what the header's tolerance is
+// relative to.
 double Magnitude(const Problem& p, uint32_t head, uint32_t page) {
   const DigestMatrix& m = p.matrix;
   const std::byte* row = m.rows + page * m.row_stride_bytes;
-  double sum = 0;
+  double sum = 0, norm = 0;
   for (uint32_t i = 0; i < m.head_dim; ++i) {
     double greatest = std::abs(LoadAsF32(row, m.dtype, i));
     if (Info(m.kind).vectors == 2) {
       greatest = std::max<double>(greatest, std::abs(LoadAsF32(row, m.dtype, m.head_dim + i)));
     }
-    sum += std::abs(p.queries[size_t{head} * m.head_dim + i]) * greatest;
+    const double q = p.queries[size_t{head} * m.head_dim + i];
+    sum += std::abs(q) * greatest;
+    norm += q * q;
   }
-  return sum;
+  if (m.kind != DigestKind::kSphere) return sum;
+  return sum + std::sqrt(norm) * kRadiusScale * LoadAsF32(row, m.dtype, m.head_dim);
 }
 
 void CheckAgainstReference(const Problem& p, ScoreFn fn) {

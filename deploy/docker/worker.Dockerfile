@@ -1,4 +1,5 @@
-# varve-worker: docker build -f deploy/docker/worker.Dockerfile -t varve-worker .   (from the root of the checkout)
+# varve-worker: docker build -f deploy/docker/worker.Dockerfile -t varve-worker \
+#   --build-arg VARVE_COMMIT=$(git rev-parse --short HEAD) .   (from the root of the checkout)
 FROM debian:bookworm AS build
 WORKDIR /src
 COPY deploy/install_deps.sh deploy/
@@ -8,7 +9,8 @@ COPY proto/ proto/
 COPY kvstore/ kvstore/
 COPY client/ client/
 COPY gpu_worker/ gpu_worker/
-RUN cmake --preset release -DVARVE_BUILD_TESTS=OFF -DVARVE_CUDA=OFF \
+ARG VARVE_COMMIT=
+RUN cmake --preset release -DVARVE_BUILD_TESTS=OFF -DVARVE_CUDA=OFF -DVARVE_COMMIT="$VARVE_COMMIT" \
     && cmake --build build/release --target varve-worker varvectl \
     && strip build/release/bin/varve-worker build/release/bin/varvectl
 

@@ -152,7 +152,7 @@ size_t ClientImpl::batch_limit() const {
 }
 
 absl::Duration ClientImpl::transfer_call_deadline() const {
-  return options_.transfer_deadline + kTransferCallMargin;
+  return CallDeadline::Shorten(options_.transfer_deadline + kTransferCallMargin);
 }
 
 uint32_t ClientImpl::transfer_deadline_ms() const {

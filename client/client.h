@@ -15,6 +15,9 @@
 // Ownership: Memory must be destroyed before its Client, and no blocking call may be running then.
 // Destroying a client cancels its asynchronous calls and returns when their callbacks have run.
 //
+// Deadlines: those of ClientOptions, and for the blocking calls of a thread its CallDeadline
+// (call_deadline.h).
+//
 // Errors: UNAVAILABLE the store cannot be reached or the session was lost (the client reconnects by
 // itself on the next call and re-registers its memory; calls in flight fail); the others as in
 // proto/varve/v1/store.proto. After a Get or Recall that ended with DEADLINE_EXCEEDED or

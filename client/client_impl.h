@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "client/call_deadline.h"
 #include "client/client.h"
 #include "client/convert.h"
 #include "client/exchange_stream.h"
@@ -215,7 +216,7 @@ template <typename Request, typename Reply>
 absl::Status ClientImpl::CallBare(Method<Request, Reply> method, const Request& request,
                                   Reply* reply, absl::Duration deadline) {
   grpc::ClientContext context;
-  context.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
+  context.set_deadline(absl::ToChronoTime(absl::Now() + CallDeadline::Shorten(deadline)));
   const InFlight::Call call = in_flight_.Add(&context);
   if (call == 0) return ClosingError();
   const absl::Status status = FromGrpc((stub_.get()->*method)(&context, request, reply));

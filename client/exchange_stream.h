@@ -10,9 +10,11 @@
 // Ownership: the stream keeps itself alive until gRPC is done with it.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
-#include <deque>
 #include <functional>
+#include <iterator>
+#include <list>
 #include <map>
 #include <memory>
 #include <optional>
@@ -57,13 +59,13 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
     const uint64_t id = tag_of_ == nullptr ? next_sent_++ : tag;
     waiting_[id] = slot;
     // A stream that is ending is about to say why.
-    if (!read_closed_) SendLocked(std::move(request));
+    if (!read_closed_) SendLocked(id, std::move(request));
     const absl::Time deadline = absl::Now() + timeout;
     while (!slot->result.has_value()) {
       const absl::Duration left = deadline - absl::Now();
       if (left <= absl::ZeroDuration()) {
         // An ordered stream keeps the slot: its reply still takes its turn.
-        if (tag_of_ != nullptr) waiting_.erase(id);
+        if (tag_of_ != nullptr) Forget(id);
         return absl::DeadlineExceededError("the store did not answer in time");
       }
       slot->done.WaitFor(mutex_, absl::ToChronoNanoseconds(left));
@@ -107,15 +109,25 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
     return absl::UnavailableError("the stream to the store was cancelled");
   }
 
-  void SendLocked(Request request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    queue_.push_back(std::move(request));
-    if (queue_.size() == 1) this->StartWrite(&queue_.front());
+  void SendLocked(uint64_t id, Request request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    queue_.emplace_back(id, std::move(request));
+    if (queue_.size() == 1) this->StartWrite(&queue_.front().second);
+  }
+
+  // Nobody waits for the answer any more: what was not sent yet must not be.
+  void Forget(uint64_t id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    waiting_.erase(id);
+    if (queue_.empty()) return;
+    const auto unsent =
+        std::find_if(std::next(queue_.begin()), queue_.end(),
+                     [id](const std::pair<uint64_t, Request>& entry) { return entry.first == id; });
+    if (unsent != queue_.end()) queue_.erase(unsent);
   }
 
   void OnWriteDone(bool ok) override {
     base::MutexLock lock(mutex_);
     queue_.pop_front();
-    if (ok && !read_closed_ && !queue_.empty()) this->StartWrite(&queue_.front());
+    if (ok && !read_closed_ && !queue_.empty()) this->StartWrite(&queue_.front().second);
   }
 
   void OnReadDone(bool ok) override {
@@ -169,7 +181,7 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
 
   mutable base::Mutex mutex_;
   base::CondVar all_done_;
-  std::deque<Request> queue_ ABSL_GUARDED_BY(mutex_);  // front: being written
+  std::list<std::pair<uint64_t, Request>> queue_ ABSL_GUARDED_BY(mutex_);  // front: being written
   std::map<uint64_t, std::shared_ptr<Slot>> waiting_ ABSL_GUARDED_BY(mutex_);
   uint64_t next_sent_ ABSL_GUARDED_BY(mutex_) = 0;
   bool read_closed_ ABSL_GUARDED_BY(mutex_) = false;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/call_deadline.h"
 #include "client/in_flight.h"
 #include "client/waiter.h"
 #include "kvstore/base/status.h"
@@ -70,7 +71,10 @@ absl::StatusOr<Session::OpenedPtr> Session::Acquire() {
   if (OpenedPtr opened = current()) return opened;
   Waiter<absl::StatusOr<OpenedPtr>> waiter;
   Acquire(waiter.Callback());
-  return waiter.Take();
+  // An attempt to have a session ends by itself.
+  auto opened = waiter.TakeWithin(CallDeadline::Shorten(absl::Hours(24)));
+  if (opened.has_value()) return *std::move(opened);
+  return absl::DeadlineExceededError("no session with the store in time");
 }
 
 Session::OpenedPtr Session::current() const {

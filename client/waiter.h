@@ -5,6 +5,8 @@
 #include <optional>
 #include <utility>
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "kvstore/base/mutex.h"
 
 namespace varve::client {
@@ -26,6 +28,17 @@ class Waiter {
     base::MutexLock lock(state_->mutex);
     while (!state_->value.has_value()) state_->set.Wait(state_->mutex);
     return std::move(*state_->value);
+  }
+  // Nothing when none came in time.
+  std::optional<T> TakeWithin(absl::Duration patience) {
+    const absl::Time deadline = absl::Now() + patience;
+    base::MutexLock lock(state_->mutex);
+    while (!state_->value.has_value()) {
+      const absl::Duration left = deadline - absl::Now();
+      if (left <= absl::ZeroDuration()) return std::nullopt;
+      state_->set.WaitFor(state_->mutex, absl::ToChronoNanoseconds(left));
+    }
+    return std::move(state_->value);
   }
 
  private:

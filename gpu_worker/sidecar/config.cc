@@ -35,7 +35,6 @@ WorkerConfig DefaultWorkerConfig() {
   auto* transport = config.mutable_transport();
   for (const char* lane : {"rdma", "shm", "tcp"}) transport->add_lanes(lane);
   transport->set_transfer_deadline_ms(10000);
-  transport->set_segment_bytes(1 << 20);
   config.set_pool_bytes(1ull << 30);
   config.set_digest("minmax");
   config.set_recall_path("worker");
@@ -65,7 +64,6 @@ absl::Status ValidateWorkerConfig(const WorkerConfig& config) {
   }
   checks.Millis("transport.transfer_deadline_ms", config.transport().transfer_deadline_ms(), 1,
                 600000);
-  checks.Bytes("transport.segment_bytes", config.transport().segment_bytes(), 4 << 10, 64 << 20);
   checks.Bytes("pool_bytes", config.pool_bytes(), 1 << 20, 1ull << 46);
   std::vector<std::string> digests;
   for (const page::DigestKindInfo& kind : page::DigestKinds()) digests.emplace_back(kind.name);

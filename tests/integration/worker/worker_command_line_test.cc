@@ -40,6 +40,7 @@ TEST(WorkerCommandLine, HelpNamesEverySetting) {
         "attend_threads"}) {
     EXPECT_THAT(run.output, HasSubstr(setting));
   }
+  EXPECT_EQ(run.output.find("segment_bytes"), std::string::npos);  // the store's alone
   EXPECT_THAT(Worker("--version").output, HasSubstr("varve-worker 0."));
 }
 

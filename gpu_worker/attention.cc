@@ -124,10 +124,15 @@ absl::Status MassMeter::FetchKeys(const HeadWork& work, std::span<const uint32_t
     items[i].range = {page::Part::kK, work.head, 1};
     items[i].destinations = {{memory_.get(), i * part, part}};
   }
-  VARVE_ASSIGN_OR_RETURN(const std::vector<client::GetResult> results,
-                         services_->client->Get(items));
+  const auto got = services_->client->Get(items);
+  if (!got.ok()) {
+    memory_.reset();  // the store may still write into it
+    return got.status();
+  }
+  const std::vector<client::GetResult>& results = *got;
   for (size_t i = 0; i < pages.size(); ++i) {
     if (results[i].hit && results[i].bytes == part) continue;
+    memory_.reset();
     return absl::DataLossError(
         absl::StrCat("keys of page ", pages[i], " of layer ", work.layer, ", KV head ", work.head,
                      " could not be read to measure the attention mass: ", results[i].message));

@@ -22,7 +22,7 @@ enum class BlockState : uint8_t {
   kSealed,   // full and immutable, not yet on its way
   kSaving,   // the store is reading it
   kSaved,    // the store has acknowledged it
-  kUnsaved,  // saving failed for good: stays resident
+  kUnsaved,  // the store did not take it: stays resident, is submitted again later
   kLost,     // some heads' pages exist nowhere any more: the others stay resident
 };
 

@@ -23,16 +23,26 @@ PagePool::PagePool(const page::Geometry& geometry, const client::Memory* memory,
 
 uint32_t PagePool::free() const {
   base::MutexLock lock(mutex_);
-  return static_cast<uint32_t>(free_.size());
+  return static_cast<uint32_t>(free_.size() + CountRested());
+}
+
+uint32_t PagePool::quarantined() const {
+  base::MutexLock lock(mutex_);
+  return static_cast<uint32_t>(quarantine_.size() - CountRested());
+}
+
+size_t PagePool::CountRested() const {
+  if (quarantine_.empty()) return 0;
+  const absl::Time now = clock_->Now();
+  size_t count = 0;
+  while (count < quarantine_.size() && quarantine_[count].until <= now) ++count;
+  return count;
 }
 
 void PagePool::ReturnQuarantined() {
-  if (quarantine_.empty()) return;
-  const absl::Time now = clock_->Now();
-  while (!quarantine_.empty() && quarantine_.front().first <= now) {
-    const Slot slot = quarantine_.front().second;
+  for (size_t count = CountRested(); count > 0; --count) {
+    PutBack({&quarantine_.front().slot, 1});
     quarantine_.pop_front();
-    PutBack({&slot, 1});
   }
 }
 
@@ -88,8 +98,22 @@ void PagePool::Recycle(std::span<const Slot> slots) {
 
 void PagePool::Quarantine(std::span<const Slot> slots, absl::Duration hold) {
   base::MutexLock lock(mutex_);
-  const absl::Time until = clock_->Now() + hold;
-  for (Slot slot : slots) quarantine_.emplace_back(until, slot);
+  const absl::Time now = clock_->Now();
+  for (Slot slot : slots) quarantine_.push_back({.slot = slot, .hold = hold, .given_up = now});
+}
+
+void PagePool::NoteAnswer(absl::Time asked) {
+  base::MutexLock lock(mutex_);
+  // The last one first: those that wait for an answer are at the end.
+  for (auto it = quarantine_.rbegin(); it != quarantine_.rend(); ++it) {
+    if (it->until != absl::InfiniteFuture()) break;
+    if (it->given_up <= asked) it->until = clock_->Now() + it->hold;
+  }
+}
+
+bool PagePool::AwaitsAnswer() const {
+  base::MutexLock lock(mutex_);
+  return !quarantine_.empty() && quarantine_.back().until == absl::InfiniteFuture();
 }
 
 uint32_t PagePool::generation(Slot slot) const {

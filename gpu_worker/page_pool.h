@@ -4,8 +4,9 @@
 // core: host memory now, a device arena with the same interface later. A slot belongs to whoever
 // allocated it until it is freed. Its generation grows with each allocation, so a reference that
 // outlived its slot can be told from the next owner's. Quarantine: after a failed transfer a late
-// write of the store may still land in the slot; such slots come back only when the hold time has
-// passed. Debug builds fill freed slots with NaN, so that a stale read shows in the output.
+// write of the store may still land in the slot, and a store that hangs may begin it at any time;
+// such slots come back when the store has answered a later request and the hold time has passed
+// since. Debug builds fill freed slots with NaN, so that a stale read shows in the output.
 // Threads: all methods may be called from any thread; the bytes of a slot are its owner's to
 // synchronise.
 #pragma once
@@ -15,7 +16,6 @@
 #include <deque>
 #include <memory>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -50,6 +50,12 @@ class PagePool {
   // generation.
   void Recycle(std::span<const Slot> slots);
   void Quarantine(std::span<const Slot> slots, absl::Duration hold);
+  // The store has answered what it was asked at that time (of Now): it has read all requests of
+  // before.
+  void NoteAnswer(absl::Time asked);
+  bool AwaitsAnswer() const;
+  uint32_t quarantined() const;
+  absl::Time Now() const { return clock_->Now(); }
   uint32_t generation(Slot slot) const;
 
   // The slot as registered memory, for transfers.
@@ -77,6 +83,14 @@ class PagePool {
   const page::Geometry geometry_;
 
  private:
+  struct Resting {
+    Slot slot = 0;
+    absl::Duration hold;
+    absl::Time given_up;
+    absl::Time until = absl::InfiniteFuture();  // the store has not answered since
+  };
+
+  size_t CountRested() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReturnQuarantined() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void PutBack(std::span<const Slot> slots) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -86,7 +100,7 @@ class PagePool {
   mutable base::Mutex mutex_;
   std::vector<Slot> free_ ABSL_GUARDED_BY(mutex_);
   std::vector<uint32_t> generation_ ABSL_GUARDED_BY(mutex_);
-  std::deque<std::pair<absl::Time, Slot>> quarantine_ ABSL_GUARDED_BY(mutex_);
+  std::deque<Resting> quarantine_ ABSL_GUARDED_BY(mutex_);
 };
 
 class HostPagePool final : public PagePool {

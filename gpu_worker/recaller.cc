@@ -22,13 +22,28 @@ bool MayLandLate(const absl::Status& status) {
          absl::IsCancelled(status) || absl::IsUnknown(status) || absl::IsInternal(status);
 }
 
+// The same for one page of a call that was answered.
+bool MayLandLate(client::MissReason reason) {
+  return reason == client::MissReason::kFailed || reason == client::MissReason::kNone;
+}
+
 absl::Status MissError(const HeadWork& work, uint32_t page, client::MissReason reason,
                        const std::string& message) {
   const std::string text =
       absl::StrCat(PageName(work, page), " could not be recalled: ", client::MissName(reason),
                    message.empty() ? "" : ", ", message);
-  const bool failed = reason == client::MissReason::kFailed || reason == client::MissReason::kNone;
-  return failed ? absl::UnavailableError(text) : absl::DataLossError(text);
+  return MayLandLate(reason) ? absl::UnavailableError(text) : absl::DataLossError(text);
+}
+
+bool AnyFailed(const client::RecallResult& result) {
+  for (const auto& layer : result.layers) {
+    for (const client::RecallHeadResult& head : layer) {
+      for (const client::RecalledPage& page : head.recalled) {
+        if (!page.done && MayLandLate(page.reason)) return true;
+      }
+    }
+  }
+  return false;
 }
 
 }  // namespace
@@ -54,7 +69,7 @@ absl::Status Recaller::Fetch(std::span<HeadWork> works) {
     services_->metrics->pages_hot.Increment(static_cast<double>(work.selected().size() - missing));
     if (missing == 0) continue;
     if (absl::Status room = MakeRoom(work, missing); !room.ok()) {
-      GiveUp(works.first(static_cast<size_t>(&work - works.data()) + 1), absl::OkStatus());
+      GiveUp(works.first(static_cast<size_t>(&work - works.data()) + 1), /*may_land_late=*/false);
       return room;
     }
   }
@@ -62,6 +77,7 @@ absl::Status Recaller::Fetch(std::span<HeadWork> works) {
   if (coming_.empty()) return absl::OkStatus();
 
   const auto begin = Clock::now();
+  const absl::Time asked = services_->pool->Now();
   const auto results = services_->client->Get(std::span(items_).first(coming_.size()));
   const double seconds = SecondsSince(begin);
   services_->metrics->transfer.Observe(seconds);
@@ -77,9 +93,10 @@ absl::Status Recaller::Fetch(std::span<HeadWork> works) {
     absl::Status status = base::Annotate(
         results.status(), absl::StrCat(PageName(work, work.plan.recall[first.index]), " and ",
                                        coming_.size() - 1, " more could not be recalled"));
-    GiveUp(works, results.status());
+    GiveUp(works, MayLandLate(results.status()));
     return status;
   }
+  services_->pool->NoteAnswer(asked);
   return Install(works, *results);
 }
 
@@ -143,10 +160,11 @@ absl::Status Recaller::Install(std::span<HeadWork> works,
   if (results.size() != coming_.size()) {
     status = absl::InternalError(
         absl::StrCat(results.size(), " results for ", coming_.size(), " pages"));
-    GiveUp(works, status);
+    GiveUp(works, /*may_land_late=*/true);
     return status;
   }
   const size_t page_bytes = services_->pool->page_bytes();
+  bool late = false;
   for (size_t i = 0; i < coming_.size(); ++i) {
     HeadWork& work = works[coming_[i].work];
     const uint32_t page = work.plan.recall[coming_[i].index];
@@ -165,16 +183,17 @@ absl::Status Recaller::Install(std::span<HeadWork> works,
           PageName(work, page), " came with ", result.bytes, " bytes instead of ", page_bytes)));
     } else {
       status.Update(MissError(work, page, result.reason, result.message));
+      late = late || MayLandLate(result.reason);
     }
   }
-  if (!status.ok()) GiveUp(works, status);
+  if (!status.ok()) GiveUp(works, late);
   services_->metrics->install.Observe(SecondsSince(begin));
   return status;
 }
 
 // Slots that hold no page go back to the pool, after a pause when the store may still write into
 // them.
-void Recaller::GiveUp(std::span<HeadWork> works, const absl::Status& status) {
+void Recaller::GiveUp(std::span<HeadWork> works, bool may_land_late) {
   freed_.clear();
   for (HeadWork& work : works) {
     for (Slot slot : work.slots) {
@@ -182,9 +201,8 @@ void Recaller::GiveUp(std::span<HeadWork> works, const absl::Status& status) {
     }
     work.slots.clear();
   }
-  if (MayLandLate(status)) {
-    // The store counts its deadline from when it reads the request, which may be much later; then
-    // the call has failed after about one deadline, too.
+  if (may_land_late) {
+    // The store counts its deadline from when it reads the request: before it answers the next one.
     services_->pool->Quarantine(freed_, 2 * services_->options.transfer_deadline);
   } else {
     services_->pool->Free(freed_);
@@ -214,7 +232,7 @@ absl::Status Recaller::FetchFromStore(std::span<HeadWork> works, SelectTimes& ti
   for (HeadWork& work : works) work.slots.clear();
   for (size_t h = 0; h < works.size(); ++h) {
     if (absl::Status landing = LandingSlots(works[h]); !landing.ok()) {
-      GiveUp(works, absl::OkStatus());
+      GiveUp(works, /*may_land_late=*/false);
       return landing;
     }
     client::RecallHead& head = asked.heads[h];
@@ -224,7 +242,9 @@ absl::Status Recaller::FetchFromStore(std::span<HeadWork> works, SelectTimes& ti
     head.slots.clear();
     for (Slot slot : works[h].slots) head.slots.push_back(services_->pool->PieceOf(slot));
   }
+  const absl::Time sent = services_->pool->Now();
   const auto result = services_->client->Recall(query_);
+  if (result.ok()) services_->pool->NoteAnswer(sent);
   absl::Status status = result.status();
   if (status.ok() && (result->layers.size() != 1 || result->layers[0].size() != works.size())) {
     status = absl::InternalError("the store answered for other layers or heads than asked");
@@ -234,7 +254,7 @@ absl::Status Recaller::FetchFromStore(std::span<HeadWork> works, SelectTimes& ti
     status = InstallPushed(works[h], result->layers[0][h]);
   }
   services_->metrics->install.Observe(SecondsSince(installing));
-  GiveUp(works, status);
+  GiveUp(works, MayLandLate(status) || (result.ok() && AnyFailed(*result)));
   if (!status.ok()) {
     return base::Annotate(status,
                           absl::StrCat("recall of layer ", layer, " for sequence ", sequence.id(),

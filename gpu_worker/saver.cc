@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/call_deadline.h"
 #include "kvstore/base/executor.h"
 #include "kvstore/base/log.h"
 #include "kvstore/base/status.h"
@@ -62,6 +63,11 @@ absl::Status SaveLog::error() const {
   return error_;
 }
 
+bool SaveLog::idle() const {
+  base::MutexLock lock(mutex_);
+  return under_way_ == 0;
+}
+
 uint32_t SaveLog::digest_blocks(uint32_t layer) const {
   base::MutexLock lock(mutex_);
   return digest_blocks_[layer];
@@ -103,10 +109,13 @@ absl::StatusOr<bool> SaveLog::WaitProgress(absl::Duration patience) {
 // ---- Saver
 
 Saver::Saver(client::Client* client, const page::Geometry& geometry, PagePool* pool,
-             WorkerMetrics* metrics)
-    : client_(client), geometry_(geometry), pool_(pool), metrics_(metrics), thread_([this] {
-        Loop();
-      }) {}
+             WorkerMetrics* metrics, absl::Duration patience)
+    : client_(client),
+      geometry_(geometry),
+      pool_(pool),
+      metrics_(metrics),
+      patience_(patience),
+      thread_([this] { Loop(); }) {}
 
 Saver::~Saver() {
   {
@@ -218,21 +227,13 @@ void Saver::Loop() {
 
 void Saver::Run(const TaskPtr& task) {
   SaveLog& log = *task->job.log;
+  const absl::Status named = NameFor(*task);
   if (task->job.blocks.empty()) {
-    const absl::Status named = NameBlocks(log, task->name_end);
     if (named.ok()) return SendDigests(log);
     base::MutexLock lock(log.mutex_);
     log.error_ = named;
     return;
   }
-  absl::Status named;
-  // A session that was lost in between left the context parked: what it holds must not be evicted.
-  if (task->retried) {
-    if (const auto info = client_->AttachContext(log.context_id_); info.ok()) {
-      named = AdoptBlocks(log, *info);
-    }
-  }
-  named.Update(NameBlocks(log, task->job.blocks.back() + 1));
   if (!named.ok()) {
     const std::vector<bool> none(task->job.blocks.size(), false);
     if (task->retried) {
@@ -244,6 +245,21 @@ void Saver::Run(const TaskPtr& task) {
   }
   Put(task);
   SendDigests(log);
+}
+
+absl::Status Saver::NameFor(const Task& task) {
+  SaveLog& log = *task.job.log;
+  const client::CallDeadline deadline(absl::Now() + patience_);
+  if (task.job.blocks.empty()) return NameBlocks(log, task.name_end);
+  absl::Status named;
+  // A session that was lost in between left the context parked: what it holds must not be evicted.
+  if (task.retried) {
+    if (const auto info = client_->AttachContext(log.context_id_); info.ok()) {
+      named = AdoptBlocks(log, *info);
+    }
+  }
+  named.Update(NameBlocks(log, task.job.blocks.back() + 1));
+  return named;
 }
 
 absl::Status Saver::NameBlocks(SaveLog& log, uint32_t end) {
@@ -279,8 +295,8 @@ absl::Status Saver::AdoptBlocks(SaveLog& log, const client::ContextInfo& info) {
   if (info.epoch != log.epoch_ || info.num_blocks < log.context_blocks_) return absl::OkStatus();
   const size_t known = log.first_hash_ + log.hashes_.size();
   const bool same = info.block_hashes.size() == info.num_blocks && info.num_blocks <= known &&
-                    std::equal(info.block_hashes.begin() + log.first_hash_,
-                               info.block_hashes.end(), log.hashes_.begin());
+                    std::equal(info.block_hashes.begin() + log.first_hash_, info.block_hashes.end(),
+                               log.hashes_.begin());
   if (!same) {
     return absl::FailedPreconditionError(
         absl::StrCat("context ", log.context_id_, " holds other blocks than this sequence's"));
@@ -427,6 +443,7 @@ void Saver::SendDigests(SaveLog& log) {
       log.moved_.NotifyAll();
       if (!sent.ok()) {
         log.error_ = base::Annotate(sent, absl::StrCat("sending digests of layer ", layer));
+        if (absl::IsUnavailable(sent) || absl::IsDeadlineExceeded(sent)) return;
         break;
       }
       log.unsent_[layer].pop_front();

@@ -5,7 +5,7 @@
 // the context learns the block names first (its hold then covers the objects), then the objects are
 // put (the store reads the slots), then the digests are sent, in order and without holes. A slot
 // may be reused only after its block is reported saved. A block that failed twice is reported
-// unsaved and stays resident.
+// unsaved and stays resident; its sequence submits it again later (Sequence::RetrySaves).
 //
 // Threads: all methods from any thread. Results are collected by the sequence's own thread
 // (SaveLog::Take).
@@ -51,6 +51,8 @@ class SaveLog {
   void Take(std::vector<SaveResult>& out);
   // OK, or why the last failed save failed.
   absl::Status error() const;
+  // Nothing is queued or under way.
+  bool idle() const;
   uint32_t digest_blocks(uint32_t layer) const;
   // Blocks that the store has named.
   uint32_t context_blocks() const;
@@ -104,10 +106,10 @@ struct SaveJob {
 
 class Saver {
  public:
-  // All must outlive the saver.
+  // All must outlive the saver. patience: for the store to take a block's name.
   Saver(client::Client* client, const page::Geometry& geometry, PagePool* pool,
-        WorkerMetrics* metrics);
-  // Waits for what the store is reading; drops what is queued.
+        WorkerMetrics* metrics, absl::Duration patience);
+  // Waits for what the store is reading and the call under way; drops what is queued.
   ~Saver();
   Saver(const Saver&) = delete;
   Saver& operator=(const Saver&) = delete;
@@ -134,6 +136,7 @@ class Saver {
   void Loop();
   void Enqueue(TaskPtr task);
   void Run(const TaskPtr& task);
+  absl::Status NameFor(const Task& task);
   absl::Status NameBlocks(SaveLog& log, uint32_t end);
   // Takes from the store how many of the log's blocks the context holds.
   absl::Status AdoptBlocks(SaveLog& log, const client::ContextInfo& info);
@@ -149,6 +152,7 @@ class Saver {
   const page::Geometry geometry_;
   PagePool* const pool_;
   WorkerMetrics* const metrics_;
+  const absl::Duration patience_;
   base::Mutex mutex_;
   base::CondVar changed_;
   std::deque<TaskPtr> queue_ ABSL_GUARDED_BY(mutex_);

@@ -10,6 +10,13 @@
 #include "kvstore/page/rows.h"
 
 namespace varve::worker {
+namespace {
+
+constexpr absl::Duration kFirstRetryPause = absl::Seconds(1);
+constexpr absl::Duration kLastRetryPause = absl::Seconds(30);
+constexpr size_t kBlocksPerRetry = 128;
+
+}  // namespace
 
 absl::Status Sequence::Extend(absl::Span<const int32_t> tokens) {
   VARVE_RETURN_IF_ERROR(broken_);
@@ -67,11 +74,15 @@ absl::Status Sequence::Append(uint32_t layer_index, const void* k, const void* v
   // Without it the tokens are taken all the same: only saving needs the store.
   if (StoreChanged()) MeetStore().IgnoreError();
   ApplySaves();
+  RetrySaves();
   LayerCache& layer = layers_[layer_index];
   const uint32_t p = geometry_.page_tokens;
   const uint32_t new_pages = (layer.appended + tokens + p - 1) / p - (layer.appended + p - 1) / p;
   const uint32_t needed = new_pages * geometry_.num_kv_heads;
-  if (!policy_.evicts() && needed > services_->pool->free()) return PoolExhausted(needed);
+  if (!policy_.evicts() && needed > services_->pool->free()) {
+    SeekAnswer();
+    return PoolExhausted(needed);
+  }
 
   const size_t token_bytes = geometry_.num_kv_heads * geometry_.row_bytes();
   const auto* keys = static_cast<const std::byte*>(k);
@@ -172,17 +183,19 @@ void Sequence::SubmitSealed(uint32_t layer_index) {
   services_->saver->Submit(std::move(job));
 }
 
-void Sequence::Resubmit(uint32_t layer_index) {
+size_t Sequence::Resubmit(uint32_t layer_index, size_t most) {
   LayerCache& layer = layers_[layer_index];
   SaveJob job{.log = log_, .layer = layer_index, .sealed = absl::Now()};
-  for (uint32_t block = 0; block < layer.blocks.size(); ++block) {
+  for (uint32_t block = 0; block < layer.blocks.size() && job.blocks.size() < most; ++block) {
     if (layer.blocks[block] != BlockState::kUnsaved) continue;
     job.blocks.push_back(block);
     job.hashes.push_back(hashes_[block]);
     for (const HotSet& head : layer.heads) job.slots.push_back(head.slot(block));
     layer.blocks[block] = BlockState::kSaving;
   }
-  if (!job.blocks.empty()) services_->saver->Submit(std::move(job));
+  const size_t count = job.blocks.size();
+  if (count > 0) services_->saver->Submit(std::move(job));
+  return count;
 }
 
 void Sequence::ApplySaves() {
@@ -191,7 +204,32 @@ void Sequence::ApplySaves() {
   for (const SaveResult& save : saves_) {
     layers_[save.layer].blocks[save.block] = save.saved ? BlockState::kSaved : BlockState::kUnsaved;
     if (save.saved) ++stats_.saved_objects;
+    unsaved_ = unsaved_ || !save.saved;
   }
+}
+
+// A few blocks at a time, so that a store that still refuses is not sent all of them again; at once
+// after a round that was taken, with growing pauses after others.
+void Sequence::RetrySaves() {
+  const bool failed = !log_->error().ok();
+  if (!failed && !unsaved_ && retry_pause_ == absl::ZeroDuration()) return;
+  if (!log_->idle()) return;
+  const absl::Time now = absl::Now();
+  if (!failed) {
+    retry_pause_ = absl::ZeroDuration();
+  } else if (retry_pause_ == absl::ZeroDuration()) {
+    retry_pause_ = kFirstRetryPause;
+    retry_at_ = now + retry_pause_;
+    return;
+  } else {
+    if (now < retry_at_) return;
+    retry_pause_ = std::min(2 * retry_pause_, kLastRetryPause);
+    retry_at_ = now + retry_pause_;
+    services_->saver->RetryDigests(log_);  // clears the error
+  }
+  size_t left = kBlocksPerRetry;
+  for (uint32_t l = 0; l < layers_.size() && left > 0; ++l) left -= Resubmit(l, left);
+  unsaved_ = left == 0;
 }
 
 void Sequence::Publish() {

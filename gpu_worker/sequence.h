@@ -74,6 +74,8 @@ class Sequence {
   absl::Status AppendStep(uint32_t layer, const AttendItem& item);
   // Learns what the store has acknowledged since.
   void ApplySaves();
+  // Submits again what the store did not take, when that is due. Never waits.
+  void RetrySaves();
 
   // The session with the store is the one in which this sequence last saw its context.
   bool KnowsStore() const { return session_ != 0 && services_->client->session() == session_; }
@@ -105,9 +107,13 @@ class Sequence {
   // Candidate pages that may be resident at once, for a selection of so many pages.
   uint32_t HotCapacity(uint32_t candidates, uint32_t selected) const;
 
+  // For how long to wait for the store without anything moving.
+  absl::Duration Patience() const;
   // Waits until saves move; RESOURCE_EXHAUSTED naming needed and available pages when none is under
   // way.
   absl::Status WaitForSaves(uint32_t needed_pages);
+  // Asks the store something when slots rest until it answers.
+  void SeekAnswer();
   absl::Status PoolExhausted(uint32_t needed_pages) const;
   // Waits until the store has digests of so many blocks of the layer, or cannot get them.
   absl::Status WaitForDigests(uint32_t layer, uint32_t blocks);
@@ -137,7 +143,8 @@ class Sequence {
   void WriteTokens(LayerCache& layer, const std::byte* k, const std::byte* v, uint32_t count);
   void SealPage(LayerCache& layer);
   void SubmitSealed(uint32_t layer_index);
-  void Resubmit(uint32_t layer_index);
+  // Unsaved blocks of the layer, at most `most`; answers how many.
+  size_t Resubmit(uint32_t layer_index, size_t most = SIZE_MAX);
   void SendRest();
   absl::Status Rebuild();
   absl::Status CheckSameBlocks(const client::ContextInfo& info) const;
@@ -158,6 +165,9 @@ class Sequence {
   std::shared_ptr<SaveLog> log_;
   uint64_t session_ = 0;     // in which the context was seen last; 0: not since
   bool rebuilding_ = false;  // a rebuild was begun and not finished
+  bool unsaved_ = false;     // blocks may be kUnsaved
+  absl::Time retry_at_;      // of refused saves; meaningful while retry_pause_ is not zero
+  absl::Duration retry_pause_;
 
   uint64_t tokens_ = 0;              // announced
   std::vector<int32_t> tail_;        // announced tokens of the block that is not full

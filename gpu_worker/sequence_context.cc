@@ -98,7 +98,7 @@ absl::Status Sequence::LoadBlocks(const client::ContextInfo& info) {
 
 absl::Status Sequence::Close() {
   if (drop_on_close_) log_->Cancel();
-  absl::Status status = log_->WaitIdle(services_->options.step_deadline);
+  absl::Status status = log_->WaitIdle(Patience());
   std::vector<Slot> slots;
   for (LayerCache& layer : layers_) {
     for (HotSet& head : layer.heads) {

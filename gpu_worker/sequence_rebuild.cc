@@ -76,9 +76,9 @@ absl::Status Sequence::CheckSameBlocks(const client::ContextInfo& info) const {
 absl::Status Sequence::Rebuild() {
   rebuilding_ = true;
   log_->Cancel();
-  // What the old log still has under way reads slots that would be submitted again, and may yet name
-  // blocks: what the context holds is known only after it.
-  VARVE_RETURN_IF_ERROR(log_->WaitIdle(services_->options.step_deadline));
+  // What the old log still has under way reads slots that would be submitted again, and may yet
+  // name blocks: what the context holds is known only after it.
+  VARVE_RETURN_IF_ERROR(log_->WaitIdle(Patience()));
   VARVE_ASSIGN_OR_RETURN(const client::ContextInfo info,
                          services_->client->AttachContext(context_id()));
   VARVE_RETURN_IF_ERROR(CheckSameBlocks(info));

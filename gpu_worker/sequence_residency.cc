@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "client/call_deadline.h"
 #include "gpu_worker/sequence.h"
 #include "kvstore/base/status.h"
 #include "kvstore/page/rows.h"
@@ -11,8 +12,7 @@
 namespace varve::worker {
 
 absl::Status Sequence::SaveAll() {
-  const absl::Duration patience = services_->options.step_deadline;
-  VARVE_RETURN_IF_ERROR(log_->WaitIdle(patience));
+  VARVE_RETURN_IF_ERROR(log_->WaitIdle(Patience()));
   ApplySaves();
   bool unsaved = !log_->error().ok();
   for (const LayerCache& layer : layers_) {
@@ -21,7 +21,7 @@ absl::Status Sequence::SaveAll() {
   if (!unsaved) return absl::OkStatus();
   services_->saver->RetryDigests(log_);
   for (uint32_t l = 0; l < layers_.size(); ++l) Resubmit(l);
-  VARVE_RETURN_IF_ERROR(log_->WaitIdle(patience));
+  VARVE_RETURN_IF_ERROR(log_->WaitIdle(Patience()));
   ApplySaves();
   return base::Annotate(log_->error(), "the prompt's pages are not all saved");
 }
@@ -125,15 +125,30 @@ uint32_t Sequence::HotCapacity(uint32_t candidates, uint32_t selected) const {
   return std::min(candidates, std::max(hot, selected));
 }
 
+absl::Duration Sequence::Patience() const {
+  return client::CallDeadline::Shorten(services_->options.step_deadline);
+}
+
 absl::Status Sequence::WaitForSaves(uint32_t needed_pages) {
-  VARVE_ASSIGN_OR_RETURN(const bool moved, log_->WaitProgress(services_->options.step_deadline));
+  VARVE_ASSIGN_OR_RETURN(const bool moved, log_->WaitProgress(Patience()));
   ApplySaves();
-  return moved && policy_.evicts() ? absl::OkStatus() : PoolExhausted(needed_pages);
+  // The last saves may have come between the caller's look and the wait.
+  if ((moved || !saves_.empty()) && policy_.evicts()) return absl::OkStatus();
+  SeekAnswer();
+  return PoolExhausted(needed_pages);
+}
+
+void Sequence::SeekAnswer() {
+  if (!services_->pool->AwaitsAnswer()) return;
+  const client::CallDeadline deadline(absl::Now() + Patience());
+  const absl::Time asked = services_->pool->Now();
+  const absl::Status status = services_->client->AttachContext(context_id()).status();
+  if (status.ok() || absl::IsNotFound(status)) services_->pool->NoteAnswer(asked);
 }
 
 absl::Status Sequence::WaitForDigests(uint32_t layer, uint32_t blocks) {
   while (log_->digest_blocks(layer) < blocks) {
-    VARVE_ASSIGN_OR_RETURN(const bool moved, log_->WaitProgress(services_->options.step_deadline));
+    VARVE_ASSIGN_OR_RETURN(const bool moved, log_->WaitProgress(Patience()));
     if (moved || log_->digest_blocks(layer) >= blocks) continue;
     return absl::UnavailableError(
         absl::StrCat("the store has digests of ", log_->digest_blocks(layer), " of ", blocks,
@@ -143,12 +158,16 @@ absl::Status Sequence::WaitForDigests(uint32_t layer, uint32_t blocks) {
 }
 
 absl::Status Sequence::PoolExhausted(uint32_t needed_pages) const {
+  const uint32_t quarantined = services_->pool->quarantined();
   return absl::ResourceExhaustedError(absl::StrCat(
       "sequence ", id_, " needs ", needed_pages, " more pages of the pool, available: ",
       services_->pool->free(), " of ", services_->pool->capacity(), " (policy ", policy_.ToString(),
       log_->error().ok() ? ""
                          : absl::StrCat("; pages that could not be saved stay resident: ",
                                         log_->error().message()),
+      quarantined == 0
+          ? ""
+          : absl::StrCat("; ", quarantined, " rest, because the store may still write into them"),
       ")"));
 }
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/call_deadline.h"
 #include "gpu_worker/page_pool.h"
 #include "gpu_worker/saver.h"
 #include "gpu_worker/sequence.h"
@@ -87,6 +88,8 @@ class LinkedWorker final : public Worker {
   template <typename Call>
   absl::Status With(SequenceId id, Call&& call);
 
+  // Adds the sequence; INVALID_ARGUMENT when it is there already.
+  absl::Status Hold(SequenceId id, std::vector<SequenceUse>& uses) const;
   absl::Status HoldItems(uint32_t layer, absl::Span<const AttendItem> items, StepBuffers& buffers);
   absl::Status TakeItems(uint32_t layer, absl::Span<const AttendItem> items, StepBuffers& buffers);
   absl::Status AttendHeld(uint32_t layer, absl::Span<const AttendItem> items, StepBuffers& buffers);
@@ -129,7 +132,7 @@ LinkedWorker::LinkedWorker(Services services, std::unique_ptr<PagePool> pool)
                    : nullptr),
       attend_calls_(services_.options.geometry.num_layers) {
   saver_ = std::make_unique<Saver>(services_.client, services_.options.geometry, pool_.get(),
-                                   metrics_.get());
+                                   metrics_.get(), services_.options.step_deadline);
   services_.pool = pool_.get();
   services_.saver = saver_.get();
   services_.metrics = metrics_.get();
@@ -142,6 +145,7 @@ LinkedWorker::~LinkedWorker() {
     base::MutexLock lock(mutex_);
     for (const auto& [id, sequence] : sequences_) open.push_back(id);
   }
+  const client::CallDeadline deadline(absl::Now() + services_.options.step_deadline);
   for (SequenceId id : open) Close(id).IgnoreError();
 }
 
@@ -220,6 +224,20 @@ void LinkedWorker::ReturnBuffers(std::unique_ptr<StepBuffers> buffers) {
   idle_.push_back(std::move(buffers));
 }
 
+absl::Status LinkedWorker::Hold(SequenceId id, std::vector<SequenceUse>& uses) const {
+  VARVE_ASSIGN_OR_RETURN(std::shared_ptr<Sequence> sequence, Find(id));
+  SequenceUse use(std::move(sequence));
+  if (const absl::Status status = use.status(); !status.ok()) {
+    const bool twice =
+        std::any_of(uses.begin(), uses.end(), [id](const SequenceUse& u) { return u->id() == id; });
+    if (!twice) return status;
+    return absl::InvalidArgumentError(
+        absl::StrCat("sequence ", id, " is in the batch twice, allowed: each sequence once"));
+  }
+  uses.push_back(std::move(use));
+  return absl::OkStatus();
+}
+
 // Holds every sequence of the batch and checks all that the engine gave, before anything changes.
 absl::Status LinkedWorker::HoldItems(uint32_t layer, absl::Span<const AttendItem> items,
                                      StepBuffers& buffers) {
@@ -233,10 +251,7 @@ absl::Status LinkedWorker::HoldItems(uint32_t layer, absl::Span<const AttendItem
     if (item.q == nullptr || item.out == nullptr) {
       return absl::InvalidArgumentError(absl::StrCat("item ", i, ": q or out is null"));
     }
-    VARVE_ASSIGN_OR_RETURN(std::shared_ptr<Sequence> sequence, Find(item.sequence));
-    // A sequence twice in one batch is caught here: its first item holds it.
-    buffers.uses.emplace_back(std::move(sequence));
-    VARVE_RETURN_IF_ERROR(buffers.uses.back().status());
+    VARVE_RETURN_IF_ERROR(Hold(item.sequence, buffers.uses));
     VARVE_RETURN_IF_ERROR(buffers.uses.back()->CheckAttend(layer, item));
   }
   return absl::OkStatus();
@@ -256,6 +271,7 @@ absl::Status LinkedWorker::TakeItems(uint32_t layer, absl::Span<const AttendItem
     // still do: its pages may all be here.
     if (held.StoreChanged()) held.MeetStore().IgnoreError();
     held.ApplySaves();
+    held.RetrySaves();
     for (uint32_t head = 0; head < g.num_kv_heads; ++head) {
       HeadWork& work = buffers.works[i * g.num_kv_heads + head];
       work.sequence = &held;
@@ -417,6 +433,7 @@ absl::Status LinkedWorker::AttendHeld(uint32_t layer, absl::Span<const AttendIte
 }
 
 absl::Status LinkedWorker::Attend(uint32_t layer, absl::Span<const AttendItem> items) {
+  const client::CallDeadline deadline(absl::Now() + services_.options.step_deadline);
   std::unique_ptr<StepBuffers> buffers = TakeBuffers();
   absl::Status status = AttendHeld(layer, items, *buffers);
   ReturnBuffers(std::move(buffers));
@@ -431,11 +448,11 @@ absl::StatusOr<PageTable> LinkedWorker::ExportPageTable(
   }
   PageTable table;
   table.indptr.push_back(0);
+  // Held until all are done: a list that names one again and again would have no end of a reply.
+  std::vector<SequenceUse> uses;
   for (SequenceId id : sequences) {
-    VARVE_ASSIGN_OR_RETURN(std::shared_ptr<Sequence> sequence, Find(id));
-    SequenceUse use(std::move(sequence));
-    VARVE_RETURN_IF_ERROR(use.status());
-    VARVE_RETURN_IF_ERROR(use->ExportPages(layer, table));
+    VARVE_RETURN_IF_ERROR(Hold(id, uses));
+    VARVE_RETURN_IF_ERROR(uses.back()->ExportPages(layer, table));
   }
   return table;
 }

@@ -52,6 +52,8 @@ struct WorkerOptions {
   std::string key_namespace = "default";
   page::DigestKind digest_kind = page::DigestKind::kMinMax;
   RecallPath recall_path = RecallPath::kWorker;
+  // Bounds each Attend, whatever it waits for; each wait for saved pages in which nothing moves;
+  // and the closing of all sequences that are open when the worker is destroyed.
   absl::Duration step_deadline = absl::Seconds(10);
   // The client's: for so long the store may write into slots that a failed step gave up, and they
   // are not used again before.

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/call_deadline.h"
 #include "kvstore/base/hash.h"
 #include "kvstore/base/log.h"
 #include "kvstore/base/status.h"
@@ -178,6 +179,7 @@ absl::StatusOr<std::shared_ptr<EngineSession>> EngineTable::Attach(
 
 void EngineTable::Detach(const std::string& id) {
   std::shared_ptr<EngineSession> session;
+  absl::Time until;
   {
     base::MutexLock lock(mutex_);
     const auto it = engines_.find(id);
@@ -185,9 +187,12 @@ void EngineTable::Detach(const std::string& id) {
     session = std::move(it->second);
     engines_.erase(it);
     pool_in_use_ -= session->pool_bytes();
+    until = until_;
   }
   base::LogInfo("engine '", session->name(), "' left, ", session->worker().Status().sequences,
                 " sequences closed with it");
+  const client::CallDeadline deadline(until);
+  session.reset();
 }
 
 absl::StatusOr<std::shared_ptr<EngineSession>> EngineTable::Find(const std::string& id) const {
@@ -219,9 +224,10 @@ WorkerStatus EngineTable::Total() const {
   return total;
 }
 
-void EngineTable::Close() {
+void EngineTable::Close(absl::Time until) {
   base::MutexLock lock(mutex_);
   closed_ = true;
+  until_ = until;
 }
 
 }  // namespace varve::worker

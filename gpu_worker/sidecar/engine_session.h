@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "client/client.h"
 #include "gpu_worker/sidecar/convert.h"
 #include "gpu_worker/sidecar/shared_file.h"
@@ -66,6 +67,7 @@ class EngineTable {
   void Open(client::Client* client);
   // RESOURCE_EXHAUSTED when the pool has no room, UNAVAILABLE before Open and after Close.
   absl::StatusOr<std::shared_ptr<EngineSession>> Attach(const v1::EngineRequest& request);
+  // Closes the engine's sequences, all within step_deadline.
   void Detach(const std::string& id);
   // UNAUTHENTICATED when there is none, UNAVAILABLE when closed.
   absl::StatusOr<std::shared_ptr<EngineSession>> Find(const std::string& id) const;
@@ -73,8 +75,8 @@ class EngineTable {
   WorkerStatus Total() const;
   // How values travel to and from the store; empty before Open.
   std::string lane() const;
-  // No new engines and no new calls.
-  void Close();
+  // No new engines and no new calls; sequences that are still open must be closed by then.
+  void Close(absl::Time until);
 
  private:
   const v1::WorkerConfig config_;
@@ -82,6 +84,7 @@ class EngineTable {
   mutable base::Mutex mutex_;
   client::Client* client_ ABSL_GUARDED_BY(mutex_) = nullptr;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Time until_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   uint64_t pool_in_use_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<std::string, std::shared_ptr<EngineSession>> engines_ ABSL_GUARDED_BY(mutex_);
 };

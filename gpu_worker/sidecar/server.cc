@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/time/clock.h"
 #include "gpu_worker/sidecar/engine_session.h"
 #include "gpu_worker/sidecar/service.h"
 #include "gpu_worker/sidecar/shared_file.h"
@@ -169,7 +170,7 @@ const std::string& WorkerServer::http_address() const { return impl_->http_addre
 void WorkerServer::Shutdown(absl::Duration grace) {
   if (impl_->grpc_server == nullptr) return;
   impl_->draining = true;
-  impl_->engines->Close();
+  impl_->engines->Close(absl::Now() + grace);
   impl_->service->WaitIdle(grace);
   // Engine streams last as long as their engines: they are ended here, and with them their
   // sequences.

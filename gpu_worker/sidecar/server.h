@@ -25,7 +25,7 @@ class WorkerServer {
   const std::string& grpc_address() const;
   const std::string& http_address() const;
   // No new engines; calls under way have `grace` to finish, then are cancelled; sequences are
-  // closed.
+  // closed in what is left of it.
   void Shutdown(absl::Duration grace);
 
  private:

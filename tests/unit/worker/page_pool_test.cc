@@ -68,15 +68,28 @@ TEST_F(PagePoolTest, GenerationTellsTheNextOwner) {
   EXPECT_NE(pool->generation(slot), second);
 }
 
-TEST_F(PagePoolTest, QuarantineHoldsSlotsBackForATime) {
+TEST_F(PagePoolTest, QuarantineHoldsSlotsBackForATimeAfterAnAnswer) {
   const auto pool = Make(2);
   std::vector<Slot> slots(2);
   ASSERT_TRUE(pool->Allocate(slots));
+  const absl::Time before = pool->Now();
+  clock_.now += absl::Seconds(1);
   pool->Quarantine(slots, absl::Seconds(5));
+  EXPECT_TRUE(pool->AwaitsAnswer());
+  // A store that hangs may write at any time.
+  clock_.now += absl::Hours(5);
   EXPECT_EQ(pool->AllocateSome(slots), 0u);
+  pool->NoteAnswer(before);  // was asked earlier: says nothing about what came after
+  EXPECT_TRUE(pool->AwaitsAnswer());
+  pool->NoteAnswer(pool->Now());
+  EXPECT_FALSE(pool->AwaitsAnswer());
   clock_.now += absl::Seconds(4);
   EXPECT_EQ(pool->AllocateSome(slots), 0u);
+  EXPECT_EQ(pool->free(), 0u);
+  EXPECT_EQ(pool->quarantined(), 2u);
   clock_.now += absl::Seconds(1);
+  EXPECT_EQ(pool->free(), 2u);
+  EXPECT_EQ(pool->quarantined(), 0u);
   EXPECT_EQ(pool->AllocateSome(slots), 2u);
 }
 

@@ -1,0 +1,111 @@
+// The worker and a store that does not take its pages for a while, or does not answer a recall.
+#include <functional>
+#include <thread>
+
+#include "absl/time/clock.h"
+#include "gpu_worker/worker.h"
+#include "gtest/gtest.h"
+#include "tests/support/assert_ok.h"
+#include "tests/support/fake_client.h"
+#include "tests/support/test_engine.h"
+
+namespace varve::testing {
+namespace {
+
+using worker::RecallPath;
+
+constexpr page::Geometry kShape{2, 2, 4, 32, 8, page::DType::kF32};
+
+bool Eventually(const std::function<bool()>& condition) {
+  const absl::Time deadline = absl::Now() + absl::Seconds(30);
+  while (!condition()) {
+    if (absl::Now() > deadline) return false;
+    std::this_thread::yield();
+  }
+  return true;
+}
+
+class WorkerRefusals : public ::testing::TestWithParam<RecallPath> {
+ protected:
+  static std::unique_ptr<worker::Worker> Make(FakeClient* client, uint32_t pages) {
+    worker::WorkerOptions options;
+    options.geometry = kShape;
+    options.pool_bytes = pages * kShape.page_bytes();
+    options.recall_path = GetParam();
+    options.transfer_deadline = absl::Milliseconds(50);
+    auto made = worker::Worker::Create(options, client);
+    EXPECT_TRUE(made.ok()) << made.status();
+    return std::move(*made);
+  }
+};
+
+// Pages that the store did not take while decoding are saved in the same session once it does, and
+// may leave then; steps do not wait for it.
+TEST_P(WorkerRefusals, RefusedPagesAreSavedLaterWithoutANewSession) {
+  const RandomText text(kShape, 36, 600);
+  for (const bool full : {true, false}) {
+    SCOPED_TRACE(full ? "full" : "draining");
+    FakeClient client;
+    const auto worker = Make(&client, 128);
+    Feeder feeder(worker.get(), &text);
+    ASSERT_OK(feeder.Prefill("arkvale(budget=4p,hot=1,generated=paged)", 240));
+    if (full) {
+      client.RefusePuts(100000);
+    } else {
+      client.FailPuts(100000, absl::UnavailableError("the store is draining"));
+    }
+    uint32_t step = 0;
+    // Blocks 30 to 37 seal in both layers, and stay.
+    for (; step < 64; ++step) ASSERT_OK(feeder.Step(step));
+    EXPECT_EQ(client.objects(), 60u);
+    client.RefusePuts(0);
+    client.FailPuts(0, absl::OkStatus());
+    client.HoldPuts();
+    EXPECT_TRUE(Eventually([&] { return feeder.Attend(step).ok() && client.held_puts() > 0; }));
+    for (; step < 70; ++step) ASSERT_OK(feeder.Attend(step));  // answered or not
+    client.ReleasePuts();
+    EXPECT_TRUE(Eventually(
+        [&] { return feeder.Attend(++step).ok() && feeder.Info().stats.saved_objects == 76; }));
+    EXPECT_EQ(client.objects(), 76u);
+    EXPECT_EQ(client.context(feeder.Info().context_id).digest_blocks,
+              (std::vector<uint32_t>{38, 38}));
+    // More pages than the pool holds: they make room.
+    for (uint32_t i = 0; i < 200; ++i) ASSERT_OK(feeder.Step(++step));
+  }
+}
+
+// A store that hangs may begin to write at any time: until it answers something, and its deadline
+// has passed since, the slots of an unanswered recall are nobody's.
+TEST_P(WorkerRefusals, SlotsOfAnUnansweredRecallWaitForAnAnswer) {
+  const RandomText text(kShape, 37, 300);
+  FakeClient client;
+  const auto worker = Make(&client, 1024);
+  Feeder feeder(worker.get(), &text);
+  ASSERT_OK(feeder.Prefill("arkvale(budget=4p,hot=1)", 240));
+  client.FailGets(1, absl::DeadlineExceededError("no answer"));
+  uint32_t step = 0;
+  while (feeder.Attend(step).ok()) ASSERT_LT(++step, 20u);
+  ASSERT_OK(worker->Close(feeder.id()));
+  const uint32_t free = worker->Status().free_pages;
+  EXPECT_LT(free, 1024u);
+  absl::SleepFor(absl::Milliseconds(500));  // ten times the deadline
+  EXPECT_EQ(worker->Status().free_pages, free);
+  // A sequence that needs them asks; the answer comes, and then the time that it takes.
+  Feeder whole(worker.get(), &text);
+  ASSERT_OK(whole.Open("quest"));
+  ASSERT_OK(worker->Extend(whole.id(), std::vector<int32_t>(1024 / 2 * 8, 1)));
+  const std::vector<float> rows(1024 / 2 * 8 * 64);
+  EXPECT_EQ(worker->Append(whole.id(), 0, rows.data(), rows.data(), 1024 / 2 * 8).code(),
+            absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(Eventually([&] { return worker->Status().free_pages == 1024u; }));
+  ASSERT_OK(worker->Append(whole.id(), 0, rows.data(), rows.data(), 1024 / 2 * 8));
+}
+
+INSTANTIATE_TEST_SUITE_P(Paths, WorkerRefusals,
+                         ::testing::Values(RecallPath::kWorker, RecallPath::kStore),
+                         [](const auto& info) {
+                           return info.param == RecallPath::kStore ? "StorePath" : "WorkerPath";
+                         });
+
+}  // namespace
+}  // namespace varve::testing

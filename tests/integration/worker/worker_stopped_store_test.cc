@@ -1,0 +1,113 @@
+// What a store that is stopped, not dead, costs a sidecar and its engines.
+#include <signal.h>
+#include <unistd.h>
+
+#include <functional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "gpu_worker/remote_worker.h"
+#include "gtest/gtest.h"
+#include "tests/support/assert_ok.h"
+#include "tests/support/store_process.h"
+#include "tests/support/test_engine.h"
+
+namespace varve::testing {
+namespace {
+
+constexpr page::Geometry kShape{2, 2, 4, 32, 8, page::DType::kF32};
+constexpr const char* kPolicy = "arkvale(budget=4p,hot=1)";
+
+bool Eventually(const std::function<bool()>& condition) {
+  const absl::Time deadline = absl::Now() + absl::Seconds(60);
+  while (!condition()) {
+    if (absl::Now() > deadline) return false;
+    absl::SleepFor(absl::Milliseconds(20));
+  }
+  return true;
+}
+
+class WorkerStoppedStore : public ::testing::Test {
+ protected:
+  void StartSidecar(const std::vector<std::string>& flags) {
+    auto store = StoreProcess::Start();
+    ASSERT_TRUE(store.ok()) << store.status();
+    store_ = std::move(*store);
+    std::vector<std::string> all = {absl::StrCat("--listen=unix:/tmp/varve-test-", getpid(), "-",
+                                                 absl::ToUnixNanos(absl::Now()), ".sock"),
+                                    "--http_listen=127.0.0.1:0",
+                                    "--store=" + store_->grpc_address(),
+                                    "--transport.lanes=shm",
+                                    "--pool_bytes=16MiB",
+                                    "--log_level=error"};
+    all.insert(all.end(), flags.begin(), flags.end());
+    auto sidecar = StoreProcess::StartProgram("varve-worker", all);
+    ASSERT_TRUE(sidecar.ok()) << sidecar.status();
+    sidecar_ = std::move(*sidecar);
+  }
+  worker::RemoteWorkerOptions RemoteOptions() const {
+    worker::RemoteWorkerOptions options;
+    options.address = sidecar_->grpc_address();
+    options.geometry = kShape;
+    options.tensor_bytes = 1 << 20;
+    options.pool_bytes = 4 << 20;
+    return options;
+  }
+
+  std::unique_ptr<StoreProcess> store_, sidecar_;
+};
+
+// A step that waits for its store ends at step_deadline, not at the deadlines of what it asks; when
+// the store goes on, so do the steps. (Transfers have 10 s here, and their calls more.)
+TEST_F(WorkerStoppedStore, AStoppedStoreCostsAStepItsDeadline) {
+  ASSERT_NO_FATAL_FAILURE(StartSidecar({"--step_deadline_ms=500ms"}));
+  for (const auto path : {worker::RecallPath::kWorker, worker::RecallPath::kStore}) {
+    worker::RemoteWorkerOptions options = RemoteOptions();
+    options.recall_path = path;
+    auto remote = worker::RemoteWorker::Attach(options);
+    ASSERT_TRUE(remote.ok()) << remote.status();
+    const RandomText text(kShape, 9, 400);
+    Feeder feeder(remote->get(), &text);
+    ASSERT_OK(feeder.Prefill(kPolicy, 300));
+    store_->Signal(SIGSTOP);
+    absl::Status status;
+    absl::Duration took;
+    uint32_t step = 0;
+    for (; status.ok() && step < 30; ++step) {
+      const absl::Time begin = absl::Now();
+      status = feeder.Attend(step);
+      took = absl::Now() - begin;
+    }
+    store_->Signal(SIGCONT);
+    EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded) << status;
+    EXPECT_LT(took, absl::Seconds(8));
+    EXPECT_TRUE(Eventually([&] { return feeder.Attend(step).ok(); }));
+  }
+}
+
+// However many sequences there are, and whatever the store does.
+TEST_F(WorkerStoppedStore, DrainingHasOneBudgetForAllSequences) {
+  ASSERT_NO_FATAL_FAILURE(StartSidecar(
+      {"--step_deadline_ms=2s", "--drain_ms=2s", "--transport.transfer_deadline_ms=1s"}));
+  auto remote = worker::RemoteWorker::Attach(RemoteOptions());
+  ASSERT_TRUE(remote.ok()) << remote.status();
+  const RandomText text(kShape, 10, 400);
+  std::vector<Feeder> feeders(12, Feeder(remote->get(), &text));
+  for (size_t i = 0; i < feeders.size(); ++i) {
+    ASSERT_OK(feeders[i].Open("full", absl::StrCat("kept", i)));
+    ASSERT_OK(feeders[i].Feed(16));
+  }
+  store_->Signal(SIGSTOP);
+  for (Feeder& feeder : feeders) ASSERT_OK(feeder.Feed(16));
+  sidecar_->Signal(SIGTERM);
+  const auto exit = sidecar_->Wait(absl::Seconds(22));  // 2 s a sequence would be more
+  store_->Signal(SIGCONT);
+  ASSERT_TRUE(exit.ok()) << exit.status();
+  EXPECT_EQ(*exit, 0);
+}
+
+}  // namespace
+}  // namespace varve::testing

@@ -217,7 +217,7 @@ TEST_P(WorkerContract, BadInputIsNamed) {
   expect(w.ExportPageTable(0, {&id, 1}).status(), absl::StatusCode::kFailedPrecondition,
          "no Attend");
   const AttendItem twice[] = {item, item};
-  expect(w.Attend(0, twice), absl::StatusCode::kFailedPrecondition, "another call");
+  expect(w.Attend(0, twice), absl::StatusCode::kInvalidArgument, "in the batch twice");
   AttendItem null = item;
   null.q = nullptr;
   expect(w.Attend(0, {&null, 1}), absl::StatusCode::kInvalidArgument, "null");

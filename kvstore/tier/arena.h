@@ -1,4 +1,4 @@
-// An anonymous mapping, unmapped with its owner, and the pre-faulting of any memory.
+// An anonymous mapping, unmapped with its owner.
 #pragma once
 
 #include <cstddef>
@@ -25,9 +25,5 @@ class Arena {
   explicit Arena(std::span<std::byte> memory) : memory_(memory) {}
   std::span<std::byte> memory_;
 };
-
-// Makes every page present without changing its content, by `threads` threads. RESOURCE_EXHAUSTED
-// when the kernel has no memory for it (where it can say so: Linux 5.14 and later).
-absl::Status Prefault(std::span<std::byte> memory, uint32_t threads);
 
 }  // namespace varve::tier

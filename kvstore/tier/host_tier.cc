@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/log.h"
 #include "kvstore/base/mutex.h"
+#include "kvstore/base/prefault.h"
 #include "kvstore/base/status.h"
 #include "kvstore/base/units.h"
 #include "kvstore/tier/arena.h"
@@ -21,15 +22,10 @@ namespace {
 
 class HostTierImpl final : public HostTier {
  public:
-  // memory is inside `own`, or foreign and own is empty.
-  HostTierImpl(Arena own, std::span<std::byte> memory, uint64_t alignment_bytes)
-      : HostTier(memory.size()),
-        own_(std::move(own)),
-        memory_(memory),
-        allocator_(memory.size(), alignment_bytes) {}
+  HostTierImpl(Arena arena, uint64_t bytes, uint64_t alignment_bytes)
+      : HostTier(bytes), arena_(std::move(arena)), allocator_(bytes, alignment_bytes) {}
 
   const char* name() const override { return "host"; }
-  std::span<std::byte> arena() override { return memory_; }
   TierUsage Usage() const override;
   std::vector<Extent> Holes() const override;
   Extent ExtentOf(const Slot& slot) const override {
@@ -41,14 +37,13 @@ class HostTierImpl final : public HostTier {
   absl::StatusOr<Slot> DoReserve(uint64_t bytes) override;
   void DoFree(const Slot& slot) override;
   std::span<std::byte> DoMap(const Slot& slot) override {
-    return memory_.subspan(slot.offset, slot.bytes);
+    return arena_.memory().subspan(slot.offset, slot.bytes);
   }
   void DoWrite(const Slot& slot, uint64_t offset, std::span<const std::byte> from,
                Done done) override;
   void DoRead(const Slot& slot, uint64_t offset, std::span<std::byte> to, Done done) override;
 
-  const Arena own_;
-  const std::span<std::byte> memory_;
+  const Arena arena_;
   mutable base::Mutex mutex_;
   SlotAllocator allocator_ ABSL_GUARDED_BY(mutex_);
   uint64_t rejected_frees_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -111,18 +106,9 @@ absl::Status Validate(const HostTierOptions& options) {
     return absl::InvalidArgumentError(absl::StrCat("slot_alignment_bytes is ", alignment,
                                                    ", allowed: a power of two of at least 64"));
   }
-  if (options.external_arena.empty()) {
-    if (options.capacity_bytes < alignment) {
-      return absl::InvalidArgumentError(absl::StrCat("capacity_bytes is ", options.capacity_bytes,
-                                                     ", allowed: at least ", alignment));
-    }
-    return absl::OkStatus();
-  }
-  const uint64_t given = options.external_arena.size();
-  if (given < alignment || options.capacity_bytes > given) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "capacity_bytes is ", options.capacity_bytes, " of an external arena of ", given,
-        " bytes, allowed: an arena of at least ", alignment, " bytes and at most the arena"));
+  if (options.capacity_bytes < alignment) {
+    return absl::InvalidArgumentError(absl::StrCat("capacity_bytes is ", options.capacity_bytes,
+                                                   ", allowed: at least ", alignment));
   }
   return absl::OkStatus();
 }
@@ -143,19 +129,12 @@ uint32_t PrefaultThreads(uint32_t asked) {
 
 absl::StatusOr<std::unique_ptr<HostTier>> HostTier::Create(const HostTierOptions& options) {
   VARVE_RETURN_IF_ERROR(Validate(options));
-  const uint64_t asked =
-      options.capacity_bytes > 0 ? options.capacity_bytes : options.external_arena.size();
-  const uint64_t bytes = asked & ~(options.slot_alignment_bytes - 1);
-  Arena own;
-  std::span<std::byte> memory = options.external_arena;
-  if (memory.empty()) {
-    VARVE_RETURN_IF_ERROR(CheckMemoryFor(bytes));
-    VARVE_ASSIGN_OR_RETURN(own, Arena::Map(bytes, options.huge_pages));
-    memory = own.memory();
-  }
-  memory = memory.first(bytes);
-  VARVE_RETURN_IF_ERROR(Prefault(memory, PrefaultThreads(options.prefault_threads)));
-  return std::make_unique<HostTierImpl>(std::move(own), memory, options.slot_alignment_bytes);
+  const uint64_t bytes = options.capacity_bytes & ~(options.slot_alignment_bytes - 1);
+  VARVE_RETURN_IF_ERROR(CheckMemoryFor(bytes));
+  VARVE_ASSIGN_OR_RETURN(Arena arena, Arena::Map(bytes, options.huge_pages));
+  VARVE_RETURN_IF_ERROR(base::Annotate(
+      base::Prefault(arena.memory(), PrefaultThreads(options.prefault_threads)), "host tier"));
+  return std::make_unique<HostTierImpl>(std::move(arena), bytes, options.slot_alignment_bytes);
 }
 
 }  // namespace varve::tier

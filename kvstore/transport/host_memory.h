@@ -29,8 +29,4 @@ class HostMemory {
   std::span<std::byte> memory_;
 };
 
-// Makes the pages of a mapping present and writable, so that the first transfer does not pay for it. False when the
-// kernel refuses: some page has no backing.
-bool Prefault(std::span<std::byte> memory);
-
 }  // namespace varve::transport

@@ -9,8 +9,8 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "kvstore/base/prefault.h"
 #include "kvstore/base/status.h"
-#include "kvstore/transport/host_memory.h"
 #include "kvstore/transport/wire.h"
 
 namespace varve::transport {
@@ -37,7 +37,7 @@ absl::StatusOr<SharedMemory> SharedMemory::Allocate(size_t bytes) {
   shared.fd_ = memfd_create(Name(shared.secret_).c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (shared.fd_ < 0 || bytes > INT64_MAX || ftruncate(shared.fd_, static_cast<off_t>(bytes)) != 0) return exhausted;
   if (fcntl(shared.fd_, F_ADD_SEALS, kSeals) != 0) return absl::InternalError("cannot seal shared memory");
-  if (!shared.Map(bytes).ok() || !Prefault(shared.memory_)) return exhausted;
+  if (!shared.Map(bytes).ok() || !base::Prefault(shared.memory_).ok()) return exhausted;
   return shared;
 }
 

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kvstore/base/prefault.h"
 #include "kvstore/base/status.h"
 #include "kvstore/transport/host_memory.h"
 #include "kvstore/transport/ucx.h"
@@ -66,7 +67,7 @@ class Side {
       VARVE_ASSIGN_OR_RETURN(UcxMemory mapped, UcxMemory::Map(context_.get(), nullptr, bytes));
       mapped_.emplace(std::move(mapped));
       memory_ = {static_cast<std::byte*>(mapped_->address()), bytes};
-      if (!Prefault(memory_)) return absl::ResourceExhaustedError("no memory for the bare loop");
+      VARVE_RETURN_IF_ERROR(base::Prefault(memory_));
     } else {
       VARVE_ASSIGN_OR_RETURN(host_, HostMemory::Allocate(bytes));
       memory_ = host_.span();

@@ -30,14 +30,7 @@ struct TierCase {
 void PrintTo(const TierCase& c, std::ostream* os) { *os << c.name; }
 
 std::vector<TierCase> Tiers() {
-  return {
-      {"host", [] { return HostTier::Create({.capacity_bytes = kCapacity}); }},
-      {"host_external_arena",
-       [] {
-         static std::vector<std::byte> arena(kCapacity);
-         return HostTier::Create({.external_arena = arena});
-       }},
-  };
+  return {{"host", [] { return HostTier::Create({.capacity_bytes = kCapacity}); }}};
 }
 
 class TierContractTest : public testing::TestWithParam<TierCase> {

@@ -107,7 +107,15 @@ struct GetItem {
   std::vector<Piece> destinations;
 };
 enum class Tier { kNone, kGpu, kHost, kNvme };
-enum class MissReason { kNone, kNeverStored, kEvicted, kExpired, kIncompatible, kCorrupt, kFailed };
+// The numbers are those of the C API.
+enum class MissReason {
+  kNone = 0,
+  kNeverStored = 1,
+  kEvicted = 2,
+  kIncompatible = 4,
+  kCorrupt = 5,
+  kFailed = 6
+};
 // For people: "never stored".
 const char* MissName(MissReason reason);
 struct GetResult {

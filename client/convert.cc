@@ -26,8 +26,6 @@ MissReason FromProto(v1::MissReason reason) {
       return MissReason::kNeverStored;
     case v1::MISS_REASON_EVICTED:
       return MissReason::kEvicted;
-    case v1::MISS_REASON_EXPIRED:
-      return MissReason::kExpired;
     case v1::MISS_REASON_INCOMPATIBLE:
       return MissReason::kIncompatible;
     case v1::MISS_REASON_CORRUPT:

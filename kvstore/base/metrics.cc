@@ -34,12 +34,6 @@ const std::vector<double>& LatencyBuckets() {
   return bounds;
 }
 
-const std::vector<double>& NvmeLatencyBuckets() {
-  static const std::vector<double> bounds = {5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2,
-                                             5e-2, 1e-1, 2e-1, 5e-1, 1,    2,    5,    10,   30};
-  return bounds;
-}
-
 const std::vector<double>& RatioBuckets() {
   static const std::vector<double> bounds = {0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1};
   return bounds;

@@ -43,8 +43,6 @@ class Metrics {
 
 // 10 us .. 10 s, about 4 buckets a decade.
 const std::vector<double>& LatencyBuckets();
-// 50 us .. 30 s.
-const std::vector<double>& NvmeLatencyBuckets();
 // 0.5 .. 1, finer towards 1.
 const std::vector<double>& RatioBuckets();
 

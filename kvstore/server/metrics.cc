@@ -65,11 +65,15 @@ void StoreMetrics::DeclareObjects(base::Metrics& metrics) {
       &metrics.Counter("varve_get_objects_total", gets, {{"result", "hit"}, {"tier", "host"}});
   miss_objects_ =
       &metrics.Counter("varve_get_objects_total", gets, {{"result", "miss"}, {"tier", "none"}});
-  static constexpr const char* kReasons[] = {
-      "", "never_stored", "evicted", "expired", "incompatible", "corrupt", "failed"};
-  for (size_t i = 1; i < misses_.size(); ++i) {
-    misses_[i] =
-        &metrics.Counter("varve_miss_total", "Misses by reason.", {{"reason", kReasons[i]}});
+  static constexpr std::pair<store::MissReason, const char*> kReasons[] = {
+      {store::MissReason::kNeverStored, "never_stored"},
+      {store::MissReason::kEvicted, "evicted"},
+      {store::MissReason::kIncompatible, "incompatible"},
+      {store::MissReason::kCorrupt, "corrupt"},
+      {store::MissReason::kFailed, "failed"}};
+  for (const auto& [reason, name] : kReasons) {
+    misses_[static_cast<size_t>(reason)] =
+        &metrics.Counter("varve_miss_total", "Misses by reason.", {{"reason", name}});
   }
   served_bytes_host = &metrics.Counter("varve_served_bytes_total", "Bytes delivered to clients.",
                                        {{"tier", "host"}});

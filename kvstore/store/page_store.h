@@ -33,7 +33,6 @@ enum class TierId : uint8_t { kGpu = 1, kHost = 2, kNvme = 3 };
 enum class MissReason : uint8_t {
   kNeverStored = 1,
   kEvicted = 2,
-  kExpired = 3,
   kIncompatible = 4,
   kCorrupt = 5,
   kFailed = 6

@@ -90,8 +90,7 @@ class Lane {
   ucp_context_h context() const { return context_.get(); }
   // The station that peers greet; its address is the lane's.
   Station& station() { return *main_; }
-  // Largest message sent eagerly in one piece, and largest one packed from several small pieces (0: never packed).
-  size_t eager_bytes() const { return eager_bytes_; }
+  // Largest message packed from several small pieces (0: never packed).
   size_t pack_bytes() const { return pack_bytes_; }
   size_t max_pieces() const { return max_pieces_; }
 
@@ -152,7 +151,7 @@ class Lane {
   const LaneKind kind_;
   UcxContext context_;
   std::unique_ptr<Station> main_;
-  size_t eager_bytes_ = 0;
+  size_t eager_bytes_ = 0;  // of one piece; larger ones go by rendezvous
   size_t pack_bytes_ = 0;
   size_t max_pieces_ = 1;
   int wake_fd_ = -1;   // eventfd

@@ -33,7 +33,6 @@ TEST(ConvertTest, EveryOutcomeAndReasonHasItsName) {
       {v1::MISS_REASON_UNSPECIFIED, MissReason::kNone},
       {v1::MISS_REASON_NEVER_STORED, MissReason::kNeverStored},
       {v1::MISS_REASON_EVICTED, MissReason::kEvicted},
-      {v1::MISS_REASON_EXPIRED, MissReason::kExpired},
       {v1::MISS_REASON_INCOMPATIBLE, MissReason::kIncompatible},
       {v1::MISS_REASON_CORRUPT, MissReason::kCorrupt},
       {v1::MISS_REASON_FAILED, MissReason::kFailed}};

@@ -141,7 +141,8 @@ ClientLimits ClientImpl::limits() const {
   if (session == nullptr) return {};
   return {.max_batch_items = session->limits.max_batch_items(),
           .max_object_bytes = session->limits.max_object_bytes(),
-          .max_regions = session->limits.max_regions()};
+          .max_regions = session->limits.max_regions(),
+          .max_registered_bytes = session->limits.max_registered_bytes()};
 }
 
 size_t ClientImpl::batch_limit() const {

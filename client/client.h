@@ -73,6 +73,7 @@ struct ClientLimits {
   uint64_t max_object_bytes = 0;
   uint32_t max_regions = 0;
 };
+  uint64_t max_registered_bytes = 0;
 
 // Registered memory of this process, known to the store.
 class Memory {

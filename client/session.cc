@@ -33,9 +33,12 @@ v1::SessionRequest UnregisterRequest(uint64_t region_id) {
 
 absl::Status RegionError(const absl::StatusOr<v1::SessionReply>& reply) {
   if (!reply.ok()) return reply.status();
-  if (reply->region().error().empty()) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("the store refused the memory: ", reply->region().error()));
+  const v1::RegionReply& region = reply->region();
+  if (region.error().empty()) return absl::OkStatus();
+  // A store of before the code had this one in mind, mostly.
+  const auto code = region.error_code() == 0 ? absl::StatusCode::kInvalidArgument
+                                             : static_cast<absl::StatusCode>(region.error_code());
+  return absl::Status(code, absl::StrCat("the store refused the memory: ", region.error()));
 }
 
 bool WorthRetrying(const absl::Status& status) {

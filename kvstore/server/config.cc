@@ -73,6 +73,7 @@ varve::v1::StoreConfig DefaultStoreConfig() {
   recall->set_max_digest_bytes(4ull << 30);
   recall->set_max_contexts(10000);
   recall->set_parked_ttl_ms(3600 * 1000);
+  sessions->set_max_registered_bytes(64ull << 30);
   recall->set_max_blocks(8 << 20);
   return config;
 }
@@ -102,6 +103,9 @@ absl::Status ValidateStoreConfig(const StoreConfig& config) {
   checks.Millis("recall.parked_ttl_ms", config.recall().parked_ttl_ms(), 0,
                 365ll * 24 * 3600 * 1000);
   checks.Range<uint64_t>("recall.max_blocks", config.recall().max_blocks(), 1, 1ull << 40);
+  // What a million sessions register fits into 64 bits.
+  checks.Bytes("sessions.max_registered_bytes", sessions.max_registered_bytes(), 1 << 20,
+               1ull << 44);
   checks.Millis("drain_ms", config.drain_ms(), 0, 3600 * 1000);
   return checks.Result();
 }

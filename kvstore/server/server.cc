@@ -145,7 +145,8 @@ absl::Status StoreServer::Impl::MakeRooms() {
       std::make_unique<base::ThreadPool>("recall", static_cast<int>(config.recall().threads()));
   control_pool = std::make_unique<base::ThreadPool>("control", kControlThreads);
   sessions = std::make_unique<SessionTable>(
-      SessionLimits{config.sessions().max_sessions(), config.sessions().max_regions()},
+      SessionLimits{config.sessions().max_sessions(), config.sessions().max_regions(),
+                    config.sessions().max_registered_bytes()},
       control_pool.get(), [this](uint64_t number) {
         contexts->DetachSession(number);
         pages->UnpinAll(number);

@@ -8,11 +8,11 @@
 namespace varve::server {
 
 Session::Session(uint64_t number, std::string id, SessionInfo info,
-                 std::unique_ptr<transport::Endpoint> endpoint, uint32_t max_regions)
+                 std::unique_ptr<transport::Endpoint> endpoint, const SessionLimits& limits)
     : number_(number),
       id_(std::move(id)),
       info_(std::move(info)),
-      max_regions_(max_regions),
+      limits_(limits),
       endpoint_(std::move(endpoint)) {}
 
 absl::StatusOr<uint64_t> Session::AddRegion(uint64_t region_id, const std::string& descriptor) {
@@ -26,16 +26,22 @@ absl::StatusOr<uint64_t> Session::AddRegion(uint64_t region_id, const std::strin
       return absl::AlreadyExistsError(
           absl::StrCat("region_id ", region_id, " is registered already"));
     }
-    if (regions_.size() >= max_regions_) {
+    if (regions_.size() >= limits_.max_regions) {
       return absl::ResourceExhaustedError(absl::StrCat("the session has ", regions_.size(),
                                                        " regions; sessions.max_regions allows ",
-                                                       max_regions_));
+                                                       limits_.max_regions));
     }
   }
   VARVE_ASSIGN_OR_RETURN(std::unique_ptr<transport::RemoteRegion> region,
                          endpoint_->Import(descriptor));
   const uint64_t bytes = region->bytes();
   base::MutexLock lock(mutex_);
+  // Never below 0, so that no sum overflows. What Import has mapped, but not touched, goes again.
+  if (bytes > limits_.max_registered_bytes - registered_bytes_) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "a region of ", bytes, " bytes, where the session has registered ", registered_bytes_,
+        "; sessions.max_registered_bytes allows ", limits_.max_registered_bytes));
+  }
   // Regions of a session come one at a time, in the order of its stream: the checks above still
   // hold.
   regions_.emplace(region_id, std::move(region));

@@ -30,6 +30,12 @@ struct SessionInfo {
   absl::Time opened;
 };
 
+struct SessionLimits {
+  uint32_t max_sessions = 0;
+  uint32_t max_regions = 0;           // of one session
+  uint64_t max_registered_bytes = 0;  // of all regions of one session
+};
+
 // A region of client memory. Destroyed before its session: holders keep both.
 using RegionRef = std::shared_ptr<const transport::RemoteRegion>;
 
@@ -37,7 +43,7 @@ class Session {
  public:
   // endpoint: null for an inline session.
   Session(uint64_t number, std::string id, SessionInfo info,
-          std::unique_ptr<transport::Endpoint> endpoint, uint32_t max_regions);
+          std::unique_ptr<transport::Endpoint> endpoint, const SessionLimits& limits);
 
   // Names the session towards the rooms below (pins, attachments); never reused.
   uint64_t number() const { return number_; }
@@ -48,8 +54,8 @@ class Session {
   transport::Endpoint* endpoint() const { return endpoint_.get(); }
   const char* lane() const { return endpoint_ ? endpoint_->lane() : "inline"; }
 
-  // The region's size. ALREADY_EXISTS, RESOURCE_EXHAUSTED over max_regions, FAILED_PRECONDITION for
-  // inline sessions.
+  // The region's size. ALREADY_EXISTS, RESOURCE_EXHAUSTED over max_regions or max_registered_bytes,
+  // FAILED_PRECONDITION for inline sessions.
   absl::StatusOr<uint64_t> AddRegion(uint64_t region_id, const std::string& descriptor);
   // NOT_FOUND. Transfers in flight on the region go on.
   absl::Status RemoveRegion(uint64_t region_id);
@@ -87,7 +93,7 @@ class Session {
   const uint64_t number_;
   const std::string id_;
   const SessionInfo info_;
-  const uint32_t max_regions_;
+  const SessionLimits limits_;
   const std::unique_ptr<transport::Endpoint> endpoint_;
   base::Mutex hold_mutex_;
   std::atomic<bool> ended_{false};  // written under hold_mutex_

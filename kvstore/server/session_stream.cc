@@ -104,6 +104,7 @@ class SessionStream final : public StreamCall<SessionRequest, SessionReply> {
 
   absl::Status TryOpen(const varve::v1::OpenSession& open) {
     VARVE_RETURN_IF_ERROR(CheckOpenSession(open));
+    opened->mutable_limits()->set_max_registered_bytes(limits.max_registered_bytes());
     // Before connecting: a store that is full or draining must not spend milliseconds on every
     // attempt.
     VARVE_RETURN_IF_ERROR(CountRefusal(core_.sessions.CheckOpen()));
@@ -142,12 +143,8 @@ class SessionStream final : public StreamCall<SessionRequest, SessionReply> {
     reply->mutable_region()->set_region_id(region.region_id());
     const absl::StatusOr<uint64_t> bytes =
         session_->AddRegion(region.region_id(), region.descriptor_bytes());
-    if (bytes.ok()) {
-      reply->mutable_region()->set_region_bytes(*bytes);
-    } else {
-      reply->mutable_region()->set_error(
-          std::string(CountReject(core_, "regions", bytes.status()).message()));
-    }
+    if (bytes.ok()) reply->mutable_region()->set_region_bytes(*bytes);
+    SetError(CountReject(core_, "regions", bytes.status()), reply->mutable_region());
     return reply;
   }
 
@@ -155,8 +152,7 @@ class SessionStream final : public StreamCall<SessionRequest, SessionReply> {
     if (session_ == nullptr) return RefuseFirst("unregister_region");
     auto reply = std::make_unique<SessionReply>();
     reply->mutable_region()->set_region_id(region.region_id());
-    const absl::Status status = session_->RemoveRegion(region.region_id());
-    if (!status.ok()) reply->mutable_region()->set_error(std::string(status.message()));
+    SetError(session_->RemoveRegion(region.region_id()), reply->mutable_region());
     return reply;
   }
 
@@ -172,6 +168,12 @@ class SessionStream final : public StreamCall<SessionRequest, SessionReply> {
 };
 
 }  // namespace
+  static void SetError(const absl::Status& status, varve::v1::RegionReply* reply) {
+    if (status.ok()) return;
+    reply->set_error(std::string(status.message()));
+    reply->set_error_code(static_cast<uint32_t>(status.code()));
+  }
+
 
 SessionReactor* StartSessionStream(Core& core, const std::string& peer) {
   return std::make_shared<SessionStream>(core, peer)->Begin();

@@ -36,7 +36,7 @@ absl::StatusOr<SessionRef> SessionTable::Open(SessionInfo info,
                                               std::unique_ptr<transport::Endpoint> endpoint) {
   const uint64_t number = next_number_.fetch_add(1);
   SessionRef session(new Session(number, base::RandomBytes(kSessionIdBytes), std::move(info),
-                                 std::move(endpoint), limits_.max_regions),
+                                 std::move(endpoint), limits_),
                      [this](Session* s) { reaper_->Run([this, s] { Destroy(s); }); });
   base::MutexLock lock(mutex_);
   VARVE_RETURN_IF_ERROR(CheckOpenLocked());

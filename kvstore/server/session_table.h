@@ -24,11 +24,6 @@
 
 namespace varve::server {
 
-struct SessionLimits {
-  uint32_t max_sessions = 0;
-  uint32_t max_regions = 0;
-};
-
 enum class EndMode {
   kGraceful,  // transfers in flight finish first
   kAbrupt,    // the client is gone: transfers in flight are cancelled

@@ -30,12 +30,14 @@ class StoreBadInputTest : public ::testing::TestWithParam<std::string> {
       store =
           StoreUnderTest::Start(GetParam(),
                                 {"--sessions.max_batch_items=8", "--sessions.max_object_bytes=1MiB",
-                                 "--sessions.max_regions=3", "--sessions.max_sessions=4"},
+                                 "--sessions.max_regions=3", "--sessions.max_sessions=4",
+                                 "--sessions.max_registered_bytes=8MiB"},
                                 [](v1::StoreConfig& config) {
                                   config.mutable_sessions()->set_max_batch_items(8);
                                   config.mutable_sessions()->set_max_object_bytes(1 << 20);
                                   config.mutable_sessions()->set_max_regions(3);
                                   config.mutable_sessions()->set_max_sessions(4);
+                                  config.mutable_sessions()->set_max_registered_bytes(8 << 20);
                                 });
     }
     store_ = store.get();
@@ -447,6 +449,23 @@ TEST_P(StoreBadInputTest, BadRegionsDoNotEndTheSession) {
   const v1::PutItemResult put = inliner.PutOne(Key("inline"), buffer_, 0, 10);
   EXPECT_EQ(put.result(), v1::PUT_RESULT_INVALID);
   EXPECT_THAT(put.message(), HasSubstr("PutInline"));
+}
+
+TEST_P(StoreBadInputTest, RegisteredBytesAreLimited) {
+  EXPECT_EQ(client_->opened().limits().max_registered_bytes(), 8u << 20);
+  const auto large = client_->transport().Allocate((6 << 20) + 1);
+  const auto rest = client_->transport().Allocate(6 << 20);
+  ASSERT_TRUE(large.ok() && rest.ok());
+  const v1::RegionReply refused = client_->Register(20, (*large)->descriptor());
+  EXPECT_EQ(refused.error_code(), static_cast<uint32_t>(grpc::RESOURCE_EXHAUSTED));
+  EXPECT_THAT(refused.error(),
+              HasSubstr("6291457 bytes, where the session has registered 2097152"));
+  EXPECT_THAT(refused.error(), HasSubstr("sessions.max_registered_bytes allows 8388608"));
+  for (uint64_t id : {20, 21}) {
+    EXPECT_EQ(client_->Register(id, (*rest)->descriptor()).error(), "");
+    EXPECT_EQ(client_->Status().sessions(0).registered_bytes(), 8u << 20);
+    EXPECT_EQ(client_->Unregister(id).error(), "");  // gives it back
+  }
 }
 
 TEST_P(StoreBadInputTest, SessionsAreLimited) {

@@ -49,9 +49,9 @@ void FakeStore::EndSessions() {
   known_.clear();
   for (grpc::ServerContext* context : streams_) context->TryCancel();
 }
-void FakeStore::RefuseRegions(const std::string& error) {
+void FakeStore::RefuseRegions(const grpc::Status& status) {
   base::MutexLock lock(mutex_);
-  region_error_ = error;
+  region_status_ = status;
 }
 int FakeStore::get_calls() const {
   base::MutexLock lock(mutex_);
@@ -73,8 +73,9 @@ void FakeStore::Answer(const varve::v1::SessionRequest& request, varve::v1::Sess
     reply->mutable_opened()->mutable_limits()->set_max_batch_items(max_batch_items_);
     return;
   }
-  reply->mutable_region()->set_error(region_error_);
-  if (!region_error_.empty()) return;
+  reply->mutable_region()->set_error(region_status_.error_message());
+  reply->mutable_region()->set_error_code(region_status_.error_code());
+  if (!region_status_.ok()) return;
   if (request.has_register_region()) regions_.insert(request.register_region().region_id());
   if (request.has_unregister_region()) regions_.erase(request.unregister_region().region_id());
 }

@@ -34,8 +34,8 @@ class FakeStore final : public varve::v1::Store::Service {
   void ForgetSessions();
   // Ends the streams of all sessions.
   void EndSessions();
-  // Every later registration is answered with this error.
-  void RefuseRegions(const std::string& error);
+  // Every later registration is answered with this status.
+  void RefuseRegions(const grpc::Status& status);
   // Gets so far; each waits until it is cancelled.
   int get_calls() const;
   void SetMaxBatchItems(uint32_t items);
@@ -68,7 +68,7 @@ class FakeStore final : public varve::v1::Store::Service {
   int get_calls_ ABSL_GUARDED_BY(mutex_) = 0;
   uint32_t max_batch_items_ ABSL_GUARDED_BY(mutex_) = 0;
   grpc::Status refusal_ ABSL_GUARDED_BY(mutex_);
-  std::string region_error_ ABSL_GUARDED_BY(mutex_);
+  grpc::Status region_status_ ABSL_GUARDED_BY(mutex_);
   std::set<std::string> known_ ABSL_GUARDED_BY(mutex_);  // session ids
   std::set<uint64_t> regions_ ABSL_GUARDED_BY(mutex_);
   std::set<grpc::ServerContext*> streams_ ABSL_GUARDED_BY(mutex_);

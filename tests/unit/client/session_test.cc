@@ -100,11 +100,11 @@ TEST_F(SessionTest, RegionsThatCameAndWentAreToldToTheNextSession) {
 TEST_F(SessionTest, RefusedMemoryIsForgotten) {
   const auto client = Connect();
   ASSERT_TRUE(client.ok()) << client.status();
-  store_.RefuseRegions("too many");
+  store_.RefuseRegions({grpc::StatusCode::RESOURCE_EXHAUSTED, "too many"});
   const auto memory = (*client)->Allocate(100);
-  EXPECT_EQ(memory.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(memory.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(memory.status().message()), HasSubstr("too many"));
-  store_.RefuseRegions("");
+  store_.RefuseRegions(grpc::Status::OK);
   store_.EndSessions();
   EXPECT_TRUE(Eventually([&] { return (*client)->Exists(kKeys).ok(); }));
   EXPECT_THAT(store_.regions(), IsEmpty());

@@ -43,7 +43,9 @@ struct EndpointLog {
 
 class FakeRegion final : public transport::RemoteRegion {
  public:
-  FakeRegion(size_t bytes, EndpointLog& log) : RemoteRegion(bytes, Way::kDirect), log_(log) { ++log_.regions; }
+  FakeRegion(size_t bytes, EndpointLog& log) : RemoteRegion(bytes, Way::kDirect), log_(log) {
+    ++log_.regions;
+  }
   ~FakeRegion() override {
     EXPECT_GT(log_.alive, 0) << "a region outlived its endpoint";
     --log_.regions;
@@ -93,7 +95,7 @@ class SessionTableTest : public ::testing::Test {
   ManualExecutor reaper_;
   EndpointLog log_;
   std::vector<uint64_t> ended_;
-  SessionTable table_{SessionLimits{3, 2}, &reaper_,
+  SessionTable table_{SessionLimits{3, 2, 1024}, &reaper_,
                       [this](uint64_t number) { ended_.push_back(number); }};
 };
 
@@ -182,10 +184,29 @@ TEST_F(SessionTableTest, RegionsAreCountedLimitedAndKeptByTransfers) {
   held.reset();
 }
 
+TEST_F(SessionTableTest, RegisteredBytesAreLimitedWithoutOverflow) {
+  SessionRef session = Open();
+  const auto refused = [&](const std::string& bytes) {
+    const absl::Status status = session->AddRegion(2, bytes).status();
+    EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+    return std::string(status.message());
+  };
+  EXPECT_THAT(refused("1025"), HasSubstr("max_registered_bytes allows 1024"));
+  ASSERT_TRUE(session->AddRegion(1, "1000").ok());
+  EXPECT_THAT(refused("25"), HasSubstr("25 bytes, where the session has registered 1000"));
+  // Together a few bytes, modulo 2^64.
+  refused("18446744073709551615");
+  refused("18446744073709550620");
+  EXPECT_EQ(session->registered_bytes(), 1000u);
+  EXPECT_EQ(log_.regions, 1);
+  EXPECT_TRUE(session->RemoveRegion(1).ok());
+  EXPECT_TRUE(session->AddRegion(2, "1024").ok());
+}
+
 TEST_F(SessionTableTest, OpeningAndEndingFromManyThreads) {
   base::ThreadPool reaper("reaper", 1);
   std::atomic<int> ended{0};
-  SessionTable table(SessionLimits{1000, 2}, &reaper, [&](uint64_t) { ++ended; });
+  SessionTable table(SessionLimits{1000, 2, 1 << 20}, &reaper, [&](uint64_t) { ++ended; });
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&] {

@@ -86,6 +86,7 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const ClientOptions& opt
     transport::UcxOptions ucx;
     ucx.lanes = options.lanes;
     ucx.devices = options.devices;
+    ucx.tcp_port_range = options.tcp_port_range;
     VARVE_ASSIGN_OR_RETURN(transport, transport::MakeUcxTransport(ucx));
   }
   transport::Transport* const raw = transport.get();

@@ -57,7 +57,8 @@ struct ClientOptions {
   std::string client_name = "client";
   std::string key_namespace = "default";
   std::vector<std::string> lanes = {"rdma", "shm", "tcp"};  // empty: inline only, no transport
-  std::vector<std::string> devices;
+  std::vector<std::string> devices;  // network devices of rdma and tcp; empty: all
+  std::string tcp_port_range;        // that tcp listens on: "20000-20100"; empty: any
   // Bounds each attempt to have a session, its retries included.
   absl::Duration connect_timeout = absl::Seconds(10);
   absl::Duration transfer_deadline = absl::Seconds(10);  // given to the store for each batch
@@ -72,8 +73,8 @@ struct ClientLimits {
   uint32_t max_batch_items = 0;
   uint64_t max_object_bytes = 0;
   uint32_t max_regions = 0;
-};
   uint64_t max_registered_bytes = 0;
+};
 
 // Registered memory of this process, known to the store.
 class Memory {

@@ -10,7 +10,9 @@
 #include "absl/strings/str_cat.h"
 #include "gpu_worker/worker.h"
 #include "kvstore/base/config_checks.h"
+#include "kvstore/base/status.h"
 #include "kvstore/page/digest/digest.h"
+#include "kvstore/transport/port_range.h"
 
 namespace varve::worker {
 namespace {
@@ -64,6 +66,10 @@ absl::Status ValidateWorkerConfig(const WorkerConfig& config) {
   }
   checks.Millis("transport.transfer_deadline_ms", config.transport().transfer_deadline_ms(), 1,
                 600000);
+  if (!transport::ParsePortRange(config.transport().tcp_port_range()).ok()) {
+    checks.Refuse("transport.tcp_port_range", base::Quoted(config.transport().tcp_port_range()),
+                  transport::kPortRangeForm);
+  }
   checks.Bytes("pool_bytes", config.pool_bytes(), 1 << 20, 1ull << 46);
   std::vector<std::string> digests;
   for (const page::DigestKindInfo& kind : page::DigestKinds()) digests.emplace_back(kind.name);

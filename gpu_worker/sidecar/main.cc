@@ -35,6 +35,7 @@ client::ClientOptions ClientOptionsOf(const varve::v1::WorkerConfig& config) {
   options.key_namespace = config.key_namespace();
   options.lanes.assign(config.transport().lanes().begin(), config.transport().lanes().end());
   options.devices.assign(config.transport().devices().begin(), config.transport().devices().end());
+  options.tcp_port_range = config.transport().tcp_port_range();
   options.transfer_deadline = absl::Milliseconds(config.transport().transfer_deadline_ms());
   options.connect_timeout = absl::Seconds(2);
   return options;

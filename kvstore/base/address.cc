@@ -1,6 +1,8 @@
 #include "kvstore/base/address.h"
 
+#include <arpa/inet.h>
 #include <netdb.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -17,6 +19,12 @@ namespace varve::base {
 namespace {
 
 constexpr const char* kUnix = "unix:";
+
+// Of "host:port", without the brackets of an IPv6 address.
+std::string HostOf(const std::string& address) {
+  const std::string host = address.substr(0, address.rfind(':'));
+  return host.starts_with('[') && host.ends_with(']') ? host.substr(1, host.size() - 2) : host;
+}
 
 // What the system says to the same address.
 std::string BindError(const sockaddr* address, socklen_t bytes) {
@@ -69,18 +77,27 @@ bool IsAddress(const std::string& address) {
          IsHostPort(address);
 }
 
+bool IsOfThisHost(const std::string& address) {
+  if (absl::StartsWith(address, kUnix)) return true;
+  const std::string host = HostOf(address);
+  in_addr v4{};
+  in6_addr v6{};
+  if (inet_pton(AF_INET, host.c_str(), &v4) == 1) return ntohl(v4.s_addr) >> 24 == IN_LOOPBACKNET;
+  if (inet_pton(AF_INET6, host.c_str(), &v6) == 1) return IN6_IS_ADDR_LOOPBACK(&v6) != 0;
+  return host == "localhost";
+}
+
 std::string WhyNotBound(const std::string& address) {
   if (!IsAddress(address)) return absl::StrCat(kAddressForm, " is expected");
   if (absl::StartsWith(address, kUnix)) return WhyNotUnix(address.substr(std::strlen(kUnix)));
-  const size_t colon = address.rfind(':');
-  std::string host = address.substr(0, colon);
-  if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
+  const std::string host = HostOf(address);
+  const std::string port = address.substr(address.rfind(':') + 1);
   addrinfo hints{};
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_PASSIVE;
   addrinfo* found = nullptr;
-  const int code = getaddrinfo(host.c_str(), address.c_str() + colon + 1, &hints, &found);
+  const int code = getaddrinfo(host.c_str(), port.c_str(), &hints, &found);
   if (code != 0) return absl::StrCat("host '", host, "': ", gai_strerror(code));
   std::string why = BindError(found->ai_addr, found->ai_addrlen);
   freeaddrinfo(found);

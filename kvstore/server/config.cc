@@ -4,8 +4,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/config_checks.h"
+#include "kvstore/base/status.h"
 #include "kvstore/base/units.h"
 #include "kvstore/server/embedded_store.h"
+#include "kvstore/transport/port_range.h"
 
 namespace varve::server {
 namespace {
@@ -35,6 +37,10 @@ void CheckTransport(const varve::v1::TransportConfig& transport, base::ConfigChe
   }
   checks.Millis("transport.transfer_deadline_ms", transport.transfer_deadline_ms(), 1,
                 absl::ToInt64Milliseconds(kMaxTransferDeadline));
+  if (!transport::ParsePortRange(transport.tcp_port_range()).ok()) {
+    checks.Refuse("transport.tcp_port_range", base::Quoted(transport.tcp_port_range()),
+                  transport::kPortRangeForm);
+  }
   checks.Bytes("transport.segment_bytes", transport.segment_bytes(), 4 << 10, 64 << 20);
 }
 
@@ -67,13 +73,13 @@ varve::v1::StoreConfig DefaultStoreConfig() {
   sessions->set_max_regions(1024);
   sessions->set_inline_idle_ms(30000);
   sessions->set_max_connecting(256);
+  sessions->set_max_registered_bytes(64ull << 30);
 
   auto* recall = config.mutable_recall();
   recall->set_threads(2);
   recall->set_max_digest_bytes(4ull << 30);
   recall->set_max_contexts(10000);
   recall->set_parked_ttl_ms(3600 * 1000);
-  sessions->set_max_registered_bytes(64ull << 30);
   recall->set_max_blocks(8 << 20);
   return config;
 }
@@ -97,15 +103,15 @@ absl::Status ValidateStoreConfig(const StoreConfig& config) {
   checks.Range("sessions.max_regions", sessions.max_regions(), 1u, 1u << 20);
   checks.Millis("sessions.inline_idle_ms", sessions.inline_idle_ms(), 1, 3600 * 1000);
   checks.Range("sessions.max_connecting", sessions.max_connecting(), 1u, 1000000u);
+  // What a million sessions register fits into 64 bits.
+  checks.Bytes("sessions.max_registered_bytes", sessions.max_registered_bytes(), 1 << 20,
+               1ull << 44);
   checks.Range("recall.threads", config.recall().threads(), 1u, 1024u);
   checks.Bytes("recall.max_digest_bytes", config.recall().max_digest_bytes(), 1 << 10, 1ull << 46);
   checks.Range("recall.max_contexts", config.recall().max_contexts(), 1u, 10000000u);
   checks.Millis("recall.parked_ttl_ms", config.recall().parked_ttl_ms(), 0,
                 365ll * 24 * 3600 * 1000);
   checks.Range<uint64_t>("recall.max_blocks", config.recall().max_blocks(), 1, 1ull << 40);
-  // What a million sessions register fits into 64 bits.
-  checks.Bytes("sessions.max_registered_bytes", sessions.max_registered_bytes(), 1 << 20,
-               1ull << 44);
   checks.Millis("drain_ms", config.drain_ms(), 0, 3600 * 1000);
   return checks.Result();
 }

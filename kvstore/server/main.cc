@@ -2,6 +2,7 @@
 #include <string>
 #include <vector>
 
+#include "kvstore/base/address.h"
 #include "kvstore/base/log.h"
 #include "kvstore/base/program.h"
 #include "kvstore/base/status.h"
@@ -34,6 +35,8 @@ absl::StatusOr<std::unique_ptr<StoreServer>> StartServer(const varve::v1::StoreC
   transport::UcxOptions ucx;
   ucx.lanes.assign(config.transport().lanes().begin(), config.transport().lanes().end());
   ucx.devices.assign(config.transport().devices().begin(), config.transport().devices().end());
+  ucx.tcp_this_host_only = base::IsOfThisHost(config.listen());
+  ucx.tcp_port_range = config.transport().tcp_port_range();
   ucx.segment_bytes = config.transport().segment_bytes();
   ServerOptions options;
   options.config = config;

@@ -1,5 +1,6 @@
 #include "kvstore/transport/ucx.h"
 
+#include <ifaddrs.h>
 #include <net/if.h>
 #include <unistd.h>
 
@@ -182,16 +183,41 @@ absl::StatusOr<std::unique_ptr<Transport>> MakeUcxTransport(const UcxOptions& op
   std::string failures;
   for (const std::string& name : options.lanes) {
     VARVE_ASSIGN_OR_RETURN(const LaneKind kind, ParseLane(name));
-    auto lane = Lane::Open(kind, options);
+    auto lane = OpenLane(kind, options);
     if (lane.ok()) {
+std::vector<std::string> LoopbackDevices() {
+  std::vector<std::string> names;
+  ifaddrs* all = nullptr;
+  if (getifaddrs(&all) != 0) return names;
+  for (const ifaddrs* device = all; device != nullptr; device = device->ifa_next) {
+    const bool loopback = (device->ifa_flags & IFF_LOOPBACK) != 0 && (device->ifa_flags & IFF_UP) != 0;
+    const std::string name = device->ifa_name;
+    if (loopback && std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+  }
+  freeifaddrs(all);
+  return names;
+}
+
+absl::StatusOr<std::unique_ptr<Lane>> OpenLane(LaneKind kind, UcxOptions options) {
+  if (kind == LaneKind::kTcp && options.tcp_this_host_only && options.devices.empty()) {
+    options.devices = LoopbackDevices();
+    if (options.devices.empty()) return absl::UnavailableError("lane tcp: no loopback device is up");
+  }
+  return Lane::Open(kind, options);
+}
+
       shared->ports.push_back(std::make_shared<Port>(*std::move(lane), shared->regions));
     } else {
-      base::LogDebug("transport: ", lane.status().ToString());
+      // A device that the machine does not have is nothing to tell of.
+      const bool lacking = absl::IsResourceExhausted(lane.status());
+      base::Log(lacking ? base::LogLevel::kWarning : base::LogLevel::kDebug, "transport: left out: ",
+                lane.status().message());
       absl::StrAppend(&failures, failures.empty() ? "" : "; ", lane.status().message());
     }
   }
   if (shared->ports.empty()) return absl::UnavailableError(absl::StrCat("no transport lane works: ", failures));
   return std::make_unique<UcxTransport>(std::move(shared), options);
 }
+  VARVE_RETURN_IF_ERROR(ParsePortRange(options.tcp_port_range).status());
 
 }  // namespace varve::transport

@@ -18,12 +18,15 @@ namespace varve::transport {
 struct UcxOptions {
   std::vector<std::string> lanes = {"rdma", "shm", "tcp"};  // offered, in order of preference
   std::vector<std::string> devices;                         // of tcp and rdma; empty: all
+  bool tcp_this_host_only = false;  // without devices, tcp uses the loopback device alone
+  std::string tcp_port_range;       // that tcp listens on: "20000-20100"; empty: any
   size_t segment_bytes = 1 << 20;  // of messages that large transfers are cut into
   absl::Duration keepalive = absl::Milliseconds(500);       // how often a silent shm peer is looked after
   absl::Duration connect_timeout = absl::Seconds(5);        // for the peer's answer, per lane
 };
 
-// INVALID_ARGUMENT for unknown lanes or devices, UNAVAILABLE when no lane can be opened.
+// INVALID_ARGUMENT for unknown lanes or devices and a malformed range, UNAVAILABLE when no lane can be opened. A lane
+// that cannot be, where others can, is left out.
 absl::StatusOr<std::unique_ptr<Transport>> MakeUcxTransport(const UcxOptions& options);
 
 }  // namespace varve::transport

@@ -216,7 +216,7 @@ absl::StatusOr<std::unique_ptr<Endpoint>> ConnectUcx(std::shared_ptr<Port> port,
   // another.
   std::unique_ptr<Station> own;
   if (port->lane().kind() != LaneKind::kRdma) {
-    auto opened = Station::Open(port->lane().context());
+    auto opened = port->lane().OpenStation();
     if (!opened.ok()) return opened.status();
     own = *std::move(opened);
   }

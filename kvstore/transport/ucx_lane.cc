@@ -71,6 +71,7 @@ std::vector<std::pair<std::string, std::string>> LaneSettings(LaneKind kind, con
                                        {"RX_SEG_SIZE", absl::StrCat(kTcpSegmentBytes)},
                                        {"ZCOPY_THRESH", "inf"},
                                        {"CONN_NB", "y"}});
+      if (!options.tcp_port_range.empty()) settings.emplace_back("PORT_RANGE", options.tcp_port_range);
       break;
     case LaneKind::kRdma: settings.insert(settings.end(), {{"TLS", "rc,dc,ud"}}); break;
   }
@@ -147,7 +148,10 @@ absl::Status Lane::Init(const UcxOptions& options) {
     return absl::UnavailableError(absl::StrCat("no RDMA device in ", kVerbsDevices));
   }
   VARVE_ASSIGN_OR_RETURN(context_, MakeUcxContext(LaneSettings(kind_, options), LaneFeatures(kind_)));
-  VARVE_ASSIGN_OR_RETURN(main_, Station::Open(context_.get()));
+  if (kind_ == LaneKind::kTcp) {
+    VARVE_ASSIGN_OR_RETURN(ports_, ParsePortRange(options.tcp_port_range));
+  }
+  VARVE_ASSIGN_OR_RETURN(main_, OpenStation());
   // An address that is none to us would have every peer refused.
   VARVE_RETURN_IF_ERROR(ParseWorkerAddress(main_->address()).status());
   ucp_worker_attr_t attributes{};
@@ -165,6 +169,15 @@ absl::Status Lane::Init(const UcxOptions& options) {
     return absl::ResourceExhaustedError("no file descriptors for the lane's events");
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Station>> Lane::OpenStation() const {
+  if (ports_.any()) return Station::Open(context_.get());
+  // One at a time: the port that is found free must still be when UCX looks for it.
+  static base::Mutex mutex;
+  base::MutexLock lock(mutex);
+  VARVE_RETURN_IF_ERROR(CheckFreePort(ports_));
+  return Station::Open(context_.get());
 }
 
 Lane::~Lane() {

@@ -23,6 +23,7 @@
 #include "absl/status/statusor.h"
 #include "kvstore/base/executor.h"
 #include "kvstore/base/mutex.h"
+#include "kvstore/transport/port_range.h"
 #include "kvstore/transport/ucx.h"
 #include "kvstore/transport/ucx_handles.h"
 #include "kvstore/transport/ucx_pieces.h"
@@ -88,6 +89,8 @@ class Lane {
   LaneKind kind() const { return kind_; }
   const char* name() const { return LaneName(kind_); }
   ucp_context_h context() const { return context_.get(); }
+  // A station for one connection. Any thread. RESOURCE_EXHAUSTED when tcp has no port left.
+  absl::StatusOr<std::unique_ptr<Station>> OpenStation() const;
   // The station that peers greet; its address is the lane's.
   Station& station() { return *main_; }
   // Largest message packed from several small pieces (0: never packed).
@@ -150,6 +153,7 @@ class Lane {
 
   const LaneKind kind_;
   UcxContext context_;
+  PortRange ports_;  // any, apart from tcp
   std::unique_ptr<Station> main_;
   size_t eager_bytes_ = 0;  // of one piece; larger ones go by rendezvous
   size_t pack_bytes_ = 0;

@@ -22,6 +22,15 @@ TEST(Address, HasAForm) {
     EXPECT_FALSE(IsAddress(bad)) << bad;
 }
 
+TEST(Address, IsOfThisHostOrNot) {
+  for (const char* here :
+       {"127.0.0.1:0", "127.1.2.3:1", "localhost:7411", "[::1]:7411", "unix:/tmp/s"})
+    EXPECT_TRUE(IsOfThisHost(here)) << here;
+  for (const char* far :
+       {"0.0.0.0:0", "[::]:7411", "192.0.2.1:1", "varve-store:7411", "127.0.0.1.example.org:1"})
+    EXPECT_FALSE(IsOfThisHost(far)) << far;
+}
+
 TEST(WhyNotBound, NamesTheReason) {
   const int taken = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_in address{};

@@ -2,15 +2,31 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <unistd.h>
+
 #include <functional>
+#include <set>
 #include <string>
 
+#include "absl/strings/str_cat.h"
+#include "kvstore/transport/port_range.h"
 #include "kvstore/transport/ucx.h"
+#include "tests/support/listening_sockets.h"
 
 namespace varve::transport {
 namespace {
 
 using ::testing::HasSubstr;
+using varve::testing::ListeningSocket;
+using varve::testing::ListeningSockets;
+
+// The first of them; below the ports that the system hands out by itself.
+uint16_t TwoFreePorts() {
+  auto first = static_cast<uint16_t>(20000 + getpid() % 5000);
+  const auto taken = [](uint16_t port) { return !CheckFreePort({port, port}).ok(); };
+  while (taken(first) || taken(static_cast<uint16_t>(first + 1))) ++first;
+  return first;
+}
 
 absl::Status Make(const std::function<void(UcxOptions&)>& change) {
   UcxOptions options;
@@ -30,6 +46,9 @@ TEST(UcxOptionsTest, RefusesWhatItDoesNotKnow) {
   EXPECT_EQ(Make([](UcxOptions& o) { o.segment_bytes = 4095; }).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Make([](UcxOptions& o) { o.segment_bytes = (64 << 20) + 1; }).code(),
             absl::StatusCode::kInvalidArgument);
+  const absl::Status range = Make([](UcxOptions& o) { o.tcp_port_range = "20000"; });
+  EXPECT_EQ(range.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(range.message()), HasSubstr("'20000' is not allowed; two ports within 1-65535"));
   EXPECT_EQ(Make([](UcxOptions& o) { o.keepalive = absl::ZeroDuration(); }).code(),
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Make([](UcxOptions& o) { o.connect_timeout = -absl::Seconds(1); }).code(),
@@ -49,6 +68,44 @@ TEST(UcxOptionsTest, LeavesOutLanesWithoutADevice) {
   const auto endpoint = (*transport)->Connect((*transport)->Address());
   ASSERT_TRUE(endpoint.ok()) << endpoint.status();
   EXPECT_STREQ((*endpoint)->lane(), "tcp");
+}
+
+TEST(UcxOptionsTest, TcpKeepsToItsPortsAndSaysWhenNoneIsLeft) {
+  const uint16_t first = TwoFreePorts();
+  UcxOptions options, any;
+  options.lanes = any.lanes = {"tcp"};
+  options.devices = any.devices = {"lo"};
+  options.tcp_port_range = absl::StrCat(first, "-", first + 1);
+  std::set<uint16_t> before;
+  for (const auto& socket : ListeningSockets(getpid())) before.insert(socket.port);
+  const auto store = MakeUcxTransport(options);
+  ASSERT_TRUE(store.ok()) << store.status();
+  const auto client = MakeUcxTransport(any);
+  const auto endpoint = (*store)->Connect((*client)->Address());
+  ASSERT_TRUE(endpoint.ok()) << endpoint.status();
+  // Its own and the connection's; the client's is elsewhere.
+  int inside = 0;
+  for (const auto& socket : ListeningSockets(getpid())) {
+    EXPECT_TRUE(socket.loopback) << socket.host << ":" << socket.port;
+    if (!before.contains(socket.port)) inside += socket.port == first || socket.port == first + 1;
+  }
+  EXPECT_EQ(inside, 2);
+  // UCX by itself would look for a port for ever.
+  const absl::Status full = (*store)->Connect((*client)->Address()).status();
+  EXPECT_EQ(full.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(full.message()), HasSubstr("no free port in transport.tcp_port_range"));
+  EXPECT_EQ(MakeUcxTransport(options).status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(UcxOptionsTest, TcpOfThisHostOnlyUsesLoopbackDevices) {
+  UcxOptions options;
+  options.lanes = {"tcp"};
+  options.tcp_this_host_only = true;
+  const auto transport = MakeUcxTransport(options);
+  ASSERT_TRUE(transport.ok()) << transport.status();
+  const std::vector<ListeningSocket> sockets = ListeningSockets(getpid());
+  EXPECT_FALSE(sockets.empty());
+  for (const auto& socket : sockets) EXPECT_TRUE(socket.loopback) << socket.host << ":" << socket.port;
 }
 
 TEST(UcxOptionsTest, PrefersItsOwnFirstLaneThatThePeerOffers) {

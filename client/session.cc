@@ -222,6 +222,8 @@ absl::StatusOr<Session::OpenedPtr> Session::Introduce(Link& link, uint64_t gener
                                                       absl::Time deadline) {
   v1::SessionRequest request;
   *request.mutable_open() = open_;
+  const int64_t left_ms = absl::ToInt64Milliseconds(deadline - absl::Now());
+  request.mutable_open()->set_timeout_ms(static_cast<uint32_t>(std::max<int64_t>(left_ms, 1)));
   VARVE_ASSIGN_OR_RETURN(v1::SessionReply reply,
                          link.Exchange(std::move(request), 0, deadline - absl::Now()));
   if (!reply.has_opened())

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "kvstore/base/log.h"
 #include "kvstore/base/status.h"
 #include "kvstore/base/version.h"
@@ -13,6 +14,9 @@ namespace {
 
 using varve::v1::SessionReply;
 using varve::v1::SessionRequest;
+
+// Of the time that a client waits for its session; the rest is for the answer to reach it.
+constexpr double kConnectShare = 0.75;
 
 absl::Status CheckOpenSession(const varve::v1::OpenSession& open) {
   if (open.client_name().size() > kMaxClientNameBytes) {
@@ -51,8 +55,9 @@ class SessionStream final : public StreamCall<SessionRequest, SessionReply> {
 
   template <typename Then>
   void Handle(base::Executor& pool, std::unique_ptr<SessionRequest> request, Then then) {
-    pool.Run([this, self = shared_from_this(), request = std::move(request), then] {
-      auto reply = Handle(*request);
+    pool.Run([this, self = shared_from_this(), request = std::move(request), then,
+              arrived = absl::Now()] {
+      auto reply = Handle(*request, arrived);
       then();
       Respond(std::move(reply));
     });
@@ -65,10 +70,10 @@ class SessionStream final : public StreamCall<SessionRequest, SessionReply> {
     });
   }
 
-  std::unique_ptr<SessionReply> Handle(const SessionRequest& request) {
+  std::unique_ptr<SessionReply> Handle(const SessionRequest& request, absl::Time arrived) {
     switch (request.request_case()) {
       case SessionRequest::kOpen:
-        return Open(request.open());
+        return Open(request.open(), arrived);
       case SessionRequest::kRegisterRegion:
         return Register(request.register_region());
       case SessionRequest::kUnregisterRegion:
@@ -81,9 +86,9 @@ class SessionStream final : public StreamCall<SessionRequest, SessionReply> {
     return nullptr;
   }
 
-  std::unique_ptr<SessionReply> Open(const varve::v1::OpenSession& open) {
+  std::unique_ptr<SessionReply> Open(const varve::v1::OpenSession& open, absl::Time arrived) {
     absl::Status status = session_ == nullptr
-                              ? TryOpen(open)
+                              ? TryOpen(open, arrived)
                               : absl::FailedPreconditionError("this stream has an open session");
     if (!status.ok()) {
       End(status);
@@ -99,19 +104,26 @@ class SessionStream final : public StreamCall<SessionRequest, SessionReply> {
     opened->mutable_limits()->set_max_object_bytes(limits.max_object_bytes());
     opened->mutable_limits()->set_max_inline_chunk_bytes(kMaxInlineChunkBytes);
     opened->mutable_limits()->set_max_regions(limits.max_regions());
+    opened->mutable_limits()->set_max_registered_bytes(limits.max_registered_bytes());
     return reply;
   }
 
-  absl::Status TryOpen(const varve::v1::OpenSession& open) {
+  absl::Status TryOpen(const varve::v1::OpenSession& open, absl::Time arrived) {
     VARVE_RETURN_IF_ERROR(CheckOpenSession(open));
-    opened->mutable_limits()->set_max_registered_bytes(limits.max_registered_bytes());
     // Before connecting: a store that is full or draining must not spend milliseconds on every
     // attempt.
     VARVE_RETURN_IF_ERROR(CountRefusal(core_.sessions.CheckOpen()));
     std::unique_ptr<transport::Endpoint> endpoint;
     if (!open.transport_address().empty()) {
+      const absl::Duration left =
+          open.timeout_ms() == 0
+              ? absl::InfiniteDuration()
+              : arrived + absl::Milliseconds(open.timeout_ms()) * kConnectShare - absl::Now();
+      if (left <= absl::ZeroDuration()) {
+        return absl::UnavailableError("other clients that do not answer took the time to connect");
+      }
       absl::StatusOr<std::unique_ptr<transport::Endpoint>> connected =
-          core_.transport.Connect(open.transport_address());
+          core_.transport.Connect(open.transport_address(), left);
       if (!connected.ok()) return base::Annotate(connected.status(), "transport_address");
       endpoint = *std::move(connected);
     }
@@ -156,6 +168,12 @@ class SessionStream final : public StreamCall<SessionRequest, SessionReply> {
     return reply;
   }
 
+  static void SetError(const absl::Status& status, varve::v1::RegionReply* reply) {
+    if (status.ok()) return;
+    reply->set_error(std::string(status.message()));
+    reply->set_error_code(static_cast<uint32_t>(status.code()));
+  }
+
   std::unique_ptr<SessionReply> RefuseFirst(const char* what) {
     End(absl::InvalidArgumentError(
         absl::StrCat(what, " before open; allowed: open as the first message of the stream")));
@@ -168,12 +186,6 @@ class SessionStream final : public StreamCall<SessionRequest, SessionReply> {
 };
 
 }  // namespace
-  static void SetError(const absl::Status& status, varve::v1::RegionReply* reply) {
-    if (status.ok()) return;
-    reply->set_error(std::string(status.message()));
-    reply->set_error_code(static_cast<uint32_t>(status.code()));
-  }
-
 
 SessionReactor* StartSessionStream(Core& core, const std::string& peer) {
   return std::make_shared<SessionStream>(core, peer)->Begin();

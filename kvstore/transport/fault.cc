@@ -304,14 +304,14 @@ class FaultTransport final : public Transport {
   }
   absl::StatusOr<std::unique_ptr<Region>> Allocate(size_t bytes) override { return inner_->Allocate(bytes); }
 
-  absl::StatusOr<std::unique_ptr<Endpoint>> Connect(const std::string& address) override {
+ private:
+  absl::StatusOr<std::unique_ptr<Endpoint>> DoConnect(const std::string& address, absl::Duration timeout) override {
     if (script_->NextConnectFails()) return absl::UnavailableError("injected fault: no connection");
-    auto endpoint = inner_->Connect(address);
+    auto endpoint = inner_->Connect(address, timeout);
     if (!endpoint.ok()) return endpoint.status();
     return std::make_unique<FaultEndpoint>(std::make_shared<Held>(*std::move(endpoint), script_, timers_));
   }
 
- private:
   std::unique_ptr<Transport> inner_;
   const std::shared_ptr<Script> script_;
   TimerThread timers_;

@@ -187,7 +187,8 @@ class LoopbackTransport final : public Transport {
     return MakeRegion(*std::move(memory), span);
   }
 
-  absl::StatusOr<std::unique_ptr<Endpoint>> Connect(const std::string& address) override {
+ private:
+  absl::StatusOr<std::unique_ptr<Endpoint>> DoConnect(const std::string& address, absl::Duration /*timeout*/) override {
     WireReader reader(address);
     const auto magic = reader.Get<uint32_t>();
     const auto peer = reader.Get<uint64_t>();
@@ -198,7 +199,6 @@ class LoopbackTransport final : public Transport {
     return std::make_unique<LoopbackEndpoint>(peer, executor_);
   }
 
- private:
   std::unique_ptr<Region> MakeRegion(HostMemory owned, std::span<std::byte> memory) {
     const uint64_t region = regions_->Add(memory);
     WireWriter writer;

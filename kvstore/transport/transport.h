@@ -136,9 +136,16 @@ class Transport {
   // Allocates memory of the transport's fastest kind (for shared memory: truly one-sided), zeroed and pre-faulted.
   virtual absl::StatusOr<std::unique_ptr<Region>> Allocate(size_t bytes) = 0;
 
-  // Connects to a peer's Address(). INVALID_ARGUMENT for bytes that are no address of this transport, UNAVAILABLE when
-  // the peer or a common lane is missing.
-  virtual absl::StatusOr<std::unique_ptr<Endpoint>> Connect(const std::string& address) = 0;
+  // Connects to a peer's Address(), within `timeout` and the transport's own limits. INVALID_ARGUMENT for bytes that are
+  // no address of this transport, FAILED_PRECONDITION without a lane in common, UNAVAILABLE when the peer does not answer
+  // in time.
+  absl::StatusOr<std::unique_ptr<Endpoint>> Connect(const std::string& address,
+                                                    absl::Duration timeout = absl::InfiniteDuration()) {
+    return DoConnect(address, timeout);
+  }
+
+ private:
+  virtual absl::StatusOr<std::unique_ptr<Endpoint>> DoConnect(const std::string& address, absl::Duration timeout) = 0;
 };
 
 }  // namespace varve::transport

@@ -8,6 +8,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
 #include "kvstore/base/log.h"
 #include "kvstore/base/status.h"
 #include "kvstore/transport/host_memory.h"
@@ -96,26 +98,54 @@ class UcxTransport final : public Transport {
     return MakeRegion(std::move(backing), memory);
   }
 
-  absl::StatusOr<std::unique_ptr<Endpoint>> Connect(const std::string& bytes) override {
+ private:
+  absl::StatusOr<std::unique_ptr<Endpoint>> DoConnect(const std::string& bytes, absl::Duration timeout) override {
+    const absl::Time end = absl::Now() + timeout;
     VARVE_ASSIGN_OR_RETURN(const UcxAddress address, DecodeAddress(bytes));
     if (address.ucx_version != UcxVersion()) {
       return absl::InvalidArgumentError(absl::StrCat("peer uses UCX ", VersionText(address.ucx_version),
                                                      ", must be as here: ", VersionText(UcxVersion())));
     }
+    const std::vector<Way> ways = WaysTo(address);
+    if (ways.empty()) return NoLaneTo(address);
     std::string failures;
+    for (size_t i = 0; i < ways.size(); ++i) {
+      // A peer that is silent over one lane leaves time for the others.
+      const absl::Duration share = (end - absl::Now()) / static_cast<int64_t>(ways.size() - i);
+      auto endpoint = ConnectUcx(ways[i].port, address, ways[i].peer->worker, options_.segment_bytes,
+                                 std::min(share, options_.connect_timeout));
+      if (endpoint.ok() || absl::IsInvalidArgument(endpoint.status())) return endpoint;
+      absl::StrAppend(&failures, failures.empty() ? "" : "; ", endpoint.status().message());
+    }
+    return absl::UnavailableError(failures);
+  }
+
+  struct Way {
+    std::shared_ptr<Port> port;
+    const UcxAddress::LaneAddress* peer;
+  };
+  // In our order of preference. Points into the address.
+  std::vector<Way> WaysTo(const UcxAddress& address) const {
+    std::vector<Way> ways;
     for (const auto& port : shared_->ports) {
       for (const auto& lane : address.lanes) {
         if (lane.kind != port->lane().kind()) continue;
         if (lane.kind == LaneKind::kShm && !(address.host == HostIdentity::Mine())) continue;
-        auto endpoint = ConnectUcx(port, address, lane.worker, options_.segment_bytes, options_.connect_timeout);
-        if (endpoint.ok() || absl::IsInvalidArgument(endpoint.status())) return endpoint;
-        absl::StrAppend(&failures, failures.empty() ? "" : "; ", endpoint.status().message());
+        ways.push_back({port, &lane});
       }
     }
-    return absl::UnavailableError(failures.empty() ? "no lane in common with the peer" : failures);
+    return ways;
   }
 
- private:
+  absl::Status NoLaneTo(const UcxAddress& address) const {
+    std::vector<std::string> ours, theirs;
+    for (const auto& port : shared_->ports) ours.emplace_back(port->lane().name());
+    for (const auto& lane : address.lanes) theirs.emplace_back(LaneName(lane.kind));
+    const char* apart = address.host == HostIdentity::Mine() ? "" : " (shm needs the same host and namespaces)";
+    return absl::FailedPreconditionError(absl::StrCat("no lane in common: here ", absl::StrJoin(ours, ", "),
+                                                      ", at the peer ", absl::StrJoin(theirs, ", "), apart));
+  }
+
   Port* FindPort(LaneKind kind) const {
     for (const auto& port : shared_->ports) {
       if (port->lane().kind() == kind) return port.get();
@@ -155,36 +185,6 @@ class UcxTransport final : public Transport {
   const UcxOptions options_;
 };
 
-absl::Status CheckOptions(const UcxOptions& options) {
-  if (options.lanes.empty()) return absl::InvalidArgumentError("no transport lanes given, known: shm, tcp, rdma");
-  for (const std::string& device : options.devices) {
-    // UCX names RDMA ports "device:port".
-    const bool network = if_nametoindex(device.c_str()) != 0;
-    if (!network && device.find(':') == std::string::npos) {
-      return absl::InvalidArgumentError(absl::StrCat("unknown network device '", device, "'"));
-    }
-  }
-  if (options.segment_bytes < kMinSegmentBytes || options.segment_bytes > kMaxSegmentBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("transport segment of ", options.segment_bytes,
-                                                   " bytes, allowed: ", kMinSegmentBytes, " to ", kMaxSegmentBytes));
-  }
-  if (options.keepalive < absl::Milliseconds(1) || options.connect_timeout < absl::Milliseconds(1)) {
-    return absl::InvalidArgumentError("transport keepalive and connect timeout must be at least 1 ms");
-  }
-  return absl::OkStatus();
-}
-
-}  // namespace
-
-absl::StatusOr<std::unique_ptr<Transport>> MakeUcxTransport(const UcxOptions& options) {
-  VARVE_RETURN_IF_ERROR(CheckOptions(options));
-  RouteUcxLog();
-  auto shared = std::make_shared<Shared>();
-  std::string failures;
-  for (const std::string& name : options.lanes) {
-    VARVE_ASSIGN_OR_RETURN(const LaneKind kind, ParseLane(name));
-    auto lane = OpenLane(kind, options);
-    if (lane.ok()) {
 std::vector<std::string> LoopbackDevices() {
   std::vector<std::string> names;
   ifaddrs* all = nullptr;
@@ -206,6 +206,37 @@ absl::StatusOr<std::unique_ptr<Lane>> OpenLane(LaneKind kind, UcxOptions options
   return Lane::Open(kind, options);
 }
 
+absl::Status CheckOptions(const UcxOptions& options) {
+  if (options.lanes.empty()) return absl::InvalidArgumentError("no transport lanes given, known: shm, tcp, rdma");
+  for (const std::string& device : options.devices) {
+    // UCX names RDMA ports "device:port".
+    const bool network = if_nametoindex(device.c_str()) != 0;
+    if (!network && device.find(':') == std::string::npos) {
+      return absl::InvalidArgumentError(absl::StrCat("unknown network device '", device, "'"));
+    }
+  }
+  VARVE_RETURN_IF_ERROR(ParsePortRange(options.tcp_port_range).status());
+  if (options.segment_bytes < kMinSegmentBytes || options.segment_bytes > kMaxSegmentBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("transport segment of ", options.segment_bytes,
+                                                   " bytes, allowed: ", kMinSegmentBytes, " to ", kMaxSegmentBytes));
+  }
+  if (options.keepalive < absl::Milliseconds(1) || options.connect_timeout < absl::Milliseconds(1)) {
+    return absl::InvalidArgumentError("transport keepalive and connect timeout must be at least 1 ms");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Transport>> MakeUcxTransport(const UcxOptions& options) {
+  VARVE_RETURN_IF_ERROR(CheckOptions(options));
+  RouteUcxLog();
+  auto shared = std::make_shared<Shared>();
+  std::string failures;
+  for (const std::string& name : options.lanes) {
+    VARVE_ASSIGN_OR_RETURN(const LaneKind kind, ParseLane(name));
+    auto lane = OpenLane(kind, options);
+    if (lane.ok()) {
       shared->ports.push_back(std::make_shared<Port>(*std::move(lane), shared->regions));
     } else {
       // A device that the machine does not have is nothing to tell of.
@@ -218,6 +249,5 @@ absl::StatusOr<std::unique_ptr<Lane>> OpenLane(LaneKind kind, UcxOptions options
   if (shared->ports.empty()) return absl::UnavailableError(absl::StrCat("no transport lane works: ", failures));
   return std::make_unique<UcxTransport>(std::move(shared), options);
 }
-  VARVE_RETURN_IF_ERROR(ParsePortRange(options.tcp_port_range).status());
 
 }  // namespace varve::transport

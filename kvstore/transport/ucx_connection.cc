@@ -107,7 +107,7 @@ void Connection::Open(const std::string& worker_address, uint32_t pid, absl::Dur
   requester_.AddConnection(this);
   const absl::Status silent =
       absl::UnavailableError(absl::StrCat("peer did not answer over ", lane_.name(), " within ",
-                                          absl::FormatDuration(timeout)));
+                                          absl::FormatDuration(absl::Trunc(timeout, absl::Milliseconds(1)))));
   timer_ = lane_.At(steady_clock::now() + absl::ToChronoNanoseconds(timeout), [this, silent] {
     timer_.reset();
     Fail(silent);

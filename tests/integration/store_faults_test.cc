@@ -149,8 +149,11 @@ class FaultyTransport final : public transport::Transport {
   absl::StatusOr<std::unique_ptr<transport::Region>> Allocate(size_t) override {
     return absl::UnimplementedError("");
   }
-  absl::StatusOr<std::unique_ptr<transport::Endpoint>> Connect(
-      const std::string& address) override {
+  FaultyEndpoint* last() { return last_; }
+
+ private:
+  absl::StatusOr<std::unique_ptr<transport::Endpoint>> DoConnect(
+      const std::string& address, absl::Duration /*timeout*/) override {
     if (address == "gone") return absl::UnavailableError("nobody there");
     if (address == "stopped") {
       faults_.AwaitContinued();
@@ -160,9 +163,7 @@ class FaultyTransport final : public transport::Transport {
     last_ = endpoint.get();
     return endpoint;
   }
-  FaultyEndpoint* last() { return last_; }
 
- private:
   Faults& faults_;
   std::atomic<FaultyEndpoint*> last_{nullptr};
 };

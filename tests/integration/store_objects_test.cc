@@ -367,6 +367,31 @@ TEST_P(StoreObjectsTest, FullOfPinnedObjectsMeansNoSpaceAndOthersAreEvicted) {
   EXPECT_THAT(message, HasSubstr("pinned"));
 }
 
+TEST_P(StoreObjectsTest, APinWithATtlLapsesByItself) {
+  auto client = Open();
+  Buffer buffer = client->Allocate(4096);
+  ASSERT_EQ(client->PutOne(Key("soft"), buffer, 0, 4096).result(), v1::PUT_RESULT_STORED);
+  v1::PinRequest pin;
+  pin.set_session_id(client->session_id());
+  pin.add_keys(Key("soft"));
+  pin.set_ttl_ms(1000);
+  v1::PinReply pinned;
+  const absl::Time start = absl::Now();
+  ASSERT_TRUE(Call(client->stub(), &v1::Store::Stub::Pin, pin, &pinned).ok());
+  ASSERT_THAT(pinned.done(), ElementsAre(true));
+  EXPECT_EQ(client->Status().tiers(0).pinned_bytes(), 4096u);
+  v1::RemoveRequest remove;
+  remove.set_session_id(client->session_id());
+  remove.add_keys(Key("soft"));
+  EXPECT_TRUE(Eventually([&] {
+    v1::RemoveReply removed;
+    return Call(client->stub(), &v1::Store::Stub::Remove, remove, &removed).ok() &&
+           removed.removed(0);
+  }));
+  EXPECT_GE(absl::Now() - start, absl::Milliseconds(1000));
+  EXPECT_EQ(client->Status().tiers(0).pinned_bytes(), 0u);
+}
+
 TEST_P(StoreObjectsTest, UnregisteredMemoryIsOutOfReach) {
   auto client = Open();
   Buffer buffer = client->Allocate(4096);

@@ -1,4 +1,5 @@
-// Sessions that break: a store that dies and comes back, a transfer that takes too long.
+// Sessions that break and stores that cannot: one that dies and comes back, a transfer that takes
+// too long, no space.
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -104,6 +105,34 @@ TEST_P(ReconnectTest, ADrainedStoreRefusesNewSessionsAndAnswersAdministration) {
   ASSERT_TRUE(status.ok()) << status.status();
   EXPECT_TRUE(status->draining);
   EXPECT_FALSE((*client)->Exists(std::vector{Key("anything")}).ok());
+}
+
+TEST_P(ReconnectTest, AStoreFullOfPinnedValuesSaysSoAndGoesOn) {
+  constexpr size_t kBytes = 4 << 20;
+  auto store = Start({"--host_tier.capacity_bytes=32MiB", "--sessions.max_object_bytes=8MiB"});
+  ASSERT_NE(store, nullptr);
+  const auto connected = Client::Connect(Options(*store));
+  ASSERT_TRUE(connected.ok()) << connected.status();
+  Client& client = **connected;
+  const auto memory = client.Allocate(kBytes);
+  ASSERT_TRUE(memory.ok()) << memory.status();
+  PutResult last{PutOutcome::kStored, ""};
+  for (int i = 0; i < 9 && last.outcome == PutOutcome::kStored; ++i) {
+    const std::string key = absl::StrCat("full-", i);
+    const auto put = client.Put(Put(key.c_str(), **memory, kBytes));
+    ASSERT_TRUE(put.ok()) << put.status();
+    last = put->at(0);
+    if (last.outcome != PutOutcome::kStored) continue;
+    ASSERT_EQ(client.Pin(std::vector{Key(key)}, absl::InfiniteDuration()).value(),
+              std::vector<bool>{true});
+  }
+  EXPECT_EQ(last.outcome, PutOutcome::kNoSpace);
+  EXPECT_THAT(last.message, ::testing::HasSubstr("pinned"));
+  // What is there stays, and what is let go makes room.
+  EXPECT_TRUE(client.Get(Get("full-0", **memory, kBytes)).value()[0].hit);
+  ASSERT_TRUE(client.Unpin(std::vector{Key("full-0")}).value()[0]);
+  EXPECT_EQ(client.Put(Put("late", **memory, kBytes)).value()[0].outcome, PutOutcome::kStored);
+  EXPECT_EQ(client.Get(Get("full-0", **memory, kBytes)).value()[0].reason, MissReason::kEvicted);
 }
 
 class DeadlineTest : public ReconnectTest {};

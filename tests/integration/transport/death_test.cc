@@ -2,10 +2,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <thread>
@@ -13,14 +17,16 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "client/process/child_process.h"
 #include "kvstore/transport/ucx.h"
+#include "kvstore/transport/ucx_protocol.h"
 #include "tests/contract/transport/await.h"
-#include "tests/integration/transport/child.h"
 
 namespace varve::transport {
 namespace {
 
 using ::testing::Each;
+using client::ChildProcess;
 
 constexpr size_t kBytes = 8 << 20;  // of each region of the peer
 // Sanitizers hold freed memory back.
@@ -30,13 +36,47 @@ constexpr size_t kGrowthAllowed = 256 << 20;
 constexpr size_t kGrowthAllowed = 4 << 20;
 #endif
 
+constexpr int kKilled = 128 + SIGKILL;  // as ChildProcess::Wait has it
+
+std::unique_ptr<ChildProcess> StartPeer(const std::vector<std::string>& args) {
+  auto child = ChildProcess::Start({.binary = VARVE_TRANSPORT_PEER, .args = args, .wait_ready = false});
+  EXPECT_TRUE(child.ok()) << child.status();
+  return *std::move(child);
+}
+
+std::string LineOf(ChildProcess& child) { return child.ReadLine(absl::Seconds(20)).value_or(""); }
+int ExitOf(ChildProcess& child) { return child.Wait(absl::Seconds(20)).value_or(-1); }
+
+// SIGSTOP, and waits until it has stopped.
+void Stop(ChildProcess& child) {
+  child.Signal(SIGSTOP);
+  siginfo_t info;
+  waitid(P_PID, static_cast<id_t>(child.pid()), &info, WSTOPPED);
+}
+
+size_t CountEntries(const std::string& directory) {
+  using Iterator = std::filesystem::directory_iterator;
+  return static_cast<size_t>(std::distance(Iterator(directory), Iterator()));
+}
+size_t CountFds(pid_t pid) { return CountEntries(absl::StrCat("/proc/", pid, "/fd")); }
+size_t CountThreads(pid_t pid) { return CountEntries(absl::StrCat("/proc/", pid, "/task")); }
+
+size_t ResidentBytes(pid_t pid) {
+  std::ifstream statm(absl::StrCat("/proc/", pid, "/statm"));
+  size_t total = 0, resident = 0;
+  statm >> total >> resident;
+  return resident * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+}
+
 // A client process and the store's connection to it.
 struct Peer {
-  explicit Peer(const std::string& lane) : child({VARVE_TRANSPORT_PEER, "serve", lane}) {
-    address = absl::HexStringToBytes(child.ReadLine());
-    registered = absl::HexStringToBytes(child.ReadLine());
-    allocated = absl::HexStringToBytes(child.ReadLine());
+  explicit Peer(const std::string& lane) : process(StartPeer({"serve", lane})), child(*process) {
+    address = absl::HexStringToBytes(LineOf(child));
+    registered = absl::HexStringToBytes(LineOf(child));
+    allocated = absl::HexStringToBytes(LineOf(child));
   }
+  // A test leaves nothing to end in good order.
+  ~Peer() { child.Signal(SIGKILL); }
   void Connect(Transport& store) {
     auto connected = store.Connect(address);
     ASSERT_TRUE(connected.ok()) << connected.status();
@@ -54,7 +94,8 @@ struct Peer {
     remotes.clear();
   }
 
-  Child child;
+  std::unique_ptr<ChildProcess> process;
+  ChildProcess& child;
   std::string address, registered, allocated;
   std::unique_ptr<Endpoint> endpoint;
   std::vector<std::unique_ptr<RemoteRegion>> remotes;  // registered, allocated
@@ -134,7 +175,7 @@ TEST_P(DeathTest, KilledInMidTransfer) {
               absl::StatusCode::kUnavailable);
     EXPECT_EQ(ReadAll(*victim.endpoint, {{local_, victim.remotes[1].get(), 0}}).code(),
               absl::StatusCode::kUnavailable);
-    EXPECT_EQ(victim.child.Wait(10'000), -SIGKILL);
+    EXPECT_EQ(ExitOf(victim.child), kKilled);
     victim.Disconnect();
     ExpectBystanderWorks();
     // The first rounds fill caches.
@@ -160,7 +201,7 @@ TEST_P(DeathTest, KilledWhileIdleIsNoticed) {
 TEST_P(DeathTest, ConnectingToTheDeadFails) {
   Peer victim(GetParam());
   victim.child.Signal(SIGKILL);
-  ASSERT_EQ(victim.child.Wait(10'000), -SIGKILL);
+  ASSERT_EQ(ExitOf(victim.child), kKilled);
   EXPECT_EQ(store_->Connect(victim.address).status().code(), absl::StatusCode::kUnavailable);
   ExpectBystanderWorks();
 }
@@ -190,7 +231,7 @@ TEST_P(DeathTest, AStoppedPeerRunsOutOfTime) {
     SCOPED_TRACE(absl::StrCat("round ", round));
     Peer victim(GetParam());
     ASSERT_NO_FATAL_FAILURE(victim.Connect(*store_));
-    victim.child.Stop();
+    Stop(victim.child);
     Results results;
     const std::vector<Segment> all = {{local_, victim.remotes[0].get(), 0}};
     victim.endpoint->Read(all, In(absl::Milliseconds(200)), results.Next());
@@ -214,8 +255,8 @@ TEST_P(DeathTest, AStoppedPeerRunsOutOfTime) {
     EXPECT_TRUE(ReadAll(*victim.endpoint, {{other, victim.remotes[0].get(), 0}}).ok());
     EXPECT_EQ(std::count(local_.begin(), local_.end(), std::byte{0x5a}), static_cast<ptrdiff_t>(local_.size()));
     victim.Disconnect();
-    victim.child.CloseInput();
-    EXPECT_EQ(victim.child.Wait(20'000), 0);
+    victim.child.Signal(SIGTERM);
+    EXPECT_EQ(ExitOf(victim.child), 0);
   }
 }
 
@@ -232,7 +273,7 @@ TEST_P(DeathTest, StoppedInMidTransfer) {
         const absl::Time end = In(absl::Microseconds(37 * (round * 21 % 100)));
         while (absl::Now() < end) {
         }
-        victim.child.Stop();
+        Stop(victim.child);
       }
       const std::vector<Segment> all = {{local_, victim.remotes[0].get(), 0}};
       const absl::Time deadline = In(absl::Milliseconds(150));
@@ -254,15 +295,15 @@ TEST_P(DeathTest, StoppedInMidTransfer) {
 TEST_P(DeathTest, AStoppedPeerCanBeLeftBehind) {
   Peer victim(GetParam());
   ASSERT_NO_FATAL_FAILURE(victim.Connect(*store_));
-  victim.child.Stop();
+  Stop(victim.child);
   Results results;
   victim.endpoint->Read({{local_, victim.remotes[0].get(), 0}}, absl::InfiniteFuture(), results.Next());
   victim.Disconnect();
   EXPECT_THAT(results.runs(), Each(1));
   EXPECT_EQ(results.statuses()[0].code(), absl::StatusCode::kCancelled);
   victim.child.Signal(SIGCONT);
-  victim.child.CloseInput();
-  EXPECT_EQ(victim.child.Wait(20'000), 0);
+  victim.child.Signal(SIGTERM);
+  EXPECT_EQ(ExitOf(victim.child), 0);
 }
 
 TEST_P(DeathTest, ComingAndGoingLeaksNothing) {
@@ -294,24 +335,45 @@ TEST_P(DeathTest, AClientOutlivesItsStores) {
     std::vector<std::byte> memory(kBytes);
     auto region = client->Register(memory);
     ASSERT_TRUE(region.ok());
-    Child driver({VARVE_TRANSPORT_PEER, "drive", GetParam(), absl::BytesToHexString(client->Address()),
-                  absl::BytesToHexString((*region)->descriptor())});
-    ASSERT_EQ(driver.ReadLine(), "go");
+    const auto driver = StartPeer({"drive", GetParam(), absl::BytesToHexString(client->Address()),
+                                   absl::BytesToHexString((*region)->descriptor())});
+    ASSERT_EQ(LineOf(*driver), "go");
     if (round % 2 == 0) {
-      driver.Signal(SIGKILL);
+      driver->Signal(SIGKILL);
     } else {
-      driver.Stop();
+      Stop(*driver);
     }
     const absl::Time start = absl::Now();
     region->reset();
     client.reset();
     EXPECT_LT(absl::Now() - start, absl::Seconds(15));
+    driver->Signal(SIGKILL);
+    ASSERT_EQ(ExitOf(*driver), kKilled);
     if (round == 2) fds = CountFds(getpid()), threads = CountThreads(getpid());
     if (round > 2) {
       EXPECT_TRUE(Eventually([&] { return CountFds(getpid()) <= fds; })) << CountFds(getpid()) << " > " << fds;
       EXPECT_EQ(CountThreads(getpid()), threads);
     }
   }
+}
+
+TEST(ConnectTest, ASilentLaneLeavesTimeForTheNext) {
+  UcxOptions options;
+  options.lanes = {"shm", "tcp"};
+  options.devices = {"lo"};
+  const auto store = MakeUcxTransport(options);
+  ASSERT_TRUE(store.ok()) << store.status();
+  Peer silent("shm");
+  Stop(silent.child);
+  const auto live = MakeStore("tcp");
+  auto address = DecodeAddress(silent.address);
+  const auto other = DecodeAddress(live->Address());
+  ASSERT_TRUE(address.ok() && other.ok());
+  address->lanes.push_back(other->lanes[0]);
+  const auto endpoint = (*store)->Connect(Encode(*address), absl::Seconds(4));
+  silent.child.Signal(SIGCONT);
+  ASSERT_TRUE(endpoint.ok()) << endpoint.status();
+  EXPECT_STREQ((*endpoint)->lane(), "tcp");
 }
 
 }  // namespace

@@ -1,7 +1,8 @@
 // The other process of transport_death_test.
 //   transport_peer serve LANE             a client: prints its address and two descriptors (registered, allocated) in
-//                                         hex, one a line, and answers until standard input ends
+//                                         hex, one a line, and answers until SIGTERM
 //   transport_peer drive LANE ADDR DESC   a store: reads and writes the region until it is killed; prints "go" first
+#include <signal.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -39,6 +40,10 @@ void Print(const std::string& bytes) {
 }
 
 int Serve(const std::string& lane) {
+  sigset_t term;
+  sigemptyset(&term);
+  sigaddset(&term, SIGTERM);
+  sigprocmask(SIG_BLOCK, &term, nullptr);
   const auto transport = Make(lane);
   std::vector<std::byte> memory(kBytes);
   const auto registered = transport->Register(memory);
@@ -47,9 +52,8 @@ int Serve(const std::string& lane) {
   Print(transport->Address());
   Print((*registered)->descriptor());
   Print((*allocated)->descriptor());
-  char byte;
-  while (read(STDIN_FILENO, &byte, 1) > 0) {
-  }
+  int signal = 0;
+  sigwait(&term, &signal);
   return 0;
 }
 

@@ -174,7 +174,12 @@ absl::StatusOr<WorkerAddress> ParseWorkerAddress(std::string_view bytes) {
   Cursor cursor(bytes);
   if (cursor.Get<uint8_t>() != kHeader) return Refuse("not of the format in use");
   WorkerAddress address;
+  address.shape = bytes;
+  const auto blank = [&](std::string_view piece) {
+    std::fill_n(address.shape.begin() + (piece.data() - bytes.data()), piece.size(), '\0');
+  };
   address.worker = cursor.Get<uint64_t>();
+  blank(bytes.substr(sizeof(kHeader), sizeof(address.worker)));
   bool last_device = false;
   while (!last_device && cursor.whole()) {
     if ((cursor.Get<uint8_t>() & kNoTransports) != 0) return Refuse("a device without transports");
@@ -183,6 +188,7 @@ absl::StatusOr<WorkerAddress> ParseWorkerAddress(std::string_view bytes) {
     if ((head & kHasPaths) != 0 && cursor.Get<uint8_t>() == 0) return Refuse("a device without paths");
     if ((head & kHasSystemDevice) != 0) cursor.Get<uint8_t>();
     const std::string_view device = cursor.Take(head & kDeviceLength);
+    if (cursor.whole()) blank(device);
     bool last = false;
     while (!last && cursor.whole()) {
       WorkerAddress::Entry entry{.transport = cursor.Get<uint16_t>(), .features = 0, .device = device, .interface = {}};
@@ -194,6 +200,7 @@ absl::StatusOr<WorkerAddress> ParseWorkerAddress(std::string_view bytes) {
       last = (length & kLast) != 0;
       entry.interface = cursor.Take(length & kInterfaceLength);
       if (!cursor.whole()) break;
+      blank(entry.interface);
       if (!Between(overhead, 0, 1) || !Between(latency, 0, 1) || !Between(bandwidth, 1e3f, 1e15f)) {
         return Refuse("costs that no device has");
       }
@@ -210,6 +217,9 @@ absl::Status CheckWorkerAddress(LaneKind lane, std::string_view own, std::string
   VARVE_ASSIGN_OR_RETURN(const WorkerAddress mine, ParseWorkerAddress(own));
   VARVE_ASSIGN_OR_RETURN(const WorkerAddress theirs, ParseWorkerAddress(peer));
   if (theirs.worker == 0 || theirs.worker == mine.worker) return Refuse("not of another worker");
+  if (lane == LaneKind::kShm && theirs.shape != mine.shape) {
+    return Refuse("other transports or costs than ours on the same machine: UCX's settings differ");
+  }
   for (const WorkerAddress::Entry& entry : theirs.entries) {
     if (!IsOfLane(lane, entry.transport)) return Refuse(absl::StrCat("a transport that is not of the lane ", LaneName(lane)));
     absl::Status status = absl::OkStatus();

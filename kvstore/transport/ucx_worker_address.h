@@ -2,7 +2,7 @@
 // unknown format, and maps the shared memory that an address names without a look at its size.
 //
 // A checked address is one that UCX of this version can have made: its structure is whole, what two workers of one lane
-// have in common is equal to our own, and shared memory is a queue of the process that it claims to come from. This keeps
+// have in common is equal to our own (on one machine everything but names), and shared memory is a queue of the process that it claims to come from. This keeps
 // out formats and files that would crash us. It authenticates nobody: UCX may still abort over a lie about a worker's id
 // or port, and trusts what a peer writes into its queues and what reaches its tcp port (docs/operations.md).
 //
@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -32,6 +33,7 @@ struct WorkerAddress {
   };
   uint64_t worker;  // random, one per worker
   std::vector<Entry> entries;
+  std::string shape;  // all its bytes, zeroed where they name the worker, a device or an interface
 };
 
 // INVALID_ARGUMENT when bytes are missing or too many, or a field has a value that UCX never writes.

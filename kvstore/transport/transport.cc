@@ -23,7 +23,7 @@ absl::Status CheckSegments(const std::vector<Segment>& segments) {
 
 void CopyWith(Copier* copier, void* to, const void* from, size_t bytes) {
   if (copier != nullptr) return copier->Copy(to, from, bytes);
-  std::memcpy(to, from, bytes);
+  if (bytes != 0) std::memcpy(to, from, bytes);  // an empty transfer may have no address
 }
 
 void Endpoint::Read(std::vector<Segment> segments, absl::Time deadline, Done done) {

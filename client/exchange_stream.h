@@ -153,6 +153,11 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
   void OnDone(const grpc::Status& status) override {
     std::shared_ptr<ExchangeStream> self = std::move(self_);
     {
+      // Before anybody learns in any way that this has ended: see in_flight.h.
+      base::MutexLock lock(context_mutex_);
+      context_.reset();
+    }
+    {
       base::MutexLock lock(mutex_);
       final_ = BrokenBy(status);
       for (auto& [tag, slot] : waiting_) {
@@ -162,11 +167,6 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
       waiting_.clear();
     }
     on_closed_();
-    {
-      // Before anybody learns that this has ended: see in_flight.h.
-      base::MutexLock lock(context_mutex_);
-      context_.reset();
-    }
     base::MutexLock lock(mutex_);
     finished_ = true;
     all_done_.NotifyAll();

@@ -7,6 +7,7 @@ Usage: arch_check.py [ROOT]. Prints one line per violation and exits 1 when ther
 import glob
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -109,8 +110,8 @@ def files_of(root):
 
 
 def top_level_names(root):
-    """What the project puts into its root: tracked names, or all names outside a git checkout."""
-    if os.path.exists(os.path.join(root, ".git")):
+    """What the project puts into its root: tracked names, or all names outside a git checkout or without git."""
+    if os.path.exists(os.path.join(root, ".git")) and shutil.which("git"):
         listing = subprocess.run(["git", "-C", root, "ls-files", "-z"], capture_output=True, check=False)
         if listing.returncode == 0:
             return {name.split("/")[0] for name in listing.stdout.decode().split("\0") if name}

@@ -8,10 +8,10 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <utility>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "kvstore/base/descriptor.h"
 #include "kvstore/base/hash.h"
 #include "kvstore/base/status.h"
 
@@ -27,21 +27,6 @@ absl::Status WriteError(const std::string& file, const char* reason) {
   return absl::FailedPreconditionError(absl::StrCat("cannot write ", file, ": ", reason));
 }
 
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-  bool Close() { return close(std::exchange(fd_, -1)) == 0; }
-
- private:
-  int fd_;
-};
-
 bool WriteAll(int fd, std::string_view bytes, const std::function<void(uint64_t)>& progress) {
   for (size_t written = 0; written < bytes.size();) {
     const size_t count = std::min(kChunkBytes, bytes.size() - written);
@@ -56,7 +41,7 @@ bool WriteAll(int fd, std::string_view bytes, const std::function<void(uint64_t)
 
 absl::Status WriteInPlace(const std::string& file, std::string_view bytes,
                           const std::function<void(uint64_t)>& progress) {
-  Descriptor out(open(file.c_str(), O_WRONLY | O_CLOEXEC));
+  base::Descriptor out(open(file.c_str(), O_WRONLY | O_CLOEXEC));
   if (out.get() < 0 || !WriteAll(out.get(), bytes, progress) || !out.Close()) {
     return WriteError(file, std::strerror(errno));
   }
@@ -81,7 +66,7 @@ absl::Status Replace(const fs::path& target, const struct stat* old, std::string
   const std::string part =
       target.parent_path() /
       absl::StrCat(".varvectl-", absl::BytesToHexString(base::RandomBytes(8)), ".part");
-  Descriptor out(
+  base::Descriptor out(
       open(part.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, old == nullptr ? 0666 : 0600));
   if (out.get() < 0) return WriteError(target, std::strerror(errno));
   bool good = WriteAll(out.get(), bytes, progress);

@@ -10,30 +10,15 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <utility>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "kvstore/base/descriptor.h"
 #include "kvstore/base/hash.h"
 
 namespace varve::worker {
 namespace {
-
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-  int Release() { return std::exchange(fd_, -1); }
-
- private:
-  int fd_;
-};
 
 constexpr size_t kRandomBytes = 8;
 
@@ -57,7 +42,7 @@ absl::StatusOr<std::unique_ptr<SharedFile>> SharedFile::Create(const std::string
                                                                size_t bytes) {
   const std::string path = absl::StrCat(directory, "/", Prefix(name),
                                         absl::BytesToHexString(base::RandomBytes(kRandomBytes)));
-  Descriptor fd(open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  base::Descriptor fd(open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (fd.get() < 0) return Failed("create", path, errno);
   int error = flock(fd.get(), LOCK_EX) == 0 ? 0 : errno;
   struct stat info {};
@@ -80,7 +65,7 @@ absl::StatusOr<std::unique_ptr<SharedFile>> SharedFile::Create(const std::string
 
 absl::StatusOr<std::unique_ptr<SharedFile>> SharedFile::Open(const std::string& path, size_t bytes,
                                                              bool writable) {
-  const Descriptor fd(open(path.c_str(), (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
+  const base::Descriptor fd(open(path.c_str(), (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
   if (fd.get() < 0) return Failed("open", path, errno);
   struct stat info {};
   if (fstat(fd.get(), &info) != 0) return Failed("stat", path, errno);
@@ -107,7 +92,7 @@ SharedFile::Swept SharedFile::SweepAbandoned(const std::string& directory,
     });
     if (!ours) continue;
     const std::string path = entry.path().string();
-    const Descriptor fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+    const base::Descriptor fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
     struct stat info {};
     if (fd.get() < 0 || fstat(fd.get(), &info) != 0) continue;
     if (!S_ISREG(info.st_mode) || info.st_uid != geteuid()) continue;

@@ -127,9 +127,8 @@ class ObjectBench {
     VARVE_ASSIGN_OR_RETURN(arena_, Arena::Map(values_ * size_));
     if (options_.against_redis) {
       VARVE_ASSIGN_OR_RETURN(redis_, RedisPeer::Start(2 * values_ * size_ + (512ull << 20)));
-      const std::string value(size_, 'r');
       for (uint64_t i = 0; !put() && i + batch_ <= values_; i += batch_) {
-        VARVE_RETURN_IF_ERROR(redis_->Set(i, static_cast<int>(batch_), value));
+        VARVE_RETURN_IF_ERROR(redis_->Set(i, static_cast<int>(batch_), Buffer(), size_));
       }
     }
     if (options_.transport != "inline") {
@@ -198,7 +197,7 @@ class ObjectBench {
 
   // One core copies values between the working set and one batch's buffer.
   absl::Status MemcpyRound(double seconds, Series& series) {
-    char* buffer = reinterpret_cast<char*>(lanes_[0].memory->bytes().data());
+    char* buffer = Buffer();
     return TimedLoop(seconds, static_cast<double>(batch_ * size_), series, [&] {
       for (uint32_t i = 0; i < batch_; ++i, ++memcpy_next_) {
         char* far = arena_->data() + memcpy_next_ % values_ * size_;
@@ -208,14 +207,15 @@ class ObjectBench {
     });
   }
 
+  // Of one batch: whence every contestant puts, and where it gets to.
+  char* Buffer() { return reinterpret_cast<char*>(lanes_[0].memory->bytes().data()); }
+
   absl::Status RedisRound(double seconds, Series& series) {
-    char* buffer = reinterpret_cast<char*>(lanes_[0].memory->bytes().data());
-    const std::string value(size_, 'r');
     return TimedLoop(seconds, static_cast<double>(batch_ * size_), series, [&] {
       const uint64_t first = redis_next_;
       redis_next_ = (redis_next_ + batch_) % (values_ - values_ % batch_);
-      return put() ? redis_->Set(first, static_cast<int>(batch_), value)
-                   : redis_->Get(first, static_cast<int>(batch_), buffer, size_);
+      return put() ? redis_->Set(first, static_cast<int>(batch_), Buffer(), size_)
+                   : redis_->Get(first, static_cast<int>(batch_), Buffer(), size_);
     });
   }
 

@@ -45,10 +45,10 @@ class RedisPeerImpl final : public RedisPeer {
   RedisPeerImpl(std::unique_ptr<ChildProcess> server, ContextPtr context)
       : server_(std::move(server)), context_(std::move(context)) {}
 
-  absl::Status Set(uint64_t first_key, int batch, const std::string& value) override {
+  absl::Status Set(uint64_t first_key, int batch, const char* values, size_t value_bytes) override {
     for (int i = 0; i < batch; ++i) {
-      redisAppendCommand(context_.get(), "SET k%llu %b", static_cast<unsigned long long>(first_key + i), value.data(),
-                         value.size());
+      redisAppendCommand(context_.get(), "SET k%llu %b", static_cast<unsigned long long>(first_key + i),
+                         values + i * value_bytes, value_bytes);
     }
     for (int i = 0; i < batch; ++i) {
       VARVE_ASSIGN_OR_RETURN(const ReplyPtr reply, NextReply());

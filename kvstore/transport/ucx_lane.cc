@@ -1,6 +1,6 @@
 #include "kvstore/transport/ucx_lane.h"
 
-#include <immintrin.h>
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
@@ -21,8 +21,9 @@ namespace {
 
 using std::chrono::steady_clock;
 
-// How long the thread spins after the last event before it sleeps: about the cost of a wake-up.
-constexpr auto kSpin = std::chrono::microseconds(30);
+// How long the thread goes on looking after the last event before it sleeps. Longer than a batch's coordination: a lane
+// that sleeps between two batches wakes late, and next to the lane that sends to it, on the same processor.
+constexpr auto kSpin = std::chrono::microseconds(500);
 // How often a thread that has no time to sleep looks for stations that woke up and processes that ended.
 constexpr auto kPollInterval = std::chrono::microseconds(20);
 constexpr auto kStopGrace = std::chrono::seconds(2);
@@ -209,12 +210,13 @@ void Lane::Attach(Station& station) {
   param.flags = UCP_AM_FLAG_WHOLE_MSG;
   ucp_worker_set_am_recv_handler(station.worker(), &param);
   stations_[station.event_fd()] = &station;
-  WaitFor(event_fd_, station.event_fd());
-  Awaken(station);
+  station.awake_ = true;
+  station.last_event_ = steady_clock::now();
+  awake_.push_back(&station);
 }
 
 void Lane::Detach(Station& station) {
-  epoll_ctl(event_fd_, EPOLL_CTL_DEL, station.event_fd(), nullptr);
+  if (!station.awake_) epoll_ctl(event_fd_, EPOLL_CTL_DEL, station.event_fd(), nullptr);
   stations_.erase(station.event_fd());
   mailboxes_.erase(&station);
   awake_.erase(std::remove(awake_.begin(), awake_.end(), &station), awake_.end());
@@ -223,6 +225,7 @@ void Lane::Detach(Station& station) {
 void Lane::Awaken(Station& station) {
   station.last_event_ = steady_clock::now();
   if (std::exchange(station.awake_, true)) return;
+  epoll_ctl(event_fd_, EPOLL_CTL_DEL, station.event_fd(), nullptr);
   awake_.push_back(&station);
 }
 
@@ -288,7 +291,7 @@ void Lane::Loop() {
     } else if (steady_clock::now() - last_poll_ > kPollInterval) {
       PollEvents(0);
     } else if (!active) {
-      _mm_pause();
+      sched_yield();  // to whoever has work: this loop only keeps watch
     }
   }
   // Later posters run their tasks themselves; what was queued before runs here.
@@ -315,9 +318,12 @@ bool Lane::ProgressStations() {
 
 void Lane::ArmIdleStations() {
   const auto now = steady_clock::now();
-  std::erase_if(awake_, [now](Station* station) {
+  std::erase_if(awake_, [this, now](Station* station) {
     if (now - station->last_event_ < kSpin) return false;
-    station->awake_ = ucp_worker_arm(station->worker()) == UCS_ERR_BUSY;
+    // Watched only while it is armed: every segment that arrives would call back through one more epoll, at the expense
+    // of its sender.
+    station->awake_ =
+        ucp_worker_arm(station->worker()) == UCS_ERR_BUSY || !WaitFor(event_fd_, station->event_fd());
     return !station->awake_;
   });
 }

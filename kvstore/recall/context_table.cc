@@ -53,7 +53,7 @@ class ContextTableImpl final : public ContextTable {
                  ByteBudget(options.max_blocks * kBlockRowBytes, "block lists",
                             "64 for each of max_blocks")} {
     if (options_.threads > 1) {
-      pool_ = std::make_unique<base::ThreadPool>("recall", static_cast<int>(options_.threads - 1));
+      pool_ = std::make_unique<base::ThreadPool>("select", static_cast<int>(options_.threads - 1));
     }
   }
   ~ContextTableImpl() override;

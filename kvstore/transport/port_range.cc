@@ -2,12 +2,13 @@
 
 #include <netinet/in.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 
 #include "absl/strings/str_cat.h"
+#include "kvstore/base/descriptor.h"
 #include "kvstore/base/status.h"
 
 namespace varve::transport {
@@ -20,14 +21,13 @@ uint16_t ParsePort(std::string_view text) {
   return error == std::errc() && end == text.data() + text.size() ? port : 0;
 }
 
-bool IsFree(uint16_t port) {
-  const int descriptor = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+absl::StatusOr<bool> IsFree(uint16_t port) {
+  const base::Descriptor listener(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (listener.get() < 0) return absl::ErrnoToStatus(errno, "no socket to look for a free port with");
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_port = htons(port);
-  const bool is_free = bind(descriptor, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
-  close(descriptor);
-  return is_free;
+  return bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
 }
 
 }  // namespace
@@ -43,7 +43,8 @@ absl::StatusOr<PortRange> ParsePortRange(std::string_view text) {
 
 absl::Status CheckFreePort(const PortRange& range) {
   for (uint32_t port = range.first; port <= range.last; ++port) {
-    if (IsFree(static_cast<uint16_t>(port))) return absl::OkStatus();
+    VARVE_ASSIGN_OR_RETURN(const bool is_free, IsFree(static_cast<uint16_t>(port)));
+    if (is_free) return absl::OkStatus();
   }
   return absl::ResourceExhaustedError(absl::StrCat("no free port in transport.tcp_port_range ", range.first, "-",
                                                    range.last, "; a store needs one for each session over tcp"));

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -44,6 +45,16 @@ TEST(PortRangeTest, ATakenPortIsNotFree) {
   EXPECT_TRUE(CheckFreePort({1024, 65535}).ok());
   close(taken);
   EXPECT_TRUE(CheckFreePort({port, port}).ok());
+}
+
+TEST(PortRangeTest, NoDescriptorsIsNotNoPorts) {
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none{0, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  const absl::Status status = CheckFreePort({1024, 65535});
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("Too many open files"));
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
 
@@ -9,6 +10,8 @@
 #include "absl/strings/str_format.h"
 #include "client/bench/bare_peer.h"
 #include "client/bench/bench.h"
+#include "client/console/output.h"
+#include "client/console/stop.h"
 #include "client/console/table.h"
 #include "kvstore/base/program.h"
 #include "kvstore/base/units.h"
@@ -93,6 +96,17 @@ uint64_t ParseWorkingSet(const std::string& text) {
   return *bytes;
 }
 
+// Of every combination that will be measured.
+void CheckInFlight(const BenchOptions& options) {
+  const auto largest = [](const auto& values) { return uint64_t{*std::max_element(values.begin(), values.end())}; };
+  const double bytes = static_cast<double>(largest(options.sizes)) * static_cast<double>(largest(options.batches)) *
+                       static_cast<double>(largest(options.threads));
+  if (bytes <= static_cast<double>(LargestWorkingSet())) return;
+  throw CLI::ValidationError("--size", absl::StrCat("times --batch and --threads are more than ",
+                                                    base::FormatBytes(LargestWorkingSet()),
+                                                    ", a third of the memory of this machine"));
+}
+
 // Needs --pages and --kv-heads too.
 void CheckMissing(const BenchOptions& options) {
   const uint64_t all = uint64_t{options.pages} * options.kv_heads;
@@ -159,19 +173,24 @@ int Main(int argc, char** argv) {
     app.parse(argc, argv);
     options.sizes = ParseSizes(sizes);
     options.working_set_bytes = ParseWorkingSet(working_set);
+    if (app.got_subcommand("put") || app.got_subcommand("get")) CheckInFlight(options);
     if (app.got_subcommand("recall")) CheckMissing(options);
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : 2;
   }
   options.against_redis = against == "redis";
-  StopOnSignals();
+  console::StopOnSignals();
 
   const auto rows = Run(app.get_subcommands()[0]->get_name(), options);
   if (!rows.ok()) {
     std::cerr << "varve-bench: " << rows.status().message() << '\n';
-    return Stopped() ? kInterrupted : 1;
+    return console::Stopped() ? kInterrupted : 1;
   }
   options.json ? PrintJson(*rows, options) : PrintTable(*rows);
+  if (const absl::Status written = console::FlushOutput(); !written.ok()) {
+    std::cerr << "varve-bench: " << written.message() << '\n';
+    return 1;
+  }
   return 0;
 }
 

@@ -1,34 +1,11 @@
 #include "client/bench/measure.h"
 
-#include <signal.h>
-
-#include <atomic>
 #include <cmath>
 
+#include "client/console/stop.h"
 #include "kvstore/base/status.h"
 
 namespace varve::client {
-namespace {
-
-// Read by every thread that measures.
-std::atomic<bool> stopped{false};
-static_assert(std::atomic<bool>::is_always_lock_free, "what a signal handler may touch");
-
-void Stop(int) { stopped = true; }
-
-}  // namespace
-
-void StopOnSignals() {
-  struct sigaction action {};
-  action.sa_handler = Stop;
-  action.sa_flags = SA_RESTART | static_cast<int>(SA_RESETHAND);
-  for (const int signal : {SIGINT, SIGTERM}) sigaction(signal, &action, nullptr);
-}
-
-bool Stopped() { return stopped; }
-
-absl::Status CheckStopped() { return Stopped() ? absl::CancelledError("stopped by a signal") : absl::OkStatus(); }
-
 double Quantile(std::vector<double> values, double q) {
   if (values.empty()) return 0;
   std::sort(values.begin(), values.end());
@@ -46,7 +23,7 @@ absl::StatusOr<std::map<std::string, Series>> Compete(const std::vector<Contesta
       Series warm_up;
       Series& target = round < 0 ? warm_up : series[contestant.name];
       VARVE_RETURN_IF_ERROR(base::Annotate(contestant.round(seconds_per_round, target), contestant.name));
-      VARVE_RETURN_IF_ERROR(CheckStopped());
+      VARVE_RETURN_IF_ERROR(console::CheckStopped());
     }
   }
   return series;
@@ -67,7 +44,7 @@ absl::Status TimedLoop(double seconds, double units, Series& series, const std::
   double done = 0;
   double now = NowSeconds();
   do {
-    VARVE_RETURN_IF_ERROR(CheckStopped());
+    VARVE_RETURN_IF_ERROR(console::CheckStopped());
     if (between != nullptr) {
       VARVE_RETURN_IF_ERROR(between());
       now = NowSeconds();

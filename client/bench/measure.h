@@ -39,14 +39,6 @@ struct Contestant {
   std::function<absl::Status(double seconds, Series& series)> round;
 };
 
-// From here on SIGINT and SIGTERM end the measurement early instead of the process, so that it can
-// clean up; a second one ends the process.
-void StopOnSignals();
-// A signal came.
-bool Stopped();
-// CANCELLED once a signal came.
-absl::Status CheckStopped();
-
 // Runs `rounds` rounds of every contestant in turn, after one warm-up round that is not kept. CANCELLED by a signal.
 absl::StatusOr<std::map<std::string, Series>> Compete(const std::vector<Contestant>& contestants, int rounds,
                                                       double seconds_per_round);

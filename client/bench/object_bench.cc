@@ -11,6 +11,7 @@
 #include "client/bench/bare_peer.h"
 #include "client/bench/bench.h"
 #include "client/bench/redis_peer.h"
+#include "client/console/stop.h"
 #include "kvstore/base/hash.h"
 #include "kvstore/base/status.h"
 
@@ -142,7 +143,7 @@ class ObjectBench {
     for (uint64_t i = 0; i < values_; ++i) {
       items.push_back({BenchKey(run_, i), {{lanes_[0].memory.get(), (i % batch_) * size_, size_}}, {}, "", {}});
       if (items.size() < batch_ && i + 1 < values_) continue;
-      VARVE_RETURN_IF_ERROR(CheckStopped());
+      VARVE_RETURN_IF_ERROR(console::CheckStopped());
       preloaded_ = i + 1;
       VARVE_ASSIGN_OR_RETURN(const auto results, client_->Put(items));
       for (const PutResult& result : results) VARVE_RETURN_IF_ERROR(CheckStored(result));

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/bench/bench.h"
+#include "client/console/stop.h"
 #include "kvstore/base/hash.h"
 #include "kvstore/base/status.h"
 
@@ -61,7 +62,7 @@ class RecallBench {
     std::memset(source_->bytes().data(), 0x3c, source_->bytes().size());
     const page::ObjectLayout layout{geometry_.num_kv_heads, static_cast<uint32_t>(geometry_.part_bytes())};
     for (uint32_t first = 0; first < options_.pages; first += kBatch) {
-      VARVE_RETURN_IF_ERROR(CheckStopped());
+      VARVE_RETURN_IF_ERROR(console::CheckStopped());
       std::vector<PutItem> items;
       for (uint32_t i = 0; i < kBatch && first + i < options_.pages; ++i) {
         keys_.push_back(*page::MakeObjectKey(hashes[first + i], 0));
@@ -148,7 +149,7 @@ class RecallBench {
   // is measured from the same state: before each one the client sleeps as long as the store works on a recall.
   absl::Status EchoRound(double seconds, size_t bytes, Series& series) {
     const absl::Duration pause = absl::Microseconds(Median(stages_["server_us"]));
-    for (const double end = NowSeconds() + seconds; NowSeconds() < end && !Stopped();) {
+    for (const double end = NowSeconds() + seconds; NowSeconds() < end && !console::Stopped();) {
       absl::SleepFor(pause);
       const double begin = NowSeconds();
       VARVE_RETURN_IF_ERROR(client_->Echo(bytes));
@@ -162,6 +163,7 @@ class RecallBench {
     const Series& recall = series.at("varve");
     const uint32_t pages = pages_per_head_ * options_.kv_heads;
     BenchRow row = MakeRow("recall", options_, geometry_.page_bytes(), pages, 1, recall);
+    row.ops_per_s = recall.rate();
     row.gb_per_s = recall.rate() * pages * static_cast<double>(geometry_.page_bytes()) / 1e9;
     for (const auto& [stage, values] : stages_) row.extra[stage] = Median(values);
     row.extra["grpc_echo_us"] = Median(series.at("grpc_echo").batch_seconds) * 1e6;

@@ -1,6 +1,7 @@
 // varvectl: looks into a varve-store and works with it by hand.
 #include <cstdio>
 
+#include "client/console/output.h"
 #include "client/varvectl/command.h"
 #include "kvstore/base/program.h"
 #include "kvstore/base/version.h"
@@ -47,7 +48,9 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "varvectl: %s - see varvectl --help\n", text.c_str());
     return kUsage;
   }
-  return Report(action());
+  const absl::Status done = action();
+  const absl::Status written = console::FlushOutput();
+  return Report(done.ok() ? written : done);
 }
 
 }  // namespace

@@ -136,15 +136,21 @@ absl::Status Remove(const Globals& globals, const std::vector<std::string>& text
       force ? "they are not stored" : "they are not stored, or pinned (--force removes those too)");
 }
 
-// Until `end`, or until somebody wants the program to stop.
-void HoldUntil(absl::Time end) {
+// Until `end`, or until somebody wants the program to stop. UNAVAILABLE when the session ends, and the pins with it.
+absl::Status HoldUntil(absl::Time end, const client::Client& client) {
+  constexpr absl::Duration kLook = absl::Milliseconds(200);
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGINT);
   sigaddset(&signals, SIGTERM);
-  const absl::Duration left = std::max(end - absl::Now(), absl::ZeroDuration());
-  const timespec timeout = absl::ToTimespec(left);
-  sigtimedwait(&signals, nullptr, &timeout);
+  for (const uint64_t session = client.session(); absl::Now() < end;) {
+    const timespec timeout = absl::ToTimespec(std::min(end - absl::Now(), kLook));
+    if (sigtimedwait(&signals, nullptr, &timeout) > 0) return absl::OkStatus();
+    if (client.session() != session) {
+      return absl::UnavailableError("the session with the store ended, and the pins with it");
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Pin(const Globals& globals, const std::vector<std::string>& texts,
@@ -164,10 +170,11 @@ absl::Status Pin(const Globals& globals, const std::vector<std::string>& texts,
   if (std::find(pinned.begin(), pinned.end(), true) == pinned.end()) return shown;
   std::fflush(stdout);
   if (!globals.json) {
-    std::fprintf(stderr, "holding for %s; Ctrl-C lets go\n",
-                 console::HumanDuration(absl::ToDoubleSeconds(duration)).c_str());
+    const bool forever = duration == absl::InfiniteDuration();
+    std::fprintf(stderr, "holding%s; Ctrl-C lets go\n",
+                 forever ? "" : (" for " + console::HumanDuration(absl::ToDoubleSeconds(duration))).c_str());
   }
-  HoldUntil(end);
+  VARVE_RETURN_IF_ERROR(HoldUntil(end, *client));
   return shown;
 }
 

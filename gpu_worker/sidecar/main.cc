@@ -20,8 +20,8 @@ constexpr const char* kHelpHead =
   varve-worker --print-config                    show every setting, its value and where it came from, and exit
 
 HTTP answers at once. Engines wait for the store; when they are served, it prints one line of JSON with the bound addresses to
-standard output. Log lines go to standard error. SIGTERM or SIGINT drains: no new engines, calls under way finish, sequences are closed, exit 0 within
-drain_ms. A second one exits at once.
+standard output. Log lines go to standard error. SIGTERM, SIGINT or SIGHUP drains: no new engines, calls under way finish, sequences are closed, exit 0
+within drain_ms. A second one exits at once.
 
 Settings come from the command line, else from the environment (VARVE_POOL_BYTES=8GiB), else from the file (nested YAML
 under the same names), else from the default. Sizes (8GiB) and durations (30s) work in all of them.
@@ -41,15 +41,19 @@ client::ClientOptions ClientOptionsOf(const varve::v1::WorkerConfig& config) {
   return options;
 }
 
-// Tries until the store answers or a signal comes (null then).
+// The store is not there, drains before it ends, or has all the sessions it may have.
+bool MayPass(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
+         absl::IsFailedPrecondition(status) || absl::IsResourceExhausted(status);
+}
+
+// Tries until the store takes us or a signal comes (null then).
 absl::StatusOr<std::unique_ptr<client::Client>> ConnectToStore(
     const varve::v1::WorkerConfig& config, const base::StopSignals& signals) {
   bool told = false;
   while (true) {
     auto connected = client::Client::Connect(ClientOptionsOf(config));
-    const bool away =
-        absl::IsUnavailable(connected.status()) || absl::IsDeadlineExceeded(connected.status());
-    if (connected.ok() || !away) return connected;
+    if (connected.ok() || !MayPass(connected.status())) return connected;
     if (!told) base::LogWarning("waiting for the store: ", connected.status().ToString());
     told = true;
     if (signals.Wait(absl::Milliseconds(500))) return std::unique_ptr<client::Client>();

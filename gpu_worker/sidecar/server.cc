@@ -86,6 +86,7 @@ absl::Status WorkerServer::Impl::ServeGrpc() {
     return absl::UnavailableError(absl::StrCat("cannot serve gRPC on ", config.listen(), ": ",
                                                base::WhyNotBound(config.listen())));
   }
+  grpc_server->GetHealthCheckService()->SetServingStatus(v1::Worker::service_full_name(), false);
   // Whoever may open the socket may read other engines' status: only this user.
   if (socket != nullptr) return socket->Publish(0600);
   grpc_address = absl::StrCat(grpc_address.substr(0, grpc_address.rfind(':')), ":", port);
@@ -158,6 +159,7 @@ void WorkerServer::Open(std::unique_ptr<client::Client> client) {
   impl_->client = std::move(client);
   impl_->engines->Open(impl_->client.get());
   impl_->open = true;
+  impl_->grpc_server->GetHealthCheckService()->SetServingStatus(v1::Worker::service_full_name(), true);
 }
 
 WorkerServer::WorkerServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -170,6 +172,7 @@ const std::string& WorkerServer::http_address() const { return impl_->http_addre
 void WorkerServer::Shutdown(absl::Duration grace) {
   if (impl_->grpc_server == nullptr) return;
   impl_->draining = true;
+  impl_->grpc_server->GetHealthCheckService()->SetServingStatus(false);
   impl_->engines->Close(absl::Now() + grace);
   impl_->service->WaitIdle(grace);
   // Engine streams last as long as their engines: they are ended here, and with them their

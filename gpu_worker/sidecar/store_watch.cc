@@ -30,7 +30,7 @@ absl::StatusOr<std::unique_ptr<StoreWatch>> StoreWatch::Start(const std::string&
 }
 
 StoreWatch::StoreWatch(std::unique_ptr<client::Client> client, prometheus::Gauge* up)
-    : client_(std::move(client)), up_(up), since_(absl::Now()), thread_([this] { Loop(); }) {}
+    : client_(std::move(client)), up_(up), answered_(absl::Now()), thread_([this] { Loop(); }) {}
 
 StoreWatch::~StoreWatch() {
   {
@@ -44,7 +44,8 @@ StoreWatch::~StoreWatch() {
 void StoreWatch::Loop() {
   base::NameThisThread("varve-watch");
   while (true) {
-    Note(client_->Status().status());
+    const absl::StatusOr<client::StoreStatus> status = client_->Status();
+    Note(status.status(), status.ok() && status->draining);
     const absl::Time next = absl::Now() + kPause;
     base::MutexLock lock(mutex_);
     while (!stopping_ && absl::Now() < next) {
@@ -54,16 +55,17 @@ void StoreWatch::Loop() {
   }
 }
 
-void StoreWatch::Note(const absl::Status& status) {
+void StoreWatch::Note(const absl::Status& status, bool draining) {
   const absl::Time now = absl::Now();
   bool changed = false;
   absl::Duration away;
   {
     base::MutexLock lock(mutex_);
     if (stopping_) return;
-    changed = state_.ok() != status.ok();
-    state_ = status;
-    if (changed) away = now - std::exchange(since_, now);
+    changed = status_.ok() != status.ok();
+    status_ = status;
+    draining_ = draining;
+    if (status.ok()) away = now - std::exchange(answered_, now);
   }
   up_->Set(status.ok() ? 1 : 0);
   if (!changed) return;
@@ -77,9 +79,10 @@ void StoreWatch::Note(const absl::Status& status) {
 
 absl::Status StoreWatch::state() const {
   base::MutexLock lock(mutex_);
-  if (state_.ok()) return state_;
-  const absl::Duration away = absl::Trunc(absl::Now() - since_, absl::Seconds(1));
-  return base::Annotate(state_, absl::StrCat("no answer for ", absl::FormatDuration(away)));
+  if (draining_) return absl::UnavailableError("it is draining");
+  if (status_.ok()) return status_;
+  const int64_t seconds = absl::ToInt64Seconds(absl::Now() - answered_);
+  return base::Annotate(status_, absl::StrCat("no answer for ", seconds, " s"));
 }
 
 }  // namespace varve::worker

@@ -27,21 +27,22 @@ class StoreWatch {
   StoreWatch(const StoreWatch&) = delete;
   StoreWatch& operator=(const StoreWatch&) = delete;
 
-  // OK, or why not and since when. Of a moment ago: at most some seconds old.
+  // OK when it answers and does not drain; else why not, and since when. Of a moment ago: at most some seconds old.
   absl::Status state() const;
 
  private:
   StoreWatch(std::unique_ptr<client::Client> client, prometheus::Gauge* up);
   void Loop();
-  void Note(const absl::Status& status);
+  void Note(const absl::Status& status, bool draining);
 
   const std::unique_ptr<client::Client> client_;
   prometheus::Gauge* const up_;
   mutable base::Mutex mutex_;
   base::CondVar changed_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Status state_ ABSL_GUARDED_BY(mutex_) = absl::UnavailableError("not asked yet");
-  absl::Time since_ ABSL_GUARDED_BY(mutex_);
+  absl::Status status_ ABSL_GUARDED_BY(mutex_) = absl::UnavailableError("not asked yet");
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Time answered_ ABSL_GUARDED_BY(mutex_);  // the last time, or the start
   std::thread thread_;
 };
 

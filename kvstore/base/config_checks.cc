@@ -38,8 +38,10 @@ void ConfigChecks::Address(const std::string& field, const std::string& value) {
 }
 
 void ConfigChecks::HttpAddress(const std::string& field, const std::string& value) {
-  if (value.empty() || IsHostPort(value)) return;
-  Refuse(field, absl::StrCat("'", value, "'"), "host:port (port 0 picks one), or empty for none");
+  // The HTTP server takes a list of addresses, and none of IPv6.
+  const bool one_of_ipv4 = value.find_first_of("[],") == std::string::npos;
+  if (value.empty() || (IsHostPort(value) && one_of_ipv4)) return;
+  Refuse(field, absl::StrCat("'", value, "'"), "one IPv4 host:port (port 0 picks one), or empty for none");
 }
 
 void ConfigChecks::LogLevel(const std::string& field, const std::string& value) {

@@ -14,6 +14,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/synchronization/mutex.h"
 #include "kvstore/base/log.h"
+#include "kvstore/base/status.h"
 #include "kvstore/base/version.h"
 
 namespace varve::base {
@@ -48,24 +49,28 @@ void ProgramSettings::ParseOwnFlags(const std::vector<std::string>& args) {
     } else if (arg == "--print-config") {
       print_config_ = true;
     } else if (absl::StartsWith(arg, "--config=")) {
-      config_file_ = arg.substr(9);
-    } else if (arg != "--config") {
-      settings_.push_back(arg);
-    } else if (++i < args.size()) {
-      config_file_ = args[i];
+      UseFile(arg.substr(9), "command line: --config");
+    } else if (arg == "--config") {
+      UseFile(++i < args.size() ? args[i] : "", "command line: --config");
     } else {
-      problems_.emplace_back("command line: --config needs a file");
+      settings_.push_back(arg);
     }
   }
+}
+
+void ProgramSettings::UseFile(const std::string& file, std::string_view named_by) {
+  if (file.empty()) problems_.push_back(absl::StrCat(Sv(named_by), " needs a file"));
+  config_file_ = file;
 }
 
 // Every source is read, so that all problems are told at once.
 void ProgramSettings::LoadSources() {
   std::map<std::string, std::string> environment = Environment();
   for (const std::string& name : text_.foreign_environment) environment.erase(name);
-  const auto file = environment.find(absl::StrCat(kEnvPrefix, "CONFIG"));
-  if (config_file_.empty() && file != environment.end()) config_file_ = file->second;
-  if (!config_file_.empty()) Note(loader_.LoadYamlFile(config_file_));
+  const std::string variable = absl::StrCat(kEnvPrefix, "CONFIG");
+  const auto file = environment.find(variable);
+  if (!config_file_.has_value() && file != environment.end()) UseFile(file->second, variable);
+  if (!config_file_.value_or("").empty()) Note(loader_.LoadYamlFile(*config_file_));
   Note(loader_.LoadEnvironment(environment));
   const absl::StatusOr<std::vector<std::string>> unknown = loader_.LoadFlags(settings_);
   Note(unknown.status());
@@ -117,8 +122,8 @@ int FailedToStart(const ProgramText& text, const absl::Status& why) {
 
 StopSignals::StopSignals() {
   sigemptyset(&signals_);
-  // SIGUSR1 says that the draining is done.
-  for (int signal : {SIGTERM, SIGINT, SIGUSR1}) sigaddset(&signals_, signal);
+  // SIGUSR1 says that the draining is done; SIGHUP that the terminal is gone.
+  for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1}) sigaddset(&signals_, signal);
   pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
 }
 

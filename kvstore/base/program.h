@@ -9,6 +9,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -45,6 +46,7 @@ class ProgramSettings {
   std::string Print() const { return loader_.Print(); }
 
  private:
+  void UseFile(const std::string& file, std::string_view named_by);
   void ParseOwnFlags(const std::vector<std::string>& args);
   void LoadSources();
   void Note(const absl::Status& status);
@@ -54,7 +56,7 @@ class ProgramSettings {
   bool help_ = false;
   bool version_ = false;
   bool print_config_ = false;
-  std::string config_file_;
+  std::optional<std::string> config_file_;
   std::vector<std::string> settings_;
   std::vector<std::string> problems_;
 };
@@ -64,7 +66,7 @@ void PrintReadyLine(const std::vector<std::pair<std::string, std::string>>& fiel
 // A program that cannot start says why; returns its exit code.
 int FailedToStart(const ProgramText& text, const absl::Status& why);
 
-// SIGTERM and SIGINT: blocked, and heard by the methods below alone. Make it before any thread
+// SIGTERM, SIGINT and SIGHUP: blocked, and heard by the methods below alone. Make it before any thread
 // starts, so that all inherit the mask.
 class StopSignals {
  public:

@@ -31,6 +31,12 @@ TEST(Table, CountsCodePointsDropsExtraCellsAndFillsMissingOnes) {
   EXPECT_EQ(table.Render(), "x    y\n---  -\n\xC2\xB5s   1\nabc\n");
 }
 
+TEST(Table, ControlCharactersOfACellAreShownNotSent) {
+  Table table({{"name"}});
+  table.AddRow({"a\nb\x1b[2J\x7f"});
+  EXPECT_THAT(table.Render(), ::testing::HasSubstr("a\\x0ab\\x1b[2J\\x7f\n"));
+}
+
 TEST(Table, RulesStandBetweenGroupsOnly) {
   Table table({{"x"}});
   table.AddRule();

@@ -5,8 +5,10 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/status.h"
+#include "kvstore/base/units.h"
 #include "kvstore/base/version.h"
 
 namespace varve::model {
@@ -61,8 +63,17 @@ void AddRun(CLI::App& app, EvalArgs& args) {
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
   app.add_option("--policy-parameters", args.policy_parameters,
-                 "added to the policies that select, such as merge=max or hot=3");
+                 "added to the policies that select, such as merge=max");
   app.add_flag("--json", args.json, "one JSON document on stdout instead of tables");
+}
+
+uint64_t ParsePool(const std::string& text) {
+  const absl::StatusOr<uint64_t> bytes = base::ParseBytes(text);
+  if (!bytes.ok()) throw CLI::ValidationError("--pool-bytes", std::string(bytes.status().message()));
+  if (*bytes < (uint64_t{1} << 20) || *bytes > (uint64_t{1} << 40)) {
+    throw CLI::ValidationError("--pool-bytes", text + ": allowed 1MiB to 1TiB");
+  }
+  return *bytes;
 }
 
 void AddDeployment(CLI::App& app, Deployment& deployment) {
@@ -87,11 +98,13 @@ void AddDeployment(CLI::App& app, Deployment& deployment) {
   app.add_option("--recall-path", deployment.recall_path, "who scores the pages")
       ->check(CLI::IsMember({"worker", "store"}))
       ->capture_default_str();
-  app.add_option("--pool-bytes", deployment.pool_bytes, "page pool of a worker started or linked here")
-      ->check(CLI::Range(uint64_t{1} << 20, uint64_t{1} << 40))
-      ->transform(CLI::AsSizeValue(false));
+  app.add_option_function<std::string>(
+         "--pool-bytes", [&deployment](const std::string& text) { deployment.pool_bytes = ParsePool(text); },
+         "page pool of a worker started or linked here")
+      ->default_str(base::FormatBytes(deployment.pool_bytes));
 }
 
+// What no single option can tell.
 absl::Status Combine(const Raw& raw, EvalArgs* args) {
   for (const double budget : raw.budgets) {
     if (!(budget > 0 && budget <= 1)) {
@@ -103,6 +116,15 @@ absl::Status Combine(const Raw& raw, EvalArgs* args) {
   }
   auto names = SplitPolicies(raw.policies);
   if (!names.ok()) return base::Annotate(names.status(), "--policies");
+  for (const std::string& name : *names) {
+    if (absl::StrContains(name, "budget=")) {
+      return absl::InvalidArgumentError(absl::StrCat("--policies: ", name, ": budgets are given with --budgets"));
+    }
+  }
+  const Deployment& deployment = args->deployment;
+  if (deployment.transport == "inline" && !deployment.embedded && !deployment.linked) {
+    return absl::InvalidArgumentError("--transport inline: varve-worker takes shm or tcp; inline needs --linked or --embedded");
+  }
   args->eval.policies = CrossPolicies(*names, raw.budgets, raw.page_tokens);
   return absl::OkStatus();
 }

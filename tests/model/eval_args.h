@@ -40,7 +40,7 @@ struct EvalArgs {
 absl::StatusOr<EvalArgs> ParseEvalArgs(const std::vector<std::string>& args,
                                        const std::string& default_dir);
 
-// "full,arkvale(budget=0.1,hot=3)" -> its policies: commas inside parentheses belong to the policy.
+// "full,arkvale(hot=3,sinks=2)" -> its policies: commas inside parentheses belong to the policy.
 // INVALID_ARGUMENT for an empty name or unbalanced parentheses.
 absl::StatusOr<std::vector<std::string>> SplitPolicies(const std::string& text);
 

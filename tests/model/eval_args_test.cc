@@ -83,7 +83,16 @@ TEST(EvalArgs, RefusesWrongValues) {
   refused({"--threads", "0"}, "0");
   refused({"--policies", "full,,quest"}, "empty policy name");
   refused({"--policies", "full(budget=0.1"}, "unbalanced parentheses");
+  refused({"--policies", "full,arkvale(hot=3,budget=0.05)"}, "budgets are given with --budgets");
+  refused({"--transport", "inline"}, "inline needs --linked or --embedded");
+  refused({"--pool-bytes", "1"}, "1: allowed 1MiB to 1TiB");
+  refused({"--pool-bytes", "much"}, "--pool-bytes");
   refused({"--data"}, "--data");
+}
+
+TEST(EvalArgs, TheyTakeSizesAsEveryOtherProgramDoes) {
+  EXPECT_EQ(ParseEvalArgs({"--pool-bytes", "1.5GiB"}, "/")->deployment.pool_bytes, uint64_t{3} << 29);
+  EXPECT_EQ(ParseEvalArgs({"--linked", "--transport", "inline"}, "/")->deployment.transport, "inline");
 }
 
 TEST(SplitPolicies, KeepsParametersTogether) {

@@ -140,12 +140,14 @@ absl::StatusOr<std::vector<EvalRow>> RunEval(const TinyModel& model, const EvalO
   uint64_t total = 0;
   for (const EvalSet& set : sets) total += set.items.size() * policies;
   uint64_t done = 0;
+  if (progress) progress(0, total, "");
   std::vector<EvalRow> rows;
   for (const EvalSet& set : sets) {
     const std::string what = absl::StrCat(set.task, " ", set.length);
     SetRunner runner(model, options, provider, set);
     for (size_t i = 0; i < set.items.size(); ++i) {
       for (size_t p = 0; p < policies; p += options.sequences_at_once) {
+        VARVE_RETURN_IF_ERROR(options.may_go_on());
         const size_t count = std::min<size_t>(options.sequences_at_once, policies - p);
         const absl::Status status = runner.RunItem(set.items[i], p, count, [&] {
           ++done;

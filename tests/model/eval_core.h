@@ -34,6 +34,8 @@ struct EvalOptions {
   uint32_t mass_sample_every =
       16;  // one of this many attention calls is compared with full attention; 0: none
   uint32_t chunk_tokens = PrefillOptions().chunk_tokens;
+  // Asked before each prompt; an error ends the evaluation.
+  std::function<absl::Status()> may_go_on = [] { return absl::OkStatus(); };
 };
 
 // One policy on one evaluation set.
@@ -53,7 +55,8 @@ struct EvalRow {
   double Accuracy() const;
 };
 
-// Called from the evaluation's thread after each (prompt, policy); `what` names the set.
+// Called from the evaluation's thread at its start and after each (prompt, policy); `what` names the
+// set.
 using EvalProgress = std::function<void(uint64_t done, uint64_t total, const std::string& what)>;
 
 // All rows, sets in the order asked, policies in order within a set. Every set is read before the

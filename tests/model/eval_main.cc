@@ -3,7 +3,9 @@
 #include <iostream>
 #include <memory>
 
+#include "client/console/output.h"
 #include "client/console/progress.h"
+#include "client/console/stop.h"
 #include "kvstore/base/program.h"
 #include "kvstore/base/status.h"
 #include "tests/model/eval_args.h"
@@ -29,14 +31,16 @@ absl::Status Run(const EvalArgs& args) {
 
   WorkerProvider provider(deployment->worker(), args.policy_parameters);
   std::unique_ptr<console::Progress> progress;
-  const auto rows = RunEval(model, args.eval, provider, [&](uint64_t done, uint64_t total, const std::string& what) {
+  EvalOptions eval = args.eval;
+  eval.may_go_on = console::CheckStopped;
+  const auto rows = RunEval(model, eval, provider, [&](uint64_t done, uint64_t total, const std::string& what) {
     if (progress == nullptr) progress = std::make_unique<console::Progress>("evaluation", total);
-    progress->Update(done, what);
+    if (done > 0) progress->Update(done, what);
   });
   VARVE_RETURN_IF_ERROR(rows.status());
   if (progress != nullptr) progress->Finish();
   std::cout << (args.json ? RenderJson(*rows) + "\n" : RenderTables(*rows));
-  return absl::OkStatus();
+  return console::FlushOutput();
 }
 
 int WrongUsage(const absl::Status& why) {
@@ -53,9 +57,10 @@ int Main(int argc, char** argv) {
     return 0;
   }
   if (const absl::Status status = Check(*args); !status.ok()) return WrongUsage(status);
+  console::StopOnSignals();
   if (const absl::Status status = Run(*args); !status.ok()) {
     std::cerr << "varve-eval: " << status.message() << '\n';
-    return 1;
+    return console::Stopped() ? 130 : 1;
   }
   return 0;
 }

@@ -103,17 +103,15 @@ class WorkerBackend final : public KvBackend {
   std::vector<std::byte> k_, v_;
 };
 
-// "arkvale", 0.1, "merge=max" -> "arkvale(budget=0.1,merge=max)"; parameters in the name itself win.
+// "arkvale(hot=3)", 0.1, "merge=max" -> "arkvale(budget=0.1,hot=3,merge=max)".
 std::string PolicyText(const PolicySpec& policy, const std::string& extra) {
   if (policy.name == "full") return policy.name;
   const size_t open = policy.name.find('(');
-  std::string own = open == std::string::npos ? "" : policy.name.substr(open + 1, policy.name.size() - open - 2);
+  const std::string own = open == std::string::npos ? "" : policy.name.substr(open + 1, policy.name.size() - open - 2);
   const std::string name = policy.name.substr(0, open);
-  if (own.find("budget=") == std::string::npos) {
-    own = absl::StrCat("budget=", policy.budget, own.empty() ? "" : ",", own);
-  }
   const bool takes_extra = !extra.empty() && name != "streaming";
-  return absl::StrCat(name, "(", own, takes_extra ? "," : "", takes_extra ? extra : "", ")");
+  return absl::StrCat(name, "(budget=", policy.budget, own.empty() ? "" : ",", own, takes_extra ? "," : "",
+                      takes_extra ? extra : "", ")");
 }
 
 }  // namespace

@@ -1,8 +1,13 @@
 // varve-eval end to end: store and worker as processes, answers compared with the same policies on plain memory.
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <stdlib.h>
 
 #include <chrono>
+#include <filesystem>
+#include <string>
 
+#include "client/process/child_process.h"
 #include "tests/integration/tools/run_tool.h"
 #include "tests/model/eval_core.h"
 #include "tests/model/selection_backend.h"
@@ -100,6 +105,34 @@ TEST(Eval, RefusesWrongNamesBeforeItStartsAnything) {
     EXPECT_EQ(result.exit_code, 2) << flags;
     EXPECT_NE(result.errors.find(expected), std::string::npos) << flags << ": " << result.errors;
   }
+}
+
+TEST(Eval, LeavesNothingAfterASignal) {
+  std::string folder = (std::filesystem::temp_directory_path() / "eval-test-XXXXXX").string();
+  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+  setenv("TMPDIR", folder.c_str(), 1);
+  client::ChildProcess::Options options;
+  options.binary = "varve-eval";
+  options.args = {"--lengths=1024", "--mass-sample-every=1"};
+  options.wait_ready = false;
+  const auto eval = client::ChildProcess::Start(options);
+  unsetenv("TMPDIR");
+  ASSERT_TRUE(eval.ok()) << eval.status();
+  ASSERT_TRUE((*eval)->ReadLine(absl::Seconds(60)).ok());  // which processes it has started
+  EXPECT_FALSE(std::filesystem::is_empty(folder));
+  (*eval)->Signal(SIGINT);
+  const auto code = (*eval)->Wait(absl::Seconds(60));
+  ASSERT_TRUE(code.ok()) << code.status();
+  EXPECT_EQ(*code, 130);
+  EXPECT_TRUE(std::filesystem::is_empty(folder));
+  std::filesystem::remove_all(folder);
+}
+
+TEST(Eval, ResultsThatDoNotArriveAreAFailure) {
+  const ToolResult result =
+      RunTool("varve-eval", "--embedded --tasks niah_single --lengths 1024 --prompts 1 --policies full > /dev/full");
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_NE(result.errors.find("a full disk"), std::string::npos) << result.errors;
 }
 
 TEST(Eval, SaysSoonThatThereIsNoStore) {

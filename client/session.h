@@ -55,9 +55,10 @@ class Session {
   // The store no longer knows that session: the next Acquire opens another.
   void Lost(uint64_t generation);
 
-  // Tells the store now and in every later session. An error leaves it forgotten.
+  // Tells the store now and in every later session. An error leaves it forgotten. A store that does
+  // not answer in 10 s, or in the thread's CallDeadline, loses the session.
   absl::Status AddRegion(uint64_t region_id, const std::string& descriptor);
-  // Waits until the store has forgotten it too, or the session broke.
+  // Waits until the store has forgotten it too, or the session broke; as patient as AddRegion.
   void RemoveRegion(uint64_t region_id);
 
   // Closes the session; waiting and later calls get CANCELLED.

@@ -2,6 +2,7 @@
 #include <thread>
 
 #include "absl/time/clock.h"
+#include "client/call_deadline.h"
 #include "client/client.h"
 #include "gmock/gmock.h"
 #include "kvstore/transport/loopback.h"
@@ -108,6 +109,36 @@ TEST_F(SessionTest, RefusedMemoryIsForgotten) {
   store_.EndSessions();
   EXPECT_TRUE(Eventually([&] { return (*client)->Exists(kKeys).ok(); }));
   EXPECT_THAT(store_.regions(), IsEmpty());
+}
+
+// What the store makes of memory that it does not answer for is unknown: such a session is given
+// up.
+TEST_F(SessionTest, RegionsThatAreNotAnsweredForEndInTimeAndWithTheirSession) {
+  const auto client = Connect();
+  ASSERT_TRUE(client.ok()) << client.status();
+  auto kept = (*client)->Allocate(100), dropped = (*client)->Allocate(100);
+  ASSERT_TRUE(kept.ok() && dropped.ok());
+  store_.SilenceRegions(true);
+  const absl::Time begin = absl::Now();
+  {
+    const CallDeadline deadline(absl::Now() + absl::Milliseconds(300));
+    std::vector<std::byte> own(100);
+    EXPECT_EQ((*client)->Register(own).status().code(), absl::StatusCode::kDeadlineExceeded);
+  }
+  EXPECT_EQ((*client)->session(), 0u);
+  store_.SilenceRegions(false);
+  ASSERT_TRUE((*client)->Exists(kKeys).ok());
+  EXPECT_EQ(store_.regions().size(), 2u);
+  store_.SilenceRegions(true);
+  {
+    const CallDeadline deadline(absl::Now() + absl::Milliseconds(300));
+    dropped->reset();
+  }
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(8));  // 10 s each without the caller's deadline
+  EXPECT_EQ((*client)->session(), 0u);
+  store_.SilenceRegions(false);
+  ASSERT_TRUE((*client)->Exists(kKeys).ok());
+  EXPECT_EQ(store_.regions().size(), 1u);
 }
 
 TEST_F(SessionTest, ManyThreadsShareOneNewSession) {

@@ -135,6 +135,7 @@ class Sequence {
 
   absl::Status OpenContext(const SequenceOptions& options);
   absl::Status Resume(const SequenceOptions& options, const std::string& context_id);
+  absl::Status LoadContext(const std::string& context_id);
   absl::Status LoadBlocks(const client::ContextInfo& info);
   bool BringsToken(const LayerCache& layer, const AttendItem& item) const;
   uint32_t TokenCrc(const AttendItem& item) const;

@@ -312,7 +312,7 @@ absl::StatusOr<client::ContextInfo> FakeClient::ForkContext(const std::string& i
   if (num_blocks != 0 && num_blocks != context->hashes.size()) return NotFaked();
   FakeContext copy = *context;
   copy.parked = false;
-  contexts_[new_id] = copy;
+  if (!contexts_.emplace(new_id, copy).second) return absl::AlreadyExistsError(new_id);
   return InfoOf(new_id, copy);
 }
 

@@ -141,6 +141,28 @@ TEST_F(SessionTest, RegionsThatAreNotAnsweredForEndInTimeAndWithTheirSession) {
   EXPECT_EQ(store_.regions().size(), 1u);
 }
 
+TEST_F(SessionTest, InlineCallsWaitForASessionAsLongAsTheirCaller) {
+  store_.RefuseSessions(1 << 20, {grpc::StatusCode::UNAVAILABLE, "not now"});
+  ClientOptions options;
+  options.connect_timeout = absl::Seconds(30);
+  options.lazy_session = true;
+  const auto client = Client::Connect(store_.channel(), nullptr, options);
+  ASSERT_TRUE(client.ok()) << client.status();
+  std::vector<std::byte> own(100);
+  const auto memory = (*client)->Register(own);
+  ASSERT_TRUE(memory.ok()) << memory.status();
+  const Piece piece{memory->get(), 0, 100};
+  const absl::Time begin = absl::Now();
+  const CallDeadline deadline(begin + absl::Milliseconds(300));
+  const PutItem put{.key = kKeys[0], .sources = {piece}};
+  const GetItem get{.key = kKeys[0], .destinations = {piece}};
+  EXPECT_EQ((*client)->Put({&put, 1}).status().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ((*client)->Get({&get, 1}).status().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ((*client)->PutInline(kKeys[0], own, {}).status().code(),
+            absl::StatusCode::kDeadlineExceeded);
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(15));
+}
+
 TEST_F(SessionTest, ManyThreadsShareOneNewSession) {
   const auto client = Connect();
   ASSERT_TRUE(client.ok()) << client.status();

@@ -147,14 +147,15 @@ void Session::RemoveRegion(uint64_t region_id) {
 }
 
 void Session::Shutdown() {
-  std::shared_ptr<Link> link;
+  std::vector<std::shared_ptr<Link>> links;
   {
     base::MutexLock lock(mutex_);
     closing_ = true;
-    link = link_;
+    links.swap(retired_);
+    if (link_ != nullptr) links.push_back(link_);
     wake_.NotifyAll();
   }
-  if (link != nullptr) link->CancelAndWait();
+  for (const std::shared_ptr<Link>& link : links) link->CancelAndWait();
   if (opener_.joinable()) opener_.join();
 }
 
@@ -216,6 +217,8 @@ absl::StatusOr<Session::OpenedPtr> Session::OpenOnce(absl::Time deadline) {
         Link::Start([this](grpc::ClientContext* context,
                            Link::Reactor* reactor) { stub_->async()->Session(context, reactor); },
                     nullptr, [this, generation] { OnLinkClosed(generation); });
+    std::erase_if(retired_, [](const auto& old) { return old->finished(); });
+    if (link_ != nullptr) retired_.push_back(std::move(link_));
     link_ = link;
   }
   absl::StatusOr<OpenedPtr> opened = Introduce(*link, generation, deadline);

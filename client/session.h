@@ -88,6 +88,8 @@ class Session {
   bool closing_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t last_generation_ ABSL_GUARDED_BY(mutex_) = 0;
   std::shared_ptr<Link> link_ ABSL_GUARDED_BY(mutex_);  // of opened_, or being opened
+  // Links of before that gRPC may not be done with: Shutdown waits for them.
+  std::vector<std::shared_ptr<Link>> retired_ ABSL_GUARDED_BY(mutex_);
   OpenedPtr opened_ ABSL_GUARDED_BY(mutex_);
   OpenedPtr last_ ABSL_GUARDED_BY(mutex_);
   std::vector<Callback> waiting_ ABSL_GUARDED_BY(mutex_);

@@ -57,6 +57,14 @@ void FakeStore::SilenceRegions(bool silent) {
   base::MutexLock lock(mutex_);
   silent_ = silent;
 }
+void FakeStore::HoldDigests(bool hold) {
+  base::MutexLock lock(mutex_);
+  hold_digests_ = hold;
+}
+std::vector<uint32_t> FakeStore::digests_read() const {
+  base::MutexLock lock(mutex_);
+  return digests_read_;
+}
 int FakeStore::get_calls() const {
   base::MutexLock lock(mutex_);
   return get_calls_;
@@ -143,9 +151,19 @@ grpc::Status FakeStore::RecallStream(grpc::ServerContext*, RecallStreamType* str
   return grpc::Status::OK;
 }
 
-grpc::Status FakeStore::StreamDigests(grpc::ServerContext*, DigestStream* stream) {
+grpc::Status FakeStore::StreamDigests(grpc::ServerContext* context, DigestStream* stream) {
+  const auto held = [&] {
+    base::MutexLock lock(mutex_);
+    return hold_digests_;
+  };
   varve::v1::DigestBatch batch;
-  while (stream->Read(&batch)) {
+  for (;;) {
+    while (held() && !context->IsCancelled()) std::this_thread::yield();
+    if (!stream->Read(&batch)) break;
+    {
+      base::MutexLock lock(mutex_);
+      digests_read_.push_back(batch.first_block());
+    }
     varve::v1::DigestAck ack;
     ack.set_layer(batch.layer());
     if (batch.layer() > 0) ack.set_error("no such layer");

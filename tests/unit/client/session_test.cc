@@ -255,6 +255,28 @@ TEST_F(SessionTest, DigestStreamsGoOnAfterARefusalAndInTheNextSession) {
   EXPECT_TRUE(send(0).ok());
 }
 
+// Digests whose sender gave up before they were on their way stay behind; those on their way keep
+// their turn of the replies.
+TEST_F(SessionTest, DigestsThatTimedOutUnsentAreNotSentLater) {
+  const auto client = Connect();
+  ASSERT_TRUE(client.ok()) << client.status();
+  const auto send = [&](uint32_t layer, uint32_t block, absl::Duration patience) {
+    const CallDeadline deadline(absl::Now() + patience);
+    return (*client)->SendDigests("any", 0, layer, block, 1, "rows", absl::Now()).code();
+  };
+  store_.HoldDigests(true);
+  ASSERT_TRUE((*client)->Exists(kKeys).ok());
+  EXPECT_EQ(send(0, 0, absl::Milliseconds(200)), absl::StatusCode::kDeadlineExceeded);
+  for (uint32_t block = 1; block <= 10; ++block) {
+    EXPECT_EQ(send(0, block, absl::Milliseconds(20)), absl::StatusCode::kDeadlineExceeded);
+  }
+  store_.HoldDigests(false);
+  EXPECT_EQ(send(1, 11, absl::Seconds(20)), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(send(0, 12, absl::Seconds(20)), absl::StatusCode::kOk);
+  EXPECT_LE(store_.digests_read().size(), 5u);  // gRPC takes a few before they are read
+  EXPECT_EQ(store_.digests_read().back(), 12u);
+}
+
 TEST_F(SessionTest, OptionsOutOfRangeAreNamed) {
   for (const absl::Duration bad :
        {absl::ZeroDuration(), absl::InfiniteDuration(), -absl::Seconds(1)}) {

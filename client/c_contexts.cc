@@ -23,10 +23,15 @@ absl::Status CheckCall(const varve_client* client, const char* id) {
   return absl::OkStatus();
 }
 
+// Before the call is made: what was done cannot be told as an error.
+absl::Status CheckInfo(const varve_context_info* info) {
+  if (info == nullptr) return absl::OkStatus();
+  return Adopt(info, info->struct_size, "varve_context_info").status();
+}
+
 absl::Status GiveInfo(const absl::StatusOr<ContextInfo>& answer, varve_context_info* info) {
   VARVE_RETURN_IF_ERROR(answer.status());
   if (info == nullptr) return absl::OkStatus();
-  VARVE_RETURN_IF_ERROR(Adopt(info, info->struct_size, "varve_context_info").status());
   StoreAt(varve_context_info{.struct_size = 0,
                              .attached = answer->attached ? 1u : 0u,
                              .num_blocks = answer->num_blocks,
@@ -126,6 +131,7 @@ varve_status varve_context_open(varve_client* client, const char* id,
                                 varve_context_info* info) {
   return Guarded([&]() -> absl::Status {
     VARVE_RETURN_IF_ERROR(varve::client::CheckCall(client, id));
+    VARVE_RETURN_IF_ERROR(varve::client::CheckInfo(info));
     if (geometry == nullptr) return NullError("geometry");
     VARVE_ASSIGN_OR_RETURN(const varve_geometry own,
                            Adopt(geometry, geometry->struct_size, "varve_geometry"));
@@ -141,6 +147,7 @@ varve_status varve_context_append(varve_client* client, const char* id, uint32_t
                                   varve_context_info* info) {
   return Guarded([&]() -> absl::Status {
     VARVE_RETURN_IF_ERROR(varve::client::CheckCall(client, id));
+    VARVE_RETURN_IF_ERROR(varve::client::CheckInfo(info));
     if (block_hashes == nullptr && count > 0) return NullError("block_hashes");
     std::vector<std::string> hashes;
     for (size_t i = 0; i < count; ++i) {
@@ -153,6 +160,7 @@ varve_status varve_context_append(varve_client* client, const char* id, uint32_t
 varve_status varve_context_attach(varve_client* client, const char* id, varve_context_info* info) {
   return Guarded([&]() -> absl::Status {
     VARVE_RETURN_IF_ERROR(varve::client::CheckCall(client, id));
+    VARVE_RETURN_IF_ERROR(varve::client::CheckInfo(info));
     return varve::client::GiveInfo(client->client->AttachContext(id), info);
   });
 }
@@ -160,6 +168,7 @@ varve_status varve_context_attach(varve_client* client, const char* id, varve_co
 varve_status varve_context_park(varve_client* client, const char* id, varve_context_info* info) {
   return Guarded([&]() -> absl::Status {
     VARVE_RETURN_IF_ERROR(varve::client::CheckCall(client, id));
+    VARVE_RETURN_IF_ERROR(varve::client::CheckInfo(info));
     return varve::client::GiveInfo(client->client->ParkContext(id), info);
   });
 }
@@ -168,6 +177,7 @@ varve_status varve_context_fork(varve_client* client, const char* id, const char
                                 uint32_t num_blocks, varve_context_info* info) {
   return Guarded([&]() -> absl::Status {
     VARVE_RETURN_IF_ERROR(varve::client::CheckCall(client, id));
+    VARVE_RETURN_IF_ERROR(varve::client::CheckInfo(info));
     if (new_id == nullptr) return NullError("new_id");
     return varve::client::GiveInfo(client->client->ForkContext(id, new_id, num_blocks), info);
   });
@@ -177,6 +187,7 @@ varve_status varve_context_truncate(varve_client* client, const char* id, uint32
                                     varve_context_info* info) {
   return Guarded([&]() -> absl::Status {
     VARVE_RETURN_IF_ERROR(varve::client::CheckCall(client, id));
+    VARVE_RETURN_IF_ERROR(varve::client::CheckInfo(info));
     return varve::client::GiveInfo(client->client->TruncateContext(id, num_blocks), info);
   });
 }

@@ -236,7 +236,8 @@ class Client {
   // Of the last session; all zero before the first.
   virtual ClientLimits limits() const { return {}; }
 
-  // The caller's memory must outlive the handle. Allocate gives the lane's fastest kind.
+  // The caller's memory must outlive the handle. Allocate gives the lane's fastest kind. A store
+  // that does not answer for 10 s (also when a handle is destroyed) loses the session.
   virtual absl::StatusOr<std::unique_ptr<Memory>> Register(std::span<std::byte> memory) = 0;
   virtual absl::StatusOr<std::unique_ptr<Memory>> Allocate(size_t bytes) = 0;
 
@@ -287,7 +288,7 @@ class Client {
   virtual absl::Status SendDigests(const std::string& id, uint32_t epoch, uint32_t layer,
                                    uint32_t first_block, uint32_t num_blocks, std::string rows,
                                    absl::Time sealed) = 0;
-  // Calls sink(layer, first_block, num_blocks, rows) in order.
+  // Calls sink(layer, first_block, num_blocks, rows) in order; call_timeout bounds all of it.
   virtual absl::Status ReadDigests(
       const std::string& id, uint32_t layer_begin, uint32_t layer_count,
       const std::function<absl::Status(uint32_t, uint32_t, uint32_t, std::string_view)>& sink) = 0;

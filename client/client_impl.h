@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -157,12 +158,26 @@ class ClientImpl final : public Client {
       const google::protobuf::RepeatedField<bool>& (Reply::*results)() const);
   absl::StatusOr<v1::PutRequest> PutRequestFor(std::span<const PutItem> items) const;
   absl::StatusOr<v1::GetRequest> GetRequestFor(std::span<const GetItem> items) const;
-  void PutInlineAsync(std::vector<PutItem> items, InlineDone<PutResult> done);
-  void GetInlineAsync(std::vector<GetItem> items, InlineDone<GetResult> done);
+  template <typename Result>
+  using InlineStart = std::function<void(const InlineChannel&, InlineDone<Result>)>;
+  // Of a batch the good items, ready to be sent; `bad` has the results of the others, in order.
+  template <typename Result>
+  struct InlineBatch {
+    InlineStart<Result> start;
+    std::vector<std::optional<Result>> bad;
+  };
+  absl::StatusOr<InlineBatch<PutResult>> BatchInline(std::span<const PutItem> items) const;
+  absl::StatusOr<InlineBatch<GetResult>> BatchInline(std::span<const GetItem> items) const;
+  template <typename Result, typename Item>
+  void InlineAsync(std::span<const Item> items, InlineDone<Result> done);
+  template <typename Result, typename Item>
+  absl::StatusOr<std::vector<Result>> Inline(std::span<const Item> items);
   // Runs start within the session, retried like Call.
   template <typename Result>
-  void InSession(std::function<void(const InlineChannel&, InlineDone<Result>)> start,
-                 InlineDone<Result> done, bool retried);
+  void InSession(InlineStart<Result> start, InlineDone<Result> done, bool retried);
+  // The same, waiting.
+  template <typename Result>
+  absl::StatusOr<std::vector<Result>> InSession(const InlineStart<Result>& start);
   absl::StatusOr<std::vector<PutResult>> PutBatch(std::span<const PutItem> items);
   absl::StatusOr<std::vector<GetResult>> GetBatch(std::span<const GetItem> items);
   // One asynchronous call within the session, retried like Call.

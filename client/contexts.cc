@@ -144,6 +144,8 @@ absl::Status ClientImpl::ReadDigests(
     if (!session.ok()) return Explain(session.status());
     request.set_session_id((*session)->session_id);
     grpc::ClientContext context;
+    const absl::Duration patience = CallDeadline::Shorten(options_.call_timeout);
+    context.set_deadline(absl::ToChronoTime(absl::Now() + patience));
     const InFlight::Call call = in_flight_.Add(&context);
     if (call == 0) return ClosingError();
     auto reader = stub_->ReadDigests(&context, request);

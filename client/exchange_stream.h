@@ -64,8 +64,7 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
     while (!slot->result.has_value()) {
       const absl::Duration left = deadline - absl::Now();
       if (left <= absl::ZeroDuration()) {
-        // An ordered stream keeps the slot: its reply still takes its turn.
-        if (tag_of_ != nullptr) Forget(id);
+        Forget(id);
         return absl::DeadlineExceededError("the store did not answer in time");
       }
       slot->done.WaitFor(mutex_, absl::ToChronoNanoseconds(left));
@@ -114,13 +113,13 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
     if (queue_.size() == 1) this->StartWrite(&queue_.front().second);
   }
 
-  // Nobody waits for the answer any more: what was not sent yet must not be.
+  // Nobody waits for the answer any more: what was not sent yet must not be. What was sent keeps
+  // its slot in an ordered stream: its reply still takes its turn.
   void Forget(uint64_t id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    waiting_.erase(id);
-    if (queue_.empty()) return;
     const auto unsent =
-        std::find_if(std::next(queue_.begin()), queue_.end(),
+        std::find_if(queue_.empty() ? queue_.end() : std::next(queue_.begin()), queue_.end(),
                      [id](const std::pair<uint64_t, Request>& entry) { return entry.first == id; });
+    if (tag_of_ != nullptr || unsent != queue_.end()) waiting_.erase(id);
     if (unsent != queue_.end()) queue_.erase(unsent);
   }
 

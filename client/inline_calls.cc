@@ -51,8 +51,7 @@ bool OutOfBounds(const absl::Status& status) {
 }  // namespace
 
 template <typename Result>
-void ClientImpl::InSession(std::function<void(const InlineChannel&, InlineDone<Result>)> start,
-                           InlineDone<Result> done, bool retried) {
+void ClientImpl::InSession(InlineStart<Result> start, InlineDone<Result> done, bool retried) {
   session_.Acquire([this, start = std::move(start), done = std::move(done),
                     retried](absl::StatusOr<Session::OpenedPtr> session) {
     if (!session.ok()) return done(Explain(session.status()));
@@ -69,12 +68,29 @@ void ClientImpl::InSession(std::function<void(const InlineChannel&, InlineDone<R
   });
 }
 
-void ClientImpl::PutInlineAsync(std::vector<PutItem> items, InlineDone<PutResult> done) {
+// Everything is started on the caller's thread, whose CallDeadline so counts.
+template <typename Result>
+absl::StatusOr<std::vector<Result>> ClientImpl::InSession(const InlineStart<Result>& start) {
+  for (bool retried = false;; retried = true) {
+    absl::StatusOr<Session::OpenedPtr> session = session_.Acquire();
+    if (!session.ok()) return Explain(session.status());
+    Waiter<absl::StatusOr<std::vector<Result>>> waiter;
+    start({stub_.get(), &in_flight_, *session, transfer_call_deadline()}, waiter.Callback());
+    absl::StatusOr<std::vector<Result>> results = waiter.Take();
+    if (results.ok()) return results;
+    const bool lost = results.status().code() == absl::StatusCode::kUnauthenticated;
+    if (lost) session_.Lost((*session)->generation);
+    if (!lost || retried) return Explain(results.status());
+  }
+}
+
+absl::StatusOr<ClientImpl::InlineBatch<PutResult>> ClientImpl::BatchInline(
+    std::span<const PutItem> items) const {
   std::vector<InlinePut> puts;
   std::vector<std::optional<PutResult>> bad(items.size());
   for (size_t i = 0; i < items.size(); ++i) {
     auto spans = Spans(&session_, items[i].sources, absl::StrCat("items[", i, "].sources"));
-    if (!spans.ok() && !OutOfBounds(spans.status())) return done(spans.status());
+    if (!spans.ok() && !OutOfBounds(spans.status())) return spans.status();
     if (!spans.ok()) {
       bad[i] = PutResult{PutOutcome::kInvalid, std::string(spans.status().message())};
       continue;
@@ -85,26 +101,22 @@ void ClientImpl::PutInlineAsync(std::vector<PutItem> items, InlineDone<PutResult
                     items[i].codec,
                     items[i].crc32c});
   }
-  InSession<PutResult>(
+  return InlineBatch<PutResult>{
       [puts = std::move(puts)](const InlineChannel& channel, InlineDone<PutResult> then) {
         PutOverStream(channel, puts, std::move(then));
       },
-      [bad = std::move(bad),
-       done = std::move(done)](absl::StatusOr<std::vector<PutResult>> results) {
-        if (!results.ok()) return done(std::move(results));
-        done(Merge(bad, *std::move(results)));
-      },
-      false);
+      std::move(bad)};
 }
 
-void ClientImpl::GetInlineAsync(std::vector<GetItem> items, InlineDone<GetResult> done) {
+absl::StatusOr<ClientImpl::InlineBatch<GetResult>> ClientImpl::BatchInline(
+    std::span<const GetItem> items) const {
   std::vector<InlineGet> gets;
   std::vector<std::vector<std::span<std::byte>>> destinations;
   std::vector<std::optional<GetResult>> bad(items.size());
   for (size_t i = 0; i < items.size(); ++i) {
     auto spans =
         Spans(&session_, items[i].destinations, absl::StrCat("items[", i, "].destinations"));
-    if (!spans.ok() && !OutOfBounds(spans.status())) return done(spans.status());
+    if (!spans.ok() && !OutOfBounds(spans.status())) return spans.status();
     if (!spans.ok()) {
       bad[i] = GetResult{.message = std::string(spans.status().message())};
       continue;
@@ -116,47 +128,60 @@ void ClientImpl::GetInlineAsync(std::vector<GetItem> items, InlineDone<GetResult
                              size_t item, const std::string& value, GetResult* result) {
     if (item < destinations.size()) Deliver(value, destinations[item], result);
   };
-  InSession<GetResult>(
-      [gets = std::move(gets), sink = std::move(sink)](const InlineChannel& channel,
-                                                       InlineDone<GetResult> then) {
-        GetOverStream(channel, gets, sink, std::move(then));
-      },
-      [bad = std::move(bad),
-       done = std::move(done)](absl::StatusOr<std::vector<GetResult>> results) {
+  return InlineBatch<GetResult>{[gets = std::move(gets), sink = std::move(sink)](
+                                    const InlineChannel& channel, InlineDone<GetResult> then) {
+                                  GetOverStream(channel, gets, sink, std::move(then));
+                                },
+                                std::move(bad)};
+}
+
+template <typename Result, typename Item>
+void ClientImpl::InlineAsync(std::span<const Item> items, InlineDone<Result> done) {
+  absl::StatusOr<InlineBatch<Result>> batch = BatchInline(items);
+  if (!batch.ok()) return done(batch.status());
+  InSession<Result>(
+      std::move(batch->start),
+      [bad = std::move(batch->bad),
+       done = std::move(done)](absl::StatusOr<std::vector<Result>> results) {
         if (!results.ok()) return done(std::move(results));
         done(Merge(bad, *std::move(results)));
       },
       false);
 }
+template void ClientImpl::InlineAsync(std::span<const PutItem>, InlineDone<PutResult>);
+template void ClientImpl::InlineAsync(std::span<const GetItem>, InlineDone<GetResult>);
+
+template <typename Result, typename Item>
+absl::StatusOr<std::vector<Result>> ClientImpl::Inline(std::span<const Item> items) {
+  VARVE_ASSIGN_OR_RETURN(InlineBatch<Result> batch, BatchInline(items));
+  VARVE_ASSIGN_OR_RETURN(std::vector<Result> results, InSession<Result>(batch.start));
+  return Merge(std::move(batch.bad), std::move(results));
+}
+template absl::StatusOr<std::vector<PutResult>> ClientImpl::Inline(std::span<const PutItem>);
+template absl::StatusOr<std::vector<GetResult>> ClientImpl::Inline(std::span<const GetItem>);
 
 absl::StatusOr<PutResult> ClientImpl::PutInline(const page::ObjectKey& key,
                                                 std::span<const std::byte> value,
                                                 const page::ObjectLayout& layout) {
-  Waiter<absl::StatusOr<std::vector<PutResult>>> waiter;
-  InSession<PutResult>(
-      [&](const InlineChannel& channel, InlineDone<PutResult> then) {
-        PutOverStream(channel, {InlinePut{.key = key, .sources = {value}, .layout = layout}},
-                      std::move(then));
-      },
-      waiter.Callback(), false);
-  VARVE_ASSIGN_OR_RETURN(std::vector<PutResult> results, waiter.Take());
+  const auto start = [&](const InlineChannel& channel, InlineDone<PutResult> then) {
+    PutOverStream(channel, {InlinePut{.key = key, .sources = {value}, .layout = layout}},
+                  std::move(then));
+  };
+  VARVE_ASSIGN_OR_RETURN(std::vector<PutResult> results, InSession<PutResult>(start));
   return std::move(results.front());
 }
 
 absl::StatusOr<GetResult> ClientImpl::GetInline(const page::ObjectKey& key,
                                                 const page::ObjectRange& range,
                                                 std::string* value) {
-  Waiter<absl::StatusOr<std::vector<GetResult>>> waiter;
   std::string received;
-  InSession<GetResult>(
-      [&](const InlineChannel& channel, InlineDone<GetResult> then) {
-        GetOverStream(
-            channel, {InlineGet{key, range}},
-            [&received](size_t, const std::string& bytes, GetResult*) { received = bytes; },
-            std::move(then));
-      },
-      waiter.Callback(), false);
-  VARVE_ASSIGN_OR_RETURN(std::vector<GetResult> results, waiter.Take());
+  const auto start = [&](const InlineChannel& channel, InlineDone<GetResult> then) {
+    GetOverStream(
+        channel, {InlineGet{key, range}},
+        [&received](size_t, const std::string& bytes, GetResult*) { received = bytes; },
+        std::move(then));
+  };
+  VARVE_ASSIGN_OR_RETURN(std::vector<GetResult> results, InSession<GetResult>(start));
   if (results.front().hit) *value = std::move(received);
   return std::move(results.front());
 }

@@ -5,7 +5,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/client_impl.h"
-#include "client/waiter.h"
 #include "kvstore/base/status.h"
 
 namespace varve::client {
@@ -206,11 +205,7 @@ absl::StatusOr<std::vector<PutResult>> ClientImpl::Put(std::span<const PutItem> 
 }
 
 absl::StatusOr<std::vector<PutResult>> ClientImpl::PutBatch(std::span<const PutItem> items) {
-  if (inline_only()) {
-    Waiter<absl::StatusOr<std::vector<PutResult>>> waiter;
-    PutInlineAsync({items.begin(), items.end()}, waiter.Callback());
-    return waiter.Take();
-  }
+  if (inline_only()) return Inline<PutResult>(items);
   VARVE_ASSIGN_OR_RETURN(v1::PutRequest request, PutRequestFor(items));
   v1::PutReply reply;
   VARVE_RETURN_IF_ERROR(
@@ -224,11 +219,7 @@ absl::StatusOr<std::vector<GetResult>> ClientImpl::Get(std::span<const GetItem> 
 }
 
 absl::StatusOr<std::vector<GetResult>> ClientImpl::GetBatch(std::span<const GetItem> items) {
-  if (inline_only()) {
-    Waiter<absl::StatusOr<std::vector<GetResult>>> waiter;
-    GetInlineAsync({items.begin(), items.end()}, waiter.Callback());
-    return waiter.Take();
-  }
+  if (inline_only()) return Inline<GetResult>(items);
   VARVE_ASSIGN_OR_RETURN(v1::GetRequest request, GetRequestFor(items));
   v1::GetReply reply;
   VARVE_RETURN_IF_ERROR(
@@ -280,7 +271,8 @@ void ClientImpl::PutAsync(std::vector<PutItem> items,
         },
         std::move(done));
   }
-  if (inline_only()) return PutInlineAsync(std::move(items), std::move(done));
+  if (inline_only())
+    return InlineAsync<PutResult>(std::span<const PutItem>(items), std::move(done));
   absl::StatusOr<v1::PutRequest> request = PutRequestFor(items);
   if (!request.ok()) return done(request.status());
   CallAsync<v1::PutRequest, v1::PutReply>(
@@ -308,7 +300,8 @@ void ClientImpl::GetAsync(std::vector<GetItem> items,
         },
         std::move(done));
   }
-  if (inline_only()) return GetInlineAsync(std::move(items), std::move(done));
+  if (inline_only())
+    return InlineAsync<GetResult>(std::span<const GetItem>(items), std::move(done));
   absl::StatusOr<v1::GetRequest> request = GetRequestFor(items);
   if (!request.ok()) return done(request.status());
   CallAsync<v1::GetRequest, v1::GetReply>(

@@ -118,7 +118,8 @@ absl::Status Session::AddRegion(uint64_t region_id, const std::string& descripto
       if (opened_ != *opened) continue;  // link_ is already another session's
       link = link_;
     }
-    status = RegionError(link->Exchange(RegisterRequest(region_id, descriptor), 0, kRegionTimeout));
+    status = RegionError(link->Exchange(RegisterRequest(region_id, descriptor), 0,
+                                        CallDeadline::Shorten(kRegionTimeout)));
     // A session that broke meanwhile has been, or will be, replaced by one that knows the region.
     if (status.ok() || !WorthRetrying(status)) break;
     Lost((*opened)->generation);
@@ -132,24 +133,29 @@ absl::Status Session::AddRegion(uint64_t region_id, const std::string& descripto
 
 void Session::RemoveRegion(uint64_t region_id) {
   std::shared_ptr<Link> link;
+  uint64_t generation = 0;
   {
     base::MutexLock lock(mutex_);
     if (regions_.erase(region_id) == 0 || opened_ == nullptr) return;
     link = link_;
+    generation = opened_->generation;
   }
-  // Any error means that the session is gone, and the store's view of the region with it.
-  link->Exchange(UnregisterRequest(region_id), 0, kRegionTimeout).status().IgnoreError();
+  const auto reply =
+      link->Exchange(UnregisterRequest(region_id), 0, CallDeadline::Shorten(kRegionTimeout));
+  // The store's view of the region goes with the session, which other errors mean is gone already.
+  if (absl::IsDeadlineExceeded(reply.status())) Lost(generation);
 }
 
 void Session::Shutdown() {
-  std::shared_ptr<Link> link;
+  std::vector<std::shared_ptr<Link>> links;
   {
     base::MutexLock lock(mutex_);
     closing_ = true;
-    link = link_;
+    links.swap(retired_);
+    if (link_ != nullptr) links.push_back(link_);
     wake_.NotifyAll();
   }
-  if (link != nullptr) link->CancelAndWait();
+  for (const std::shared_ptr<Link>& link : links) link->CancelAndWait();
   if (opener_.joinable()) opener_.join();
 }
 
@@ -211,6 +217,8 @@ absl::StatusOr<Session::OpenedPtr> Session::OpenOnce(absl::Time deadline) {
         Link::Start([this](grpc::ClientContext* context,
                            Link::Reactor* reactor) { stub_->async()->Session(context, reactor); },
                     nullptr, [this, generation] { OnLinkClosed(generation); });
+    std::erase_if(retired_, [](const auto& old) { return old->finished(); });
+    if (link_ != nullptr) retired_.push_back(std::move(link_));
     link_ = link;
   }
   absl::StatusOr<OpenedPtr> opened = Introduce(*link, generation, deadline);

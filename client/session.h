@@ -55,9 +55,10 @@ class Session {
   // The store no longer knows that session: the next Acquire opens another.
   void Lost(uint64_t generation);
 
-  // Tells the store now and in every later session. An error leaves it forgotten.
+  // Tells the store now and in every later session. An error leaves it forgotten. A store that does
+  // not answer in 10 s, or in the thread's CallDeadline, loses the session.
   absl::Status AddRegion(uint64_t region_id, const std::string& descriptor);
-  // Waits until the store has forgotten it too, or the session broke.
+  // Waits until the store has forgotten it too, or the session broke; as patient as AddRegion.
   void RemoveRegion(uint64_t region_id);
 
   // Closes the session; waiting and later calls get CANCELLED.
@@ -87,6 +88,8 @@ class Session {
   bool closing_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t last_generation_ ABSL_GUARDED_BY(mutex_) = 0;
   std::shared_ptr<Link> link_ ABSL_GUARDED_BY(mutex_);  // of opened_, or being opened
+  // Links of before that gRPC may not be done with: Shutdown waits for them.
+  std::vector<std::shared_ptr<Link>> retired_ ABSL_GUARDED_BY(mutex_);
   OpenedPtr opened_ ABSL_GUARDED_BY(mutex_);
   OpenedPtr last_ ABSL_GUARDED_BY(mutex_);
   std::vector<Callback> waiting_ ABSL_GUARDED_BY(mutex_);

@@ -135,6 +135,7 @@ class Sequence {
 
   absl::Status OpenContext(const SequenceOptions& options);
   absl::Status Resume(const SequenceOptions& options, const std::string& context_id);
+  absl::Status LoadContext(const std::string& context_id);
   absl::Status LoadBlocks(const client::ContextInfo& info);
   bool BringsToken(const LayerCache& layer, const AttendItem& item) const;
   uint32_t TokenCrc(const AttendItem& item) const;
@@ -163,10 +164,11 @@ class Sequence {
   const Policy policy_;
   bool drop_on_close_ = false;
   std::shared_ptr<SaveLog> log_;
-  uint64_t session_ = 0;     // in which the context was seen last; 0: not since
-  bool rebuilding_ = false;  // a rebuild was begun and not finished
-  bool unsaved_ = false;     // blocks may be kUnsaved
-  absl::Time retry_at_;      // of refused saves; meaningful while retry_pause_ is not zero
+  uint64_t session_ = 0;       // in which the context was seen last; 0: not since
+  bool rebuilding_ = false;    // a rebuild was begun and not finished
+  uint64_t lost_counted_ = 0;  // pages that were lost after the last rebuild that was finished
+  bool unsaved_ = false;       // blocks may be kUnsaved
+  absl::Time retry_at_;        // of refused saves; meaningful while retry_pause_ is not zero
   absl::Duration retry_pause_;
 
   uint64_t tokens_ = 0;              // announced

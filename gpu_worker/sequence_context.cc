@@ -1,6 +1,7 @@
 // A sequence's beginning and end: its context in the store.
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "client/call_deadline.h"
 #include "gpu_worker/sequence.h"
 #include "kvstore/base/hash.h"
 #include "kvstore/base/status.h"
@@ -42,16 +43,27 @@ absl::Status Sequence::OpenContext(const SequenceOptions& options) {
 }
 
 // The stored context is continued in place when it is named as the sequence's own, else in a fork.
+// A failure leaves no fork and no attachment behind, as far as the store can be told in time.
 absl::Status Sequence::Resume(const SequenceOptions& options, const std::string& context_id) {
   client::Client* client = services_->client;
-  if (context_id != options.resume_context_id) {
+  const bool fork = context_id != options.resume_context_id;
+  if (fork) {
     VARVE_RETURN_IF_ERROR(client->ForkContext(options.resume_context_id, context_id, 0).status());
   }
-  VARVE_ASSIGN_OR_RETURN(const client::ContextInfo info, client->AttachContext(context_id));
-  log_ = std::make_shared<SaveLog>(context_id, info.epoch, geometry_.num_layers, info.num_blocks);
-  absl::Status loaded = LoadBlocks(info);
-  if (!loaded.ok() && drop_on_close_) client->DropContext(context_id).IgnoreError();
+  const absl::Status loaded = LoadContext(context_id);
+  if (loaded.ok()) return loaded;
+  const client::CallDeadline deadline(absl::Now() + Patience());
+  const absl::Status undone =
+      fork ? client->DropContext(context_id) : client->ParkContext(context_id).status();
+  undone.IgnoreError();
   return base::Annotate(loaded, absl::StrCat("resuming context ", options.resume_context_id));
+}
+
+absl::Status Sequence::LoadContext(const std::string& context_id) {
+  VARVE_ASSIGN_OR_RETURN(const client::ContextInfo info,
+                         services_->client->AttachContext(context_id));
+  log_ = std::make_shared<SaveLog>(context_id, info.epoch, geometry_.num_layers, info.num_blocks);
+  return LoadBlocks(info);
 }
 
 absl::Status Sequence::LoadBlocks(const client::ContextInfo& info) {

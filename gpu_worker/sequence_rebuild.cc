@@ -82,7 +82,6 @@ absl::Status Sequence::Rebuild() {
   VARVE_ASSIGN_OR_RETURN(const client::ContextInfo info,
                          services_->client->AttachContext(context_id()));
   VARVE_RETURN_IF_ERROR(CheckSameBlocks(info));
-  const uint64_t lost_before = stats_.lost_pages;
   stats_.lost_pages = 0;
   for (uint32_t l = 0; l < layers_.size(); ++l) VARVE_RETURN_IF_ERROR(FindSaved(l));
   auto log =
@@ -94,7 +93,8 @@ absl::Status Sequence::Rebuild() {
     Resubmit(l);
   }
   rebuilding_ = false;
-  const uint64_t lost = stats_.lost_pages - std::min(lost_before, stats_.lost_pages);
+  const uint64_t lost = stats_.lost_pages - std::min(lost_counted_, stats_.lost_pages);
+  lost_counted_ = stats_.lost_pages;
   services_->metrics->contexts_rebuilt.Increment();
   services_->metrics->pages_lost.Increment(static_cast<double>(lost));
   base::LogWarning("context ", context_id(), ": the store came back with ", info.num_blocks, " of ",

@@ -45,7 +45,7 @@ constexpr int kNewSessions = 3;
 // What choosing the pages of a batch took, and who did it.
 struct Choice {
   SelectTimes times;
-  bool by_store = false;
+  prometheus::Histogram* path = nullptr;  // null: nothing was scored
 };
 
 // The first work of a sequence that lacks a selected page; null: none does.
@@ -356,7 +356,8 @@ absl::Status LinkedWorker::Choose(std::span<HeadWork> of_sequence, StepBuffers& 
     const HeadWork* missing = ask_store ? &of_sequence.front() : FirstMissing(of_sequence);
     if (missing == nullptr || sequence.KnowsStore()) {
       if (ask_store) VARVE_RETURN_IF_ERROR(buffers.recaller.FetchFromStore(of_sequence, times));
-      choice.by_store = choice.by_store || ask_store;
+      if (needs_scores)
+        choice.path = &(ask_store ? metrics_->recall_store : metrics_->recall_worker);
       break;
     }
     if (absl::Status met = sequence.MeetStore(); !met.ok()) {
@@ -381,9 +382,10 @@ absl::Status LinkedWorker::TryResident(std::span<HeadWork> works, StepBuffers& b
     VARVE_RETURN_IF_ERROR(Choose(works.subspan(i, heads), buffers, choice));
   }
   VARVE_RETURN_IF_ERROR(buffers.recaller.Fetch(works));
+  if (choice.path == nullptr) return absl::OkStatus();
   metrics_->score.Observe(choice.times.score_seconds);
   metrics_->select.Observe(choice.times.select_seconds);
-  (choice.by_store ? metrics_->recall_store : metrics_->recall_worker).Observe(SecondsSince(begin));
+  choice.path->Observe(SecondsSince(begin));
   return absl::OkStatus();
 }
 

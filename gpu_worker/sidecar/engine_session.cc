@@ -186,13 +186,18 @@ void EngineTable::Detach(const std::string& id) {
     if (it == engines_.end()) return;
     session = std::move(it->second);
     engines_.erase(it);
-    pool_in_use_ -= session->pool_bytes();
     until = until_;
   }
   base::LogInfo("engine '", session->name(), "' left, ", session->worker().Status().sequences,
                 " sequences closed with it");
-  const client::CallDeadline deadline(until);
-  session.reset();
+  const uint64_t pool_bytes = session->pool_bytes();
+  {
+    const client::CallDeadline deadline(until);
+    session.reset();
+  }
+  // Not before the memory is free: the next engine's must fit in.
+  base::MutexLock lock(mutex_);
+  pool_in_use_ -= pool_bytes;
 }
 
 absl::StatusOr<std::shared_ptr<EngineSession>> EngineTable::Find(const std::string& id) const {

@@ -103,6 +103,11 @@ void FakeClient::FailDigests(int calls, absl::Status status) {
   digest_error_ = std::move(status);
 }
 
+void FakeClient::FailExistsAfter(int calls) {
+  base::MutexLock lock(mutex_);
+  exists_until_failure_ = calls;
+}
+
 void FakeClient::Stop() {
   base::MutexLock lock(mutex_);
   away_ = true;
@@ -312,7 +317,7 @@ absl::StatusOr<client::ContextInfo> FakeClient::ForkContext(const std::string& i
   if (num_blocks != 0 && num_blocks != context->hashes.size()) return NotFaked();
   FakeContext copy = *context;
   copy.parked = false;
-  contexts_[new_id] = copy;
+  if (!contexts_.emplace(new_id, copy).second) return absl::AlreadyExistsError(new_id);
   return InfoOf(new_id, copy);
 }
 
@@ -435,6 +440,9 @@ void FakeClient::GetAsync(
 absl::StatusOr<std::vector<bool>> FakeClient::Exists(std::span<const page::ObjectKey> keys) {
   base::MutexLock lock(mutex_);
   VARVE_RETURN_IF_ERROR(Reachable());
+  if (exists_until_failure_ >= 0 && exists_until_failure_-- == 0) {
+    return absl::UnavailableError("the fake fails this Exists");
+  }
   std::vector<bool> there;
   for (const page::ObjectKey& key : keys) {
     there.push_back(objects_.contains(std::string(key.bytes())));

@@ -42,6 +42,8 @@ class FakeClient final : public client::Client {
   void FailPuts(int calls, absl::Status status);
   void FailGets(int calls, absl::Status status);
   void FailDigests(int calls, absl::Status status);
+  // Exists fails once, after so many calls.
+  void FailExistsAfter(int calls);
   // The next appends are done, their answers lost.
   void LoseAppendReplies(int calls);
   // Answers of single items.
@@ -142,6 +144,7 @@ class FakeClient final : public client::Client {
   int fail_puts_ ABSL_GUARDED_BY(mutex_) = 0;
   int fail_gets_ ABSL_GUARDED_BY(mutex_) = 0;
   int fail_digests_ ABSL_GUARDED_BY(mutex_) = 0;
+  int exists_until_failure_ ABSL_GUARDED_BY(mutex_) = -1;  // -1: none
   int refuse_puts_ ABSL_GUARDED_BY(mutex_) = 0;
   int lose_appends_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status put_error_, get_error_, digest_error_;

@@ -137,6 +137,9 @@ static const char* FillContext(varve_client* client, varve_memory* memory, uint3
   varve_geometry geometry = {sizeof geometry, 1,           KV_HEADS, QUERY_HEADS,
                              HEAD_DIM,        PAGE_TOKENS, VARVE_F32};
   varve_context_info info = {0};
+  info.struct_size = 1; /* refused before anything is done */
+  CHECK(varve_context_open(client, "c-ctx", &geometry, VARVE_DIGEST_MEAN, &info) ==
+        VARVE_INVALID_ARGUMENT);
   info.struct_size = sizeof info;
   CHECK(varve_context_open(client, "c-ctx", &geometry, VARVE_DIGEST_MEAN, &info) == VARVE_OK);
   CHECK(info.attached == 1 && info.num_blocks == 0);

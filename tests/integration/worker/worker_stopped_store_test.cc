@@ -9,7 +9,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "client/call_deadline.h"
+#include "client/client.h"
 #include "gpu_worker/remote_worker.h"
+#include "gpu_worker/worker.h"
+#include "grpcpp/create_channel.h"
+#include "grpcpp/support/client_interceptor.h"
 #include "gtest/gtest.h"
 #include "tests/support/assert_ok.h"
 #include "tests/support/store_process.h"
@@ -29,6 +34,30 @@ bool Eventually(const std::function<bool()>& condition) {
   }
   return true;
 }
+
+// Stops the store just before a call of this method is sent; once.
+class StopBefore final : public grpc::experimental::ClientInterceptorFactoryInterface {
+ public:
+  StopBefore(const StoreProcess* store, std::string method)
+      : store_(store), method_(std::move(method)) {}
+  grpc::experimental::Interceptor* CreateClientInterceptor(
+      grpc::experimental::ClientRpcInfo* info) override {
+    if (info->method() == method_) {
+      store_->Signal(SIGSTOP);
+      method_.clear();
+    }
+    return new Idle();
+  }
+
+ private:
+  struct Idle : grpc::experimental::Interceptor {
+    void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
+      methods->Proceed();
+    }
+  };
+  const StoreProcess* const store_;
+  std::string method_;
+};
 
 class WorkerStoppedStore : public ::testing::Test {
  protected:
@@ -107,6 +136,49 @@ TEST_F(WorkerStoppedStore, DrainingHasOneBudgetForAllSequences) {
   store_->Signal(SIGCONT);
   ASSERT_TRUE(exit.ok()) << exit.status();
   EXPECT_EQ(*exit, 0);
+}
+
+// Resuming reads digests on a stream: when the store stops there, Open ends with the client's
+// timeouts, and earlier where the caller wants it so.
+TEST(WorkerStoppedStoreResume, OpeningEndsInTime) {
+  auto store = StoreProcess::Start();
+  ASSERT_TRUE(store.ok()) << store.status();
+  const RandomText text(kShape, 11, 100);
+  worker::WorkerOptions options;
+  options.geometry = kShape;
+  options.pool_bytes = 4 << 20;
+  options.step_deadline = absl::Seconds(1);
+  client::ClientOptions client_options;
+  client_options.call_timeout = absl::Seconds(1);
+  for (const absl::Duration patience : {absl::Hours(1), absl::Milliseconds(500)}) {
+    SCOPED_TRACE(patience);
+    std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>> stop;
+    stop.push_back(std::make_unique<StopBefore>(store->get(), "/varve.v1.Store/ReadDigests"));
+    auto client = client::Client::Connect(
+        grpc::experimental::CreateCustomChannelWithInterceptors(
+            (*store)->grpc_address(), grpc::InsecureChannelCredentials(), {}, std::move(stop)),
+        nullptr, client_options);
+    ASSERT_TRUE(client.ok()) << client.status();
+    auto worker = worker::Worker::Create(options, client->get());
+    ASSERT_TRUE(worker.ok()) << worker.status();
+    Feeder feeder(worker->get(), &text);
+    const std::string context = absl::StrCat("kept", absl::ToInt64Milliseconds(patience));
+    ASSERT_OK(feeder.Open("full", context));
+    ASSERT_OK(feeder.Feed(80));
+    ASSERT_OK((*worker)->Close(feeder.id()));
+
+    const absl::Time begin = absl::Now();
+    absl::Status opened;
+    {
+      const client::CallDeadline deadline(begin + patience);
+      opened = feeder.Open("full", "", context);
+    }
+    const absl::Duration took = absl::Now() - begin;
+    (*store)->Signal(SIGCONT);
+    EXPECT_EQ(opened.code(), absl::StatusCode::kDeadlineExceeded) << opened;
+    EXPECT_LT(took, absl::Seconds(20));
+    EXPECT_TRUE(Eventually([&] { return feeder.Open("full", "", context).ok(); }));
+  }
 }
 
 }  // namespace

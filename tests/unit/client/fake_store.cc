@@ -53,6 +53,18 @@ void FakeStore::RefuseRegions(const grpc::Status& status) {
   base::MutexLock lock(mutex_);
   region_status_ = status;
 }
+void FakeStore::SilenceRegions(bool silent) {
+  base::MutexLock lock(mutex_);
+  silent_ = silent;
+}
+void FakeStore::HoldDigests(bool hold) {
+  base::MutexLock lock(mutex_);
+  hold_digests_ = hold;
+}
+std::vector<uint32_t> FakeStore::digests_read() const {
+  base::MutexLock lock(mutex_);
+  return digests_read_;
+}
 int FakeStore::get_calls() const {
   base::MutexLock lock(mutex_);
   return get_calls_;
@@ -62,7 +74,7 @@ void FakeStore::SetMaxBatchItems(uint32_t items) {
   max_batch_items_ = items;
 }
 
-void FakeStore::Answer(const varve::v1::SessionRequest& request, varve::v1::SessionReply* reply) {
+bool FakeStore::Answer(const varve::v1::SessionRequest& request, varve::v1::SessionReply* reply) {
   base::MutexLock lock(mutex_);
   if (request.has_open()) {
     const std::string id = "session-" + std::to_string(++opened_);
@@ -71,13 +83,14 @@ void FakeStore::Answer(const varve::v1::SessionRequest& request, varve::v1::Sess
     reply->mutable_opened()->set_session_id(id);
     reply->mutable_opened()->set_lane("loopback");
     reply->mutable_opened()->mutable_limits()->set_max_batch_items(max_batch_items_);
-    return;
+    return true;
   }
   reply->mutable_region()->set_error(region_status_.error_message());
   reply->mutable_region()->set_error_code(region_status_.error_code());
-  if (!region_status_.ok()) return;
+  if (!region_status_.ok()) return true;
   if (request.has_register_region()) regions_.insert(request.register_region().region_id());
   if (request.has_unregister_region()) regions_.erase(request.unregister_region().region_id());
+  return !silent_;
 }
 
 grpc::Status FakeStore::Session(grpc::ServerContext* context, SessionStream* stream) {
@@ -92,8 +105,7 @@ grpc::Status FakeStore::Session(grpc::ServerContext* context, SessionStream* str
   varve::v1::SessionRequest request;
   while (stream->Read(&request)) {
     varve::v1::SessionReply reply;
-    Answer(request, &reply);
-    stream->Write(reply);
+    if (Answer(request, &reply)) stream->Write(reply);
   }
   base::MutexLock lock(mutex_);
   streams_.erase(context);
@@ -139,9 +151,19 @@ grpc::Status FakeStore::RecallStream(grpc::ServerContext*, RecallStreamType* str
   return grpc::Status::OK;
 }
 
-grpc::Status FakeStore::StreamDigests(grpc::ServerContext*, DigestStream* stream) {
+grpc::Status FakeStore::StreamDigests(grpc::ServerContext* context, DigestStream* stream) {
+  const auto held = [&] {
+    base::MutexLock lock(mutex_);
+    return hold_digests_;
+  };
   varve::v1::DigestBatch batch;
-  while (stream->Read(&batch)) {
+  for (;;) {
+    while (held() && !context->IsCancelled()) std::this_thread::yield();
+    if (!stream->Read(&batch)) break;
+    {
+      base::MutexLock lock(mutex_);
+      digests_read_.push_back(batch.first_block());
+    }
     varve::v1::DigestAck ack;
     ack.set_layer(batch.layer());
     if (batch.layer() > 0) ack.set_error("no such layer");

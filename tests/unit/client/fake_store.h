@@ -36,6 +36,12 @@ class FakeStore final : public varve::v1::Store::Service {
   void EndSessions();
   // Every later registration is answered with this status.
   void RefuseRegions(const grpc::Status& status);
+  // Later registrations and their ends are done, but not answered.
+  void SilenceRegions(bool silent);
+  // While held no digests are read, nor acknowledged.
+  void HoldDigests(bool hold);
+  // First blocks of the batches of digests that were read so far.
+  std::vector<uint32_t> digests_read() const;
   // Gets so far; each waits until it is cancelled.
   int get_calls() const;
   void SetMaxBatchItems(uint32_t items);
@@ -59,13 +65,17 @@ class FakeStore final : public varve::v1::Store::Service {
   // Refuses layers above 0.
   grpc::Status StreamDigests(grpc::ServerContext* context, DigestStream* stream) override;
 
-  void Answer(const varve::v1::SessionRequest& request, varve::v1::SessionReply* reply);
+  // False: no reply shall be sent.
+  bool Answer(const varve::v1::SessionRequest& request, varve::v1::SessionReply* reply);
 
   mutable base::Mutex mutex_;
   int opened_ ABSL_GUARDED_BY(mutex_) = 0;
   int refuse_ ABSL_GUARDED_BY(mutex_) = 0;
   int exists_calls_ ABSL_GUARDED_BY(mutex_) = 0;
   int get_calls_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool silent_ ABSL_GUARDED_BY(mutex_) = false;
+  bool hold_digests_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<uint32_t> digests_read_ ABSL_GUARDED_BY(mutex_);
   uint32_t max_batch_items_ ABSL_GUARDED_BY(mutex_) = 0;
   grpc::Status refusal_ ABSL_GUARDED_BY(mutex_);
   grpc::Status region_status_ ABSL_GUARDED_BY(mutex_);

@@ -2,6 +2,7 @@
 #include <thread>
 
 #include "absl/time/clock.h"
+#include "client/call_deadline.h"
 #include "client/client.h"
 #include "gmock/gmock.h"
 #include "kvstore/transport/loopback.h"
@@ -110,6 +111,58 @@ TEST_F(SessionTest, RefusedMemoryIsForgotten) {
   EXPECT_THAT(store_.regions(), IsEmpty());
 }
 
+// What the store makes of memory that it does not answer for is unknown: such a session is given
+// up.
+TEST_F(SessionTest, RegionsThatAreNotAnsweredForEndInTimeAndWithTheirSession) {
+  const auto client = Connect();
+  ASSERT_TRUE(client.ok()) << client.status();
+  auto kept = (*client)->Allocate(100), dropped = (*client)->Allocate(100);
+  ASSERT_TRUE(kept.ok() && dropped.ok());
+  store_.SilenceRegions(true);
+  const absl::Time begin = absl::Now();
+  {
+    const CallDeadline deadline(absl::Now() + absl::Milliseconds(300));
+    std::vector<std::byte> own(100);
+    EXPECT_EQ((*client)->Register(own).status().code(), absl::StatusCode::kDeadlineExceeded);
+  }
+  EXPECT_EQ((*client)->session(), 0u);
+  store_.SilenceRegions(false);
+  ASSERT_TRUE((*client)->Exists(kKeys).ok());
+  EXPECT_EQ(store_.regions().size(), 2u);
+  store_.SilenceRegions(true);
+  {
+    const CallDeadline deadline(absl::Now() + absl::Milliseconds(300));
+    dropped->reset();
+  }
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(8));  // 10 s each without the caller's deadline
+  EXPECT_EQ((*client)->session(), 0u);
+  store_.SilenceRegions(false);
+  ASSERT_TRUE((*client)->Exists(kKeys).ok());
+  EXPECT_EQ(store_.regions().size(), 1u);
+}
+
+TEST_F(SessionTest, InlineCallsWaitForASessionAsLongAsTheirCaller) {
+  store_.RefuseSessions(1 << 20, {grpc::StatusCode::UNAVAILABLE, "not now"});
+  ClientOptions options;
+  options.connect_timeout = absl::Seconds(30);
+  options.lazy_session = true;
+  const auto client = Client::Connect(store_.channel(), nullptr, options);
+  ASSERT_TRUE(client.ok()) << client.status();
+  std::vector<std::byte> own(100);
+  const auto memory = (*client)->Register(own);
+  ASSERT_TRUE(memory.ok()) << memory.status();
+  const Piece piece{memory->get(), 0, 100};
+  const absl::Time begin = absl::Now();
+  const CallDeadline deadline(begin + absl::Milliseconds(300));
+  const PutItem put{.key = kKeys[0], .sources = {piece}};
+  const GetItem get{.key = kKeys[0], .destinations = {piece}};
+  EXPECT_EQ((*client)->Put({&put, 1}).status().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ((*client)->Get({&get, 1}).status().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ((*client)->PutInline(kKeys[0], own, {}).status().code(),
+            absl::StatusCode::kDeadlineExceeded);
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(15));
+}
+
 TEST_F(SessionTest, ManyThreadsShareOneNewSession) {
   const auto client = Connect();
   ASSERT_TRUE(client.ok()) << client.status();
@@ -200,6 +253,28 @@ TEST_F(SessionTest, DigestStreamsGoOnAfterARefusalAndInTheNextSession) {
   store_.ForgetSessions();
   EXPECT_TRUE((*client)->Exists(kKeys).ok());
   EXPECT_TRUE(send(0).ok());
+}
+
+// Digests whose sender gave up before they were on their way stay behind; those on their way keep
+// their turn of the replies.
+TEST_F(SessionTest, DigestsThatTimedOutUnsentAreNotSentLater) {
+  const auto client = Connect();
+  ASSERT_TRUE(client.ok()) << client.status();
+  const auto send = [&](uint32_t layer, uint32_t block, absl::Duration patience) {
+    const CallDeadline deadline(absl::Now() + patience);
+    return (*client)->SendDigests("any", 0, layer, block, 1, "rows", absl::Now()).code();
+  };
+  store_.HoldDigests(true);
+  ASSERT_TRUE((*client)->Exists(kKeys).ok());
+  EXPECT_EQ(send(0, 0, absl::Milliseconds(200)), absl::StatusCode::kDeadlineExceeded);
+  for (uint32_t block = 1; block <= 10; ++block) {
+    EXPECT_EQ(send(0, block, absl::Milliseconds(20)), absl::StatusCode::kDeadlineExceeded);
+  }
+  store_.HoldDigests(false);
+  EXPECT_EQ(send(1, 11, absl::Seconds(20)), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(send(0, 12, absl::Seconds(20)), absl::StatusCode::kOk);
+  EXPECT_LE(store_.digests_read().size(), 5u);  // gRPC takes a few before they are read
+  EXPECT_EQ(store_.digests_read().back(), 12u);
 }
 
 TEST_F(SessionTest, OptionsOutOfRangeAreNamed) {

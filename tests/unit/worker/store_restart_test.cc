@@ -116,6 +116,22 @@ TEST_P(StoreRestart, LostPagesAreCountedAndLeftOut) {
             static_cast<double>(feeder.Info().stats.lost_pages));
 }
 
+// A rebuild that fails half-way has found some of what is lost; all of it is counted, once.
+TEST_P(StoreRestart, LostPagesAreCountedAlsoWhenRebuildingTakesTwoAttempts) {
+  Feeder feeder(worker_.get(), &text_);
+  ASSERT_OK(feeder.Prefill("arkvale(budget=6p,hot=2,generated=paged)", 400));
+  ASSERT_OK(feeder.Step(0));
+  client_.Restart();
+  client_.FailExistsAfter(1);  // the second layer's
+  for (uint32_t step = 1; step < 4; ++step) {
+    if (!feeder.Step(step).ok()) ASSERT_OK(feeder.AttendWithToken(step));
+  }
+  EXPECT_GE(feeder.Info().stats.lost_pages, 4 * (50u - 13u));
+  EXPECT_EQ(Metric("varve_worker_rebuilt_contexts_total"), 1);
+  EXPECT_EQ(Metric("varve_worker_lost_pages_total"),
+            static_cast<double>(feeder.Info().stats.lost_pages));
+}
+
 // While the store is away a step that needs it fails, and gives nothing up for it.
 TEST_P(StoreRestart, AStepWithoutAStoreFailsAndEvictsNothing) {
   Feeder feeder(worker_.get(), &text_);

@@ -146,7 +146,8 @@ TEST_P(WorkerFaults, OneGetForAWholeBatch) {
 // P19: nothing is asked of the store when the budget covers the prompt.
 TEST_P(WorkerFaults, SmallContextsAskNothing) {
   const RandomText text(kShape, 5, 200);
-  const auto worker = Make(&client_, 1024, GetParam());
+  base::Metrics metrics;
+  const auto worker = Make(&client_, 1024, GetParam(), &metrics);
   for (const char* policy : {"arkvale(budget=13p)", "arkvale(budget=1)", "full", "quest"}) {
     Feeder feeder(worker.get(), &text);
     ASSERT_OK(feeder.Prefill(policy, 100));
@@ -154,6 +155,13 @@ TEST_P(WorkerFaults, SmallContextsAskNothing) {
     EXPECT_EQ(feeder.Info().stats.recalled_bytes, 0u);
   }
   EXPECT_EQ(client_.get_calls() + client_.recall_calls(), 0u);
+  // Nothing was scored: no samples of zero seconds.
+  for (const char* series :
+       {"duration_seconds_count{path=\"worker\"}", "duration_seconds_count{path=\"store\"}",
+        "stage_duration_seconds_count{stage=\"score\"}",
+        "stage_duration_seconds_count{stage=\"select\"}"}) {
+    EXPECT_THAT(metrics.Render(), HasSubstr(absl::StrCat("varve_recall_", series, " 0\n")));
+  }
 }
 
 TEST_P(WorkerFaults, EqualPrefixesAreStoredOnce) {
@@ -201,7 +209,8 @@ TEST_P(WorkerFaults, UnsavedPagesStayAndFinishPrefillSaysSo) {
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("the store is away"));
   EXPECT_EQ(worker->Status().free_pages, 1024u - 4 * 30);  // nothing left
-  EXPECT_THAT(metrics.Render(), HasSubstr("varve_worker_saved_objects_total{result=\"failed\"} "));
+  EXPECT_THAT(metrics.Render(),
+              ::testing::Not(HasSubstr("varve_worker_saved_objects_total{result=\"failed\"} 0\n")));
   client_.FailPuts(0, absl::OkStatus());
   ASSERT_OK(feeder.Finish());  // tries again
   ASSERT_OK(feeder.Step(0));

@@ -74,6 +74,36 @@ TEST_P(WorkerRefusals, RefusedPagesAreSavedLaterWithoutANewSession) {
   }
 }
 
+// A context of another shape cannot be resumed: the fork is gone then, and what was attached in
+// place is parked as before.
+TEST_P(WorkerRefusals, AFailedResumeLeavesNothingBehind) {
+  const RandomText text(kShape, 38, 300);
+  FakeClient client;
+  const auto worker = Make(&client, 128);
+  Feeder feeder(worker.get(), &text);
+  ASSERT_OK(feeder.Open("full", "stored"));
+  ASSERT_OK(feeder.Feed(64));
+  ASSERT_OK(worker->Close(feeder.id()));
+  ASSERT_TRUE(client.context("stored").parked);
+  worker::WorkerOptions options;
+  options.geometry = kShape;
+  options.digest_kind = page::DigestKind::kMean;
+  options.pool_bytes = 64 * kShape.page_bytes();
+  auto other = worker::Worker::Create(options, &client);
+  ASSERT_TRUE(other.ok()) << other.status();
+  Feeder wrong(other->get(), &text);
+  EXPECT_EQ(wrong.Open("full", "fork", "stored").code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_FALSE(client.has_context("fork"));
+  EXPECT_EQ(wrong.Open("full", "stored", "stored").code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(client.context("stored").parked);
+  // A name that was taken is not this sequence's to drop.
+  EXPECT_EQ(feeder.Open("full", "stored", "stored").code(), absl::StatusCode::kOk);
+  ASSERT_OK(worker->Close(feeder.id()));
+  ASSERT_OK(client.ForkContext("stored", "fork", 0).status());
+  EXPECT_EQ(feeder.Open("full", "fork", "stored").code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_TRUE(client.has_context("fork"));
+}
+
 // A store that hangs may begin to write at any time: until it answers something, and its deadline
 // has passed since, the slots of an unanswered recall are nobody's.
 TEST_P(WorkerRefusals, SlotsOfAnUnansweredRecallWaitForAnAnswer) {

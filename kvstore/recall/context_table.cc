@@ -86,7 +86,7 @@ class ContextTableImpl final : public ContextTable {
                                          uint32_t epoch, uint32_t layer, uint32_t first_block,
                                          uint32_t num_blocks, std::string_view rows) override;
   absl::StatusOr<std::string> ReadDigests(store::NamespaceId ns, const std::string& id,
-                                          uint32_t layer, uint32_t first_block,
+                                          uint32_t epoch, uint32_t layer, uint32_t first_block,
                                           uint32_t num_blocks) const override;
   absl::StatusOr<std::vector<LayerSelection>> Select(store::NamespaceId ns, const std::string& id,
                                                      const SelectParams& params,
@@ -321,11 +321,11 @@ absl::StatusOr<uint32_t> ContextTableImpl::AppendDigests(store::NamespaceId ns,
 }
 
 absl::StatusOr<std::string> ContextTableImpl::ReadDigests(store::NamespaceId ns,
-                                                          const std::string& id, uint32_t layer,
-                                                          uint32_t first_block,
+                                                          const std::string& id, uint32_t epoch,
+                                                          uint32_t layer, uint32_t first_block,
                                                           uint32_t num_blocks) const {
   VARVE_ASSIGN_OR_RETURN(const ContextPtr context, Find(ns, id));
-  return context->ReadDigests(layer, first_block, num_blocks);
+  return context->ReadDigests(epoch, layer, first_block, num_blocks);
 }
 
 absl::StatusOr<std::vector<LayerSelection>> ContextTableImpl::Select(

@@ -114,7 +114,7 @@ TEST_P(SelectAgainstReferenceTest, PicksTheBestPagesAndNamesTheMissing) {
     for (size_t l = 0; l < 2; ++l) {
       const LayerSelection& selection = (*selections)[l];
       EXPECT_EQ(selection.layer, layers[l].layer) << "in the order asked";
-      const std::string rows = *table_->ReadDigests(ns_, "c", layers[l].layer, 0, candidates);
+      const std::string rows = *ReadDigests("c", layers[l].layer, 0, candidates);
       std::set<uint32_t> missing_union;
       for (uint32_t h = 0; h < 2; ++h) {
         const HeadSelection& head = selection.heads[h];
@@ -178,7 +178,7 @@ TEST_F(SelectTest, ManyQueryHeadsOverManyPages) {
       .epoch = epoch, .merge = page::ScoreMerge::kSoftmaxMax, .explain = true};
   const auto selections = Select(params, {{MakeQuery(0, queries, 1, 10)}});
   ASSERT_TRUE(selections.ok()) << selections.status();
-  const std::string rows = *table_->ReadDigests(ns_, "c", 0, 0, kPages);
+  const std::string rows = *ReadDigests("c", 0, 0, kPages);
   const auto truth = ReferenceScores(options, rows, 0, queries, params.merge, kPages);
   const double most = *std::max_element(truth.begin(), truth.end());
   const HeadSelection& head = selections->front().heads.front();
@@ -268,6 +268,8 @@ TEST_F(SelectTest, P13NothingStaleComesBack) {
     for (uint32_t l = 0; l < 2; ++l) {
       EXPECT_FALSE(AddDigests("c", epoch, l, keep, 150, options, round).ok()) << "old epoch";
       ASSERT_TRUE(AddDigests("c", now, l, keep, 150, options, round).ok());
+      EXPECT_EQ(table_->ReadDigests(ns_, "c", epoch, l, 0, 1).status().code(),
+                absl::StatusCode::kFailedPrecondition);
     }
     const auto queries = RandomQueries(options.geometry, round);
     const std::vector<LayerQuery> layers = {MakeQuery(1, queries, 2, 40)};
@@ -282,8 +284,7 @@ TEST_F(SelectTest, P13NothingStaleComesBack) {
       EXPECT_EQ(layer.block_hashes[i], truth[layer.missing_pages[i]]);
     }
     // Scores are those of the new digests, every one.
-    const std::string rows =
-        *table_->ReadDigests(ns_, "c", 1, 0, static_cast<uint32_t>(truth.size()));
+    const std::string rows = *ReadDigests("c", 1, 0, static_cast<uint32_t>(truth.size()));
     EXPECT_EQ(rows.substr(keep * rows.size() / truth.size()),
               RandomDigests(options, round + 100, keep, 150));
     epoch = now;

@@ -185,6 +185,7 @@ class StoreFaultsTest : public ::testing::Test {
     server::ServerOptions options;
     options.config = server::DefaultStoreConfig();
     options.config.mutable_host_tier()->set_capacity_bytes(64 << 20);
+    options.config.mutable_host_tier()->set_verify_reads(verify_reads_);
     options.config.mutable_sessions()->set_max_connecting(kMaxConnecting);
     options.config.mutable_recall()->set_threads(1);
     options.listen = false;
@@ -324,6 +325,7 @@ class StoreFaultsTest : public ::testing::Test {
     server_.reset();
   }
 
+  bool verify_reads_ = true;
   static constexpr int kMaxConnecting = 10;
   static constexpr const char* kHash = "block-hash-1000";
   Faults faults_;

@@ -67,6 +67,25 @@ TEST_F(StoreFaultsTest, ADamagedObjectIsDroppedByTheCopyThatFindsIt) {
   }
 }
 
+class UncheckedReadsTest : public StoreFaultsTest {
+ protected:
+  UncheckedReadsTest() { verify_reads_ = false; }
+};
+
+TEST_F(UncheckedReadsTest, ADamagedObjectIsServedOnEveryWay) {
+  uint64_t region = 2;
+  for (const char* way : {"direct", "mapped", "copied"}) {
+    SCOPED_TRACE(way);
+    ASSERT_EQ(Register(++region, way), "");
+    ASSERT_EQ(Put(way, region).result(), v1::PUT_RESULT_STORED);
+    faults_.Set(absl::OkStatus(), false, /*corrupt=*/true);
+    EXPECT_TRUE(Get(way, region).hit());
+    faults_.Set(absl::OkStatus(), false, false);
+    EXPECT_TRUE(Get(way, region).hit());
+  }
+  EXPECT_EQ(Status().objects(), 3u);
+}
+
 TEST_F(StoreFaultsTest, AFailedPutGivesItsSpaceBack) {
   faults_.Set(absl::InternalError("no luck"), false, false);
   const v1::PutItemResult result = Put("a");

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "client/client_impl.h"
@@ -18,6 +19,9 @@ namespace {
 // What a call takes beyond its transfers: queueing, scoring, the way there and back.
 constexpr absl::Duration kTransferCallMargin = absl::Seconds(5);
 constexpr absl::Duration kLongestTime = absl::Hours(1);
+// Below what a store reads of one stream before it answers (docs/protocol.md), so that it reads
+// each at once: the deadline counts from there.
+constexpr size_t kMaxRecalls = 32;
 constexpr size_t kPageBytes = 4096;
 
 std::shared_ptr<grpc::Channel> Dial(const std::string& address) {
@@ -117,10 +121,10 @@ ClientImpl::ClientImpl(std::shared_ptr<grpc::Channel> channel, transport::Transp
       stub_(v1::Store::NewStub(channel_)),
       digests_([this](grpc::ClientContext* context,
                       auto* reactor) { stub_->async()->StreamDigests(context, reactor); },
-               nullptr),
+               nullptr, std::numeric_limits<size_t>::max()),
       recalls_([this](grpc::ClientContext* context,
                       auto* reactor) { stub_->async()->RecallStream(context, reactor); },
-               [](const v1::RecallReply& reply) -> uint64_t { return reply.tag(); }),
+               [](const v1::RecallReply& reply) -> uint64_t { return reply.tag(); }, kMaxRecalls),
       session_(stub_.get(), OpenRequest(options, transport), options.connect_timeout) {}
 
 ClientImpl::~ClientImpl() {

@@ -28,14 +28,15 @@ template <typename Request, typename Reply>
 class SessionStream {
  public:
   using Stream = ExchangeStream<Request, Reply>;
-  SessionStream(typename Stream::Bind bind, typename Stream::TagOf tag_of)
-      : bind_(std::move(bind)), tag_of_(tag_of) {}
+  SessionStream(typename Stream::Bind bind, typename Stream::TagOf tag_of, size_t max_unanswered)
+      : bind_(std::move(bind)), tag_of_(tag_of), max_unanswered_(max_unanswered) {}
 
   std::shared_ptr<Stream> For(uint64_t generation) {
     base::MutexLock lock(mutex_);
     if (stream_ != nullptr && generation_ == generation && stream_->alive()) return stream_;
     if (stream_ != nullptr) Retire();
-    stream_ = Stream::Start(bind_, tag_of_, [] {});
+    stream_ = Stream::Start(
+        bind_, tag_of_, [] {}, max_unanswered_);
     generation_ = generation;
     return stream_;
   }
@@ -55,6 +56,7 @@ class SessionStream {
 
   const typename Stream::Bind bind_;
   const typename Stream::TagOf tag_of_;
+  const size_t max_unanswered_;
   base::Mutex mutex_;
   uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 0;
   std::shared_ptr<Stream> stream_ ABSL_GUARDED_BY(mutex_);

@@ -1,8 +1,10 @@
 // Requests and their replies on one long-lived gRPC stream, many in flight.
 //
 // Replies are matched to requests by the order of sending, or by a tag when the stream has a tag
-// function. A stream that broke stays broken: its owner starts another one. The final status of the
-// stream is the error of every exchange that was waiting.
+// function. A tagged stream may have a limit of requests that the store has not answered: others
+// are sent when it answers, or never when nobody waits for them by then. A stream that broke stays
+// broken: its owner starts another one. The final status of the stream is the error of every
+// exchange that was waiting.
 //
 // Threads: all methods from any thread; on_closed runs once, on a gRPC thread, after the last
 // exchange has been failed.
@@ -14,6 +16,7 @@
 #include <chrono>
 #include <functional>
 #include <iterator>
+#include <limits>
 #include <list>
 #include <map>
 #include <memory>
@@ -38,9 +41,12 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
   using Bind = std::function<void(grpc::ClientContext*, Reactor*)>;
 
   // bind: calls the stub's method. tag_of: null when replies come in the order of the requests.
-  static std::shared_ptr<ExchangeStream> Start(const Bind& bind, TagOf tag_of,
-                                               std::function<void()> on_closed) {
-    std::shared_ptr<ExchangeStream> stream(new ExchangeStream(tag_of, std::move(on_closed)));
+  // max_unanswered: at least 1.
+  static std::shared_ptr<ExchangeStream> Start(
+      const Bind& bind, TagOf tag_of, std::function<void()> on_closed,
+      size_t max_unanswered = std::numeric_limits<size_t>::max()) {
+    std::shared_ptr<ExchangeStream> stream(
+        new ExchangeStream(tag_of, max_unanswered, std::move(on_closed)));
     stream->self_ = stream;
     bind(&*stream->context_, stream.get());
     stream->AddHold();  // writes start outside of reactions
@@ -98,8 +104,8 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
     std::optional<absl::StatusOr<Reply>> result;
   };
 
-  ExchangeStream(TagOf tag_of, std::function<void()> on_closed)
-      : tag_of_(tag_of), on_closed_(std::move(on_closed)) {}
+  ExchangeStream(TagOf tag_of, size_t max_unanswered, std::function<void()> on_closed)
+      : tag_of_(tag_of), max_unanswered_(max_unanswered), on_closed_(std::move(on_closed)) {}
 
   // Whoever ended the stream, to an exchange it is as if the connection had gone.
   static absl::Status BrokenBy(const grpc::Status& status) {
@@ -110,14 +116,21 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
 
   void SendLocked(uint64_t id, Request request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     queue_.emplace_back(id, std::move(request));
-    if (queue_.size() == 1) this->StartWrite(&queue_.front().second);
+    WriteLocked();
+  }
+
+  void WriteLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (writing_ || read_closed_ || queue_.empty() || unanswered_ >= max_unanswered_) return;
+    writing_ = true;
+    ++unanswered_;
+    this->StartWrite(&queue_.front().second);
   }
 
   // Nobody waits for the answer any more: what was not sent yet must not be. What was sent keeps
   // its slot in an ordered stream: its reply still takes its turn.
   void Forget(uint64_t id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const auto unsent =
-        std::find_if(queue_.empty() ? queue_.end() : std::next(queue_.begin()), queue_.end(),
+        std::find_if(writing_ ? std::next(queue_.begin()) : queue_.begin(), queue_.end(),
                      [id](const std::pair<uint64_t, Request>& entry) { return entry.first == id; });
     if (tag_of_ != nullptr || unsent != queue_.end()) waiting_.erase(id);
     if (unsent != queue_.end()) queue_.erase(unsent);
@@ -126,7 +139,8 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
   void OnWriteDone(bool ok) override {
     base::MutexLock lock(mutex_);
     queue_.pop_front();
-    if (ok && !read_closed_ && !queue_.empty()) this->StartWrite(&queue_.front().second);
+    writing_ = false;
+    if (ok) WriteLocked();
   }
 
   void OnReadDone(bool ok) override {
@@ -138,6 +152,8 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
     }
     {
       base::MutexLock lock(mutex_);
+      --unanswered_;
+      WriteLocked();
       auto it = tag_of_ == nullptr ? waiting_.begin() : waiting_.find(tag_of_(reply_));
       if (it != waiting_.end()) {
         it->second->result = std::move(reply_);
@@ -172,6 +188,7 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
   }
 
   const TagOf tag_of_;
+  const size_t max_unanswered_;
   const std::function<void()> on_closed_;
   base::Mutex context_mutex_;  // for Cancel against the end
   std::optional<grpc::ClientContext> context_{std::in_place};
@@ -180,7 +197,9 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
 
   mutable base::Mutex mutex_;
   base::CondVar all_done_;
-  std::list<std::pair<uint64_t, Request>> queue_ ABSL_GUARDED_BY(mutex_);  // front: being written
+  std::list<std::pair<uint64_t, Request>> queue_ ABSL_GUARDED_BY(mutex_);
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;   // the front of the queue
+  size_t unanswered_ ABSL_GUARDED_BY(mutex_) = 0;  // handed to gRPC, waited for or not
   std::map<uint64_t, std::shared_ptr<Slot>> waiting_ ABSL_GUARDED_BY(mutex_);
   uint64_t next_sent_ ABSL_GUARDED_BY(mutex_) = 0;
   bool read_closed_ ABSL_GUARDED_BY(mutex_) = false;

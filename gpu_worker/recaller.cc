@@ -202,7 +202,8 @@ void Recaller::GiveUp(std::span<HeadWork> works, bool may_land_late) {
     work.slots.clear();
   }
   if (may_land_late) {
-    // The store counts its deadline from when it reads the request: before it answers the next one.
+    // The store counts its deadline from when it reads the request: before it answers the next one,
+    // because the client sends no more recalls than the store reads.
     services_->pool->Quarantine(freed_, 2 * services_->options.transfer_deadline);
   } else {
     services_->pool->Free(freed_);

@@ -3,7 +3,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -57,13 +56,7 @@ absl::Status ValidateWorkerConfig(const WorkerConfig& config) {
   }
   checks.LogLevel("log_level", config.log_level());
   const auto& lanes = config.transport().lanes();
-  if (lanes.empty()) checks.Refuse("transport.lanes", "[]", "at least one of shm, tcp, rdma");
-  for (auto lane = lanes.begin(); lane != lanes.end(); ++lane) {
-    checks.OneOf("transport.lanes", *lane, {"shm", "tcp", "rdma"});
-    if (std::find(lanes.begin(), lane, *lane) != lane) {
-      checks.Refuse("transport.lanes", absl::StrCat("'", *lane, "' twice"), "each lane once");
-    }
-  }
+  checks.SomeOf("transport.lanes", {lanes.begin(), lanes.end()}, {"shm", "tcp", "rdma"});
   checks.Millis("transport.transfer_deadline_ms", config.transport().transfer_deadline_ms(), 1,
                 600000);
   if (!transport::ParsePortRange(config.transport().tcp_port_range()).ok()) {

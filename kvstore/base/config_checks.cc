@@ -32,6 +32,19 @@ void ConfigChecks::OneOf(const std::string& field, const std::string& value,
          absl::StrCat("one of ", absl::StrJoin(allowed, ", ")));
 }
 
+void ConfigChecks::SomeOf(const std::string& field, const std::vector<std::string>& values,
+                          const std::vector<std::string>& allowed) {
+  if (values.empty()) {
+    Refuse(field, "[]", absl::StrCat("at least one of ", absl::StrJoin(allowed, ", ")));
+  }
+  for (auto value = values.begin(); value != values.end(); ++value) {
+    OneOf(field, *value, allowed);
+    if (std::find(values.begin(), value, *value) != value) {
+      Refuse(field, absl::StrCat("'", *value, "' twice"), "each once");
+    }
+  }
+}
+
 void ConfigChecks::Address(const std::string& field, const std::string& value) {
   if (IsAddress(value)) return;
   Refuse(field, absl::StrCat("'", value, "'"), "host:port (port 0 picks one) or unix:/path");

@@ -24,6 +24,9 @@ class ConfigChecks {
   void Millis(const std::string& field, uint64_t value, uint64_t low, uint64_t high);
   void OneOf(const std::string& field, const std::string& value,
              const std::vector<std::string>& allowed);
+  // At least one of the allowed, none twice.
+  void SomeOf(const std::string& field, const std::vector<std::string>& values,
+              const std::vector<std::string>& allowed);
   // host:port, or unix:/path; port 0 picks one.
   void Address(const std::string& field, const std::string& value);
   // host:port, or empty for none.

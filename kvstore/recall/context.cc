@@ -316,8 +316,8 @@ absl::StatusOr<uint32_t> Context::AppendDigests(uint32_t epoch, uint32_t layer,
   return digest_blocks;
 }
 
-absl::StatusOr<std::string> Context::ReadDigests(uint32_t layer, uint32_t first_block,
-                                                 uint32_t num_blocks) const {
+absl::StatusOr<std::string> Context::ReadDigests(uint32_t epoch, uint32_t layer,
+                                                 uint32_t first_block, uint32_t num_blocks) const {
   if (layer >= options_.geometry.num_layers) {
     return absl::InvalidArgumentError(
         absl::StrCat("layer is ", layer, ", allowed: 0..", options_.geometry.num_layers - 1));
@@ -325,6 +325,7 @@ absl::StatusOr<std::string> Context::ReadDigests(uint32_t layer, uint32_t first_
   RowList digests(RowFormat{});
   {
     base::MutexLock lock(mutex_);
+    VARVE_RETURN_IF_ERROR(CheckEpochLocked(epoch));
     digests = state_.layers[layer];
   }
   if (first_block > digests.rows() || num_blocks > digests.rows() - first_block) {

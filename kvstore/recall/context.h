@@ -70,7 +70,7 @@ class Context {
 
   absl::StatusOr<uint32_t> AppendDigests(uint32_t epoch, uint32_t layer, uint32_t first_block,
                                          uint32_t num_blocks, std::string_view rows);
-  absl::StatusOr<std::string> ReadDigests(uint32_t layer, uint32_t first_block,
+  absl::StatusOr<std::string> ReadDigests(uint32_t epoch, uint32_t layer, uint32_t first_block,
                                           uint32_t num_blocks) const;
 
   // What a recall works on. FAILED_PRECONDITION when the epoch is not the context's.

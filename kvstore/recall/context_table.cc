@@ -86,7 +86,7 @@ class ContextTableImpl final : public ContextTable {
                                          uint32_t epoch, uint32_t layer, uint32_t first_block,
                                          uint32_t num_blocks, std::string_view rows) override;
   absl::StatusOr<std::string> ReadDigests(store::NamespaceId ns, const std::string& id,
-                                          uint32_t layer, uint32_t first_block,
+                                          uint32_t epoch, uint32_t layer, uint32_t first_block,
                                           uint32_t num_blocks) const override;
   absl::StatusOr<std::vector<LayerSelection>> Select(store::NamespaceId ns, const std::string& id,
                                                      const SelectParams& params,
@@ -100,8 +100,9 @@ class ContextTableImpl final : public ContextTable {
   absl::StatusOr<ContextPtr> Find(store::NamespaceId ns, const std::string& id) const;
   // ALREADY_EXISTS or RESOURCE_EXHAUSTED when a context `id` cannot be added.
   absl::Status CheckRoom(const Key& key) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Drops the parked context that was used the longest ago, if there is one.
-  void MakeRoom() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes out the parked context that was used the longest ago, if there is one. To be destroyed
+  // after the lock: that frees all its digests.
+  ContextPtr MakeRoom() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Attaches the session, then makes the context known.
   absl::StatusOr<ContextSnapshot> Add(const Key& key, ContextPtr context, uint64_t session);
   uint32_t NextEpoch() { return next_epoch_.fetch_add(1, std::memory_order_relaxed); }
@@ -145,7 +146,7 @@ absl::Status ContextTableImpl::CheckRoom(const Key& key) const {
   return absl::OkStatus();
 }
 
-void ContextTableImpl::MakeRoom() {
+ContextTableImpl::ContextPtr ContextTableImpl::MakeRoom() {
   // One that is being attached just now is passed over.
   for (;;) {
     auto oldest = contexts_.end();
@@ -155,11 +156,12 @@ void ContextTableImpl::MakeRoom() {
       }
       if (it->second->IsParked()) oldest = it;
     }
-    if (oldest == contexts_.end()) return;
+    if (oldest == contexts_.end()) return nullptr;
     if (!oldest->second->RetireIfParked()) continue;
+    ContextPtr gone = std::move(oldest->second);
     contexts_.erase(oldest);
     ++expired_.for_room;
-    return;
+    return gone;
   }
 }
 
@@ -189,9 +191,10 @@ absl::StatusOr<ContextSnapshot> ContextTableImpl::Add(const Key& key, ContextPtr
   VARVE_RETURN_IF_ERROR(context->Attach(session));
   context->Touch(options_.clock->Now());
   absl::Status status;
+  ContextPtr gone;  // destroyed after the lock
   {
     base::MutexLock lock(mutex_);
-    if (contexts_.size() >= options_.max_contexts && !contexts_.contains(key)) MakeRoom();
+    if (contexts_.size() >= options_.max_contexts && !contexts_.contains(key)) gone = MakeRoom();
     status = CheckRoom(key);
     if (status.ok()) contexts_.emplace(key, context);
   }
@@ -321,11 +324,11 @@ absl::StatusOr<uint32_t> ContextTableImpl::AppendDigests(store::NamespaceId ns,
 }
 
 absl::StatusOr<std::string> ContextTableImpl::ReadDigests(store::NamespaceId ns,
-                                                          const std::string& id, uint32_t layer,
-                                                          uint32_t first_block,
+                                                          const std::string& id, uint32_t epoch,
+                                                          uint32_t layer, uint32_t first_block,
                                                           uint32_t num_blocks) const {
   VARVE_ASSIGN_OR_RETURN(const ContextPtr context, Find(ns, id));
-  return context->ReadDigests(layer, first_block, num_blocks);
+  return context->ReadDigests(epoch, layer, first_block, num_blocks);
 }
 
 absl::StatusOr<std::vector<LayerSelection>> ContextTableImpl::Select(

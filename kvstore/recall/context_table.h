@@ -156,9 +156,10 @@ class ContextTable {
                                                  uint32_t first_block, uint32_t num_blocks,
                                                  std::string_view rows) = 0;
   // Rows [first_block, first_block + num_blocks) of a layer in the same form, for attaching
-  // workers.
+  // workers. FAILED_PRECONDITION when the context is of another epoch, or has fewer rows.
   virtual absl::StatusOr<std::string> ReadDigests(store::NamespaceId ns, const std::string& id,
-                                                  uint32_t layer, uint32_t first_block,
+                                                  uint32_t epoch, uint32_t layer,
+                                                  uint32_t first_block,
                                                   uint32_t num_blocks) const = 0;
 
   // Scores and selects, all layers of the request. One selection per layer, in the order asked.

@@ -75,41 +75,69 @@ absl::Status CheckHead(const LayerQuery& query, size_t h, uint64_t pinned, uint3
   return absl::OkStatus();
 }
 
+// Selected pages and explained scores go into one reply, and take several times as much here.
+absl::Status CheckAnswer(uint64_t numbers) {
+  constexpr uint64_t kMaxNumbers = 16 << 20;
+  if (numbers <= kMaxNumbers) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "the budgets and explained scores of the request come to ", numbers,
+      " pages, allowed: ", kMaxNumbers, " in one recall; ask for fewer layers at once"));
+}
+
 // ---- one (layer, KV head)
 
+// Query heads are scored as many at a time as keep `raw` within this, at least one; it is what
+// clients decide the size of.
+constexpr size_t kMaxRawFloats = 4 << 20;
+
 struct Scratch {
-  std::vector<float> raw;     // [G][pages]
-  std::vector<float> piece;   // [G][rows of one chunk]
+  std::vector<float> raw;     // [heads at a time][pages]
+  std::vector<float> piece;   // [heads at a time][rows of one chunk]
   std::vector<float> scores;  // [pages]
   std::vector<uint32_t> selected;
   page::SelectScratch select;
   SelectTimings timings;
 
-  void Fit(uint32_t group_size, uint32_t pages) {
-    raw.resize(std::max(raw.size(), size_t{group_size} * pages));
-    piece.resize(std::max(piece.size(), size_t{group_size} * RowChunk::kMaxRows));
+  void FitScores(uint32_t heads, uint32_t pages) {
+    raw.resize(std::max(raw.size(), size_t{heads} * pages));
+    piece.resize(std::max(piece.size(), size_t{heads} * RowChunk::kMaxRows));
+  }
+  void Fit(uint32_t pages) {
     scores.resize(std::max<size_t>(scores.size(), pages));
     selected.resize(std::max<size_t>(selected.size(), pages));
   }
 };
 
-void ScoreHead(const ContextOptions& options, const RowList& digests, uint32_t head,
-               const float* queries, page::ScoreMerge merge, uint32_t pages, Scratch& scratch) {
+// raw[q][page] of `heads` query heads from `queries` on.
+void ScoreSome(const ContextOptions& options, const RowList& digests, uint32_t head,
+               const float* queries, uint32_t heads, uint32_t pages, Scratch& scratch) {
   const page::Geometry& g = options.geometry;
-  const uint32_t group = g.group_size();
   digests.ForEachPiece(
       0, pages, [&](const RowChunk& chunk, uint32_t row, uint32_t rows, uint32_t done) {
         const size_t row_bytes = digests.format().head_bytes;
         const page::DigestMatrix matrix{options.digest_kind, g.dtype,
                                         g.head_dim,          chunk.head(head) + row * row_bytes,
                                         row_bytes,           rows};
-        page::ScorePages(matrix, queries, group, scratch.piece.data());
-        for (uint32_t q = 0; q < group; ++q) {
+        page::ScorePages(matrix, queries, heads, scratch.piece.data());
+        for (uint32_t q = 0; q < heads; ++q) {
           std::memcpy(scratch.raw.data() + size_t{q} * pages + done,
                       scratch.piece.data() + size_t{q} * rows, rows * sizeof(float));
         }
       });
-  page::MergeScores(merge, scratch.raw.data(), group, pages, g.head_dim, scratch.scores.data());
+}
+
+void ScoreHead(const ContextOptions& options, const RowList& digests, uint32_t head,
+               const float* queries, page::ScoreMerge merge, uint32_t pages, Scratch& scratch) {
+  const page::Geometry& g = options.geometry;
+  const uint32_t group = g.group_size();
+  const auto at_once = static_cast<uint32_t>(std::clamp<size_t>(kMaxRawFloats / pages, 1, group));
+  scratch.FitScores(at_once, pages);
+  for (uint32_t done = 0; done < group; done += at_once) {
+    const uint32_t heads = std::min(at_once, group - done);
+    ScoreSome(options, digests, head, queries + size_t{done} * g.head_dim, heads, pages, scratch);
+    page::MergeSomeScores(merge, scratch.raw.data(), heads, group, done == 0, pages, g.head_dim,
+                          scratch.scores.data());
+  }
 }
 
 HeadSelection SelectHead(const HeadQuery& head, std::span<const uint32_t> pinned, uint32_t pages,
@@ -163,6 +191,7 @@ absl::Status CheckQueries(const ContextOptions& options, const SelectParams& par
 absl::Status CheckCandidates(const Context::RecallView& view, const SelectParams& params,
                              std::span<const LayerQuery> layers) {
   const uint32_t num_blocks = view.blocks.rows();
+  uint64_t answer = 0;
   if (params.num_blocks > num_blocks) {
     return absl::InvalidArgumentError(
         absl::StrCat("num_blocks is ", params.num_blocks, ", allowed: 0..", num_blocks));
@@ -178,9 +207,10 @@ absl::Status CheckCandidates(const Context::RecallView& view, const SelectParams
     const uint64_t pinned = PinnedCount(params, pages);
     for (size_t h = 0; h < layers[l].heads.size(); ++h) {
       VARVE_RETURN_IF_ERROR(CheckHead(layers[l], h, pinned, num_blocks, params));
+      answer += std::min(layers[l].heads[h].budget_pages, pages) + (params.explain ? pages : 0);
     }
   }
-  return absl::OkStatus();
+  return CheckAnswer(answer);
 }
 
 std::vector<LayerSelection> SelectFrom(const ContextOptions& options,
@@ -202,7 +232,7 @@ std::vector<LayerSelection> SelectFrom(const ContextOptions& options,
     const HeadQuery& head = layers[l].heads[h];
     const uint32_t pages = Candidates(view.layers[l], params);
     Scratch& scratch = scratches[worker];
-    scratch.Fit(g.group_size(), pages);
+    scratch.Fit(pages);
     const auto start = std::chrono::steady_clock::now();
     // A budget for everything needs no scores.
     if (head.budget_pages < pages || params.explain) {

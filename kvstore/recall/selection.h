@@ -21,8 +21,8 @@ namespace varve::recall {
 absl::Status CheckQueries(const ContextOptions& options, const SelectParams& params,
                           std::span<const LayerQuery> layers);
 
-// What depends on it: candidates, resident pages, pinned pages against budgets. Call after
-// CheckQueries.
+// What depends on it: candidates, resident pages, pinned pages against budgets; RESOURCE_EXHAUSTED
+// when the answer would be too big. Call after CheckQueries.
 absl::Status CheckCandidates(const Context::RecallView& view, const SelectParams& params,
                              std::span<const LayerQuery> layers);
 

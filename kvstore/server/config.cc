@@ -30,11 +30,8 @@ void CheckHostTier(const varve::v1::HostTierConfig& tier, base::ConfigChecks& ch
 }
 
 void CheckTransport(const varve::v1::TransportConfig& transport, base::ConfigChecks& checks) {
-  if (transport.lanes().empty())
-    checks.Refuse("transport.lanes", "[]", "at least one of shm, tcp, rdma");
-  for (const std::string& lane : transport.lanes()) {
-    checks.OneOf("transport.lanes", lane, {"shm", "tcp", "rdma"});
-  }
+  checks.SomeOf("transport.lanes", {transport.lanes().begin(), transport.lanes().end()},
+                {"shm", "tcp", "rdma"});
   checks.Millis("transport.transfer_deadline_ms", transport.transfer_deadline_ms(), 1,
                 absl::ToInt64Milliseconds(kMaxTransferDeadline));
   if (!transport::ParsePortRange(transport.tcp_port_range()).ok()) {

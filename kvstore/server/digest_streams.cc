@@ -105,8 +105,10 @@ class DigestSource {
     }
     if (layer_ >= end_) return false;
     const uint32_t blocks = std::min(batch_blocks_, context_.digest_blocks[layer_] - block_);
-    VARVE_ASSIGN_OR_RETURN(std::string rows, core_->contexts.ReadDigests(ns_, context_.context_id,
-                                                                         layer_, block_, blocks));
+    // Of the epoch that the stream began with, or no more: two epochs do not go together.
+    VARVE_ASSIGN_OR_RETURN(std::string rows,
+                           core_->contexts.ReadDigests(ns_, context_.context_id, context_.epoch,
+                                                       layer_, block_, blocks));
     batch->set_context_id(context_.context_id);
     batch->set_epoch(context_.epoch);
     batch->set_layer(layer_);

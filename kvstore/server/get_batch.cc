@@ -87,12 +87,11 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
       return Post(std::move(chunk.items), verify_now);
     }
     // Checksums and copies touch all bytes: not on a gRPC thread, and while earlier chunks travel.
-    core_.data_pool.Run(
-        [self = shared_from_this(), items = std::move(chunk.items), verify_first,
-         verify_now]() mutable {
-          if (verify_first) self->DropCorrupt(items);
-          self->Post(std::move(items), verify_now);
-        });
+    core_.data_pool.Run([self = shared_from_this(), items = std::move(chunk.items), verify_first,
+                         verify_now]() mutable {
+      if (verify_first) self->DropCorrupt(items);
+      self->Post(std::move(items), verify_now);
+    });
   }
 
   // OK with no handle: a miss.
@@ -149,7 +148,8 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
     for (int i : chunk) {
       varve::v1::GetItemResult* result = reply_->mutable_results(i);
       if (status.ok()) {
-        SetHit(core_, *items_[i].handle, items_[i].bytes, result);
+        SetHit(*items_[i].handle, items_[i].bytes, result);
+        CountHit(core_, items_[i].bytes);
         hits_.store(true, std::memory_order_relaxed);
       } else {
         SetMiss(core_, store::MissReason::kFailed, result);
@@ -206,12 +206,14 @@ void SetMiss(Core& core, store::MissReason reason, varve::v1::GetItemResult* res
   core.metrics.CountMiss(reason);
 }
 
-void SetHit(Core& core, const store::GetHandle& handle, uint64_t bytes,
-            varve::v1::GetItemResult* result) {
+void SetHit(const store::GetHandle& handle, uint64_t bytes, varve::v1::GetItemResult* result) {
   result->set_hit(true);
   result->set_tier(ToProto(handle.tier()));
   result->set_value_bytes(bytes);
   result->set_codec(handle.meta().codec);
+}
+
+void CountHit(Core& core, uint64_t bytes) {
   core.metrics.hits_host->Increment();
   core.metrics.served_bytes_host->Increment(static_cast<double>(bytes));
 }

@@ -27,7 +27,8 @@ inline std::span<std::byte> Mutable(std::span<const std::byte> memory) {
   return {const_cast<std::byte*>(memory.data()), memory.size()};
 }
 void SetMiss(Core& core, store::MissReason reason, varve::v1::GetItemResult* result);
-void SetHit(Core& core, const store::GetHandle& handle, uint64_t bytes,
-            varve::v1::GetItemResult* result);
+void SetHit(const store::GetHandle& handle, uint64_t bytes, varve::v1::GetItemResult* result);
+// Once the bytes are delivered.
+void CountHit(Core& core, uint64_t bytes);
 
 }  // namespace varve::server

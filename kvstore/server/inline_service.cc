@@ -149,7 +149,10 @@ class InlineSource {
   InlineSource(Core& core, store::NamespaceId ns, const GetInlineRequest& request)
       : core_(&core), ns_(ns), request_(&request) {}
 
+  // Is asked again when the client has taken the message before.
   absl::StatusOr<bool> Next(GetInlineReply* reply) {
+    if (sent_bytes_.has_value()) CountHit(*core_, *sent_bytes_);
+    sent_bytes_.reset();
     if (item_ >= request_->items_size()) return false;
     reply->set_item(item_);
     if (handle_ == nullptr && !BeginItem(reply->mutable_result())) {
@@ -160,7 +163,8 @@ class InlineSource {
     reply->clear_result();
     FillChunk(reply->mutable_data());
     if (extent_ < extents_.size()) return true;
-    SetHit(*core_, *handle_, item_bytes_, reply->mutable_result());
+    SetHit(*handle_, item_bytes_, reply->mutable_result());
+    sent_bytes_ = item_bytes_;
     reply->set_last(true);
     handle_.reset();
     ++item_;
@@ -218,6 +222,7 @@ class InlineSource {
   std::vector<page::Extent> extents_;         // what is left of it
   size_t extent_ = 0;
   uint64_t item_bytes_ = 0;
+  std::optional<uint64_t> sent_bytes_;  // of an object whose last chunk is on its way
 };
 
 }  // namespace

@@ -23,7 +23,8 @@ constexpr const char* kHelpHead =
   varve-store --print-config                     show every setting, its value and where it came from, and exit
 
 When it serves, it prints one line of JSON with the bound addresses to standard output; log lines go to standard error.
-SIGTERM, SIGINT or SIGHUP drains: no new sessions, transfers in flight finish, exit 0 within drain_ms. A second one exits at once.
+SIGTERM, SIGINT or SIGHUP drains: no new sessions, transfers in flight finish, exit 0 within drain_ms and a few seconds.
+A second one exits at once.
 
 Settings come from the command line, else from the environment (VARVE_HOST_TIER_CAPACITY_BYTES=64GiB), else from the
 file (nested YAML under the same names), else from the default. Sizes (64GiB) and durations (30s) work in all of them.

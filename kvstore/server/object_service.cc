@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "kvstore/base/status.h"
 #include "kvstore/server/config.h"
 #include "kvstore/server/convert.h"
@@ -44,7 +45,8 @@ void ObjectService::Put(const varve::v1::PutRequest& request, varve::v1::PutRepl
   absl::Status status =
       CountReject(core_, "batch_items", CheckBatchSize("items", request.items_size(), max_items()));
   if (!status.ok()) return std::move(answer)(std::move(status));
-  const absl::StatusOr<absl::Time> deadline = TransferDeadline(core_, request.deadline_ms());
+  const absl::StatusOr<absl::Time> deadline =
+      TransferDeadline(core_, absl::Now(), request.deadline_ms());
   if (!deadline.ok()) return std::move(answer)(deadline.status());
   StartPut(core_, *std::move(session), request, reply, *deadline, std::move(answer));
 }
@@ -56,7 +58,8 @@ void ObjectService::Get(const varve::v1::GetRequest& request, varve::v1::GetRepl
   absl::Status status =
       CountReject(core_, "batch_items", CheckBatchSize("items", request.items_size(), max_items()));
   if (!status.ok()) return std::move(answer)(std::move(status));
-  const absl::StatusOr<absl::Time> deadline = TransferDeadline(core_, request.deadline_ms());
+  const absl::StatusOr<absl::Time> deadline =
+      TransferDeadline(core_, absl::Now(), request.deadline_ms());
   if (!deadline.ok()) return std::move(answer)(deadline.status());
   StartGet(core_, *std::move(session), request, reply, *deadline, std::move(answer));
 }

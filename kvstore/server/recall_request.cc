@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "kvstore/base/status.h"
 #include "kvstore/server/convert.h"
 #include "kvstore/server/transfer.h"
@@ -73,12 +74,22 @@ absl::Status AddLayer(const varve::v1::LayerRecall& layer, CheckedRecall& out) {
   return absl::OkStatus();
 }
 
+absl::Status CheckInTime(absl::Time arrived, absl::Time deadline) {
+  const absl::Time now = absl::Now();
+  if (now < deadline) return absl::OkStatus();
+  return absl::DeadlineExceededError(absl::StrCat(
+      "the request waited ", absl::FormatDuration(now - arrived),
+      " for a recall thread; its deadline was ", absl::FormatDuration(deadline - arrived)));
+}
+
 }  // namespace
 
-absl::StatusOr<CheckedRecall> CheckRecall(Core& core, const varve::v1::RecallRequest& request) {
+absl::StatusOr<CheckedRecall> CheckRecall(Core& core, absl::Time arrived,
+                                          const varve::v1::RecallRequest& request) {
   CheckedRecall checked;
   VARVE_ASSIGN_OR_RETURN(checked.session, RequireSession(core, request.session_id()));
-  VARVE_ASSIGN_OR_RETURN(checked.deadline, TransferDeadline(core, request.deadline_ms()));
+  VARVE_ASSIGN_OR_RETURN(checked.deadline, TransferDeadline(core, arrived, request.deadline_ms()));
+  VARVE_RETURN_IF_ERROR(CheckInTime(arrived, checked.deadline));
   VARVE_ASSIGN_OR_RETURN(checked.params.merge, ParseScoreMerge(request.merge()));
   checked.params.epoch = request.epoch();
   checked.params.sinks = request.sinks();

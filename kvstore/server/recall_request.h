@@ -30,7 +30,9 @@ struct CheckedRecall {
 };
 
 // The whole request or the first problem, named by layer and head. Does not look at digests or
-// pages: Select does.
-absl::StatusOr<CheckedRecall> CheckRecall(Core& core, const varve::v1::RecallRequest& request);
+// pages: Select does. The deadline counts from `arrived`, when the request was read: a client that
+// gave up must know when its slots are its own again. DEADLINE_EXCEEDED when it is over already.
+absl::StatusOr<CheckedRecall> CheckRecall(Core& core, absl::Time arrived,
+                                          const varve::v1::RecallRequest& request);
 
 }  // namespace varve::server

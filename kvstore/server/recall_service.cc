@@ -268,7 +268,7 @@ void StartRecall(Core& core, const RecallRequest& request, RecallReply* reply, A
   // Checking touches every slot and takes locks of the session: with the rest, on a recall thread.
   core.recall_pool.Run(
       [&core, &request, reply, arrived = absl::Now(), answer = std::move(answer)]() mutable {
-        absl::StatusOr<CheckedRecall> checked = CheckRecall(core, request);
+        absl::StatusOr<CheckedRecall> checked = CheckRecall(core, arrived, request);
         if (!checked.ok()) return std::move(answer)(checked.status());
         std::make_shared<RecallOp>(core, arrived, *std::move(checked), reply, std::move(answer))
             ->Run(request.context_id());

@@ -16,8 +16,8 @@ void AccountTransfer(Core& core, Direction direction, const SessionRef& session,
   LaneMetrics& lane = core.metrics.lane(session->lane());
   if (!status.ok()) {
     lane.errors.at(StoreMetrics::TransferErrorReason(status))->Increment();
-    // The endpoint knows whether the client is gone or stalled. A transfer may also fail alone: its time was over before
-    // it began, or its region is unregistered.
+    // The endpoint knows whether the client is gone or stalled. A transfer may also fail alone: its
+    // time was over before it began, or its region is unregistered.
     if (session->ended() || session->endpoint()->Health().ok()) return;
     const absl::Status reason = absl::UnavailableError(
         absl::StrCat("the client's memory did not answer: ", status.message()));
@@ -51,7 +51,8 @@ void StartTransfer(Core& core, Direction direction, const SessionRef& session,
   }
 }
 
-absl::StatusOr<absl::Time> TransferDeadline(const Core& core, uint32_t deadline_ms) {
+absl::StatusOr<absl::Time> TransferDeadline(const Core& core, absl::Time arrived,
+                                            uint32_t deadline_ms) {
   if (deadline_ms == 0) deadline_ms = core.config.transport().transfer_deadline_ms();
   const absl::Duration duration = absl::Milliseconds(deadline_ms);
   if (duration > kMaxTransferDeadline) {
@@ -59,7 +60,7 @@ absl::StatusOr<absl::Time> TransferDeadline(const Core& core, uint32_t deadline_
                                                    absl::ToInt64Milliseconds(kMaxTransferDeadline),
                                                    ", or 0 for the store's default"));
   }
-  return absl::Now() + duration;
+  return arrived + duration;
 }
 
 }  // namespace varve::server

@@ -12,19 +12,22 @@ namespace varve::server {
 
 enum class Direction { kFromClient, kToClient };
 
-// Values share a transfer up to this size. Copies of mapped memory are tasks for several threads; on a lane there is one,
-// for which fewer and larger transfers are less work.
+// Values share a transfer up to this size. Copies of mapped memory are tasks for several threads;
+// on a lane there is one, for which fewer and larger transfers are less work.
 constexpr uint64_t ChunkBytes(transport::RemoteRegion::Way way) {
   return way == transport::RemoteRegion::Way::kMapped ? 256 << 10 : 4 << 20;
 }
 
-// Done runs once, on a transport thread (or here, when the transfer is refused or copies mapped memory). The segments'
-// regions must be kept alive until then; the session is kept alive by the transfer.
+// Done runs once, on a transport thread (or here, when the transfer is refused or copies mapped
+// memory). The segments' regions must be kept alive until then; the session is kept alive by the
+// transfer.
 void StartTransfer(Core& core, Direction direction, const SessionRef& session,
                    std::vector<transport::Segment> segments, absl::Time deadline,
                    transport::Done done);
 
-// deadline_ms of a request, 0 meaning the configured default; INVALID_ARGUMENT above the maximum.
-absl::StatusOr<absl::Time> TransferDeadline(const Core& core, uint32_t deadline_ms);
+// deadline_ms of a request that was read at `arrived`, 0 meaning the configured default;
+// INVALID_ARGUMENT above the maximum.
+absl::StatusOr<absl::Time> TransferDeadline(const Core& core, absl::Time arrived,
+                                            uint32_t deadline_ms);
 
 }  // namespace varve::server

@@ -208,6 +208,10 @@ absl::StatusOr<std::unique_ptr<Lane>> OpenLane(LaneKind kind, UcxOptions options
 
 absl::Status CheckOptions(const UcxOptions& options) {
   if (options.lanes.empty()) return absl::InvalidArgumentError("no transport lanes given, known: shm, tcp, rdma");
+  for (auto lane = options.lanes.begin(); lane != options.lanes.end(); ++lane) {
+    if (std::find(options.lanes.begin(), lane, *lane) == lane) continue;
+    return absl::InvalidArgumentError(absl::StrCat("transport lane ", *lane, " twice, allowed: each lane once"));
+  }
   for (const std::string& device : options.devices) {
     // UCX names RDMA ports "device:port".
     const bool network = if_nametoindex(device.c_str()) != 0;

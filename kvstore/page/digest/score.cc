@@ -59,14 +59,21 @@ void ScorePages(const DigestMatrix& digests, const float* queries, uint32_t grou
 
 void MergeScores(ScoreMerge merge, float* raw, uint32_t group_size, uint32_t num_pages,
                  uint32_t head_dim, float* scores) {
+  MergeSomeScores(merge, raw, group_size, group_size, /*first=*/true, num_pages, head_dim, scores);
+}
+
+void MergeSomeScores(ScoreMerge merge, float* raw, uint32_t heads, uint32_t group_size, bool first,
+                     uint32_t num_pages, uint32_t head_dim, float* scores) {
   if (num_pages == 0) return;
   const KernelTable& kernels = Kernels();
   const bool softmax = merge == ScoreMerge::kSoftmaxMean || merge == ScoreMerge::kSoftmaxMax;
   const bool mean = merge == ScoreMerge::kSoftmaxMean || merge == ScoreMerge::kMean;
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
   const float weight = mean ? 1.0f / static_cast<float>(group_size) : 1.0f;
-  std::fill_n(scores, num_pages, mean ? 0.0f : -std::numeric_limits<float>::infinity());
-  for (uint32_t g = 0; g < group_size; ++g) {
+  if (first) {
+    std::fill_n(scores, num_pages, mean ? 0.0f : -std::numeric_limits<float>::infinity());
+  }
+  for (uint32_t g = 0; g < heads; ++g) {
     float* row = raw + size_t{g} * num_pages;
     float factor = weight;
     if (softmax) {

@@ -75,8 +75,7 @@ TEST(WorkerCommandLine, EveryProblemIsListed) {
   EXPECT_EQ(Worker("--pool_byte=1GiB").exit, 2);
   EXPECT_EQ(Worker("stray").exit, 2);
   EXPECT_THAT(Worker("--transport.lanes= --print-config").output, HasSubstr("at least one of shm"));
-  EXPECT_THAT(Worker("--transport.lanes=shm,shm --print-config").output,
-              HasSubstr("each lane once"));
+  EXPECT_THAT(Worker("--transport.lanes=shm,shm --print-config").output, HasSubstr("each once"));
   EXPECT_THAT(Worker("--config").output, HasSubstr("--config needs a file"));
 }
 

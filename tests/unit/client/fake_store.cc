@@ -69,6 +69,16 @@ int FakeStore::get_calls() const {
   base::MutexLock lock(mutex_);
   return get_calls_;
 }
+void FakeStore::SetRecallBatch(size_t requests) {
+  base::MutexLock lock(mutex_);
+  recall_batch_ = requests;
+}
+
+size_t FakeStore::recalls_read() const {
+  base::MutexLock lock(mutex_);
+  return recalls_read_;
+}
+
 void FakeStore::SetMaxBatchItems(uint32_t items) {
   base::MutexLock lock(mutex_);
   max_batch_items_ = items;
@@ -135,18 +145,27 @@ grpc::Status FakeStore::Get(grpc::ServerContext* context, const varve::v1::GetRe
 }
 
 grpc::Status FakeStore::RecallStream(grpc::ServerContext*, RecallStreamType* stream) {
-  varve::v1::RecallRequest first, second;
-  while (stream->Read(&first) && stream->Read(&second)) {
-    for (const varve::v1::RecallRequest* request : {&second, &first}) {
+  std::vector<varve::v1::RecallRequest> batch(1);
+  while (stream->Read(&batch.back())) {
+    {
+      base::MutexLock lock(mutex_);
+      ++recalls_read_;
+      batch.emplace_back();
+      if (batch.size() <= recall_batch_) continue;
+    }
+    batch.pop_back();
+    for (; !batch.empty(); batch.pop_back()) {
+      const varve::v1::RecallRequest& request = batch.back();
       varve::v1::RecallReply reply;
-      reply.set_tag(request->tag());
-      reply.mutable_timings()->set_total_us(request->sinks());
-      if (request->sinks() == 13) {
+      reply.set_tag(request.tag());
+      reply.mutable_timings()->set_total_us(request.sinks());
+      if (request.sinks() == 13) {
         reply.set_error("thirteen");
         reply.set_error_code(grpc::StatusCode::FAILED_PRECONDITION);
       }
       stream->Write(reply);
     }
+    batch.resize(1);
   }
   return grpc::Status::OK;
 }

@@ -45,6 +45,9 @@ class FakeStore final : public varve::v1::Store::Service {
   // Gets so far; each waits until it is cancelled.
   int get_calls() const;
   void SetMaxBatchItems(uint32_t items);
+  // Recalls are answered when so many have come in; 2 unless set.
+  void SetRecallBatch(size_t requests);
+  size_t recalls_read() const;
   // Sizes of the Exists batches so far.
   std::vector<int> exists_batches() const;
 
@@ -60,7 +63,7 @@ class FakeStore final : public varve::v1::Store::Service {
                       varve::v1::ExistsReply* reply) override;
   grpc::Status Get(grpc::ServerContext* context, const varve::v1::GetRequest* request,
                    varve::v1::GetReply* reply) override;
-  // Answers in the reverse order of each two requests.
+  // Answers in the reverse order of each recall_batch requests.
   grpc::Status RecallStream(grpc::ServerContext* context, RecallStreamType* stream) override;
   // Refuses layers above 0.
   grpc::Status StreamDigests(grpc::ServerContext* context, DigestStream* stream) override;
@@ -72,6 +75,8 @@ class FakeStore final : public varve::v1::Store::Service {
   int opened_ ABSL_GUARDED_BY(mutex_) = 0;
   int refuse_ ABSL_GUARDED_BY(mutex_) = 0;
   int exists_calls_ ABSL_GUARDED_BY(mutex_) = 0;
+  size_t recall_batch_ ABSL_GUARDED_BY(mutex_) = 2;
+  size_t recalls_read_ ABSL_GUARDED_BY(mutex_) = 0;
   int get_calls_ ABSL_GUARDED_BY(mutex_) = 0;
   bool silent_ ABSL_GUARDED_BY(mutex_) = false;
   bool hold_digests_ ABSL_GUARDED_BY(mutex_) = false;

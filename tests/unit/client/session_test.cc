@@ -229,6 +229,40 @@ TEST_F(SessionTest, RepliesFindTheirRecallByTag) {
   for (std::thread& thread : threads) thread.join();
 }
 
+// What a store works on does not keep it from reading a stream: a recall that was given up is in
+// its hands or was never sent.
+TEST_F(SessionTest, NoMoreRecallsAreSentThanAStoreReads) {
+  constexpr size_t kSent = 32;
+  store_.SetRecallBatch(kSent + 1);  // that never comes
+  const auto client = Connect();
+  ASSERT_TRUE(client.ok()) << client.status();
+  std::vector<std::thread> threads;
+  for (size_t t = 0; t < kSent + 4; ++t) {
+    threads.emplace_back([&] {
+      const CallDeadline deadline(absl::Now() + absl::Seconds(2));
+      EXPECT_EQ((*client)->Recall({.context_id = "any"}).status().code(),
+                absl::StatusCode::kDeadlineExceeded);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_TRUE(Eventually([&] { return store_.recalls_read() == kSent; })) << store_.recalls_read();
+}
+
+TEST_F(SessionTest, RecallsThatWaitedAreSentWhenOthersAreAnswered) {
+  const auto client = Connect();
+  ASSERT_TRUE(client.ok()) << client.status();
+  std::vector<std::thread> threads;
+  for (uint32_t t = 0; t < 100; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 4; ++i) {
+        const auto result = (*client)->Recall({.context_id = "any", .sinks = 5});
+        EXPECT_TRUE(result.ok()) << result.status();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
 TEST_F(SessionTest, AnErrorOfOneRecallLeavesTheOthersAlone) {
   const auto client = Connect();
   ASSERT_TRUE(client.ok()) << client.status();

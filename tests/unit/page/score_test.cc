@@ -192,6 +192,27 @@ TEST(MergeScoresTest, MatchesFloat64) {
   }
 }
 
+TEST(MergeScoresTest, PartsOfAGroupGiveWhatTheWholeGives) {
+  constexpr uint64_t kSeed = 205;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  constexpr uint32_t kHeads = 11, kPages = 37, kHeadDim = 64;
+  std::vector<float> raw(kHeads * kPages);
+  for (float& v : raw) v = rng.Normal();
+  for (ScoreMerge merge :
+       {ScoreMerge::kSoftmaxMean, ScoreMerge::kSoftmaxMax, ScoreMerge::kMax, ScoreMerge::kMean}) {
+    std::vector<float> whole(kPages), parts(kPages, -777.0f);
+    std::vector<float> scratch = raw;
+    MergeScores(merge, scratch.data(), kHeads, kPages, kHeadDim, whole.data());
+    scratch = raw;
+    for (uint32_t done = 0; done < kHeads; done += 4) {
+      MergeSomeScores(merge, scratch.data() + done * kPages, std::min(4u, kHeads - done), kHeads,
+                      done == 0, kPages, kHeadDim, parts.data());
+    }
+    EXPECT_EQ(whole, parts) << ScoreMergeName(merge);
+  }
+}
+
 TEST(MergeScoresTest, ASoftmaxMeanSumsToOne) {
   std::vector<float> raw = {1e30f, 0.0f, -1e30f, 3.0f, 2.0f, 1.0f};
   std::vector<float> scores(3);

@@ -69,7 +69,7 @@ TEST_F(ContextTableTest, UnknownContextsAreNotFoundEverywhere) {
   EXPECT_EQ(table_->Drop(ns_, "x").code(), not_found);
   EXPECT_EQ(table_->Get(ns_, "x").status().code(), not_found);
   EXPECT_EQ(table_->AppendDigests(ns_, "x", 1, 0, 0, 1, "").status().code(), not_found);
-  EXPECT_EQ(table_->ReadDigests(ns_, "x", 0, 0, 1).status().code(), not_found);
+  EXPECT_EQ(ReadDigests("x", 0, 0, 1).status().code(), not_found);
   EXPECT_EQ(table_->Select(ns_, "x", {}, {}, nullptr).status().code(), not_found);
   ASSERT_TRUE(Open("x").ok());
   EXPECT_EQ(table_->Get(ns_ + 1, "x").status().code(), not_found) << "another namespace";
@@ -196,16 +196,13 @@ TEST_F(ContextTableTest, DigestsComeBackInAnySplit) {
   const size_t row_bytes = page::DigestRowBytes(options.digest_kind, options.geometry);
   EXPECT_EQ(Snapshot("c").digest_bytes, 91 * row_bytes);
   EXPECT_EQ(table_->digest_bytes(), 128 * row_bytes) << "chunks of 16, 16, 32 and 64 rows";
-  EXPECT_EQ(*table_->ReadDigests(ns_, "c", 1, 5, 80), RandomDigests(options, 101, 5, 80));
-  EXPECT_EQ(table_->ReadDigests(ns_, "c", 1, 5, 87).status().code(),
+  EXPECT_EQ(*ReadDigests("c", 1, 5, 80), RandomDigests(options, 101, 5, 80));
+  EXPECT_EQ(ReadDigests("c", 1, 5, 87).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(ReadDigests("c", 1, 92, 0).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(*ReadDigests("c", 1, 91, 0), "");
+  EXPECT_EQ(ReadDigests("c", 1, UINT32_MAX, UINT32_MAX).status().code(),
             absl::StatusCode::kFailedPrecondition);
-  EXPECT_EQ(table_->ReadDigests(ns_, "c", 1, 92, 0).status().code(),
-            absl::StatusCode::kFailedPrecondition);
-  EXPECT_EQ(*table_->ReadDigests(ns_, "c", 1, 91, 0), "");
-  EXPECT_EQ(table_->ReadDigests(ns_, "c", 1, UINT32_MAX, UINT32_MAX).status().code(),
-            absl::StatusCode::kFailedPrecondition);
-  EXPECT_EQ(table_->ReadDigests(ns_, "c", 2, 0, 1).status().code(),
-            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ReadDigests("c", 2, 0, 1).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(ContextTableTest, ResentDigestsMustBeIdentical) {
@@ -214,10 +211,10 @@ TEST_F(ContextTableTest, ResentDigestsMustBeIdentical) {
   EXPECT_EQ(*AddDigests("c", epoch, 0, 7, 3), 30u);
   ASSERT_TRUE(table_->Append(ns_, "c", 30, Hashes(1, 30, 10)).ok());
   EXPECT_EQ(*AddDigests("c", epoch, 0, 25, 15), 40u) << "an overlap that goes on";
-  EXPECT_EQ(*table_->ReadDigests(ns_, "c", 0, 0, 40), RandomDigests({SmallGeometry()}, 1, 0, 40));
+  EXPECT_EQ(*ReadDigests("c", 0, 0, 40), RandomDigests({SmallGeometry()}, 1, 0, 40));
   EXPECT_THAT(AddDigests("c", epoch, 0, 7, 3, {SmallGeometry()}, /*seed=*/2).status().ToString(),
               AllOf(HasSubstr("FAILED_PRECONDITION"), HasSubstr("blocks 7..9 of layer 0")));
-  EXPECT_EQ(*table_->ReadDigests(ns_, "c", 0, 0, 40), RandomDigests({SmallGeometry()}, 1, 0, 40));
+  EXPECT_EQ(*ReadDigests("c", 0, 0, 40), RandomDigests({SmallGeometry()}, 1, 0, 40));
 }
 
 TEST_F(ContextTableTest, BadDigestsNameWhatIsAllowed) {
@@ -306,7 +303,7 @@ TEST_F(ContextTableTest, ParkedContextsExpire) {
   clock_.Advance(absl::Minutes(9));
   table_->ExpireParked();
   EXPECT_EQ(table_->size(), 3u);
-  ASSERT_TRUE(table_->ReadDigests(ns_, "used", 0, 0, 4).ok());
+  ASSERT_TRUE(ReadDigests("used", 0, 0, 4).ok());
   clock_.Advance(absl::Minutes(2));
   table_->ExpireParked();
   EXPECT_EQ(table_->size(), 2u);
@@ -340,7 +337,7 @@ TEST_F(ContextTableTest, TheOldestParkedContextMakesRoom) {
   }
   for (const char* id : {"b", "c"}) ASSERT_TRUE(table_->Park(ns_, id, kSession).ok());
   clock_.Advance(absl::Seconds(1));
-  ASSERT_TRUE(table_->ReadDigests(ns_, "b", 0, 0, 4).ok());  // now "c" is the oldest
+  ASSERT_TRUE(ReadDigests("b", 0, 0, 4).ok());  // now "c" is the oldest
   EXPECT_FALSE(Open("a").ok()) << "exists: no reason to drop one";
   EXPECT_EQ(table_->size(), 3u);
   EXPECT_TRUE(Open("d").ok());
@@ -363,8 +360,7 @@ TEST_F(ContextTableTest, ForksShareTheirDigestMemory) {
   EXPECT_EQ(Snapshot("f3").digest_bytes, Snapshot("c").digest_bytes);
   ASSERT_TRUE(table_->Drop(ns_, "c").ok());
   EXPECT_EQ(table_->digest_bytes(), before) << "the forks still need it";
-  EXPECT_EQ(*table_->ReadDigests(ns_, "f3", 0, 0, 1000),
-            RandomDigests({SmallGeometry()}, 1, 0, 1000));
+  EXPECT_EQ(*ReadDigests("f3", 0, 0, 1000), RandomDigests({SmallGeometry()}, 1, 0, 1000));
   for (int i = 0; i < 10; ++i) ASSERT_TRUE(table_->Drop(ns_, "f" + std::to_string(i)).ok());
   EXPECT_EQ(table_->digest_bytes(), 0u);
 }
@@ -383,9 +379,9 @@ TEST_F(ContextTableTest, DivergingForksCopyThePartialChunkOnly) {
   ASSERT_TRUE(AddDigests("f", fork->epoch, 0, 520, 5, options, 2).ok());
   EXPECT_EQ(table_->digest_bytes() - before, 512 * row_bytes)
       << "one chunk of 512 rows, of one layer";
-  EXPECT_EQ(*table_->ReadDigests(ns_, "c", 0, 0, 600), RandomDigests(options, 1, 0, 600));
-  EXPECT_EQ(*table_->ReadDigests(ns_, "f", 0, 0, 520), RandomDigests(options, 1, 0, 520));
-  EXPECT_EQ(*table_->ReadDigests(ns_, "f", 0, 520, 5), RandomDigests(options, 2, 520, 5));
+  EXPECT_EQ(*ReadDigests("c", 0, 0, 600), RandomDigests(options, 1, 0, 600));
+  EXPECT_EQ(*ReadDigests("f", 0, 0, 520), RandomDigests(options, 1, 0, 520));
+  EXPECT_EQ(*ReadDigests("f", 0, 520, 5), RandomDigests(options, 2, 520, 5));
   EXPECT_THAT(table_->Fork(ns_, "c", "g", 601, kSession).status().ToString(),
               AllOf(HasSubstr("INVALID_ARGUMENT"), HasSubstr("0..600")));
 }
@@ -403,7 +399,7 @@ TEST_F(ContextTableTest, TruncateShortensEveryLayerAndRaisesTheEpoch) {
             absl::StatusCode::kFailedPrecondition);
   ASSERT_TRUE(table_->Append(ns_, "c", 33, Hashes(2, 33, 20)).ok());
   ASSERT_TRUE(AddDigests("c", truncated->epoch, 0, 33, 20, {SmallGeometry()}, 2).ok());
-  EXPECT_EQ(*table_->ReadDigests(ns_, "c", 0, 33, 20), RandomDigests({SmallGeometry()}, 2, 33, 20));
+  EXPECT_EQ(*ReadDigests("c", 0, 33, 20), RandomDigests({SmallGeometry()}, 2, 33, 20));
   EXPECT_EQ(table_->Attach(ns_, "c", kSession)->block_hashes[33], HashOf(2, 33));
 }
 

@@ -106,6 +106,13 @@ class RecallTest : public testing::Test {
     return table_->AppendDigests(ns_, id, epoch, layer, first, blocks,
                                  RandomDigests(options, seed + 100 * layer, first, blocks));
   }
+  // Of the context's present epoch.
+  absl::StatusOr<std::string> ReadDigests(const std::string& id, uint32_t layer, uint32_t first,
+                                          uint32_t blocks) {
+    const auto context = table_->Get(ns_, id);
+    if (!context.ok()) return context.status();
+    return table_->ReadDigests(ns_, id, context->epoch, layer, first, blocks);
+  }
   void StoreObject(const std::string& hash, uint32_t layer, uint64_t bytes = 4096) {
     auto put = store_->Reserve(ns_, *page::MakeObjectKey(hash, layer), {.bytes = bytes});
     ASSERT_TRUE(put.ok()) << put.status();

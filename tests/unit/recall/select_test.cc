@@ -114,7 +114,7 @@ TEST_P(SelectAgainstReferenceTest, PicksTheBestPagesAndNamesTheMissing) {
     for (size_t l = 0; l < 2; ++l) {
       const LayerSelection& selection = (*selections)[l];
       EXPECT_EQ(selection.layer, layers[l].layer) << "in the order asked";
-      const std::string rows = *table_->ReadDigests(ns_, "c", layers[l].layer, 0, candidates);
+      const std::string rows = *ReadDigests("c", layers[l].layer, 0, candidates);
       std::set<uint32_t> missing_union;
       for (uint32_t h = 0; h < 2; ++h) {
         const HeadSelection& head = selection.heads[h];
@@ -163,6 +163,43 @@ INSTANTIATE_TEST_SUITE_P(
         Setting{page::DigestKind::kMinMax, page::ScoreMerge::kSoftmaxMax, page::DType::kF32, 3},
         Setting{page::DigestKind::kBoxMean, page::ScoreMerge::kMean, page::DType::kF16, 1},
         Setting{page::DigestKind::kMean, page::ScoreMerge::kMax, page::DType::kBF16, 2}));
+
+// Raw scores of a big group over many pages would take more memory than the digests: the heads are
+// scored some at a time.
+TEST_F(SelectTest, ManyQueryHeadsOverManyPages) {
+  constexpr uint32_t kPages = 5000;
+  ContextOptions options{SmallGeometry(), page::DigestKind::kMean};
+  options.geometry.num_layers = 1;
+  options.geometry.num_kv_heads = 1;
+  options.geometry.num_query_heads = 1024;
+  const uint32_t epoch = Build("c", kPages, options);
+  const std::vector<float> queries = RandomQueries(options.geometry, 3);
+  const SelectParams params{
+      .epoch = epoch, .merge = page::ScoreMerge::kSoftmaxMax, .explain = true};
+  const auto selections = Select(params, {{MakeQuery(0, queries, 1, 10)}});
+  ASSERT_TRUE(selections.ok()) << selections.status();
+  const std::string rows = *ReadDigests("c", 0, 0, kPages);
+  const auto truth = ReferenceScores(options, rows, 0, queries, params.merge, kPages);
+  const double most = *std::max_element(truth.begin(), truth.end());
+  const HeadSelection& head = selections->front().heads.front();
+  for (uint32_t p = 0; p < kPages; ++p) ASSERT_NEAR(head.scores[p], truth[p], 1e-4 * most);
+}
+
+TEST_F(SelectTest, AnAnswerThatIsTooBigIsRefused) {
+  constexpr uint32_t kPages = 9000;
+  ContextOptions options{SmallGeometry(), page::DigestKind::kMean};
+  options.geometry.num_layers = 1000;
+  options.geometry.num_kv_heads = 1;
+  const auto opened = table_->Open(ns_, "c", options, kSession);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  ASSERT_TRUE(table_->Append(ns_, "c", 0, Hashes(1, 0, kPages)).ok());
+  ASSERT_TRUE(AddDigests("c", opened->epoch, 0, 0, kPages, options).ok());
+  const std::vector<float> queries = RandomQueries(options.geometry, 1);
+  const std::vector<LayerQuery> layers(1000, MakeQuery(0, queries, 1, kPages));
+  const auto both = Select({.epoch = opened->epoch, .explain = true}, layers);
+  EXPECT_EQ(both.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(both.status().message()), HasSubstr("18000000 pages, allowed: 16777216"));
+}
 
 // ---- properties
 
@@ -231,6 +268,8 @@ TEST_F(SelectTest, P13NothingStaleComesBack) {
     for (uint32_t l = 0; l < 2; ++l) {
       EXPECT_FALSE(AddDigests("c", epoch, l, keep, 150, options, round).ok()) << "old epoch";
       ASSERT_TRUE(AddDigests("c", now, l, keep, 150, options, round).ok());
+      EXPECT_EQ(table_->ReadDigests(ns_, "c", epoch, l, 0, 1).status().code(),
+                absl::StatusCode::kFailedPrecondition);
     }
     const auto queries = RandomQueries(options.geometry, round);
     const std::vector<LayerQuery> layers = {MakeQuery(1, queries, 2, 40)};
@@ -245,8 +284,7 @@ TEST_F(SelectTest, P13NothingStaleComesBack) {
       EXPECT_EQ(layer.block_hashes[i], truth[layer.missing_pages[i]]);
     }
     // Scores are those of the new digests, every one.
-    const std::string rows =
-        *table_->ReadDigests(ns_, "c", 1, 0, static_cast<uint32_t>(truth.size()));
+    const std::string rows = *ReadDigests("c", 1, 0, static_cast<uint32_t>(truth.size()));
     EXPECT_EQ(rows.substr(keep * rows.size() / truth.size()),
               RandomDigests(options, round + 100, keep, 150));
     epoch = now;

@@ -66,7 +66,7 @@ TEST_F(RecallThreadsTest, AppendAndSelectSideBySide) {
   ASSERT_EQ(threads.size(), 64u);
   for (std::thread& thread : threads) thread.join();
   for (uint64_t c = 0; c < 16; ++c) {
-    EXPECT_EQ(*table_->ReadDigests(ns_, "c" + std::to_string(c), 1, 0, kBlocks),
+    EXPECT_EQ(*ReadDigests("c" + std::to_string(c), 1, 0, kBlocks),
               RandomDigests({SmallGeometry()}, c + 100, 0, kBlocks));
   }
 }
@@ -87,8 +87,7 @@ TEST_F(RecallThreadsTest, ForksOfOneContextDoNotDisturbIt) {
         const uint32_t at = fork->num_blocks;
         ASSERT_TRUE(table_->Append(ns_, id, at, Hashes(seed, at, 30)).ok());
         ASSERT_TRUE(AddDigests(id, fork->epoch, 0, at, 30, {SmallGeometry()}, seed).ok());
-        ASSERT_EQ(*table_->ReadDigests(ns_, id, 0, at, 30),
-                  RandomDigests({SmallGeometry()}, seed, at, 30));
+        ASSERT_EQ(*ReadDigests(id, 0, at, 30), RandomDigests({SmallGeometry()}, seed, at, 30));
         ASSERT_TRUE(table_->Attach(ns_, id, t + 100).ok());
         if (round % 2 == 0) table_->DetachSession(t);
         ASSERT_TRUE(table_->Drop(ns_, id).ok());
@@ -96,7 +95,7 @@ TEST_F(RecallThreadsTest, ForksOfOneContextDoNotDisturbIt) {
     });
   }
   for (std::thread& thread : threads) thread.join();
-  EXPECT_EQ(*table_->ReadDigests(ns_, "c", 0, 0, 40), RandomDigests({SmallGeometry()}, 1, 0, 40));
+  EXPECT_EQ(*ReadDigests("c", 0, 0, 40), RandomDigests({SmallGeometry()}, 1, 0, 40));
   EXPECT_EQ(table_->size(), 1u);
   EXPECT_EQ(table_->digest_bytes(), before);
   EXPECT_EQ(PinnedObjects(), 40u);
@@ -161,7 +160,7 @@ TEST_F(RecallThreadsTest, P13DigestsOfAnOldEpochNeverArriveInTheNext) {
     const uint16_t expected = page::F32ToBF16(static_cast<float>(now->epoch % 256));
     for (uint32_t layer = 0; layer < 2; ++layer) {
       const uint32_t there = table_->Get(ns_, "c")->digest_blocks[layer];
-      const std::string rows = *table_->ReadDigests(ns_, "c", layer, 0, there);
+      const std::string rows = *ReadDigests("c", layer, 0, there);
       if (there == kRows) ++complete;
       for (size_t i = 0; i < rows.size(); i += row_bytes) {
         uint16_t value;

@@ -50,6 +50,7 @@ TEST(StoreConfigTest, EveryBadValueIsNamedWithWhatIsAllowed) {
       {"transport.lanes", [](auto& c) { c.mutable_transport()->clear_lanes(); }, "at least one"},
       {"transport.lanes", [](auto& c) { c.mutable_transport()->add_lanes("pigeon"); },
        "shm, tcp, rdma"},
+      {"transport.lanes", [](auto& c) { c.mutable_transport()->add_lanes("shm"); }, "'shm' twice"},
       {"transport.transfer_deadline_ms",
        [](auto& c) { c.mutable_transport()->set_transfer_deadline_ms(0); }, "10m"},
       {"transport.tcp_port_range",

@@ -277,6 +277,8 @@ TEST_F(PageStoreTest, LargeReservationMakesItsRoom) {
   ASSERT_TRUE(Put("large", {.bytes = 80 * kSlot}).ok());
   EXPECT_EQ(Read("large"), "hit");
   EXPECT_LE(store_->Usage().objects, 21u);
+  for (int i = 0; i < 90; ++i) ASSERT_TRUE(Put("tiny" + std::to_string(i), {.bytes = 1}).ok());
+  EXPECT_TRUE(Put("big one", {.bytes = 80 * kSlot}).ok()) << "a tiny object fills a slot too";
 }
 
 TEST_F(PageStoreTest, GuardedObjectsAreNeverEvicted) {

@@ -40,6 +40,9 @@ TEST(UcxOptionsTest, RefusesWhatItDoesNotKnow) {
   EXPECT_EQ(lane.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(lane.message()), HasSubstr("'avian', known: shm, tcp, rdma"));
   EXPECT_EQ(Make([](UcxOptions& o) { o.lanes = {}; }).code(), absl::StatusCode::kInvalidArgument);
+  const absl::Status twice = Make([](UcxOptions& o) { o.lanes = {"shm", "tcp", "shm"}; });
+  EXPECT_EQ(twice.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(twice.message()), HasSubstr("lane shm twice"));
   const absl::Status device = Make([](UcxOptions& o) { o.devices = {"nosuch0"}; });
   EXPECT_EQ(device.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(device.message()), HasSubstr("nosuch0"));

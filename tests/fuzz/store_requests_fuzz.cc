@@ -278,6 +278,11 @@ class Target {
     get_inline.mutable_items(0)->mutable_range()->set_head_count(1);
     ServerStream(&Store::Stub::GetInline, get_inline);
 
+    EchoMessage echo;
+    echo.set_payload("abc");
+    Unary(&Store::Stub::Echo, echo);
+    Unary(&Store::Stub::GetConfig, GetConfigRequest());
+
     SessionRequest open_session, region;
     open_session.mutable_open()->set_client_name("other");
     region.mutable_register_region()->set_region_id(1);

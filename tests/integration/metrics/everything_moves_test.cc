@@ -152,7 +152,7 @@ TEST_F(EverythingMovesTest, WhenAnEngineDecodes) {
     const std::string labels = std::string("{stage=\"") + stage + "\"}";
     EXPECT_GT(worker("varve_recall_stage_duration_seconds_count" + labels), 0) << stage;
   }
-  // Rebuilt and lost: store_restart_test. Up is 1 from the start: worker_stopped_store_test.
+  // Rebuilt and lost: store_restart_test. Up is 1 from the start: worker_processes_test.
   const std::set<std::string> elsewhere = {"varve_build_info", "varve_worker_lost_pages_total",
                                            "varve_worker_rebuilt_contexts_total",
                                            "varve_worker_store_up"};

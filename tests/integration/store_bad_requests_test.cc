@@ -145,6 +145,9 @@ TEST_P(StoreBadRequestsTest, TooManyLayersOfARecall) {
 // Any time-out is allowed: 1 ms may be too short to connect in, and the longest is no overflow.
 TEST_P(StoreBadRequestsTest, ExtremeTimesToOpenASession) {
   for (const uint32_t timeout_ms : {1u, kMax}) {
+    // A store that gives up in the middle of UCX's handshake: an assertion of UCX 1.13 ends the
+    // client.
+    if (timeout_ms == 1 && GetParam() != "embedded") continue;
     SCOPED_TRACE(timeout_ms);
     const auto transport = store_->MakeTransport();
     const auto stub = v1::Store::NewStub(store_->MakeChannel());

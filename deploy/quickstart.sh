@@ -59,11 +59,16 @@ stop_all() {
   rm -f "$SOCKET_DIR"
 }
 
-# Fails when stopping what is there would take it from somebody.
-refuse_a_second_run() {
+# Fails while a run goes on.
+take_lock() {
   mkdir -p "$LOGS"
   exec 9>"$LOCK"
   flock -n 9 || fail "another run is going on in this checkout; wait for it, or end it with Ctrl-C"
+}
+
+# Fails when stopping what is there would take it from somebody.
+refuse_a_second_run() {
+  take_lock
   [ -f "$PIDS" ] || return 0
   local pid program
   while read -r pid program; do
@@ -98,7 +103,7 @@ keep=
 for argument in "$@"; do
   case "$argument" in
     --keep) keep=1 ;;
-    --stop) stop_all; echo "Stopped."; exit 0 ;;
+    --stop) take_lock; stop_all; echo "Stopped."; exit 0 ;;
     --help | -h) usage; exit 0 ;;
     *) usage >&2; fail "unknown option '$argument'" ;;
   esac

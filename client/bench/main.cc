@@ -1,6 +1,7 @@
-// varve-bench: what a store gives on this machine, against the limits and peers measured in the same run.
-#include <CLI/CLI.hpp>
+// varve-bench: what a store gives on this machine, against the limits and peers measured in the
+// same run.
 #include <unistd.h>
+#include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <cstdio>
@@ -16,6 +17,7 @@
 #include "kvstore/base/program.h"
 #include "kvstore/base/units.h"
 #include "kvstore/base/version.h"
+#include "kvstore/page/digest/digest.h"
 #include "nlohmann/json.hpp"
 
 namespace varve::client {
@@ -33,17 +35,28 @@ redis) take turns; a ratio is the median over rounds. Examples:
   varve-bench score
 )";
 
-std::string Text(double value) { return value >= 100 ? absl::StrFormat("%.0f", value) : absl::StrFormat("%.3g", value); }
+std::string Text(double value) {
+  return value >= 100 ? absl::StrFormat("%.0f", value) : absl::StrFormat("%.3g", value);
+}
 
 void PrintTable(const std::vector<BenchRow>& rows) {
   using console::Align;
-  console::Table table({{"op"}, {"transport"}, {"value", Align::kRight}, {"batch", Align::kRight},
-                        {"threads", Align::kRight}, {"GB/s", Align::kRight}, {"op/s", Align::kRight},
-                        {"p50 us", Align::kRight}, {"p99 us", Align::kRight}, {"spread", Align::kRight}});
+  console::Table table({{"op"},
+                        {"transport"},
+                        {"value", Align::kRight},
+                        {"batch", Align::kRight},
+                        {"threads", Align::kRight},
+                        {"GB/s", Align::kRight},
+                        {"op/s", Align::kRight},
+                        {"p50 us", Align::kRight},
+                        {"p99 us", Align::kRight},
+                        {"spread", Align::kRight}});
   for (const BenchRow& row : rows) {
-    table.AddRow({row.op, row.transport, row.value_bytes > 0 ? base::FormatBytes(row.value_bytes) : "-",
-                  absl::StrCat(row.batch), absl::StrCat(row.threads), Text(row.gb_per_s), Text(row.ops_per_s),
-                  Text(row.p50_us), Text(row.p99_us), absl::StrFormat("%.0f%%", row.spread * 100)});
+    table.AddRow({row.op, row.transport,
+                  row.value_bytes > 0 ? base::FormatBytes(row.value_bytes) : "-",
+                  absl::StrCat(row.batch), absl::StrCat(row.threads), Text(row.gb_per_s),
+                  Text(row.ops_per_s), Text(row.p50_us), Text(row.p99_us),
+                  absl::StrFormat("%.0f%%", row.spread * 100)});
   }
   std::cout << table.Render();
   for (const BenchRow& row : rows) {
@@ -55,13 +68,20 @@ void PrintTable(const std::vector<BenchRow>& rows) {
 
 void PrintJson(const std::vector<BenchRow>& rows, const BenchOptions& options) {
   nlohmann::json document;
-  document["setting"] = {{"rounds", options.rounds}, {"seconds_per_round", options.seconds},
+  document["setting"] = {{"rounds", options.rounds},
+                         {"seconds_per_round", options.seconds},
                          {"working_set_bytes", options.working_set_bytes}};
   document["results"] = nlohmann::json::array();
   for (const BenchRow& row : rows) {
-    nlohmann::json out = {{"op", row.op},           {"transport", row.transport}, {"value_bytes", row.value_bytes},
-                          {"batch", row.batch},     {"threads", row.threads},     {"gb_per_s", row.gb_per_s},
-                          {"ops_per_s", row.ops_per_s}, {"p50_us", row.p50_us},   {"p99_us", row.p99_us},
+    nlohmann::json out = {{"op", row.op},
+                          {"transport", row.transport},
+                          {"value_bytes", row.value_bytes},
+                          {"batch", row.batch},
+                          {"threads", row.threads},
+                          {"gb_per_s", row.gb_per_s},
+                          {"ops_per_s", row.ops_per_s},
+                          {"p50_us", row.p50_us},
+                          {"p99_us", row.p99_us},
                           {"spread", row.spread}};
     for (const auto& [name, value] : row.extra) out[name] = value;
     document["results"].push_back(std::move(out));
@@ -75,7 +95,8 @@ std::vector<uint64_t> ParseSizes(const std::vector<std::string>& texts) {
   for (const std::string& text : texts) {
     const auto size = base::ParseBytes(text);
     if (!size.ok()) throw CLI::ValidationError("--size", std::string(size.status().message()));
-    if (*size < 1 || *size > (64u << 20)) throw CLI::ValidationError("--size", text + ": allowed 1 B to 64 MiB");
+    if (*size < 1 || *size > (64u << 20))
+      throw CLI::ValidationError("--size", text + ": allowed 1 B to 64 MiB");
     sizes.push_back(*size);
   }
   return sizes;
@@ -83,14 +104,17 @@ std::vector<uint64_t> ParseSizes(const std::vector<std::string>& texts) {
 
 // The store holds it twice, and what memcpy is measured with once more.
 uint64_t LargestWorkingSet() {
-  return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE)) / 3;
+  return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
+         static_cast<uint64_t>(sysconf(_SC_PAGESIZE)) / 3;
 }
 
 uint64_t ParseWorkingSet(const std::string& text) {
   const auto bytes = base::ParseBytes(text);
-  if (!bytes.ok()) throw CLI::ValidationError("--working-set", std::string(bytes.status().message()));
+  if (!bytes.ok())
+    throw CLI::ValidationError("--working-set", std::string(bytes.status().message()));
   if (*bytes < (1u << 20) || *bytes > LargestWorkingSet()) {
-    throw CLI::ValidationError("--working-set", text + ": allowed 1 MiB to " + base::FormatBytes(LargestWorkingSet()) +
+    throw CLI::ValidationError("--working-set", text + ": allowed 1 MiB to " +
+                                                    base::FormatBytes(LargestWorkingSet()) +
                                                     ", a third of the memory of this machine");
   }
   return *bytes;
@@ -98,8 +122,11 @@ uint64_t ParseWorkingSet(const std::string& text) {
 
 // Of every combination that will be measured.
 void CheckInFlight(const BenchOptions& options) {
-  const auto largest = [](const auto& values) { return uint64_t{*std::max_element(values.begin(), values.end())}; };
-  const double bytes = static_cast<double>(largest(options.sizes)) * static_cast<double>(largest(options.batches)) *
+  const auto largest = [](const auto& values) {
+    return uint64_t{*std::max_element(values.begin(), values.end())};
+  };
+  const double bytes = static_cast<double>(largest(options.sizes)) *
+                       static_cast<double>(largest(options.batches)) *
                        static_cast<double>(largest(options.threads));
   if (bytes <= static_cast<double>(LargestWorkingSet())) return;
   throw CLI::ValidationError("--size", absl::StrCat("times --batch and --threads are more than ",
@@ -107,12 +134,29 @@ void CheckInFlight(const BenchOptions& options) {
                                                     ", a third of the memory of this machine"));
 }
 
+// Of score: so many layers that each is read cold.
+uint64_t DefaultWorkingSet(bool score) {
+  return score ? std::min<uint64_t>(4ull << 30, LargestWorkingSet()) : 1ull << 30;
+}
+
+// There are two layers at least.
+void CheckDigests(const BenchOptions& options) {
+  const uint64_t bytes =
+      2ull * options.pages * options.kv_heads *
+      page::DigestBytes(page::DigestKind::kMinMax, options.head_dim, page::DType::kBF16);
+  if (bytes <= LargestWorkingSet()) return;
+  throw CLI::ValidationError("--pages", absl::StrCat(options.pages, ": two layers of digests take ",
+                                                     base::FormatBytes(bytes), "; allowed up to ",
+                                                     base::FormatBytes(LargestWorkingSet()),
+                                                     ", a third of the memory of this machine"));
+}
+
 // Needs --pages and --kv-heads too.
 void CheckMissing(const BenchOptions& options) {
   const uint64_t all = uint64_t{options.pages} * options.kv_heads;
   if (options.missing_pages >= 1 && options.missing_pages <= all) return;
-  throw CLI::ValidationError("--missing", absl::StrCat(options.missing_pages, ": allowed 1 to ", all,
-                                                       ", the pages of all KV heads"));
+  throw CLI::ValidationError("--missing", absl::StrCat(options.missing_pages, ": allowed 1 to ",
+                                                       all, ", the pages of all KV heads"));
 }
 
 absl::StatusOr<std::vector<BenchRow>> Run(const std::string& op, const BenchOptions& options) {
@@ -122,14 +166,15 @@ absl::StatusOr<std::vector<BenchRow>> Run(const std::string& op, const BenchOpti
   return BenchObjects(op, options);
 }
 
-void AddObjectFlags(CLI::App* sub, BenchOptions& options, std::vector<std::string>& sizes, std::string& working_set,
-                    std::string& against) {
+void AddObjectFlags(CLI::App* sub, BenchOptions& options, std::vector<std::string>& sizes,
+                    std::string& working_set, std::string& against) {
   sub->add_option("--size", sizes, "Value sizes, comma separated (default 1MiB)")->delimiter(',');
   sub->add_option("--threads", options.threads, "Client threads, comma separated")
       ->delimiter(',')
       ->check(CLI::Range(1, 256));
   sub->add_option("--working-set", working_set, "Bytes of values in play (default 1GiB)");
-  sub->add_option("--against", against, "Also measure a peer: redis")->check(CLI::IsMember({"redis"}));
+  sub->add_option("--against", against, "Also measure a peer: redis")
+      ->check(CLI::IsMember({"redis"}));
 }
 
 int Main(int argc, char** argv) {
@@ -137,7 +182,7 @@ int Main(int argc, char** argv) {
   if (const int code = MaybeRunBarePeer(argc, argv); code >= 0) return code;
   BenchOptions options;
   std::vector<std::string> sizes = {"1MiB"};
-  std::string working_set = "1GiB", against;
+  std::string working_set, against;
 
   CLI::App app{"Benchmarks of a varve-store, as ratios to the limits of the machine."};
   app.footer(kExamples);
@@ -145,34 +190,49 @@ int Main(int argc, char** argv) {
   app.fallthrough();
   app.set_version_flag("--version", base::VersionText("varve-bench"));
   app.add_option("--store", options.store, "Address of a running store (default: start one)");
-  app.add_flag("--force", options.force, "With --store: also when the values do not fit, and others' are evicted");
+  app.add_flag("--force", options.force,
+               "With --store: also when the values do not fit, and others' are evicted");
   app.add_option("--transport", options.transport, "shm, tcp or inline")
       ->check(CLI::IsMember({"shm", "tcp", "inline"}));
-  app.add_option("--rounds", options.rounds, "Rounds of each contestant")->check(CLI::Range(1, 1000));
+  app.add_option("--rounds", options.rounds, "Rounds of each contestant")
+      ->check(CLI::Range(1, 1000));
   app.add_option("--seconds", options.seconds, "Seconds per round")->check(CLI::Range(0.01, 60.0));
   app.add_option("--batch", options.batches, "Items per call, comma separated")
       ->delimiter(',')
       ->check(CLI::Range(1, 4096));
   app.add_flag("--json", options.json, "One JSON document instead of a table");
   for (const char* op : {"put", "get"}) {
-    CLI::App* sub = app.add_subcommand(op, std::string(op) + " values through the session's transport");
+    CLI::App* sub =
+        app.add_subcommand(op, std::string(op) + " values through the session's transport");
     AddObjectFlags(sub, options, sizes, working_set, against);
   }
   app.add_subcommand("exists", "look up keys, against a bare gRPC echo of the same bytes");
-  for (const auto& [op, help] : {std::pair{"recall", "store-scored recall of one layer, by stage"},
-                                 std::pair{"score", "digest scoring on one core, against its read bandwidth"}}) {
+  for (const auto& [op, help] :
+       {std::pair{"recall", "store-scored recall of one layer, by stage"},
+        std::pair{"score", "digest scoring on one core, against its read bandwidth"}}) {
     CLI::App* sub = app.add_subcommand(op, help);
-    sub->add_option("--pages", options.pages, "Pages of the context")->check(CLI::Range(16, 1 << 20));
+    sub->add_option("--pages", options.pages, "Pages of the context")
+        ->check(CLI::Range(16, 1 << 20));
     sub->add_option("--kv-heads", options.kv_heads, "KV heads")->check(CLI::Range(1, 256));
-    sub->add_option("--group", options.group_size, "Query heads per KV head")->check(CLI::Range(1, 16));
-    sub->add_option("--head-dim", options.head_dim, "Elements per head")->check(CLI::IsMember({32, 64, 96, 128, 256}));
+    sub->add_option("--group", options.group_size, "Query heads per KV head")
+        ->check(CLI::Range(1, 16));
+    sub->add_option("--head-dim", options.head_dim, "Elements per head")
+        ->check(CLI::IsMember({32, 64, 96, 128, 256}));
+    if (std::string(op) == "score")
+      sub->add_option("--working-set", working_set,
+                      "Bytes of digests, visited in turn (default 4GiB)");
     if (std::string(op) == "recall")
-      sub->add_option("--missing", options.missing_pages, "Pages fetched per request, of all KV heads together");
+      sub->add_option(
+          "--missing", options.missing_pages,
+          "Pages fetched per request, of all KV heads together: as many of each, at least one");
   }
   try {
     app.parse(argc, argv);
     options.sizes = ParseSizes(sizes);
-    options.working_set_bytes = ParseWorkingSet(working_set);
+    const bool score = app.got_subcommand("score");
+    options.working_set_bytes =
+        working_set.empty() ? DefaultWorkingSet(score) : ParseWorkingSet(working_set);
+    if (score) CheckDigests(options);
     if (app.got_subcommand("put") || app.got_subcommand("get")) CheckInFlight(options);
     if (app.got_subcommand("recall")) CheckMissing(options);
   } catch (const CLI::ParseError& e) {

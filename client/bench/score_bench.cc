@@ -15,8 +15,10 @@ namespace {
 class DigestUnits {
  public:
   DigestUnits(const BenchOptions& options, size_t total_bytes)
-      : head_stride_(size_t{options.pages} * page::DigestBytes(page::DigestKind::kMinMax, options.head_dim, kDType)),
-        unit_bytes_(head_stride_ * options.kv_heads), units_(std::max<size_t>(2, total_bytes / unit_bytes_)),
+      : head_stride_(size_t{options.pages} *
+                     page::DigestBytes(page::DigestKind::kMinMax, options.head_dim, kDType)),
+        unit_bytes_(head_stride_ * options.kv_heads),
+        units_(std::max<size_t>(2, total_bytes / unit_bytes_)),
         memory_(units_ * unit_bytes_ / 2) {
     std::mt19937_64 random(7);
     std::normal_distribution<float> normal;
@@ -37,7 +39,8 @@ class DigestUnits {
   static constexpr page::DType kDType = page::DType::kBF16;
   size_t unit_bytes() const { return unit_bytes_; }
   const std::byte* head(size_t unit, uint32_t h) const {
-    return reinterpret_cast<const std::byte*>(memory_.data()) + unit % units_ * unit_bytes_ + h * head_stride_;
+    return reinterpret_cast<const std::byte*>(memory_.data()) + unit % units_ * unit_bytes_ +
+           h * head_stride_;
   }
   std::span<const std::byte> all() const { return std::as_bytes(std::span(memory_)); }
 
@@ -49,7 +52,7 @@ class DigestUnits {
 }  // namespace
 
 absl::StatusOr<std::vector<BenchRow>> BenchScore(const BenchOptions& options) {
-  const DigestUnits digests(options, 4ull << 30);
+  const DigestUnits digests(options, options.working_set_bytes);
   std::vector<float> queries(size_t{options.kv_heads} * options.group_size * options.head_dim);
   std::mt19937_64 random(11);
   for (float& q : queries) q = std::normal_distribution<float>()(random);
@@ -57,22 +60,28 @@ absl::StatusOr<std::vector<BenchRow>> BenchScore(const BenchOptions& options) {
 
   std::vector<Contestant> contestants;
   for (const page::ScoreImpl& impl : page::ScoreImpls()) {
-    contestants.push_back({std::string(impl.name), [&, unit = size_t{0}, fn = impl.fn](double seconds, Series& series) mutable {
-                             return TimedLoop(seconds, static_cast<double>(digests.unit_bytes()), series, [&] {
-                               for (uint32_t h = 0; h < options.kv_heads; ++h) {
-                                 const page::DigestMatrix matrix{page::DigestKind::kMinMax, DigestUnits::kDType,
-                                                                 options.head_dim, digests.head(unit, h),
-                                                                 2 * options.head_dim * sizeof(uint16_t), options.pages};
-                                 fn(matrix, queries.data() + size_t{h} * options.group_size * options.head_dim,
-                                    options.group_size, raw.data());
-                               }
-                               ++unit;
-                               return absl::OkStatus();
-                             });
-                           }});
+    contestants.push_back(
+        {std::string(impl.name),
+         [&, unit = size_t{0}, fn = impl.fn](double seconds, Series& series) mutable {
+           return TimedLoop(seconds, static_cast<double>(digests.unit_bytes()), series, [&] {
+             for (uint32_t h = 0; h < options.kv_heads; ++h) {
+               const page::DigestMatrix matrix{page::DigestKind::kMinMax,
+                                               DigestUnits::kDType,
+                                               options.head_dim,
+                                               digests.head(unit, h),
+                                               2 * options.head_dim * sizeof(uint16_t),
+                                               options.pages};
+               fn(matrix, queries.data() + size_t{h} * options.group_size * options.head_dim,
+                  options.group_size, raw.data());
+             }
+             ++unit;
+             return absl::OkStatus();
+           });
+         }});
   }
   contestants.push_back({"read_bandwidth", [&](double, Series& series) {
-                           series.rate_per_round.push_back(page::ReadBandwidth(digests.all(), 1) * 1e9);
+                           series.rate_per_round.push_back(page::ReadBandwidth(digests.all(), 1) *
+                                                           1e9);
                            return absl::OkStatus();
                          }});
   VARVE_ASSIGN_OR_RETURN(const auto series, Compete(contestants, options.rounds, options.seconds));
@@ -80,11 +89,13 @@ absl::StatusOr<std::vector<BenchRow>> BenchScore(const BenchOptions& options) {
   std::vector<BenchRow> rows;
   for (const page::ScoreImpl& impl : page::ScoreImpls()) {
     const Series& s = series.at(std::string(impl.name));
-    BenchRow row = MakeRow("score/" + std::string(impl.name), options, digests.unit_bytes(), 1, 1, s);
+    BenchRow row =
+        MakeRow("score/" + std::string(impl.name), options, digests.unit_bytes(), 1, 1, s);
     row.transport = "-";
     row.extra["ratio_read_bandwidth"] = MedianRatio(s, series.at("read_bandwidth"));
     row.extra["read_bandwidth_gb_per_s"] = series.at("read_bandwidth").rate() / 1e9;
-    row.extra["page_heads_per_us"] = s.rate() / static_cast<double>(digests.unit_bytes()) * options.pages * options.kv_heads / 1e6;
+    row.extra["page_heads_per_us"] = s.rate() / static_cast<double>(digests.unit_bytes()) *
+                                     options.pages * options.kv_heads / 1e6;
     rows.push_back(std::move(row));
   }
   return rows;

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <functional>
 #include <limits>
@@ -15,6 +16,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -117,22 +119,29 @@ std::string SizeText(uint64_t bytes) {
   return absl::StrCat(bytes);
 }
 
+// As YAML writes it, whatever it holds.
+std::string Quoted(const std::string& text) {
+  return absl::StrCat("\"", absl::Utf8SafeCHexEscape(text), "\"");
+}
+
 std::string ValueText(const Message& owner, const FieldDescriptor* field) {
   const auto* reflection = owner.GetReflection();
   if (field->is_repeated()) {
     std::vector<std::string> items;
     for (int i = 0; i < reflection->FieldSize(owner, field); ++i) {
-      items.push_back(reflection->GetRepeatedString(owner, field, i));
+      items.push_back(Quoted(reflection->GetRepeatedString(owner, field, i)));
     }
     return absl::StrCat("[", absl::StrJoin(items, ", "), "]");
   }
   switch (field->cpp_type()) {
     case FieldDescriptor::CPPTYPE_BOOL:
       return reflection->GetBool(owner, field) ? "true" : "false";
-    case FieldDescriptor::CPPTYPE_DOUBLE:
-      return absl::StrCat(reflection->GetDouble(owner, field));
+    case FieldDescriptor::CPPTYPE_DOUBLE: {
+      char text[32];  // the shortest that reads as the same number
+      return {text, std::to_chars(text, std::end(text), reflection->GetDouble(owner, field)).ptr};
+    }
     case FieldDescriptor::CPPTYPE_STRING:
-      return absl::StrCat("\"", reflection->GetString(owner, field), "\"");
+      return Quoted(reflection->GetString(owner, field));
     case FieldDescriptor::CPPTYPE_UINT32:
       return absl::StrCat(reflection->GetUInt32(owner, field));
     case FieldDescriptor::CPPTYPE_UINT64: {

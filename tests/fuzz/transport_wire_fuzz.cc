@@ -1,5 +1,5 @@
-// Addresses, descriptors and message headers of the UCX transport. The checksum is made right again, so that the fields
-// behind it are reached; what decodes encodes to the same bytes.
+// Addresses, descriptors and message headers of the UCX transport. The checksum is made right
+// again, so that the fields behind it are reached; what decodes encodes to the same bytes.
 #include <cstring>
 
 #include "kvstore/transport/ucx_protocol.h"
@@ -11,7 +11,10 @@ namespace {
 
 using namespace varve::transport;
 
-std::string Unsealed(const std::string& sealed) { return sealed.substr(0, sealed.size() - sizeof(uint32_t)); }
+// Without the checksum.
+std::string Unsealed(const std::string& sealed) {
+  return sealed.substr(0, sealed.size() - sizeof(uint64_t));
+}
 
 std::string Sealed(std::string_view bytes) {
   WireWriter writer;
@@ -36,7 +39,11 @@ std::vector<std::string> Seeds() {
   message.head.pieces = 2;
   message.pieces[0] = {3, 0, 4096};
   message.pieces[1] = {3, 8192, 1};
-  return {"A" + Unsealed(Encode(address)), "D" + Unsealed(Encode(descriptor)),
+  const std::string bare_address = Unsealed(Encode(address)),
+                    bare_descriptor = Unsealed(Encode(descriptor));
+  Require(DecodeAddress(Sealed(bare_address)).ok(), "a seed that is no address");
+  Require(DecodeDescriptor(Sealed(bare_descriptor)).ok(), "a seed that is no descriptor");
+  return {"A" + bare_address, "D" + bare_descriptor,
           "M" + std::string(reinterpret_cast<const char*>(&message), message.bytes())};
 }
 
@@ -50,7 +57,8 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (data[0] == 'M') {
     Message message;
     if (ParseMessage(bytes.data(), bytes.size(), &message)) {
-      Require(message.bytes() == bytes.size() && message.head.pieces <= kMaxPieces, "a message of another size");
+      Require(message.bytes() == bytes.size() && message.head.pieces <= kMaxPieces,
+              "a message of another size");
     }
     return 0;
   }

@@ -188,7 +188,8 @@ class StoreFaultsTest : public ::testing::Test {
     options.config.mutable_host_tier()->set_verify_reads(verify_reads_);
     options.config.mutable_sessions()->set_max_connecting(kMaxConnecting);
     options.config.mutable_recall()->set_threads(1);
-    options.listen = false;
+    options.config.set_listen("127.0.0.1:0");
+    options.config.set_http_listen("127.0.0.1:0");
     auto transport = std::make_unique<FaultyTransport>(faults_);
     transport_ = transport.get();
     options.transport = std::move(transport);

@@ -41,6 +41,35 @@ TEST_F(StoreFaultsTest, ADamagedObjectIsDroppedAndNeverServed) {
   EXPECT_TRUE(Get("a").hit());
 }
 
+TEST_F(StoreFaultsTest, MetricsSayWhatWentWrong) {
+  const auto metric = [&](const std::string& series) {
+    std::string page;
+    EXPECT_EQ(HttpGet(server_->http_address(), "/metrics", &page), 200);
+    return MetricValue(page, series);
+  };
+  ASSERT_EQ(Put("a").result(), v1::PUT_RESULT_STORED);
+  const std::pair<absl::Status, std::string> failures[] = {
+      {absl::UnavailableError("x"), "peer_gone"},
+      {absl::DeadlineExceededError("x"), "deadline"},
+      {absl::CancelledError("x"), "cancelled"},
+      {absl::OutOfRangeError("x"), "out_of_range"},
+      {absl::InternalError("x"), "other"}};
+  double failed = 0;
+  for (const auto& [status, reason] : failures) {
+    faults_.Set(status, false, false);
+    EXPECT_EQ(Get("a").miss_reason(), v1::MISS_REASON_FAILED) << reason;
+    EXPECT_EQ(
+        metric("varve_transfer_errors_total{reason=\"" + reason + "\",transport=\"loopback\"}"), 1)
+        << reason;
+    EXPECT_EQ(metric("varve_miss_total{reason=\"failed\"}"), ++failed);
+  }
+  faults_.Set(absl::OkStatus(), false, /*corrupt=*/true);
+  EXPECT_TRUE(Get("a").hit());  // damages the stored bytes on its way
+  EXPECT_FALSE(Get("a").hit());
+  EXPECT_EQ(metric("varve_miss_total{reason=\"corrupt\"}"), 1);
+  EXPECT_EQ(metric("varve_checksum_failures_total{tier=\"host\"}"), 1);
+}
+
 // Where the processor copies, the checksum is computed in the copy.
 TEST_F(StoreFaultsTest, ADamagedObjectIsDroppedByTheCopyThatFindsIt) {
   uint64_t region = 2;

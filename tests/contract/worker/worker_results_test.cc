@@ -1,6 +1,6 @@
 // What an engine gets out of the worker: attention over the pages that the policy selects, in the
-// same bits whatever the placement, history, chunking, batch and path. Properties P8-P20 are those
-// of docs/architecture.md.
+// same bits whatever the placement, history, chunking, batch and path. Properties P8-P20 are listed
+// in docs/architecture.md.
 #include <algorithm>
 #include <cstring>
 #include <random>
@@ -24,6 +24,30 @@ page::Geometry RandomGeometry(std::mt19937_64& random) {
   g.page_tokens = 8u << (random() % 3);
   g.dtype = static_cast<page::DType>(1 + random() % 3);
   return g;
+}
+
+// The layer's page table names `pages` ([KV head]), each in a slot of its own that holds what was
+// appended.
+void ExpectAppendedBytes(WorkerUnderTest& made, const RandomText& text, const Feeder& feeder,
+                         uint32_t layer, const std::vector<std::vector<uint32_t>>& pages) {
+  const page::Geometry& g = text.geometry();
+  const worker::SequenceId id = feeder.id();
+  const auto table = made.worker()->ExportPageTable(layer, {&id, 1});
+  ASSERT_TRUE(table.ok()) << table.status();
+  ASSERT_EQ(table->indptr.size(), g.num_kv_heads + 1);
+  std::set<int32_t> slots(table->indices.begin(), table->indices.end());
+  EXPECT_EQ(slots.size(), table->indices.size());  // P11: one page, one slot
+  for (uint32_t head = 0; head < g.num_kv_heads; ++head) {
+    const int32_t first = table->indptr[head];
+    ASSERT_EQ(table->indptr[head + 1] - first, static_cast<int32_t>(pages[head].size()));
+    EXPECT_EQ(table->last_page_len[head], (feeder.tokens() - 1) % g.page_tokens + 1);
+    for (size_t i = 0; i + 1 < pages[head].size(); ++i) {  // all but the open one
+      const size_t at = size_t(table->indices[first + i]) * g.page_bytes();
+      const std::string bytes(reinterpret_cast<const char*>(made.pool().data()) + at,
+                              g.page_bytes());
+      EXPECT_EQ(bytes, text.Page(layer, head, pages[head][i])) << "page " << pages[head][i];
+    }
+  }
 }
 
 // P8: a budget of all pages is dense attention, for every policy, shape and length.
@@ -67,7 +91,7 @@ TEST_P(WorkerContract, AttendsExactlyWhatThePolicySelects) {
     SCOPED_TRACE(seed);
     std::mt19937_64 random(seed);
     const page::Geometry g = RandomGeometry(random);
-    const auto digest = static_cast<page::DigestKind>(1 + random() % 3);
+    const auto digest = static_cast<page::DigestKind>(1 + random() % 4);
     const uint32_t prompt = 1 + random() % (20 * g.page_tokens);
     const RandomText text(g, seed, prompt + 80);
     const auto made = Make(g, 2048, digest);
@@ -136,37 +160,31 @@ TEST_P(WorkerContract, ChunkedPrefillIsOnePrefill) {
 // P10: a page that was evicted and recalled has the bytes that were appended, in the slot that the
 // page table names.
 TEST_P(WorkerContract, RecalledPagesHaveTheAppendedBytes) {
-  const RandomText text(kSmall, 7, 400);
-  const auto made = Make(kSmall);
-  ASSERT_NE(made, nullptr);
-  Feeder feeder(made->worker(), &text);
-  ASSERT_OK(feeder.Prefill("arkvale(budget=4p,hot=1)", 300));
-  const worker::Policy policy = *ParsePolicy("arkvale(budget=4p,hot=1)");
-  for (uint32_t step = 0; step < 10; ++step) {
-    ASSERT_OK(feeder.Step(step));
-    for (uint32_t l = 0; l < kSmall.num_layers; ++l) {
-      const worker::SequenceId id = feeder.id();
-      const auto table = made->worker()->ExportPageTable(l, {&id, 1});
-      ASSERT_TRUE(table.ok()) << table.status();
-      const auto pages = NaivePages(text, policy, page::DigestKind::kMinMax, l, text.Query(l, step),
-                                    300, feeder.tokens());
-      ASSERT_EQ(table->indptr.size(), kSmall.num_kv_heads + 1);
-      std::set<int32_t> slots(table->indices.begin(), table->indices.end());
-      EXPECT_EQ(slots.size(), table->indices.size());  // P11: one page, one slot
-      for (uint32_t head = 0; head < kSmall.num_kv_heads; ++head) {
-        const int32_t first = table->indptr[head];
-        ASSERT_EQ(table->indptr[head + 1] - first, static_cast<int32_t>(pages[head].size()));
-        EXPECT_EQ(table->last_page_len[head], (feeder.tokens() - 1) % kSmall.page_tokens + 1);
-        for (size_t i = 0; i + 1 < pages[head].size(); ++i) {  // all but the open one
-          const size_t at = size_t(table->indices[first + i]) * kSmall.page_bytes();
-          const std::string bytes(reinterpret_cast<const char*>(made->pool().data()) + at,
-                                  kSmall.page_bytes());
-          EXPECT_EQ(bytes, text.Page(l, head, pages[head][i])) << "page " << pages[head][i];
-        }
+  const std::vector<std::string> policies = {"arkvale(budget=4p,hot=1)",
+                                             "arkvale(budget=4p,hot=1.5,merge=max)",
+                                             "arkvale(budget=5p,hot=1,sinks=2,window=1)"};
+  for (uint64_t seed = 1; seed <= 5; ++seed) {
+    std::mt19937_64 random(seed);
+    const page::Geometry g = RandomGeometry(random);
+    const auto digest = static_cast<page::DigestKind>(1 + random() % 4);
+    const std::string& name = policies[random() % policies.size()];
+    SCOPED_TRACE(::testing::Message() << "seed " << seed << ", " << name << ", " << g.ToString());
+    const uint32_t prompt = (20 + random() % 10) * g.page_tokens + random() % g.page_tokens;
+    const RandomText text(g, seed, prompt + 10);
+    const auto made = Make(g, 512, digest);
+    ASSERT_NE(made, nullptr);
+    Feeder feeder(made->worker(), &text);
+    ASSERT_OK(feeder.Prefill(name, prompt, 1 + random() % prompt));
+    for (uint32_t step = 0; step < 6; ++step) {
+      ASSERT_OK(feeder.Step(step));
+      for (uint32_t l = 0; l < g.num_layers; ++l) {
+        const auto pages = NaivePages(text, *ParsePolicy(name), digest, l, text.Query(l, step),
+                                      prompt, feeder.tokens());
+        ExpectAppendedBytes(*made, text, feeder, l, pages);
       }
     }
+    EXPECT_GT(feeder.Info().stats.recalled_pages, 0u);
   }
-  EXPECT_GT(feeder.Info().stats.recalled_pages, 0u);
 }
 
 // P17: a larger budget keeps at least as much attention mass, and all pages keep all of it.

@@ -16,9 +16,11 @@ using ::testing::HasSubstr;
 
 const char* const kQuick = " --rounds 1 --seconds 0.05 --json ";
 
-void ExpectRow(const nlohmann::json& row, const std::string& op, const std::vector<std::string>& ratios) {
+void ExpectRow(const nlohmann::json& row, const std::string& op,
+               const std::vector<std::string>& ratios) {
   EXPECT_EQ(row["op"].get<std::string>().rfind(op, 0), 0u) << row;
-  for (const char* field : {"transport", "value_bytes", "batch", "threads", "gb_per_s", "p50_us", "p99_us"}) {
+  for (const char* field :
+       {"transport", "value_bytes", "batch", "threads", "gb_per_s", "p50_us", "p99_us"}) {
     EXPECT_TRUE(row.contains(field)) << field << " is missing in " << row;
   }
   EXPECT_GT(row["ops_per_s"].get<double>(), 0) << row;
@@ -32,8 +34,9 @@ class Objects : public ::testing::TestWithParam<std::tuple<const char*, const ch
 
 TEST_P(Objects, RunAgainstLimits) {
   const auto [op, transport] = GetParam();
-  const auto results = Results(RunTool("varve-bench", std::string(op) + kQuick + "--size 64KiB --batch 4 --working-set 4MiB " +
-                                                          "--transport " + transport));
+  const auto results = Results(RunTool(
+      "varve-bench", std::string(op) + kQuick + "--size 64KiB --batch 4 --working-set 4MiB " +
+                         "--transport " + transport));
   ASSERT_EQ(results.size(), 1u);
   ExpectRow(results[0], op, {"ratio_memcpy", std::string("ratio_bare_") + transport});
   EXPECT_EQ(results[0]["transport"], transport);
@@ -41,34 +44,64 @@ TEST_P(Objects, RunAgainstLimits) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Objects,
-                         ::testing::Combine(::testing::Values("put", "get"), ::testing::Values("shm", "tcp")));
+                         ::testing::Combine(::testing::Values("put", "get"),
+                                            ::testing::Values("shm", "tcp")));
 
 TEST(Bench, AgainstRedis) {
-  const auto results = Results(RunTool(
-      "varve-bench", std::string("get") + kQuick + "--size 64KiB --batch 4 --working-set 4MiB --transport tcp --against redis"));
+  const auto results = Results(
+      RunTool("varve-bench",
+              std::string("get") + kQuick +
+                  "--size 64KiB --batch 4 --working-set 4MiB --transport tcp --against redis"));
   ASSERT_EQ(results.size(), 1u);
   ExpectRow(results[0], "get", {"ratio_redis"});
 }
 
 TEST(Bench, Recall) {
   const auto results =
-      Results(RunTool("varve-bench", std::string("recall") + kQuick + "--pages 256 --missing 16 --head-dim 64 --kv-heads 2"));
+      Results(RunTool("varve-bench", std::string("recall") + kQuick +
+                                         "--pages 256 --missing 16 --head-dim 64 --kv-heads 2"));
   ASSERT_EQ(results.size(), 1u);
   ExpectRow(results[0], "recall", {"ratio_rpc_overhead_to_echo", "score_us", "transfer_us"});
 }
 
+TEST(Bench, Score) {
+  const auto results = Results(RunTool(
+      "varve-bench",
+      std::string("score") + kQuick + "--working-set 4MiB --pages 256 --head-dim 64 --kv-heads 2"));
+  ASSERT_FALSE(results.empty());
+  for (const auto& row : results)
+    ExpectRow(row, "score/", {"ratio_read_bandwidth", "page_heads_per_us"});
+}
+
 TEST(Bench, Exists) {
-  const auto results = Results(RunTool("varve-bench", std::string("exists") + kQuick + "--batch 128"));
+  const auto results =
+      Results(RunTool("varve-bench", std::string("exists") + kQuick + "--batch 128"));
   ASSERT_EQ(results.size(), 1u);
   ExpectRow(results[0], "exists", {"ratio_grpc_echo"});
 }
 
 TEST(Bench, WrongUse) {
-  for (const char* flags :
-       {"", "nosuch", "get --size 0", "get --size 65MiB", "get --transport carrier-pigeon", "put --batch 0",
-        "get --batch 4097", "get --threads 0", "get --threads 257", "get --working-set 1", "get --working-set 1EiB",
-        "get --rounds 0", "get --seconds 0", "recall --pages 0", "recall --missing 0", "recall --missing 99999999",
-        "recall --kv-heads 0", "recall --group 0", "score --head-dim 7"}) {
+  for (const char* flags : {"",
+                            "nosuch",
+                            "get --size 0",
+                            "get --size 65MiB",
+                            "get --transport carrier-pigeon",
+                            "put --batch 0",
+                            "get --batch 4097",
+                            "get --threads 0",
+                            "get --threads 257",
+                            "get --working-set 1",
+                            "get --working-set 1EiB",
+                            "get --rounds 0",
+                            "get --seconds 0",
+                            "recall --pages 0",
+                            "recall --missing 0",
+                            "recall --missing 99999999",
+                            "recall --kv-heads 0",
+                            "recall --group 0",
+                            "score --head-dim 7",
+                            "score --working-set 1EiB",
+                            "score --pages 1048576 --kv-heads 256 --head-dim 256"}) {
     const ToolResult result = RunTool("varve-bench", flags);
     EXPECT_EQ(result.exit_code, 2) << flags << ": " << result.errors;
     EXPECT_FALSE(result.errors.empty()) << flags;
@@ -84,10 +117,12 @@ TEST(Bench, TellsItsVersion) {
 class SharedStore : public ::testing::Test {
  protected:
   void SetUp() override {
-    auto store = StoreProcess::Start({"--host_tier.capacity_bytes=32MiB", "--sessions.max_object_bytes=1MiB"});
+    auto store = StoreProcess::Start(
+        {"--host_tier.capacity_bytes=32MiB", "--sessions.max_object_bytes=1MiB"});
     ASSERT_TRUE(store.ok()) << store.status();
     store_ = *std::move(store);
-    auto client = client::Client::Connect({.address = store_->grpc_address(), .lanes = {}, .lazy_session = true});
+    auto client = client::Client::Connect(
+        {.address = store_->grpc_address(), .lanes = {}, .lazy_session = true});
     ASSERT_TRUE(client.ok()) << client.status();
     client_ = *std::move(client);
   }
@@ -110,8 +145,9 @@ class SharedStore : public ::testing::Test {
 };
 
 TEST_F(SharedStore, IsLeftAsItWas) {
-  for (const char* bench : {"get --size 16KiB --working-set 2MiB", "put --size 16KiB --working-set 2MiB --threads 2",
-                            "recall --pages 64 --missing 16 --head-dim 64 --kv-heads 2"}) {
+  for (const char* bench :
+       {"get --size 16KiB --working-set 2MiB", "put --size 16KiB --working-set 2MiB --threads 2",
+        "recall --pages 64 --missing 16 --head-dim 64 --kv-heads 2"}) {
     SCOPED_TRACE(bench);
     EXPECT_EQ(Results(RunTool("varve-bench", bench + Flags())).size(), 1u);
     ExpectNothingLeft();
@@ -133,8 +169,9 @@ TEST_F(SharedStore, IsNotFilledBeyondWhatIsFree) {
 TEST_F(SharedStore, IsLeftAsItWasAfterASignal) {
   client::ChildProcess::Options options;
   options.binary = "varve-bench";
-  options.args = {"get", "--transport=inline", "--size=16KiB", "--working-set=2MiB", "--seconds=60",
-                  "--store=" + store_->grpc_address()};
+  options.args = {"get",          "--transport=inline",
+                  "--size=16KiB", "--working-set=2MiB",
+                  "--seconds=60", "--store=" + store_->grpc_address()};
   options.wait_ready = false;
   const auto bench = client::ChildProcess::Start(options);
   ASSERT_TRUE(bench.ok()) << bench.status();

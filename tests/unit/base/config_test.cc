@@ -92,6 +92,16 @@ TEST_F(ConfigTest, PrintedValuesAreExactAndParseAgain) {
   }
 }
 
+TEST_F(ConfigTest, WhatIsPrintedLoadsAgain) {
+  config_.set_listen("unix:/tmp/a \"b\" \\c # d");
+  config_.mutable_host_tier()->set_high_watermark(0.123456789);
+  config_.mutable_transport()->add_lanes("a: ]");
+  StoreConfig again;
+  ConfigLoader reader(&again, "VARVE_");
+  EXPECT_EQ(Message(reader.LoadYamlText(loader_.Print(), "printed")), "");
+  EXPECT_EQ(again.SerializeAsString(), config_.SerializeAsString());
+}
+
 TEST_F(ConfigTest, TyposAreErrorsThatNameTheNearestSetting) {
   EXPECT_THAT(Message(loader_.LoadYamlText("host_tier:\n  evictoin: lru\n", "f.yaml")),
               AllOf(HasSubstr("f.yaml"), HasSubstr("host_tier.evictoin"),

@@ -115,10 +115,11 @@ class QuickstartTest(unittest.TestCase):
     def test_one_run_at_a_time(self):
         with open(self.path("quickstart/lock"), "w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            refused = self.quickstart()
-        self.assertNotEqual(refused.returncode, 0)
-        self.assertIn("another run is going on", refused.stderr)
-        self.assertEqual(refused.stdout, "")
+            refusals = [self.quickstart(), self.quickstart("--stop")]
+        for refused in refusals:
+            self.assertNotEqual(refused.returncode, 0)
+            self.assertIn("another run is going on", refused.stderr)
+            self.assertEqual(refused.stdout, "")
 
 
 class ImagesTest(unittest.TestCase):

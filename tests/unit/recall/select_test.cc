@@ -162,7 +162,9 @@ INSTANTIATE_TEST_SUITE_P(
         Setting{page::DigestKind::kMinMax, page::ScoreMerge::kSoftmaxMean, page::DType::kBF16, 1},
         Setting{page::DigestKind::kMinMax, page::ScoreMerge::kSoftmaxMax, page::DType::kF32, 3},
         Setting{page::DigestKind::kBoxMean, page::ScoreMerge::kMean, page::DType::kF16, 1},
-        Setting{page::DigestKind::kMean, page::ScoreMerge::kMax, page::DType::kBF16, 2}));
+        Setting{page::DigestKind::kMean, page::ScoreMerge::kMax, page::DType::kBF16, 2},
+        Setting{page::DigestKind::kSphere, page::ScoreMerge::kSoftmaxMean, page::DType::kF32, 1},
+        Setting{page::DigestKind::kSphere, page::ScoreMerge::kMax, page::DType::kF16, 2}));
 
 // Raw scores of a big group over many pages would take more memory than the digests: the heads are
 // scored some at a time.

@@ -133,7 +133,8 @@ TEST_F(Eval, ReportsProgressOncePerPromptAndPolicy) {
   };
   ASSERT_TRUE(RunEval(model_, options, provider_, progress).ok());
   EXPECT_THAT(seen,
-              testing::ElementsAre("1/4 vt 1024", "2/4 vt 1024", "3/4 agg 1024", "4/4 agg 1024"));
+              testing::ElementsAre("0/4 ", "1/4 vt 1024", "2/4 vt 1024", "3/4 agg 1024",
+                                         "4/4 agg 1024"));
 }
 
 TEST_F(Eval, RefusesWhatItCannotRun) {

@@ -1,5 +1,6 @@
 // What a store that is stopped, not dead, costs a sidecar and its engines.
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <functional>
@@ -44,6 +45,8 @@ class StopBefore final : public grpc::experimental::ClientInterceptorFactoryInte
       grpc::experimental::ClientRpcInfo* info) override {
     if (info->method() == method_) {
       store_->Signal(SIGSTOP);
+      siginfo_t stopped;
+      waitid(P_PID, static_cast<id_t>(store_->pid()), &stopped, WSTOPPED);  // with all its threads
       method_.clear();
     }
     return new Idle();

@@ -81,7 +81,8 @@ class CancelAfter {
 class SidecarWorker final : public RemoteWorker {
  public:
   SidecarWorker(const RemoteWorkerOptions& options, std::shared_ptr<grpc::Channel> channel)
-      : geometry_(options.geometry),
+      : address_(options.address),
+        geometry_(options.geometry),
         call_timeout_(options.call_timeout),
         close_timeout_(options.close_timeout),
         stub_(v1::Worker::NewStub(channel)),
@@ -112,6 +113,9 @@ class SidecarWorker final : public RemoteWorker {
     const absl::Time deadline = absl::Now() + call_timeout_;
     context.set_deadline(absl::ToChronoTime(deadline));
     absl::Status status = base::FromGrpc((stub_.get()->*method)(&context, request, reply));
+    if (absl::IsUnavailable(status)) {
+      return base::Annotate(status, absl::StrCat("varve-worker on ", address_));
+    }
     // The sidecar's own deadlines end calls in the same way, but earlier.
     if (!absl::IsDeadlineExceeded(status) || absl::Now() < deadline) return status;
     if (piece != nullptr) piece->Abandon();
@@ -135,6 +139,7 @@ class SidecarWorker final : public RemoteWorker {
                           absl::Span<const ItemPlaces> places, size_t bytes);
   absl::Status Adopt(const v1::EngineReply& reply, const RemoteWorkerOptions& options);
 
+  const std::string address_;
   const page::Geometry geometry_;
   const absl::Duration call_timeout_;
   const absl::Duration close_timeout_;
@@ -170,6 +175,9 @@ absl::Status SidecarWorker::Start(const RemoteWorkerOptions& options) {
   if (!answered || late) {
     absl::Status refused = base::FromGrpc(stream_->Finish());
     stream_.reset();
+    if (absl::IsUnimplemented(refused)) {
+      return absl::FailedPreconditionError("what listens there is no varve-worker");
+    }
     if (late) {
       return absl::DeadlineExceededError(absl::StrCat(
           "the sidecar did not attach the engine within ", absl::FormatDuration(call_timeout_)));

@@ -373,8 +373,16 @@ void Saver::OnPut(const TaskPtr& task,
     const client::PutResult& result = (*results)[i];
     const std::string what = absl::StrCat("saving block ", task->job.blocks[i], " of layer ",
                                           task->job.layer, ": ", result.message);
-    error = result.outcome == client::PutOutcome::kNoSpace ? absl::ResourceExhaustedError(what)
-                                                           : absl::UnavailableError(what);
+    switch (result.outcome) {
+      case client::PutOutcome::kNoSpace:
+        error = absl::ResourceExhaustedError(what);
+        break;
+      case client::PutOutcome::kInvalid:  // a store that does not take such pages
+        error = absl::FailedPreconditionError(what);
+        break;
+      default:
+        error = absl::UnavailableError(what);
+    }
   }
   if (!error.ok() && !task->retried) {
     Retry(task, saved);

@@ -157,8 +157,13 @@ absl::StatusOr<std::shared_ptr<EngineSession>> EngineTable::Attach(
     if (client_ == nullptr) return absl::UnavailableError("the worker waits for its store");
     client = client_;
     const uint64_t left = config_.pool_bytes() - std::min(config_.pool_bytes(), pool_in_use_);
+    if (pool_bytes == 0 && left == 0) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the page pool of ", config_.pool_bytes(), " bytes is taken: ", engines_.size(),
+                       " engines are attached; give each a share (pool_bytes)"));
+    }
     if (pool_bytes == 0) pool_bytes = left;
-    if (pool_bytes > left || pool_bytes == 0) {
+    if (pool_bytes > left) {
       return absl::ResourceExhaustedError(
           absl::StrCat("pool_bytes is ", pool_bytes, ", available: ", left, " of ",
                        config_.pool_bytes(), ", ", engines_.size(), " engines are attached"));

@@ -429,6 +429,7 @@ TEST_P(WorkerProcesses, SettingsAndEnginesThatDoNotFitAreRefusedByName) {
     auto all = worker::RemoteWorker::Attach(most);
     ASSERT_TRUE(all.ok()) << all.status();
     EXPECT_THAT(refusal([](auto&) {}), HasSubstr("available: 0 of 16777216"));
+    EXPECT_THAT(refusal([](auto& o) { o.pool_bytes = 0; }), HasSubstr("16777216 bytes is taken"));
   }
 }
 

@@ -1,4 +1,6 @@
 // varve-worker as a command: help, settings from every source, refusals.
+#include <unistd.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -45,7 +47,7 @@ TEST(WorkerCommandLine, HelpNamesEverySetting) {
 }
 
 TEST(WorkerCommandLine, SettingsComeFromEverySourceInOrder) {
-  const std::string file = std::tmpnam(nullptr);
+  const std::string file = ::testing::TempDir() + "worker-" + std::to_string(getpid()) + ".yaml";
   std::ofstream(file) << "pool_bytes: 32MiB\ndigest: mean\nrecall_path: store\n";
   const Outcome run = Worker("--print-config --digest=box_mean --config=" + file,
                              "VARVE_DIGEST=minmax VARVE_RECALL_PATH=worker");

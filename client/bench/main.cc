@@ -23,7 +23,6 @@
 namespace varve::client {
 namespace {
 
-constexpr int kInterrupted = 130;  // as a shell says it of Ctrl-C
 
 constexpr char kExamples[] = R"(
 Each operation starts the store it needs, unless --store names one: there it removes what it stored when it ends, also
@@ -244,7 +243,7 @@ int Main(int argc, char** argv) {
   const auto rows = Run(app.get_subcommands()[0]->get_name(), options);
   if (!rows.ok()) {
     std::cerr << "varve-bench: " << rows.status().message() << '\n';
-    return console::Stopped() ? kInterrupted : 1;
+    return console::Stopped() ? console::kInterrupted : 1;
   }
   options.json ? PrintJson(*rows, options) : PrintTable(*rows);
   if (const absl::Status written = console::FlushOutput(); !written.ok()) {

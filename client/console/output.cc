@@ -7,8 +7,10 @@ namespace varve::console {
 
 absl::Status FlushOutput() {
   std::cout.flush();
-  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0 && std::cout.good()) return absl::OkStatus();
-  return absl::DataLossError("not all of the output could be written: a full disk, or nobody who reads it");
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0 && std::cout.good())
+    return absl::OkStatus();
+  return absl::DataLossError(
+      "not all of the output could be written: a full disk, or nobody who reads it");
 }
 
 }  // namespace varve::console

@@ -5,10 +5,13 @@
 
 namespace varve::console {
 
-// From here on SIGINT and SIGTERM ask the program to end instead of ending it; a second one ends it.
+// From here on SIGINT and SIGTERM ask the program to end instead of ending it; a second one ends
+// it.
 void StopOnSignals();
-// A signal came. Thread-safe, as is the next.
+// A signal came. Thread-safe, as is CheckStopped.
 bool Stopped();
+// The exit code of a program that ended so, as a shell says it of Ctrl-C.
+inline constexpr int kInterrupted = 130;
 // CANCELLED once a signal came.
 absl::Status CheckStopped();
 

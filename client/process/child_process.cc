@@ -22,7 +22,8 @@ namespace {
 // Between fork and exec only async-signal-safe calls are allowed: everything is prepared before.
 [[noreturn]] void Exec(const char* binary, char* const* argv, int out, int err, int inherit_fd,
                        int inherit_as) {
-  // A child outlives its parent by as long as it takes to clean up after itself. Ctrl-C in the terminal is for the parent.
+  // A child outlives its parent by as long as it takes to clean up after itself. Ctrl-C in the
+  // terminal is for the parent.
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   setpgid(0, 0);
   dup2(out, STDOUT_FILENO);

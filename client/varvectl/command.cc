@@ -60,7 +60,8 @@ CLI::App* AddCommand(CLI::App& app, const std::string& name, const std::string& 
 absl::StatusOr<std::unique_ptr<client::Client>> Dial(const Globals& globals, bool session) {
   VARVE_ASSIGN_OR_RETURN(const absl::Duration timeout, base::ParseDuration(globals.timeout));
   if (timeout < absl::Milliseconds(1) || timeout > absl::Hours(1)) {
-    return absl::InvalidArgumentError(absl::StrCat("--timeout ", globals.timeout, ": allowed: 1ms to 1h"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--timeout ", globals.timeout, ": allowed: 1ms to 1h"));
   }
   client::ClientOptions options;
   options.address = globals.store;

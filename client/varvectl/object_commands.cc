@@ -136,7 +136,8 @@ absl::Status Remove(const Globals& globals, const std::vector<std::string>& text
       force ? "they are not stored" : "they are not stored, or pinned (--force removes those too)");
 }
 
-// Until `end`, or until somebody wants the program to stop. UNAVAILABLE when the session ends, and the pins with it.
+// Until `end`, or until somebody wants the program to stop. UNAVAILABLE when the session ends, and
+// the pins with it.
 absl::Status HoldUntil(absl::Time end, const client::Client& client) {
   constexpr absl::Duration kLook = absl::Milliseconds(200);
   sigset_t signals;
@@ -171,8 +172,9 @@ absl::Status Pin(const Globals& globals, const std::vector<std::string>& texts,
   std::fflush(stdout);
   if (!globals.json) {
     const bool forever = duration == absl::InfiniteDuration();
-    std::fprintf(stderr, "holding%s; Ctrl-C lets go\n",
-                 forever ? "" : (" for " + console::HumanDuration(absl::ToDoubleSeconds(duration))).c_str());
+    std::fprintf(
+        stderr, "holding%s; Ctrl-C lets go\n",
+        forever ? "" : (" for " + console::HumanDuration(absl::ToDoubleSeconds(duration))).c_str());
   }
   VARVE_RETURN_IF_ERROR(HoldUntil(end, *client));
   return shown;

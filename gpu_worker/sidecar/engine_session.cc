@@ -158,9 +158,9 @@ absl::StatusOr<std::shared_ptr<EngineSession>> EngineTable::Attach(
     client = client_;
     const uint64_t left = config_.pool_bytes() - std::min(config_.pool_bytes(), pool_in_use_);
     if (pool_bytes == 0 && left == 0) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("the page pool of ", config_.pool_bytes(), " bytes is taken: ", engines_.size(),
-                       " engines are attached; give each a share (pool_bytes)"));
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "the page pool of ", config_.pool_bytes(), " bytes is taken: ", engines_.size(),
+          " engines are attached; give each a share (pool_bytes)"));
     }
     if (pool_bytes == 0) pool_bytes = left;
     if (pool_bytes > left) {

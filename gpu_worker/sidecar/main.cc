@@ -41,19 +41,21 @@ client::ClientOptions ClientOptionsOf(const varve::v1::WorkerConfig& config) {
   return options;
 }
 
-// The store is not there, drains before it ends, or has all the sessions it may have.
-bool MayPass(const absl::Status& status) {
-  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
-         absl::IsFailedPrecondition(status) || absl::IsResourceExhausted(status);
+// The store is not there, has all the sessions it may have, or drains before it ends. Other
+// preconditions, such as a lane in common, will fail as long as both run.
+bool MayPass(const absl::Status& refusal, const absl::Status& store) {
+  return absl::IsUnavailable(refusal) || absl::IsDeadlineExceeded(refusal) ||
+         absl::IsResourceExhausted(refusal) || (absl::IsFailedPrecondition(refusal) && !store.ok());
 }
 
 // Tries until the store takes us or a signal comes (null then).
 absl::StatusOr<std::unique_ptr<client::Client>> ConnectToStore(
-    const varve::v1::WorkerConfig& config, const base::StopSignals& signals) {
+    const varve::v1::WorkerConfig& config, const WorkerServer& server,
+    const base::StopSignals& signals) {
   bool told = false;
   while (true) {
     auto connected = client::Client::Connect(ClientOptionsOf(config));
-    if (connected.ok() || !MayPass(connected.status())) return connected;
+    if (connected.ok() || !MayPass(connected.status(), server.store_state())) return connected;
     if (!told) base::LogWarning("waiting for the store: ", connected.status().ToString());
     told = true;
     if (signals.Wait(absl::Milliseconds(500))) return std::unique_ptr<client::Client>();
@@ -72,7 +74,7 @@ int Main(const std::vector<std::string>& args) {
   (void)base::SetLogLevel(config.log_level());  // validated above
   const auto server = WorkerServer::Start(config);
   if (!server.ok()) return base::FailedToStart(text, server.status());
-  auto store = ConnectToStore(config, signals);
+  auto store = ConnectToStore(config, **server, signals);
   if (!store.ok()) return base::FailedToStart(text, store.status());
   if (*store == nullptr) return 0;
   (*server)->Open(std::move(*store));

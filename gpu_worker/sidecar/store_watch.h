@@ -27,7 +27,8 @@ class StoreWatch {
   StoreWatch(const StoreWatch&) = delete;
   StoreWatch& operator=(const StoreWatch&) = delete;
 
-  // OK when it answers and does not drain; else why not, and since when. Of a moment ago: at most some seconds old.
+  // OK when it answers and does not drain; else why not, and since when. Of a moment ago: at most
+  // some seconds old.
   absl::Status state() const;
 
  private:

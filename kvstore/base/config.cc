@@ -119,8 +119,8 @@ std::string SizeText(uint64_t bytes) {
   return absl::StrCat(bytes);
 }
 
-// As YAML writes it, whatever it holds.
-std::string Quoted(const std::string& text) {
+// Whole, as YAML writes it; base::Quoted is for people.
+std::string YamlQuoted(const std::string& text) {
   return absl::StrCat("\"", absl::Utf8SafeCHexEscape(text), "\"");
 }
 
@@ -129,7 +129,7 @@ std::string ValueText(const Message& owner, const FieldDescriptor* field) {
   if (field->is_repeated()) {
     std::vector<std::string> items;
     for (int i = 0; i < reflection->FieldSize(owner, field); ++i) {
-      items.push_back(Quoted(reflection->GetRepeatedString(owner, field, i)));
+      items.push_back(YamlQuoted(reflection->GetRepeatedString(owner, field, i)));
     }
     return absl::StrCat("[", absl::StrJoin(items, ", "), "]");
   }
@@ -141,7 +141,7 @@ std::string ValueText(const Message& owner, const FieldDescriptor* field) {
       return {text, std::to_chars(text, std::end(text), reflection->GetDouble(owner, field)).ptr};
     }
     case FieldDescriptor::CPPTYPE_STRING:
-      return Quoted(reflection->GetString(owner, field));
+      return YamlQuoted(reflection->GetString(owner, field));
     case FieldDescriptor::CPPTYPE_UINT32:
       return absl::StrCat(reflection->GetUInt32(owner, field));
     case FieldDescriptor::CPPTYPE_UINT64: {

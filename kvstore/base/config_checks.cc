@@ -54,7 +54,8 @@ void ConfigChecks::HttpAddress(const std::string& field, const std::string& valu
   // The HTTP server takes a list of addresses, and none of IPv6.
   const bool one_of_ipv4 = value.find_first_of("[],") == std::string::npos;
   if (value.empty() || (IsHostPort(value) && one_of_ipv4)) return;
-  Refuse(field, absl::StrCat("'", value, "'"), "one IPv4 host:port (port 0 picks one), or empty for none");
+  Refuse(field, absl::StrCat("'", value, "'"),
+         "one IPv4 host:port (port 0 picks one), or empty for none");
 }
 
 void ConfigChecks::LogLevel(const std::string& field, const std::string& value) {

@@ -66,8 +66,8 @@ void PrintReadyLine(const std::vector<std::pair<std::string, std::string>>& fiel
 // A program that cannot start says why; returns its exit code.
 int FailedToStart(const ProgramText& text, const absl::Status& why);
 
-// SIGTERM, SIGINT and SIGHUP: blocked, and heard by the methods below alone. Make it before any thread
-// starts, so that all inherit the mask.
+// SIGTERM, SIGINT and SIGHUP: blocked, and heard by the methods below alone. Make it before any
+// thread starts, so that all inherit the mask.
 class StopSignals {
  public:
   StopSignals();

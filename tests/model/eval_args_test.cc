@@ -91,8 +91,10 @@ TEST(EvalArgs, RefusesWrongValues) {
 }
 
 TEST(EvalArgs, TheyTakeSizesAsEveryOtherProgramDoes) {
-  EXPECT_EQ(ParseEvalArgs({"--pool-bytes", "1.5GiB"}, "/")->deployment.pool_bytes, uint64_t{3} << 29);
-  EXPECT_EQ(ParseEvalArgs({"--linked", "--transport", "inline"}, "/")->deployment.transport, "inline");
+  EXPECT_EQ(ParseEvalArgs({"--pool-bytes", "1.5GiB"}, "/")->deployment.pool_bytes,
+            uint64_t{3} << 29);
+  EXPECT_EQ(ParseEvalArgs({"--linked", "--transport", "inline"}, "/")->deployment.transport,
+            "inline");
 }
 
 TEST(SplitPolicies, KeepsParametersTogether) {

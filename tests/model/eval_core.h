@@ -55,8 +55,8 @@ struct EvalRow {
   double Accuracy() const;
 };
 
-// Called from the evaluation's thread at its start and after each (prompt, policy); `what` names the
-// set.
+// Called from the evaluation's thread at its start and after each (prompt, policy); `what` names
+// the set.
 using EvalProgress = std::function<void(uint64_t done, uint64_t total, const std::string& what)>;
 
 // All rows, sets in the order asked, policies in order within a set. Every set is read before the

@@ -60,7 +60,7 @@ int Main(int argc, char** argv) {
   console::StopOnSignals();
   if (const absl::Status status = Run(*args); !status.ok()) {
     std::cerr << "varve-eval: " << status.message() << '\n';
-    return console::Stopped() ? 130 : 1;
+    return console::Stopped() ? console::kInterrupted : 1;
   }
   return 0;
 }

@@ -132,8 +132,7 @@ TEST_F(Eval, ReportsProgressOncePerPromptAndPolicy) {
     seen.push_back(absl::StrCat(done, "/", total, " ", what));
   };
   ASSERT_TRUE(RunEval(model_, options, provider_, progress).ok());
-  EXPECT_THAT(seen,
-              testing::ElementsAre("0/4 ", "1/4 vt 1024", "2/4 vt 1024", "3/4 agg 1024",
+  EXPECT_THAT(seen, testing::ElementsAre("0/4 ", "1/4 vt 1024", "2/4 vt 1024", "3/4 agg 1024",
                                          "4/4 agg 1024"));
 }
 

@@ -1,4 +1,4 @@
-// What a store that is stopped, not dead, costs a sidecar and its engines.
+// What a store that is stopped, or drains, costs a sidecar and its engines.
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -182,6 +182,54 @@ TEST(WorkerStoppedStoreResume, OpeningEndsInTime) {
     EXPECT_LT(took, absl::Seconds(20));
     EXPECT_TRUE(Eventually([&] { return feeder.Open("full", "", context).ok(); }));
   }
+}
+
+std::vector<std::string> SidecarFlags(const StoreProcess& store, const std::string& lane) {
+  return {absl::StrCat("--listen=unix:/tmp/varve-test-", getpid(), "-starting.sock"),
+          "--http_listen=127.0.0.1:0", "--store=" + store.grpc_address(),
+          "--transport.lanes=" + lane, "--pool_bytes=16MiB"};
+}
+
+absl::Status Drain(const StoreProcess& store) {
+  client::ClientOptions options;
+  options.address = store.grpc_address();
+  options.lanes.clear();
+  options.lazy_session = true;
+  const auto client = client::Client::Connect(options);
+  return client.ok() ? (*client)->Drain() : client.status();
+}
+
+// As in a rolling restart: the one that drains will be another one soon.
+TEST(WorkerDrainingStore, IsWaitedForAndIsNotReady) {
+  auto store = StoreProcess::Start();
+  ASSERT_TRUE(store.ok()) << store.status();
+  const std::string address = (*store)->grpc_address();
+  ASSERT_OK(Drain(**store));
+  auto sidecar = StoreProcess::StartProgram("varve-worker", SidecarFlags(**store, "shm"), false);
+  ASSERT_TRUE(sidecar.ok()) << sidecar.status();
+  EXPECT_FALSE((*sidecar)->Wait(absl::Seconds(3)).ok());  // still there
+  store->reset();
+  store = StoreProcess::Start({"--listen=" + address});
+  ASSERT_TRUE(store.ok()) << store.status();
+  ASSERT_OK((*sidecar)->AwaitReady());
+  std::string body;
+  EXPECT_TRUE(
+      Eventually([&] { return HttpGet((*sidecar)->http_address(), "/readyz", &body) == 200; }));
+  ASSERT_OK(Drain(**store));
+  EXPECT_TRUE(
+      Eventually([&] { return HttpGet((*sidecar)->http_address(), "/readyz", &body) == 503; }));
+  EXPECT_EQ(body, "store: it is draining\n");
+}
+
+TEST(WorkerDrainingStore, WithoutALaneInCommonThereIsNothingToWaitFor) {
+  const auto store = StoreProcess::Start({"--transport.lanes=shm"});
+  ASSERT_TRUE(store.ok()) << store.status();
+  const auto sidecar =
+      StoreProcess::StartProgram("varve-worker", SidecarFlags(**store, "tcp"), false);
+  ASSERT_TRUE(sidecar.ok()) << sidecar.status();
+  const auto exit = (*sidecar)->Wait(absl::Seconds(30));
+  ASSERT_TRUE(exit.ok()) << exit.status();
+  EXPECT_EQ(*exit, 1);
 }
 
 }  // namespace

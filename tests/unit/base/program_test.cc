@@ -143,16 +143,18 @@ TEST(ConfigChecks, NameTheFieldAndWhatIsAllowed) {
   checks.HttpAddress("f", "host:65536");
   checks.HttpAddress("f", "[::1]:80");
   checks.HttpAddress("f", "host:80,host:81");
-  EXPECT_EQ(std::string(checks.Result().message()),
-            "a: 3 is not allowed; between 1 and 2\n"
-            "b: 4.00 KiB is not allowed; between 1 B and 2.00 KiB\n"
-            "c: 20ms is not allowed; between 0 and 10ms\n"
-            "d: 'z' is not allowed; one of x, y\n"
-            "e: 'unix:' is not allowed; host:port (port 0 picks one) or unix:/path\n"
-            "f: 'unix:/tmp/s' is not allowed; one IPv4 host:port (port 0 picks one), or empty for none\n"
-            "f: 'host:65536' is not allowed; one IPv4 host:port (port 0 picks one), or empty for none\n"
-            "f: '[::1]:80' is not allowed; one IPv4 host:port (port 0 picks one), or empty for none\n"
-            "f: 'host:80,host:81' is not allowed; one IPv4 host:port (port 0 picks one), or empty for none");
+  EXPECT_EQ(
+      std::string(checks.Result().message()),
+      "a: 3 is not allowed; between 1 and 2\n"
+      "b: 4.00 KiB is not allowed; between 1 B and 2.00 KiB\n"
+      "c: 20ms is not allowed; between 0 and 10ms\n"
+      "d: 'z' is not allowed; one of x, y\n"
+      "e: 'unix:' is not allowed; host:port (port 0 picks one) or unix:/path\n"
+      "f: 'unix:/tmp/s' is not allowed; one IPv4 host:port (port 0 picks one), or empty for none\n"
+      "f: 'host:65536' is not allowed; one IPv4 host:port (port 0 picks one), or empty for none\n"
+      "f: '[::1]:80' is not allowed; one IPv4 host:port (port 0 picks one), or empty for none\n"
+      "f: 'host:80,host:81' is not allowed; one IPv4 host:port (port 0 picks one), or empty for "
+      "none");
 }
 
 }  // namespace

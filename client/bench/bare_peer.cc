@@ -24,9 +24,14 @@ constexpr char kSubcommand[] = "bare-peer";
 constexpr int kChildSocket = 3;
 
 std::vector<std::string> ToArgs(const transport::BareLoopOptions& o) {
-  return {kSubcommand,          o.lane,
-          absl::StrCat(o.bytes), absl::StrCat(o.batch), absl::StrCat(o.get ? 1 : 0), absl::StrCat(o.rounds),
-          absl::StrCat(o.warm_up), absl::StrCat(o.working_set_bytes)};
+  return {kSubcommand,
+          o.lane,
+          absl::StrCat(o.bytes),
+          absl::StrCat(o.batch),
+          absl::StrCat(o.get ? 1 : 0),
+          absl::StrCat(o.rounds),
+          absl::StrCat(o.warm_up),
+          absl::StrCat(o.working_set_bytes)};
 }
 
 bool FromArgs(int argc, char** argv, transport::BareLoopOptions& o) {
@@ -51,7 +56,8 @@ class BarePeerImpl final : public BarePeer {
     child.args = ToArgs(loop_);
     child.wait_ready = false;
     int sockets[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) != 0) return absl::ErrnoToStatus(errno, "socketpair");
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) != 0)
+      return absl::ErrnoToStatus(errno, "socketpair");
     child.inherit_fd = sockets[1];
     child.inherit_as = kChildSocket;
     auto process = ChildProcess::Start(child);
@@ -77,8 +83,9 @@ class BarePeerImpl final : public BarePeer {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<BarePeer>> BarePeer::Start(const std::string& transport, bool put, uint64_t value_bytes,
-                                                          uint32_t batch, uint64_t working_set_bytes) {
+absl::StatusOr<std::unique_ptr<BarePeer>> BarePeer::Start(const std::string& transport, bool put,
+                                                          uint64_t value_bytes, uint32_t batch,
+                                                          uint64_t working_set_bytes) {
   transport::BareLoopOptions loop;
   loop.lane = transport;
   loop.bytes = value_bytes;

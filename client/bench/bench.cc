@@ -9,8 +9,8 @@
 
 namespace varve::client {
 
-BenchRow MakeRow(const std::string& op, const BenchOptions& options, uint64_t value_bytes, uint32_t batch,
-                 uint32_t threads, const Series& series) {
+BenchRow MakeRow(const std::string& op, const BenchOptions& options, uint64_t value_bytes,
+                 uint32_t batch, uint32_t threads, const Series& series) {
   BenchRow row;
   row.op = op;
   row.transport = options.transport;
@@ -18,11 +18,14 @@ BenchRow MakeRow(const std::string& op, const BenchOptions& options, uint64_t va
   row.batch = batch;
   row.threads = threads;
   if (value_bytes > 0) row.gb_per_s = series.rate() / 1e9;
-  row.ops_per_s = value_bytes > 0 ? series.rate() / static_cast<double>(value_bytes) : series.rate();
+  row.ops_per_s =
+      value_bytes > 0 ? series.rate() / static_cast<double>(value_bytes) : series.rate();
   row.p50_us = Quantile(series.batch_seconds, 0.5) * 1e6;
   row.p99_us = Quantile(series.batch_seconds, 0.99) * 1e6;
-  const auto [low, high] = std::minmax_element(series.rate_per_round.begin(), series.rate_per_round.end());
-  if (low != series.rate_per_round.end() && series.rate() > 0) row.spread = (*high - *low) / series.rate();
+  const auto [low, high] =
+      std::minmax_element(series.rate_per_round.begin(), series.rate_per_round.end());
+  if (low != series.rate_per_round.end() && series.rate() > 0)
+    row.spread = (*high - *low) / series.rate();
   return row;
 }
 
@@ -37,7 +40,8 @@ absl::StatusOr<BenchStore> OpenStore(const BenchOptions& options, uint64_t capac
   return BenchStore{std::move(process), std::move(address)};
 }
 
-absl::StatusOr<std::unique_ptr<Client>> OpenClient(const BenchOptions& options, const BenchStore& store) {
+absl::StatusOr<std::unique_ptr<Client>> OpenClient(const BenchOptions& options,
+                                                   const BenchStore& store) {
   ClientOptions client;
   client.address = store.address;
   client.client_name = "varve-bench";
@@ -62,8 +66,9 @@ absl::Status CheckRoom(const BenchOptions& options, Client& client, uint64_t val
   }
   if (static_cast<double>(value_bytes) <= free_bytes) return absl::OkStatus();
   const std::string problem =
-      absl::StrCat("the values take ", base::FormatBytes(value_bytes), ", the store at ", options.store, " has ",
-                   base::FormatBytes(static_cast<uint64_t>(free_bytes)), " free: others' values would be evicted");
+      absl::StrCat("the values take ", base::FormatBytes(value_bytes), ", the store at ",
+                   options.store, " has ", base::FormatBytes(static_cast<uint64_t>(free_bytes)),
+                   " free: others' values would be evicted");
   if (!options.force) {
     return absl::FailedPreconditionError(
         absl::StrCat(problem, "; use less (--working-set, --pages), or --force to go on"));
@@ -79,7 +84,8 @@ absl::Status CheckStored(const PutResult& result) {
     case PutOutcome::kExists:
       return absl::InternalError("a value was stored already");
     case PutOutcome::kNoSpace:
-      return absl::ResourceExhaustedError(absl::StrCat("the store has no space for a value: ", result.message));
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the store has no space for a value: ", result.message));
     default:
       return absl::InternalError(absl::StrCat("a value was not stored: ", result.message));
   }
@@ -88,7 +94,8 @@ absl::Status CheckStored(const PutResult& result) {
 absl::Status CheckHit(const GetResult& result) {
   if (result.hit) return absl::OkStatus();
   std::string text = absl::StrCat("a value is missing: ", MissName(result.reason));
-  if (result.reason == MissReason::kEvicted) absl::StrAppend(&text, ", the store is too small for the working set");
+  if (result.reason == MissReason::kEvicted)
+    absl::StrAppend(&text, ", the store is too small for the working set");
   if (!result.message.empty()) absl::StrAppend(&text, ": ", result.message);
   return absl::NotFoundError(text);
 }

@@ -16,8 +16,8 @@
 namespace varve::client {
 
 struct BenchOptions {
-  std::string store;               // address; empty: start one
-  std::string transport = "shm";   // shm, tcp or inline
+  std::string store;              // address; empty: start one
+  std::string transport = "shm";  // shm, tcp or inline
   std::vector<uint64_t> sizes = {1 << 20};
   std::vector<uint32_t> batches = {16};
   std::vector<uint32_t> threads = {1};
@@ -42,17 +42,18 @@ struct BenchRow {
   uint64_t value_bytes = 0;
   uint32_t batch = 0;
   uint32_t threads = 0;
-  double gb_per_s = 0;       // 0 where no bytes move
+  double gb_per_s = 0;  // 0 where no bytes move
   double ops_per_s = 0;
-  double p50_us = 0;         // of a batch
+  double p50_us = 0;  // of a batch
   double p99_us = 0;
-  double spread = 0;         // (max - min) / median of the rounds' rates
-  std::map<std::string, double> extra;  // ratio_* against what was measured in the same run, stage times
+  double spread = 0;  // (max - min) / median of the rounds' rates
+  std::map<std::string, double>
+      extra;  // ratio_* against what was measured in the same run, stage times
 };
 
 // A row from a series of rounds; units_per_op: bytes of one value.
-BenchRow MakeRow(const std::string& op, const BenchOptions& options, uint64_t value_bytes, uint32_t batch,
-                 uint32_t threads, const Series& series);
+BenchRow MakeRow(const std::string& op, const BenchOptions& options, uint64_t value_bytes,
+                 uint32_t batch, uint32_t threads, const Series& series);
 
 // A store to measure: started, or the one at options.store.
 struct BenchStore {
@@ -63,14 +64,17 @@ struct BenchStore {
   bool shared() const { return process == nullptr; }
 };
 absl::StatusOr<BenchStore> OpenStore(const BenchOptions& options, uint64_t capacity_bytes);
-absl::StatusOr<std::unique_ptr<Client>> OpenClient(const BenchOptions& options, const BenchStore& store);
-// FAILED_PRECONDITION when so many bytes of values would make somebody else's store evict; with --force a warning.
+absl::StatusOr<std::unique_ptr<Client>> OpenClient(const BenchOptions& options,
+                                                   const BenchStore& store);
+// FAILED_PRECONDITION when so many bytes of values would make somebody else's store evict; with
+// --force a warning.
 absl::Status CheckRoom(const BenchOptions& options, Client& client, uint64_t value_bytes);
 // Why a value was not stored, or is not there.
 absl::Status CheckStored(const PutResult& result);
 absl::Status CheckHit(const GetResult& result);
 
-absl::StatusOr<std::vector<BenchRow>> BenchObjects(const std::string& op, const BenchOptions& options);  // put, get
+absl::StatusOr<std::vector<BenchRow>> BenchObjects(const std::string& op,
+                                                   const BenchOptions& options);  // put, get
 absl::StatusOr<std::vector<BenchRow>> BenchExists(const BenchOptions& options);
 absl::StatusOr<std::vector<BenchRow>> BenchRecall(const BenchOptions& options);
 absl::StatusOr<std::vector<BenchRow>> BenchScore(const BenchOptions& options);

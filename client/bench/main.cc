@@ -23,7 +23,6 @@
 namespace varve::client {
 namespace {
 
-
 constexpr char kExamples[] = R"(
 Each operation starts the store it needs, unless --store names one: there it removes what it stored when it ends, also
 after Ctrl-C. Contestants (varve, memcpy, the bare transport loop,

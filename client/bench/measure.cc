@@ -15,14 +15,15 @@ double Quantile(std::vector<double> values, double q) {
   return values[below] + (position - static_cast<double>(below)) * (values[above] - values[below]);
 }
 
-absl::StatusOr<std::map<std::string, Series>> Compete(const std::vector<Contestant>& contestants, int rounds,
-                                                      double seconds_per_round) {
+absl::StatusOr<std::map<std::string, Series>> Compete(const std::vector<Contestant>& contestants,
+                                                      int rounds, double seconds_per_round) {
   std::map<std::string, Series> series;
   for (int round = -1; round < rounds; ++round) {
     for (const Contestant& contestant : contestants) {
       Series warm_up;
       Series& target = round < 0 ? warm_up : series[contestant.name];
-      VARVE_RETURN_IF_ERROR(base::Annotate(contestant.round(seconds_per_round, target), contestant.name));
+      VARVE_RETURN_IF_ERROR(
+          base::Annotate(contestant.round(seconds_per_round, target), contestant.name));
       VARVE_RETURN_IF_ERROR(console::CheckStopped());
     }
   }
@@ -38,7 +39,8 @@ double MedianRatio(const Series& a, const Series& b) {
   return Median(ratios);
 }
 
-absl::Status TimedLoop(double seconds, double units, Series& series, const std::function<absl::Status()>& batch,
+absl::Status TimedLoop(double seconds, double units, Series& series,
+                       const std::function<absl::Status()>& batch,
                        const std::function<absl::Status()>& between) {
   double measured = 0;
   double done = 0;

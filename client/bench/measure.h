@@ -1,7 +1,7 @@
 // Repeated measurement: latencies, medians, spread, and ratios taken inside one run.
 //
-// Machines drift, so everything that is compared is measured in turns (a round of each), and a ratio is the median of
-// the rounds' ratios.
+// Machines drift, so everything that is compared is measured in turns (a round of each), and a
+// ratio is the median of the rounds' ratios.
 #pragma once
 
 #include <algorithm>
@@ -39,16 +39,18 @@ struct Contestant {
   std::function<absl::Status(double seconds, Series& series)> round;
 };
 
-// Runs `rounds` rounds of every contestant in turn, after one warm-up round that is not kept. CANCELLED by a signal.
-absl::StatusOr<std::map<std::string, Series>> Compete(const std::vector<Contestant>& contestants, int rounds,
-                                                      double seconds_per_round);
+// Runs `rounds` rounds of every contestant in turn, after one warm-up round that is not kept.
+// CANCELLED by a signal.
+absl::StatusOr<std::map<std::string, Series>> Compete(const std::vector<Contestant>& contestants,
+                                                      int rounds, double seconds_per_round);
 
 // Median over rounds of a's rate / b's rate in the same round.
 double MedianRatio(const Series& a, const Series& b);
 
-// Runs batch() until the time is over; each call moves `units` (bytes or operations). between() comes before each
-// batch and is not measured. CANCELLED by a signal.
-absl::Status TimedLoop(double seconds, double units, Series& series, const std::function<absl::Status()>& batch,
+// Runs batch() until the time is over; each call moves `units` (bytes or operations). between()
+// comes before each batch and is not measured. CANCELLED by a signal.
+absl::Status TimedLoop(double seconds, double units, Series& series,
+                       const std::function<absl::Status()>& batch,
                        const std::function<absl::Status()>& between = nullptr);
 
 }  // namespace varve::client

@@ -20,7 +20,8 @@ namespace {
 
 page::ObjectKey BenchKey(const std::string& run, uint64_t number) {
   std::string bytes = "bench/" + run;
-  for (int shift = 56; shift >= 0; shift -= 8) bytes.push_back(static_cast<char>((number >> shift) & 0xff));
+  for (int shift = 56; shift >= 0; shift -= 8)
+    bytes.push_back(static_cast<char>((number >> shift) & 0xff));
   return *page::ObjectKey::FromBytes(bytes);
 }
 
@@ -46,7 +47,8 @@ class Arena {
   const size_t bytes_;
 };
 
-// One thread's client-side state. The numbers of its keys that a put bench has stored: [first, next).
+// One thread's client-side state. The numbers of its keys that a put bench has stored: [first,
+// next).
 struct Lane {
   std::unique_ptr<Memory> memory;
   uint64_t first = 0;
@@ -58,8 +60,13 @@ constexpr int kLaneShift = 40;
 
 class ObjectBench {
  public:
-  ObjectBench(std::string op, const BenchOptions& options, uint64_t size, uint32_t batch, uint32_t threads)
-      : op_(std::move(op)), options_(options), size_(size), batch_(batch), threads_(threads),
+  ObjectBench(std::string op, const BenchOptions& options, uint64_t size, uint32_t batch,
+              uint32_t threads)
+      : op_(std::move(op)),
+        options_(options),
+        size_(size),
+        batch_(batch),
+        threads_(threads),
         values_(std::max<uint64_t>(options.working_set_bytes / size, uint64_t{batch} * threads)),
         run_(base::RandomBytes(6)) {}
 
@@ -75,7 +82,8 @@ class ObjectBench {
 
   absl::StatusOr<BenchRow> Measure() {
     VARVE_RETURN_IF_ERROR(Prepare());
-    VARVE_ASSIGN_OR_RETURN(const auto series, Compete(Contestants(), options_.rounds, options_.seconds));
+    VARVE_ASSIGN_OR_RETURN(const auto series,
+                           Compete(Contestants(), options_.rounds, options_.seconds));
     BenchRow row = MakeRow(op_, options_, size_, batch_, threads_, series.at("varve"));
     for (const auto& [name, other] : series) {
       if (name == "varve") continue;
@@ -96,9 +104,11 @@ class ObjectBench {
     return RemoveKeys(std::exchange(lane.first, lane.next), lane.next);
   }
 
-  // Puts into somebody else's store stay within the working set; in its own store old values are evicted.
+  // Puts into somebody else's store stay within the working set; in its own store old values are
+  // evicted.
   absl::Status KeepToWorkingSet(Lane& lane) {
-    if (!put() || !store_.shared() || lane.next - lane.first + batch_ <= values_ / threads_) return absl::OkStatus();
+    if (!put() || !store_.shared() || lane.next - lane.first + batch_ <= values_ / threads_)
+      return absl::OkStatus();
     return RemoveStored(lane);
   }
 
@@ -114,7 +124,8 @@ class ObjectBench {
 
   absl::Status Prepare() {
     // Room for the working set twice, so that a get bench never meets eviction.
-    VARVE_ASSIGN_OR_RETURN(store_, OpenStore(options_, std::max<uint64_t>(2 * values_ * size_, 256ull << 20)));
+    VARVE_ASSIGN_OR_RETURN(
+        store_, OpenStore(options_, std::max<uint64_t>(2 * values_ * size_, 256ull << 20)));
     VARVE_ASSIGN_OR_RETURN(client_, OpenClient(options_, store_));
     VARVE_RETURN_IF_ERROR(CheckRoom(options_, *client_, values_ * size_));
     for (uint32_t t = 0; t < threads_; ++t) {
@@ -133,7 +144,8 @@ class ObjectBench {
       }
     }
     if (options_.transport != "inline") {
-      VARVE_ASSIGN_OR_RETURN(bare_, BarePeer::Start(options_.transport, put(), size_, batch_, options_.working_set_bytes));
+      VARVE_ASSIGN_OR_RETURN(bare_, BarePeer::Start(options_.transport, put(), size_, batch_,
+                                                    options_.working_set_bytes));
     }
     return absl::OkStatus();
   }
@@ -141,7 +153,8 @@ class ObjectBench {
   absl::Status Preload() {
     std::vector<PutItem> items;
     for (uint64_t i = 0; i < values_; ++i) {
-      items.push_back({BenchKey(run_, i), {{lanes_[0].memory.get(), (i % batch_) * size_, size_}}, {}, "", {}});
+      items.push_back(
+          {BenchKey(run_, i), {{lanes_[0].memory.get(), (i % batch_) * size_, size_}}, {}, "", {}});
       if (items.size() < batch_ && i + 1 < values_) continue;
       VARVE_RETURN_IF_ERROR(console::CheckStopped());
       preloaded_ = i + 1;
@@ -165,7 +178,8 @@ class ObjectBench {
   absl::Status GetBatch(Lane& lane) {
     std::vector<GetItem> items(batch_);
     for (uint32_t i = 0; i < batch_; ++i) {
-      items[i] = {BenchKey(run_, lane.next++ % values_), {}, {{lane.memory.get(), i * size_, size_}}};
+      items[i] = {
+          BenchKey(run_, lane.next++ % values_), {}, {{lane.memory.get(), i * size_, size_}}};
     }
     VARVE_ASSIGN_OR_RETURN(const auto results, client_->Get(items));
     for (const GetResult& result : results) VARVE_RETURN_IF_ERROR(CheckHit(result));
@@ -179,9 +193,10 @@ class ObjectBench {
     std::vector<std::thread> threads;
     for (uint32_t t = 0; t < threads_; ++t) {
       threads.emplace_back([&, t] {
-        statuses[t] = TimedLoop(seconds, static_cast<double>(batch_) * static_cast<double>(size_), parts[t],
-                                [&] { return put() ? PutBatch(lanes_[t]) : GetBatch(lanes_[t]); },
-                                [&] { return KeepToWorkingSet(lanes_[t]); });
+        statuses[t] = TimedLoop(
+            seconds, static_cast<double>(batch_) * static_cast<double>(size_), parts[t],
+            [&] { return put() ? PutBatch(lanes_[t]) : GetBatch(lanes_[t]); },
+            [&] { return KeepToWorkingSet(lanes_[t]); });
       });
     }
     for (std::thread& thread : threads) thread.join();
@@ -202,7 +217,8 @@ class ObjectBench {
     return TimedLoop(seconds, static_cast<double>(batch_ * size_), series, [&] {
       for (uint32_t i = 0; i < batch_; ++i, ++memcpy_next_) {
         char* far = arena_->data() + memcpy_next_ % values_ * size_;
-        put() ? std::memcpy(far, buffer + i * size_, size_) : std::memcpy(buffer + i * size_, far, size_);
+        put() ? std::memcpy(far, buffer + i * size_, size_)
+              : std::memcpy(buffer + i * size_, far, size_);
       }
       return absl::OkStatus();
     });
@@ -223,14 +239,17 @@ class ObjectBench {
   std::vector<Contestant> Contestants() {
     std::vector<Contestant> all = {
         {"varve", [this](double seconds, Series& series) { return VarveRound(seconds, series); }},
-        {"memcpy", [this](double seconds, Series& series) { return MemcpyRound(seconds, series); }}};
+        {"memcpy",
+         [this](double seconds, Series& series) { return MemcpyRound(seconds, series); }}};
     if (bare_) {
       all.push_back({"bare_" + options_.transport, [this](double seconds, Series& series) {
                        return bare_->Round(seconds, series);
                      }});
     }
     if (redis_) {
-      all.push_back({"redis", [this](double seconds, Series& series) { return RedisRound(seconds, series); }});
+      all.push_back({"redis", [this](double seconds, Series& series) {
+                       return RedisRound(seconds, series);
+                     }});
     }
     return all;
   }
@@ -254,7 +273,8 @@ class ObjectBench {
 
 }  // namespace
 
-absl::StatusOr<std::vector<BenchRow>> BenchObjects(const std::string& op, const BenchOptions& options) {
+absl::StatusOr<std::vector<BenchRow>> BenchObjects(const std::string& op,
+                                                   const BenchOptions& options) {
   std::vector<BenchRow> rows;
   for (uint64_t size : options.sizes) {
     for (uint32_t batch : options.batches) {
@@ -274,17 +294,20 @@ absl::StatusOr<std::vector<BenchRow>> BenchExists(const BenchOptions& options) {
   for (uint32_t batch : options.batches) {
     std::vector<page::ObjectKey> keys;
     for (uint32_t i = 0; i < batch; ++i) keys.push_back(BenchKey("absent", i));
-    VARVE_ASSIGN_OR_RETURN(
-        const auto series,
-        Compete({{"varve",
-                  [&](double seconds, Series& s) {
-                    return TimedLoop(seconds, batch, s, [&] { return client->Exists(keys).status(); });
-                  }},
-                 {"grpc_echo",
-                  [&](double seconds, Series& s) {
-                    return TimedLoop(seconds, batch, s, [&] { return client->Echo(batch * keys[0].bytes().size()); });
-                  }}},
-                options.rounds, options.seconds));
+    VARVE_ASSIGN_OR_RETURN(const auto series,
+                           Compete({{"varve",
+                                     [&](double seconds, Series& s) {
+                                       return TimedLoop(seconds, batch, s, [&] {
+                                         return client->Exists(keys).status();
+                                       });
+                                     }},
+                                    {"grpc_echo",
+                                     [&](double seconds, Series& s) {
+                                       return TimedLoop(seconds, batch, s, [&] {
+                                         return client->Echo(batch * keys[0].bytes().size());
+                                       });
+                                     }}},
+                                   options.rounds, options.seconds));
     BenchRow row = MakeRow("exists", options, 0, batch, 1, series.at("varve"));
     row.extra["ratio_grpc_echo"] = MedianRatio(series.at("varve"), series.at("grpc_echo"));
     rows.push_back(std::move(row));

@@ -47,19 +47,22 @@ class RedisPeerImpl final : public RedisPeer {
 
   absl::Status Set(uint64_t first_key, int batch, const char* values, size_t value_bytes) override {
     for (int i = 0; i < batch; ++i) {
-      redisAppendCommand(context_.get(), "SET k%llu %b", static_cast<unsigned long long>(first_key + i),
-                         values + i * value_bytes, value_bytes);
+      redisAppendCommand(context_.get(), "SET k%llu %b",
+                         static_cast<unsigned long long>(first_key + i), values + i * value_bytes,
+                         value_bytes);
     }
     for (int i = 0; i < batch; ++i) {
       VARVE_ASSIGN_OR_RETURN(const ReplyPtr reply, NextReply());
-      if (reply->type == REDIS_REPLY_ERROR) return absl::InternalError(absl::StrCat("redis SET: ", reply->str));
+      if (reply->type == REDIS_REPLY_ERROR)
+        return absl::InternalError(absl::StrCat("redis SET: ", reply->str));
     }
     return absl::OkStatus();
   }
 
   absl::Status Get(uint64_t first_key, int batch, char* into, size_t value_bytes) override {
     for (int i = 0; i < batch; ++i) {
-      redisAppendCommand(context_.get(), "GET k%llu", static_cast<unsigned long long>(first_key + i));
+      redisAppendCommand(context_.get(), "GET k%llu",
+                         static_cast<unsigned long long>(first_key + i));
     }
     for (int i = 0; i < batch; ++i) {
       VARVE_ASSIGN_OR_RETURN(const ReplyPtr reply, NextReply());
@@ -88,13 +91,23 @@ class RedisPeerImpl final : public RedisPeer {
 
 absl::StatusOr<std::unique_ptr<RedisPeer>> RedisPeer::Start(uint64_t max_memory_bytes) {
   const char* binary = "/usr/bin/redis-server";
-  if (access(binary, X_OK) != 0) return absl::NotFoundError("redis-server is not installed (apt-get install redis-server)");
+  if (access(binary, X_OK) != 0)
+    return absl::NotFoundError("redis-server is not installed (apt-get install redis-server)");
   const int port = FreePort();
   ChildProcess::Options options;
   options.binary = binary;
-  options.args = {"--port",       absl::StrCat(port), "--bind",           "127.0.0.1",
-                  "--save",       "",                 "--appendonly",     "no",
-                  "--maxmemory",  absl::StrCat(max_memory_bytes), "--maxmemory-policy", "allkeys-lru"};
+  options.args = {"--port",
+                  absl::StrCat(port),
+                  "--bind",
+                  "127.0.0.1",
+                  "--save",
+                  "",
+                  "--appendonly",
+                  "no",
+                  "--maxmemory",
+                  absl::StrCat(max_memory_bytes),
+                  "--maxmemory-policy",
+                  "allkeys-lru"};
   options.wait_ready = false;
   VARVE_ASSIGN_OR_RETURN(auto server, ChildProcess::Start(options));
   const absl::Time deadline = absl::Now() + absl::Seconds(10);

@@ -120,9 +120,9 @@ absl::Status CheckSameValue(client::Client& client, const page::ObjectKey& key,
   const client::ObjectInfo& stored = found.objects[0];
   if (stored.bytes == value.size() && stored.crc32c == page::Crc32c(value.data(), value.size()))
     return absl::OkStatus();
-  return absl::AlreadyExistsError(
-      absl::StrCat(FormatKey(key), " is stored already with other bytes (",
-                   base::FormatBytes(stored.bytes), "), which stay; varvectl rm it first to replace it"));
+  return absl::AlreadyExistsError(absl::StrCat(
+      FormatKey(key), " is stored already with other bytes (", base::FormatBytes(stored.bytes),
+      "), which stay; varvectl rm it first to replace it"));
 }
 
 absl::Status Put(const Globals& globals, const PutOptions& options) {
@@ -165,7 +165,8 @@ absl::Status Get(const Globals& globals, GetOptions options) {
   }
   if (!result.hit) {
     return absl::NotFoundError(absl::StrCat(FormatKey(key), " is not in namespace '",
-                                            globals.key_namespace, "': ", client::MissName(result.reason)));
+                                            globals.key_namespace,
+                                            "': ", client::MissName(result.reason)));
   }
   VARVE_RETURN_IF_ERROR(Save(options.file, value, globals.json));
   if (options.file == kStandardStream) return absl::OkStatus();
@@ -185,13 +186,14 @@ absl::Status Get(const Globals& globals, GetOptions options) {
 }  // namespace
 
 void AddFileCommands(CLI::App& app, const Globals& globals, Action& action) {
-  CLI::App* put = AddCommand(app, "put",
-                             "Store a file under a key.\n"
-                             "A key that is stored keeps its value: the same bytes again are fine,\n"
-                             "others are refused (exit code 1) until varvectl rm has removed it.",
-                             "  varvectl put greeting hello.txt\n"
-                             "  echo hi | varvectl put greeting -\n"
-                             "  varvectl put hex:00112233 page.bin --kv-heads 8 --part-bytes 8192");
+  CLI::App* put =
+      AddCommand(app, "put",
+                 "Store a file under a key.\n"
+                 "A key that is stored keeps its value: the same bytes again are fine,\n"
+                 "others are refused (exit code 1) until varvectl rm has removed it.",
+                 "  varvectl put greeting hello.txt\n"
+                 "  echo hi | varvectl put greeting -\n"
+                 "  varvectl put hex:00112233 page.bin --kv-heads 8 --part-bytes 8192");
   auto put_options = std::make_shared<PutOptions>();
   put->add_option("KEY", put_options->key, kKeyHelp)->required();
   put->add_option("FILE", put_options->file, "The value; - reads standard input")->required();

@@ -37,8 +37,8 @@ void SweepSharedMemory(const std::string& directory) {
   constexpr const char* kNames[] = {"pool", "tensors"};
   const SharedFile::Swept swept = SharedFile::SweepAbandoned(directory, kNames);
   if (swept.files == 0) return;
-  base::LogInfo("removed ", swept.files, " files of workers that were killed from ", directory, ", ",
-                base::FormatBytes(swept.bytes));
+  base::LogInfo("removed ", swept.files, " files of workers that were killed from ", directory,
+                ", ", base::FormatBytes(swept.bytes));
 }
 
 }  // namespace
@@ -111,7 +111,9 @@ void WorkerServer::Impl::BeforeScrape() {
 }
 
 absl::Status WorkerServer::Impl::ServeHttp() {
-  registry.Gauge("varve_build_info", "Always 1", {{"version", base::kVersion}, {"commit", base::kCommit}})
+  registry
+      .Gauge("varve_build_info", "Always 1",
+             {{"version", base::kVersion}, {"commit", base::kCommit}})
       .Set(1);
   base::DeclareProcessMetrics(registry);
   registry.OnScrape([this] { BeforeScrape(); });
@@ -159,7 +161,8 @@ void WorkerServer::Open(std::unique_ptr<client::Client> client) {
   impl_->client = std::move(client);
   impl_->engines->Open(impl_->client.get());
   impl_->open = true;
-  impl_->grpc_server->GetHealthCheckService()->SetServingStatus(v1::Worker::service_full_name(), true);
+  impl_->grpc_server->GetHealthCheckService()->SetServingStatus(v1::Worker::service_full_name(),
+                                                                true);
 }
 
 WorkerServer::WorkerServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -26,7 +26,8 @@ class InlineExecutor final : public Executor {
   void Run(Task task) override { std::move(task)(); }
 };
 
-// A fixed number of threads over one queue. The destructor runs what is queued, then joins; Run after that is an error.
+// A fixed number of threads over one queue. The destructor runs what is queued, then joins; Run
+// after that is an error.
 class ThreadPool final : public Executor {
  public:
   // name: at most 11 characters, shown by ps and in the log.

@@ -10,8 +10,8 @@ namespace varve::base {
 std::string Sha256(std::string_view bytes) {
   std::string digest(32, '\0');
   unsigned int length = 0;
-  EVP_Digest(bytes.data(), bytes.size(), reinterpret_cast<unsigned char*>(digest.data()), &length, EVP_sha256(),
-             nullptr);
+  EVP_Digest(bytes.data(), bytes.size(), reinterpret_cast<unsigned char*>(digest.data()), &length,
+             EVP_sha256(), nullptr);
   return digest;
 }
 
@@ -20,7 +20,8 @@ std::string ChainBlockHash(std::string_view parent, absl::Span<const int32_t> to
   message.reserve(parent.size() + tokens.size() * 4);
   for (int32_t token : tokens) {
     const uint32_t value = static_cast<uint32_t>(token);
-    for (int shift = 0; shift < 32; shift += 8) message.push_back(static_cast<char>((value >> shift) & 0xff));
+    for (int shift = 0; shift < 32; shift += 8)
+      message.push_back(static_cast<char>((value >> shift) & 0xff));
   }
   return Sha256(message);
 }
@@ -28,7 +29,8 @@ std::string ChainBlockHash(std::string_view parent, absl::Span<const int32_t> to
 std::string RandomBytes(size_t n) {
   std::string bytes(n, '\0');
   // Without randomness session ids could be guessed: there is no safe way on.
-  if (RAND_bytes(reinterpret_cast<unsigned char*>(bytes.data()), static_cast<int>(n)) != 1) std::abort();
+  if (RAND_bytes(reinterpret_cast<unsigned char*>(bytes.data()), static_cast<int>(n)) != 1)
+    std::abort();
   return bytes;
 }
 

@@ -1,5 +1,5 @@
-// Prometheus metrics of one process. Every family and every label set is declared up front, so each series exists with
-// value 0 from the start and a label outside its closed set cannot appear.
+// Prometheus metrics of one process. Every family and every label set is declared up front, so each
+// series exists with value 0 from the start and a label outside its closed set cannot appear.
 //
 // Thread-safe once built. Handles are owned by the Metrics object and stay valid as long as it.
 #pragma once
@@ -25,11 +25,13 @@ class Metrics {
   Metrics();
 
   // Each call declares (once per name and labels) and returns the series.
-  prometheus::Counter& Counter(const std::string& name, const std::string& help, const Labels& labels = {});
-  prometheus::Gauge& Gauge(const std::string& name, const std::string& help, const Labels& labels = {});
+  prometheus::Counter& Counter(const std::string& name, const std::string& help,
+                               const Labels& labels = {});
+  prometheus::Gauge& Gauge(const std::string& name, const std::string& help,
+                           const Labels& labels = {});
   // bounds: upper bucket bounds in seconds (or the metric's unit), ascending.
-  prometheus::Histogram& Histogram(const std::string& name, const std::string& help, const Labels& labels,
-                                   const std::vector<double>& bounds);
+  prometheus::Histogram& Histogram(const std::string& name, const std::string& help,
+                                   const Labels& labels, const std::vector<double>& bounds);
 
   // Called before every scrape, to set gauges from live state. Must be quick.
   void OnScrape(std::function<void()> callback);

@@ -1,4 +1,5 @@
-// A table of plug-ins by name. Rows are added from main or a room's own list, never by self-registering statics.
+// A table of plug-ins by name. Rows are added from main or a room's own list, never by
+// self-registering statics.
 #pragma once
 
 #include <string>
@@ -29,7 +30,8 @@ class Registry {
     for (const auto& [key, row] : rows_) {
       if (key == name) return &row;
     }
-    return absl::InvalidArgumentError(absl::StrCat("unknown ", what_, " '", std::string(name), "', known: ", Names()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("unknown ", what_, " '", std::string(name), "', known: ", Names()));
   }
 
   std::string Names() const {

@@ -35,11 +35,11 @@ inline absl::Status Annotate(const absl::Status& status, std::string_view contex
 #define VARVE_CONCAT_INNER(a, b) a##b
 #define VARVE_CONCAT(a, b) VARVE_CONCAT_INNER(a, b)
 
-#define VARVE_RETURN_IF_ERROR(expr)                                   \
-  do {                                                                \
-    if (absl::Status varve_status = (expr); !varve_status.ok()) {     \
-      return varve_status;                                            \
-    }                                                                 \
+#define VARVE_RETURN_IF_ERROR(expr)                               \
+  do {                                                            \
+    if (absl::Status varve_status = (expr); !varve_status.ok()) { \
+      return varve_status;                                        \
+    }                                                             \
   } while (false)
 
 #define VARVE_ASSIGN_OR_RETURN(lhs, expr) \

@@ -16,9 +16,9 @@ struct Unit {
   std::string_view name;
   double bytes;
 };
-constexpr Unit kUnits[] = {{"", 1},         {"b", 1},           {"kib", 1024.0},        {"mib", 1048576.0},
-                           {"gib", 0x1p30}, {"tib", 0x1p40},    {"pib", 0x1p50},        {"eib", 0x1p60},
-                           {"kb", 1e3},     {"mb", 1e6},        {"gb", 1e9},            {"tb", 1e12},
+constexpr Unit kUnits[] = {{"", 1},         {"b", 1},        {"kib", 1024.0}, {"mib", 1048576.0},
+                           {"gib", 0x1p30}, {"tib", 0x1p40}, {"pib", 0x1p50}, {"eib", 0x1p60},
+                           {"kb", 1e3},     {"mb", 1e6},     {"gb", 1e9},     {"tb", 1e12},
                            {"pb", 1e15},    {"eb", 1e18}};
 
 }  // namespace
@@ -37,9 +37,10 @@ absl::StatusOr<uint64_t> ParseBytes(std::string_view text) {
       if (bytes < 0x1p63 && bytes == std::floor(bytes)) return static_cast<uint64_t>(bytes);
     }
   }
-  return absl::InvalidArgumentError(absl::StrCat("'", std::string(text),
-                                                 "' is not a size; write a whole number of bytes, such as 4096, 64KiB, 512MiB "
-                                                 "or 1.5GiB (below 8 EiB)"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("'", std::string(text),
+                   "' is not a size; write a whole number of bytes, such as 4096, 64KiB, 512MiB "
+                   "or 1.5GiB (below 8 EiB)"));
 }
 
 std::string FormatBytes(uint64_t bytes) {
@@ -51,16 +52,19 @@ std::string FormatBytes(uint64_t bytes) {
     ++unit;
   }
   char text[32];
-  std::snprintf(text, sizeof(text), unit == 0 || value >= 100 ? "%.0f %s" : value >= 10 ? "%.1f %s" : "%.2f %s", value,
-                kNames[unit]);
+  std::snprintf(text, sizeof(text),
+                unit == 0 || value >= 100 ? "%.0f %s"
+                : value >= 10             ? "%.1f %s"
+                                          : "%.2f %s",
+                value, kNames[unit]);
   return text;
 }
 
 absl::StatusOr<absl::Duration> ParseDuration(std::string_view text) {
   absl::Duration value;
   if (absl::ParseDuration(Sv(text), &value) && value >= absl::ZeroDuration()) return value;
-  return absl::InvalidArgumentError(
-      absl::StrCat("'", std::string(text), "' is not a duration; write for example 250ms, 30s, 5m or 1h30m"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "'", std::string(text), "' is not a duration; write for example 250ms, 30s, 5m or 1h30m"));
 }
 
 }  // namespace varve::base

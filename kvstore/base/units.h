@@ -10,7 +10,8 @@
 
 namespace varve::base {
 
-// B (or nothing), KiB MiB GiB TiB (1024), KB MB GB TB (1000); case does not matter; fractions allowed ("1.5GiB").
+// B (or nothing), KiB MiB GiB TiB (1024), KB MB GB TB (1000); case does not matter; fractions
+// allowed ("1.5GiB").
 absl::StatusOr<uint64_t> ParseBytes(std::string_view text);
 // "1.5 GiB", "640 B": 1024-based, three significant digits.
 std::string FormatBytes(uint64_t bytes);

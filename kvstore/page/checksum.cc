@@ -97,8 +97,7 @@ uint32_t crc::CopyInBlocks(void* to, const void* from, size_t bytes, uint32_t cr
   return crc;
 }
 
-uint32_t CopyWithCrc32c(void* to, const void* from, size_t bytes, uint32_t crc,
-                        CopyMode mode) {
+uint32_t CopyWithCrc32c(void* to, const void* from, size_t bytes, uint32_t crc, CopyMode mode) {
 #if defined(__x86_64__)
   if (Cpu().vpclmul512 && bytes >= kBlockBytes) {
     auto* out = static_cast<uint8_t*>(to);

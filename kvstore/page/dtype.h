@@ -1,6 +1,7 @@
 // Element types of keys, values, queries and digests, and their exact conversions.
 //
-// Standard library only; usable from device code. Conversions to the 16-bit types round to nearest even; NaN stays NaN.
+// Standard library only; usable from device code. Conversions to the 16-bit types round to nearest
+// even; NaN stays NaN.
 #pragma once
 
 #include <cmath>
@@ -30,9 +31,12 @@ VARVE_HOST_DEVICE constexpr To BitCast(From v) {
 // "f32", "f16", "bf16"; "?" for anything else.
 constexpr const char* DTypeName(DType t) {
   switch (t) {
-    case DType::kF32: return "f32";
-    case DType::kF16: return "f16";
-    case DType::kBF16: return "bf16";
+    case DType::kF32:
+      return "f32";
+    case DType::kF16:
+      return "f16";
+    case DType::kBF16:
+      return "bf16";
   }
   return "?";
 }
@@ -68,14 +72,14 @@ VARVE_HOST_DEVICE constexpr uint16_t F32ToF16(float v) {
   const uint32_t u = detail::BitCast<uint32_t>(v);
   const uint16_t sign = static_cast<uint16_t>((u >> 16) & 0x8000u);
   const uint32_t magnitude = u & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return sign | 0x7e00u;            // NaN
-  if (magnitude >= 0x477ff000u) return sign | 0x7c00u;           // rounds to infinity
-  if (magnitude >= 0x38800000u) {                                // normal
+  if (magnitude > 0x7f800000u) return sign | 0x7e00u;   // NaN
+  if (magnitude >= 0x477ff000u) return sign | 0x7c00u;  // rounds to infinity
+  if (magnitude >= 0x38800000u) {                       // normal
     const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
     return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
   }
-  if (magnitude < 0x33000000u) return sign;                      // rounds to zero
-  const int shift = 126 - static_cast<int>(magnitude >> 23);     // 14 .. 24
+  if (magnitude < 0x33000000u) return sign;                   // rounds to zero
+  const int shift = 126 - static_cast<int>(magnitude >> 23);  // 14 .. 24
   const uint32_t mantissa = (magnitude & 0x7fffffu) | 0x800000u;
   const uint32_t half = 1u << (shift - 1);
   const uint32_t odd = (mantissa >> shift) & 1u;
@@ -85,18 +89,27 @@ VARVE_HOST_DEVICE constexpr uint16_t F32ToF16(float v) {
 // Reads element i of an array of type t as float.
 VARVE_HOST_DEVICE inline float LoadAsF32(const void* base, DType t, size_t i) {
   switch (t) {
-    case DType::kF32: return static_cast<const float*>(base)[i];
-    case DType::kF16: return F16ToF32(static_cast<const uint16_t*>(base)[i]);
-    case DType::kBF16: return BF16ToF32(static_cast<const uint16_t*>(base)[i]);
+    case DType::kF32:
+      return static_cast<const float*>(base)[i];
+    case DType::kF16:
+      return F16ToF32(static_cast<const uint16_t*>(base)[i]);
+    case DType::kBF16:
+      return BF16ToF32(static_cast<const uint16_t*>(base)[i]);
   }
   return 0.0f;
 }
 
 VARVE_HOST_DEVICE inline void StoreF32(void* base, DType t, size_t i, float v) {
   switch (t) {
-    case DType::kF32: static_cast<float*>(base)[i] = v; break;
-    case DType::kF16: static_cast<uint16_t*>(base)[i] = F32ToF16(v); break;
-    case DType::kBF16: static_cast<uint16_t*>(base)[i] = F32ToBF16(v); break;
+    case DType::kF32:
+      static_cast<float*>(base)[i] = v;
+      break;
+    case DType::kF16:
+      static_cast<uint16_t*>(base)[i] = F32ToF16(v);
+      break;
+    case DType::kBF16:
+      static_cast<uint16_t*>(base)[i] = F32ToBF16(v);
+      break;
   }
 }
 

@@ -9,9 +9,12 @@ std::optional<std::string> Geometry::Invalid() const {
     return std::string(what) + " is " + std::to_string(value) + ", allowed: " + allowed;
   };
   if (num_layers < 1 || num_layers > 1024) return out_of_range("num_layers", num_layers, "1..1024");
-  if (num_kv_heads < 1 || num_kv_heads > 256) return out_of_range("num_kv_heads", num_kv_heads, "1..256");
-  if (num_query_heads < num_kv_heads || num_query_heads > 1024 || num_query_heads % num_kv_heads != 0) {
-    return out_of_range("num_query_heads", num_query_heads, "a multiple of num_kv_heads, at most 1024");
+  if (num_kv_heads < 1 || num_kv_heads > 256)
+    return out_of_range("num_kv_heads", num_kv_heads, "1..256");
+  if (num_query_heads < num_kv_heads || num_query_heads > 1024 ||
+      num_query_heads % num_kv_heads != 0) {
+    return out_of_range("num_query_heads", num_query_heads,
+                        "a multiple of num_kv_heads, at most 1024");
   }
   if (head_dim < 32 || head_dim > 256 || head_dim % 8 != 0) {
     return out_of_range("head_dim", head_dim, "a multiple of 8 in 32..256");
@@ -27,15 +30,16 @@ std::optional<std::string> Geometry::Invalid() const {
 
 std::string Geometry::ToString() const {
   char text[96];
-  std::snprintf(text, sizeof(text), "L%u Hkv%u Hq%u d%u p%u %s", num_layers, num_kv_heads, num_query_heads, head_dim,
-                page_tokens, DTypeName(dtype));
+  std::snprintf(text, sizeof(text), "L%u Hkv%u Hq%u d%u p%u %s", num_layers, num_kv_heads,
+                num_query_heads, head_dim, page_tokens, DTypeName(dtype));
   return text;
 }
 
 uint64_t Geometry::Id() const {
   // FNV-1a over the fields in declaration order, each as 4 little-endian bytes.
   uint64_t hash = 0xcbf29ce484222325u;
-  for (uint32_t field : {num_layers, num_kv_heads, head_dim, page_tokens, static_cast<uint32_t>(dtype)}) {
+  for (uint32_t field :
+       {num_layers, num_kv_heads, head_dim, page_tokens, static_cast<uint32_t>(dtype)}) {
     for (int shift = 0; shift < 32; shift += 8) {
       hash = (hash ^ ((field >> shift) & 0xffu)) * 0x100000001b3u;
     }

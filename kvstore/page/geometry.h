@@ -1,8 +1,9 @@
 // Shape of a model's KV cache and of the pages, objects and ranges cut from it.
 //
 // A page is the KV of one block (page_tokens tokens) for one layer and one KV head, stored as
-// [K or V][token][head_dim]. An object is the pages of one (block, layer): [kv head][K or V][token][head_dim].
-// All byte counts are exact, there is no padding. Standard library only. Immutable values, thread-safe.
+// [K or V][token][head_dim]. An object is the pages of one (block, layer): [kv head][K or
+// V][token][head_dim]. All byte counts are exact, there is no padding. Standard library only.
+// Immutable values, thread-safe.
 #pragma once
 
 #include <cstddef>
@@ -36,13 +37,15 @@ struct Geometry {
   std::optional<std::string> Invalid() const;
   // "L32 Hkv8 Hq32 d128 p32 bf16"
   std::string ToString() const;
-  // 64 bits that differ between geometries whose stored bytes must not be mixed (all fields but num_query_heads).
+  // 64 bits that differ between geometries whose stored bytes must not be mixed (all fields but
+  // num_query_heads).
   uint64_t Id() const;
 };
 
 enum class Part : uint8_t { kKV = 0, kK = 1, kV = 2 };
 
-// How an object's bytes divide into ranges: [kv head][K or V][part_bytes]. heads == 0: an opaque value without ranges.
+// How an object's bytes divide into ranges: [kv head][K or V][part_bytes]. heads == 0: an opaque
+// value without ranges.
 struct ObjectLayout {
   uint32_t num_kv_heads = 0;
   uint32_t part_bytes = 0;
@@ -50,8 +53,8 @@ struct ObjectLayout {
   size_t object_bytes() const { return size_t{num_kv_heads} * 2 * part_bytes; }
 };
 
-// Part and KV heads [head_begin, head_begin + head_count) of an object; head_count 0 means all heads. The bytes of a
-// range are packed in object order: [kv head][parts asked for].
+// Part and KV heads [head_begin, head_begin + head_count) of an object; head_count 0 means all
+// heads. The bytes of a range are packed in object order: [kv head][parts asked for].
 struct ObjectRange {
   Part part = Part::kKV;
   uint32_t head_begin = 0;
@@ -67,15 +70,17 @@ struct Extent {
   friend bool operator==(const Extent&, const Extent&) = default;
 };
 
-// Bytes a range selects; nothing when the range does not fit the layout (opaque layouts allow only the whole object,
-// whose size they do not know: nothing is returned for them).
+// Bytes a range selects; nothing when the range does not fit the layout (opaque layouts allow only
+// the whole object, whose size they do not know: nothing is returned for them).
 std::optional<size_t> RangeBytes(const ObjectLayout& layout, const ObjectRange& range);
 
-// Calls fn(Extent) for each contiguous piece of a valid range, in order, pieces merged where they touch.
+// Calls fn(Extent) for each contiguous piece of a valid range, in order, pieces merged where they
+// touch.
 template <typename Fn>
 void ForEachExtent(const ObjectLayout& layout, const ObjectRange& range, Fn&& fn) {
   const size_t part = layout.part_bytes;
-  const uint32_t count = range.head_count == 0 ? layout.num_kv_heads - range.head_begin : range.head_count;
+  const uint32_t count =
+      range.head_count == 0 ? layout.num_kv_heads - range.head_begin : range.head_count;
   if (range.part == Part::kKV) {
     fn(Extent{range.head_begin * 2 * part, count * 2 * part});
     return;

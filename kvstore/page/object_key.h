@@ -1,8 +1,9 @@
 // Content-hash names: the hash of a block and the key of an object.
 //
-// A block hash is a chained hash over all tokens up to and including the block, so equal hashes mean equal prefixes.
-// Varve's own chain is SHA-256 (base/hash.h); engines may bring any hash of their own. An object key is the block
-// hash followed by a 4-byte big-endian layer index; to the store it is opaque.
+// A block hash is a chained hash over all tokens up to and including the block, so equal hashes
+// mean equal prefixes. Varve's own chain is SHA-256 (base/hash.h); engines may bring any hash of
+// their own. An object key is the block hash followed by a 4-byte big-endian layer index; to the
+// store it is opaque.
 #pragma once
 
 #include <array>
@@ -15,7 +16,8 @@
 
 namespace varve::page {
 
-// Opaque bytes, kMinBytes..kMaxBytes long, held inline. A default-constructed key is empty and names nothing.
+// Opaque bytes, kMinBytes..kMaxBytes long, held inline. A default-constructed key is empty and
+// names nothing.
 class ObjectKey {
  public:
   static constexpr size_t kMinBytes = 4;
@@ -36,7 +38,9 @@ class ObjectKey {
   static std::optional<ObjectKey> FromHex(std::string_view hex);
 
   friend bool operator==(const ObjectKey& a, const ObjectKey& b) { return a.bytes() == b.bytes(); }
-  friend auto operator<=>(const ObjectKey& a, const ObjectKey& b) { return a.bytes() <=> b.bytes(); }
+  friend auto operator<=>(const ObjectKey& a, const ObjectKey& b) {
+    return a.bytes() <=> b.bytes();
+  }
 
   template <typename H>
   friend H AbslHashValue(H h, const ObjectKey& k) {

@@ -92,8 +92,10 @@ class Script {
   Fault ByChance(double draw) const {
     Fault fault;
     fault.delay = plan_.delay_time;
-    for (const auto& [chance, kind] : {std::pair(plan_.fail, Fault::Kind::kFail), {plan_.delay, Fault::Kind::kDelay},
-                                       {plan_.hang, Fault::Kind::kHang}, {plan_.corrupt, Fault::Kind::kCorrupt}}) {
+    for (const auto& [chance, kind] : {std::pair(plan_.fail, Fault::Kind::kFail),
+                                       {plan_.delay, Fault::Kind::kDelay},
+                                       {plan_.hang, Fault::Kind::kHang},
+                                       {plan_.corrupt, Fault::Kind::kCorrupt}}) {
       if (draw < chance) {
         fault.kind = kind;
         return fault;
@@ -121,7 +123,8 @@ struct Post {
 class FlippingCopier final : public Copier {
  public:
   // target: in local memory.
-  FlippingCopier(Copier& inner, bool read, const std::byte* target) : inner_(inner), read_(read), target_(target) {}
+  FlippingCopier(Copier& inner, bool read, const std::byte* target)
+      : inner_(inner), read_(read), target_(target) {}
 
   void Copy(void* to, const void* from, size_t bytes) override {
     const auto at = static_cast<size_t>(target_ - static_cast<const std::byte*>(read_ ? to : from));
@@ -143,8 +146,8 @@ class FlippingCopier final : public Copier {
   const std::byte* const target_;
 };
 
-// The transfers that a fault keeps from the inner endpoint, and the inner endpoint itself. Outlives the decorator's
-// endpoint while a timer refers to it.
+// The transfers that a fault keeps from the inner endpoint, and the inner endpoint itself. Outlives
+// the decorator's endpoint while a timer refers to it.
 class Held : public std::enable_shared_from_this<Held> {
  public:
   Held(std::unique_ptr<Endpoint> inner, std::shared_ptr<Script> script, TimerThread& timers)
@@ -155,12 +158,18 @@ class Held : public std::enable_shared_from_this<Held> {
   void Start(Post post) {
     Fault fault = script_->NextTransfer();
     switch (fault.kind) {
-      case Fault::Kind::kNone: return Forward(std::move(post));
-      case Fault::Kind::kFail: return std::move(post.done)(std::move(fault.status));
-      case Fault::Kind::kCorrupt: return Corrupt(std::move(post));
-      case Fault::Kind::kHoldToClose: return Hold(std::move(post), absl::InfiniteFuture());
-      case Fault::Kind::kDelay: return Hold(std::move(post), absl::Now() + fault.delay);
-      case Fault::Kind::kHang: return Hold(std::move(post), post.deadline);
+      case Fault::Kind::kNone:
+        return Forward(std::move(post));
+      case Fault::Kind::kFail:
+        return std::move(post.done)(std::move(fault.status));
+      case Fault::Kind::kCorrupt:
+        return Corrupt(std::move(post));
+      case Fault::Kind::kHoldToClose:
+        return Hold(std::move(post), absl::InfiniteFuture());
+      case Fault::Kind::kDelay:
+        return Hold(std::move(post), absl::Now() + fault.delay);
+      case Fault::Kind::kHang:
+        return Hold(std::move(post), post.deadline);
     }
   }
 
@@ -239,9 +248,8 @@ class Held : public std::enable_shared_from_this<Held> {
     if (segment.copier != nullptr && segment.remote->way() != RemoteRegion::Way::kDirect) {
       auto flip = std::make_unique<FlippingCopier>(*segment.copier, post.read, &local[at]);
       segment.copier = flip.get();
-      post.done = [flip = std::move(flip), done = std::move(post.done)](absl::Status status) mutable {
-        std::move(done)(std::move(status));
-      };
+      post.done = [flip = std::move(flip), done = std::move(post.done)](
+                      absl::Status status) mutable { std::move(done)(std::move(status)); };
     } else if (post.read) {
       post.done = [local, at, done = std::move(post.done)](absl::Status status) mutable {
         if (status.ok()) local[at] ^= std::byte{1};
@@ -251,9 +259,8 @@ class Held : public std::enable_shared_from_this<Held> {
       auto copy = std::make_unique<std::vector<std::byte>>(local.begin(), local.end());
       (*copy)[at] ^= std::byte{1};
       local = *copy;
-      post.done = [copy = std::move(copy), done = std::move(post.done)](absl::Status status) mutable {
-        std::move(done)(std::move(status));
-      };
+      post.done = [copy = std::move(copy), done = std::move(post.done)](
+                      absl::Status status) mutable { std::move(done)(std::move(status)); };
     }
     Forward(std::move(post));
   }
@@ -302,14 +309,18 @@ class FaultTransport final : public Transport {
   absl::StatusOr<std::unique_ptr<Region>> Register(std::span<std::byte> memory) override {
     return inner_->Register(memory);
   }
-  absl::StatusOr<std::unique_ptr<Region>> Allocate(size_t bytes) override { return inner_->Allocate(bytes); }
+  absl::StatusOr<std::unique_ptr<Region>> Allocate(size_t bytes) override {
+    return inner_->Allocate(bytes);
+  }
 
  private:
-  absl::StatusOr<std::unique_ptr<Endpoint>> DoConnect(const std::string& address, absl::Duration timeout) override {
+  absl::StatusOr<std::unique_ptr<Endpoint>> DoConnect(const std::string& address,
+                                                      absl::Duration timeout) override {
     if (script_->NextConnectFails()) return absl::UnavailableError("injected fault: no connection");
     auto endpoint = inner_->Connect(address, timeout);
     if (!endpoint.ok()) return endpoint.status();
-    return std::make_unique<FaultEndpoint>(std::make_shared<Held>(*std::move(endpoint), script_, timers_));
+    return std::make_unique<FaultEndpoint>(
+        std::make_shared<Held>(*std::move(endpoint), script_, timers_));
   }
 
   std::unique_ptr<Transport> inner_;

@@ -1,7 +1,9 @@
-// A decorator over any transport that makes things go wrong on purpose, by a seeded plan. For tests and drills.
+// A decorator over any transport that makes things go wrong on purpose, by a seeded plan. For tests
+// and drills.
 //
-// Works on either side: the client's decorated transport hands out real regions and a real address (Connect is where
-// its faults are), the store's decorated transport gives endpoints whose transfers fail, wait, hang or corrupt.
+// Works on either side: the client's decorated transport hands out real regions and a real address
+// (Connect is where its faults are), the store's decorated transport gives endpoints whose
+// transfers fail, wait, hang or corrupt.
 #pragma once
 
 #include <cstdint>
@@ -19,9 +21,11 @@ struct Fault {
     kNone,
     kFail,         // Done gets `status`, nothing moves
     kDelay,        // the transfer starts after `delay`
-    kHang,         // Done gets DEADLINE_EXCEEDED at the deadline and the endpoint closes, as with a stalled peer
+    kHang,         // Done gets DEADLINE_EXCEEDED at the deadline and the endpoint closes, as with a
+                   // stalled peer
     kHoldToClose,  // Done gets CANCELLED when the endpoint is closed
-    kCorrupt,      // one bit is flipped: in local after a read, in the bytes sent (not in local) of a write
+    kCorrupt,  // one bit is flipped: in local after a read, in the bytes sent (not in local) of a
+               // write
   };
   Kind kind = Kind::kNone;
   absl::Status status = absl::UnavailableError("injected fault");
@@ -44,8 +48,8 @@ struct FaultPlan {
   std::vector<uint64_t> connects;  // Connects that fail with UNAVAILABLE, counted from 0
 };
 
-// Owns the inner transport. Transfers are counted in the order in which they are posted. Zero faults: the decorator is
-// invisible, apart from the copy that a corrupted write sends.
+// Owns the inner transport. Transfers are counted in the order in which they are posted. Zero
+// faults: the decorator is invisible, apart from the copy that a corrupted write sends.
 std::unique_ptr<Transport> MakeFaultTransport(std::unique_ptr<Transport> inner, FaultPlan plan);
 
 }  // namespace varve::transport

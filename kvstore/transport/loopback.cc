@@ -47,9 +47,12 @@ class Peers {
 
 class LoopbackRegion final : public Region {
  public:
-  LoopbackRegion(HostMemory owned, std::span<std::byte> memory, std::shared_ptr<RegionTable> table, uint64_t id,
-                 std::string descriptor)
-      : Region(memory, std::move(descriptor)), owned_(std::move(owned)), table_(std::move(table)), id_(id) {}
+  LoopbackRegion(HostMemory owned, std::span<std::byte> memory, std::shared_ptr<RegionTable> table,
+                 uint64_t id, std::string descriptor)
+      : Region(memory, std::move(descriptor)),
+        owned_(std::move(owned)),
+        table_(std::move(table)),
+        id_(id) {}
   ~LoopbackRegion() override {
     while (!table_->Remove(id_, absl::Seconds(1))) {
     }
@@ -136,9 +139,10 @@ class LoopbackEndpoint final : public Endpoint {
     });
   }
 
-  static absl::Status Move(Link& link, uint64_t peer, bool read, const std::vector<Segment>& segments,
-                           absl::Time deadline) {
-    if (absl::Now() > deadline) return absl::DeadlineExceededError("deadline passed before the transfer began");
+  static absl::Status Move(Link& link, uint64_t peer, bool read,
+                           const std::vector<Segment>& segments, absl::Time deadline) {
+    if (absl::Now() > deadline)
+      return absl::DeadlineExceededError("deadline passed before the transfer began");
     for (const Segment& segment : segments) {
       {
         base::MutexLock lock(link.mutex);
@@ -150,7 +154,8 @@ class LoopbackEndpoint final : public Endpoint {
       const auto memory = table->Pin(remote.id(), segment.remote_offset, segment.local.size());
       if (!memory.ok()) return memory.status();
       std::byte* local = segment.local.data();
-      CopyWith(segment.copier, read ? local : *memory, read ? *memory : local, segment.local.size());
+      CopyWith(segment.copier, read ? local : *memory, read ? *memory : local,
+               segment.local.size());
       table->Unpin(remote.id());
     }
     return absl::OkStatus();
@@ -176,7 +181,8 @@ class LoopbackTransport final : public Transport {
   }
 
   absl::StatusOr<std::unique_ptr<Region>> Register(std::span<std::byte> memory) override {
-    if (memory.data() == nullptr || memory.empty()) return absl::InvalidArgumentError("cannot register empty memory");
+    if (memory.data() == nullptr || memory.empty())
+      return absl::InvalidArgumentError("cannot register empty memory");
     return MakeRegion(HostMemory(), memory);
   }
 
@@ -188,14 +194,16 @@ class LoopbackTransport final : public Transport {
   }
 
  private:
-  absl::StatusOr<std::unique_ptr<Endpoint>> DoConnect(const std::string& address, absl::Duration /*timeout*/) override {
+  absl::StatusOr<std::unique_ptr<Endpoint>> DoConnect(const std::string& address,
+                                                      absl::Duration /*timeout*/) override {
     WireReader reader(address);
     const auto magic = reader.Get<uint32_t>();
     const auto peer = reader.Get<uint64_t>();
     if (!reader.Finished() || magic != kAddressMagic) {
       return absl::InvalidArgumentError("bytes are no loopback address");
     }
-    if (Peers::Get().Find(peer) == nullptr) return absl::UnavailableError("no such loopback peer in this process");
+    if (Peers::Get().Find(peer) == nullptr)
+      return absl::UnavailableError("no such loopback peer in this process");
     return std::make_unique<LoopbackEndpoint>(peer, executor_);
   }
 
@@ -206,7 +214,8 @@ class LoopbackTransport final : public Transport {
     writer.Put(id_);
     writer.Put(region);
     writer.Put<uint64_t>(memory.size());
-    return std::make_unique<LoopbackRegion>(std::move(owned), memory, regions_, region, std::move(writer).Seal());
+    return std::make_unique<LoopbackRegion>(std::move(owned), memory, regions_, region,
+                                            std::move(writer).Seal());
   }
 
   const uint64_t id_ = RandomId();

@@ -1,5 +1,5 @@
-// Transport inside one process: a transfer is a memcpy on a thread of the transport. Used by the embedded mode and as
-// the reference of the contract suite.
+// Transport inside one process: a transfer is a memcpy on a thread of the transport. Used by the
+// embedded mode and as the reference of the contract suite.
 #pragma once
 
 #include <memory>

@@ -23,7 +23,8 @@ uint16_t ParsePort(std::string_view text) {
 
 absl::StatusOr<bool> IsFree(uint16_t port) {
   const base::Descriptor listener(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (listener.get() < 0) return absl::ErrnoToStatus(errno, "no socket to look for a free port with");
+  if (listener.get() < 0)
+    return absl::ErrnoToStatus(errno, "no socket to look for a free port with");
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_port = htons(port);
@@ -46,8 +47,9 @@ absl::Status CheckFreePort(const PortRange& range) {
     VARVE_ASSIGN_OR_RETURN(const bool is_free, IsFree(static_cast<uint16_t>(port)));
     if (is_free) return absl::OkStatus();
   }
-  return absl::ResourceExhaustedError(absl::StrCat("no free port in transport.tcp_port_range ", range.first, "-",
-                                                   range.last, "; a store needs one for each session over tcp"));
+  return absl::ResourceExhaustedError(
+      absl::StrCat("no free port in transport.tcp_port_range ", range.first, "-", range.last,
+                   "; a store needs one for each session over tcp"));
 }
 
 }  // namespace varve::transport

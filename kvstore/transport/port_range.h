@@ -1,5 +1,5 @@
-// The ports that the tcp lane may listen on. UCX takes a range as it comes: it counts ports beyond 65535 from 0 again,
-// and tries for ever when all of them are taken.
+// The ports that the tcp lane may listen on. UCX takes a range as it comes: it counts ports beyond
+// 65535 from 0 again, and tries for ever when all of them are taken.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,8 @@ struct PortRange {
 // "20000-20100"; empty: any. INVALID_ARGUMENT for everything else.
 absl::StatusOr<PortRange> ParsePortRange(std::string_view text);
 
-// RESOURCE_EXHAUSTED when no port of the range can be bound on every device. What is free now may be taken at once.
+// RESOURCE_EXHAUSTED when no port of the range can be bound on every device. What is free now may
+// be taken at once.
 absl::Status CheckFreePort(const PortRange& range);
 
 }  // namespace varve::transport

@@ -16,11 +16,12 @@ uint64_t RegionTable::Add(std::span<std::byte> memory) {
 absl::StatusOr<std::byte*> RegionTable::Pin(uint64_t id, uint64_t offset, uint64_t length) {
   base::MutexLock lock(mutex_);
   const auto it = regions_.find(id);
-  if (it == regions_.end() || it->second.removed) return absl::UnavailableError("no such region at the peer");
+  if (it == regions_.end() || it->second.removed)
+    return absl::UnavailableError("no such region at the peer");
   Entry& entry = it->second;
   if (offset > entry.memory.size() || length > entry.memory.size() - offset) {
-    return absl::OutOfRangeError(
-        absl::StrCat("range of ", length, " bytes at ", offset, " leaves the region of ", entry.memory.size()));
+    return absl::OutOfRangeError(absl::StrCat("range of ", length, " bytes at ", offset,
+                                              " leaves the region of ", entry.memory.size()));
   }
   ++entry.pins;
   return entry.memory.data() + offset;

@@ -19,12 +19,13 @@ class RegionTable {
   // Returns the new region's id: random, never 0.
   uint64_t Add(std::span<std::byte> memory);
 
-  // Pins [offset, offset + length) of a region. UNAVAILABLE when there is no such region (any more), OUT_OF_RANGE when
-  // the range leaves it.
+  // Pins [offset, offset + length) of a region. UNAVAILABLE when there is no such region (any
+  // more), OUT_OF_RANGE when the range leaves it.
   absl::StatusOr<std::byte*> Pin(uint64_t id, uint64_t offset, uint64_t length);
   void Unpin(uint64_t id);
 
-  // No Pin succeeds from here on. True when the last pin is gone; false when it was not within `grace`: call again.
+  // No Pin succeeds from here on. True when the last pin is gone; false when it was not within
+  // `grace`: call again.
   bool Remove(uint64_t id, absl::Duration grace);
 
  private:

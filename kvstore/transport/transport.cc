@@ -11,9 +11,11 @@ namespace {
 absl::Status CheckSegments(const std::vector<Segment>& segments) {
   for (const Segment& s : segments) {
     if (s.remote == nullptr) return absl::InvalidArgumentError("segment without a remote region");
-    if (s.remote_offset > s.remote->bytes() || s.local.size() > s.remote->bytes() - s.remote_offset) {
-      return absl::OutOfRangeError(absl::StrCat("transfer of ", s.local.size(), " bytes at offset ", s.remote_offset,
-                                                " leaves the remote region of ", s.remote->bytes(), " bytes"));
+    if (s.remote_offset > s.remote->bytes() ||
+        s.local.size() > s.remote->bytes() - s.remote_offset) {
+      return absl::OutOfRangeError(absl::StrCat("transfer of ", s.local.size(), " bytes at offset ",
+                                                s.remote_offset, " leaves the remote region of ",
+                                                s.remote->bytes(), " bytes"));
     }
   }
   return absl::OkStatus();

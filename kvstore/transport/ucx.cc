@@ -48,9 +48,12 @@ struct Backing {
 
 class UcxRegion final : public Region {
  public:
-  UcxRegion(std::shared_ptr<Shared> shared, Backing backing, std::span<std::byte> memory, uint64_t id,
-            std::string descriptor)
-      : Region(memory, std::move(descriptor)), shared_(std::move(shared)), backing_(std::move(backing)), id_(id) {}
+  UcxRegion(std::shared_ptr<Shared> shared, Backing backing, std::span<std::byte> memory,
+            uint64_t id, std::string descriptor)
+      : Region(memory, std::move(descriptor)),
+        shared_(std::move(shared)),
+        backing_(std::move(backing)),
+        id_(id) {}
   ~UcxRegion() override {
     while (!shared_->regions.Remove(id_, kUnregisterGrace)) {
       for (const auto& port : shared_->ports) port->CloseSessions(id_);
@@ -63,7 +66,9 @@ class UcxRegion final : public Region {
   uint64_t id_;
 };
 
-std::string VersionText(uint32_t version) { return absl::StrCat(version >> 16, ".", version & 0xffff); }
+std::string VersionText(uint32_t version) {
+  return absl::StrCat(version >> 16, ".", version & 0xffff);
+}
 
 class UcxTransport final : public Transport {
  public:
@@ -76,7 +81,8 @@ class UcxTransport final : public Transport {
   const char* name() const override { return "ucx"; }
 
   std::string Address() const override {
-    UcxAddress address{instance_, UcxVersion(), HostIdentity::Mine(), static_cast<uint32_t>(getpid()), {}};
+    UcxAddress address{
+        instance_, UcxVersion(), HostIdentity::Mine(), static_cast<uint32_t>(getpid()), {}};
     for (const auto& port : shared_->ports) {
       address.lanes.push_back({port->lane().kind(), port->lane().station().address()});
     }
@@ -84,7 +90,8 @@ class UcxTransport final : public Transport {
   }
 
   absl::StatusOr<std::unique_ptr<Region>> Register(std::span<std::byte> memory) override {
-    if (memory.data() == nullptr || memory.empty()) return absl::InvalidArgumentError("cannot register empty memory");
+    if (memory.data() == nullptr || memory.empty())
+      return absl::InvalidArgumentError("cannot register empty memory");
     Backing backing;
     VARVE_RETURN_IF_ERROR(MapForRdma(memory, &backing));
     return MakeRegion(std::move(backing), memory);
@@ -99,12 +106,14 @@ class UcxTransport final : public Transport {
   }
 
  private:
-  absl::StatusOr<std::unique_ptr<Endpoint>> DoConnect(const std::string& bytes, absl::Duration timeout) override {
+  absl::StatusOr<std::unique_ptr<Endpoint>> DoConnect(const std::string& bytes,
+                                                      absl::Duration timeout) override {
     const absl::Time end = absl::Now() + timeout;
     VARVE_ASSIGN_OR_RETURN(const UcxAddress address, DecodeAddress(bytes));
     if (address.ucx_version != UcxVersion()) {
-      return absl::InvalidArgumentError(absl::StrCat("peer uses UCX ", VersionText(address.ucx_version),
-                                                     ", must be as here: ", VersionText(UcxVersion())));
+      return absl::InvalidArgumentError(
+          absl::StrCat("peer uses UCX ", VersionText(address.ucx_version),
+                       ", must be as here: ", VersionText(UcxVersion())));
     }
     const std::vector<Way> ways = WaysTo(address);
     if (ways.empty()) return NoLaneTo(address);
@@ -112,8 +121,8 @@ class UcxTransport final : public Transport {
     for (size_t i = 0; i < ways.size(); ++i) {
       // A peer that is silent over one lane leaves time for the others.
       const absl::Duration share = (end - absl::Now()) / static_cast<int64_t>(ways.size() - i);
-      auto endpoint = ConnectUcx(ways[i].port, address, ways[i].peer->worker, options_.segment_bytes,
-                                 std::min(share, options_.connect_timeout));
+      auto endpoint = ConnectUcx(ways[i].port, address, ways[i].peer->worker,
+                                 options_.segment_bytes, std::min(share, options_.connect_timeout));
       if (endpoint.ok() || absl::IsInvalidArgument(endpoint.status())) return endpoint;
       absl::StrAppend(&failures, failures.empty() ? "" : "; ", endpoint.status().message());
     }
@@ -141,9 +150,11 @@ class UcxTransport final : public Transport {
     std::vector<std::string> ours, theirs;
     for (const auto& port : shared_->ports) ours.emplace_back(port->lane().name());
     for (const auto& lane : address.lanes) theirs.emplace_back(LaneName(lane.kind));
-    const char* apart = address.host == HostIdentity::Mine() ? "" : " (shm needs the same host and namespaces)";
-    return absl::FailedPreconditionError(absl::StrCat("no lane in common: here ", absl::StrJoin(ours, ", "),
-                                                      ", at the peer ", absl::StrJoin(theirs, ", "), apart));
+    const char* apart =
+        address.host == HostIdentity::Mine() ? "" : " (shm needs the same host and namespaces)";
+    return absl::FailedPreconditionError(absl::StrCat("no lane in common: here ",
+                                                      absl::StrJoin(ours, ", "), ", at the peer ",
+                                                      absl::StrJoin(theirs, ", "), apart));
   }
 
   Port* FindPort(LaneKind kind) const {
@@ -156,7 +167,8 @@ class UcxTransport final : public Transport {
   absl::Status MapForRdma(std::span<std::byte> memory, Backing* backing) const {
     Port* rdma = FindPort(LaneKind::kRdma);
     if (rdma == nullptr) return absl::OkStatus();
-    VARVE_ASSIGN_OR_RETURN(UcxMemory mapped, UcxMemory::Map(rdma->lane().context(), memory.data(), memory.size()));
+    VARVE_ASSIGN_OR_RETURN(UcxMemory mapped,
+                           UcxMemory::Map(rdma->lane().context(), memory.data(), memory.size()));
     VARVE_ASSIGN_OR_RETURN(std::string key, mapped.PackKey());
     backing->keys.push_back({LaneKind::kRdma, std::move(key)});
     backing->mapped.push_back(std::move(mapped));
@@ -176,7 +188,8 @@ class UcxTransport final : public Transport {
 
   std::unique_ptr<Region> MakeRegion(Backing backing, std::span<std::byte> memory) {
     const uint64_t id = shared_->regions.Add(memory);
-    UcxDescriptor descriptor{instance_, id, reinterpret_cast<uint64_t>(memory.data()), memory.size(), backing.keys};
+    UcxDescriptor descriptor{instance_, id, reinterpret_cast<uint64_t>(memory.data()),
+                             memory.size(), backing.keys};
     return std::make_unique<UcxRegion>(shared_, std::move(backing), memory, id, Encode(descriptor));
   }
 
@@ -190,9 +203,11 @@ std::vector<std::string> LoopbackDevices() {
   ifaddrs* all = nullptr;
   if (getifaddrs(&all) != 0) return names;
   for (const ifaddrs* device = all; device != nullptr; device = device->ifa_next) {
-    const bool loopback = (device->ifa_flags & IFF_LOOPBACK) != 0 && (device->ifa_flags & IFF_UP) != 0;
+    const bool loopback =
+        (device->ifa_flags & IFF_LOOPBACK) != 0 && (device->ifa_flags & IFF_UP) != 0;
     const std::string name = device->ifa_name;
-    if (loopback && std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+    if (loopback && std::find(names.begin(), names.end(), name) == names.end())
+      names.push_back(name);
   }
   freeifaddrs(all);
   return names;
@@ -201,16 +216,19 @@ std::vector<std::string> LoopbackDevices() {
 absl::StatusOr<std::unique_ptr<Lane>> OpenLane(LaneKind kind, UcxOptions options) {
   if (kind == LaneKind::kTcp && options.tcp_this_host_only && options.devices.empty()) {
     options.devices = LoopbackDevices();
-    if (options.devices.empty()) return absl::UnavailableError("lane tcp: no loopback device is up");
+    if (options.devices.empty())
+      return absl::UnavailableError("lane tcp: no loopback device is up");
   }
   return Lane::Open(kind, options);
 }
 
 absl::Status CheckOptions(const UcxOptions& options) {
-  if (options.lanes.empty()) return absl::InvalidArgumentError("no transport lanes given, known: shm, tcp, rdma");
+  if (options.lanes.empty())
+    return absl::InvalidArgumentError("no transport lanes given, known: shm, tcp, rdma");
   for (auto lane = options.lanes.begin(); lane != options.lanes.end(); ++lane) {
     if (std::find(options.lanes.begin(), lane, *lane) == lane) continue;
-    return absl::InvalidArgumentError(absl::StrCat("transport lane ", *lane, " twice, allowed: each lane once"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("transport lane ", *lane, " twice, allowed: each lane once"));
   }
   for (const std::string& device : options.devices) {
     // UCX names RDMA ports "device:port".
@@ -222,10 +240,13 @@ absl::Status CheckOptions(const UcxOptions& options) {
   VARVE_RETURN_IF_ERROR(ParsePortRange(options.tcp_port_range).status());
   if (options.segment_bytes < kMinSegmentBytes || options.segment_bytes > kMaxSegmentBytes) {
     return absl::InvalidArgumentError(absl::StrCat("transport segment of ", options.segment_bytes,
-                                                   " bytes, allowed: ", kMinSegmentBytes, " to ", kMaxSegmentBytes));
+                                                   " bytes, allowed: ", kMinSegmentBytes, " to ",
+                                                   kMaxSegmentBytes));
   }
-  if (options.keepalive < absl::Milliseconds(1) || options.connect_timeout < absl::Milliseconds(1)) {
-    return absl::InvalidArgumentError("transport keepalive and connect timeout must be at least 1 ms");
+  if (options.keepalive < absl::Milliseconds(1) ||
+      options.connect_timeout < absl::Milliseconds(1)) {
+    return absl::InvalidArgumentError(
+        "transport keepalive and connect timeout must be at least 1 ms");
   }
   return absl::OkStatus();
 }
@@ -245,12 +266,13 @@ absl::StatusOr<std::unique_ptr<Transport>> MakeUcxTransport(const UcxOptions& op
     } else {
       // A device that the machine does not have is nothing to tell of.
       const bool lacking = absl::IsResourceExhausted(lane.status());
-      base::Log(lacking ? base::LogLevel::kWarning : base::LogLevel::kDebug, "transport: left out: ",
-                lane.status().message());
+      base::Log(lacking ? base::LogLevel::kWarning : base::LogLevel::kDebug,
+                "transport: left out: ", lane.status().message());
       absl::StrAppend(&failures, failures.empty() ? "" : "; ", lane.status().message());
     }
   }
-  if (shared->ports.empty()) return absl::UnavailableError(absl::StrCat("no transport lane works: ", failures));
+  if (shared->ports.empty())
+    return absl::UnavailableError(absl::StrCat("no transport lane works: ", failures));
   return std::make_unique<UcxTransport>(std::move(shared), options);
 }
 

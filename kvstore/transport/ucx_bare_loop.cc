@@ -15,7 +15,7 @@
 #include "kvstore/transport/host_memory.h"
 #include "kvstore/transport/ucx.h"
 #include "kvstore/transport/ucx_handles.h"
-#include "kvstore/transport/ucx_lane.h"
+#include "kvstore/transport/ucx_settings.h"
 #include "kvstore/transport/wire.h"
 
 namespace varve::transport {
@@ -56,10 +56,12 @@ class Side {
   // slots: values of memory, at least a batch.
   absl::Status Open(bool ucx_memory, size_t slots) {
     VARVE_ASSIGN_OR_RETURN(const LaneKind kind, ParseLane(options_.lane));
-    if (kind == LaneKind::kRdma) return absl::InvalidArgumentError("the bare loop runs over shm or tcp");
+    if (kind == LaneKind::kRdma)
+      return absl::InvalidArgumentError("the bare loop runs over shm or tcp");
     UcxOptions ucx;
     ucx.devices = options_.devices;
-    VARVE_ASSIGN_OR_RETURN(context_, MakeUcxContext(LaneSettings(kind, ucx), UCP_FEATURE_AM | UCP_FEATURE_RMA));
+    VARVE_ASSIGN_OR_RETURN(
+        context_, MakeUcxContext(LaneSettings(kind, ucx), UCP_FEATURE_AM | UCP_FEATURE_RMA));
     VARVE_ASSIGN_OR_RETURN(worker_, MakeUcxWorker(context_.get()));
     slots_ = slots;
     const size_t bytes = options_.bytes * slots;
@@ -111,17 +113,21 @@ class Side {
     param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
     param.flags = options_.bytes > 8192 ? UCP_AM_SEND_FLAG_RNDV : UCP_AM_SEND_FLAG_EAGER;
     headers_[slot] = slot;
-    return ucp_am_send_nbx(endpoint_, kDataId, &headers_[slot], sizeof(uint32_t), Slot(slot), options_.bytes, &param);
+    return ucp_am_send_nbx(endpoint_, kDataId, &headers_[slot], sizeof(uint32_t), Slot(slot),
+                           options_.bytes, &param);
   }
 
   ucs_status_ptr_t RequestSlot(uint32_t slot) {
     const ucp_request_param_t param{};
     headers_[slot] = slot;
-    return ucp_am_send_nbx(endpoint_, kRequestId, &headers_[slot], sizeof(uint32_t), nullptr, 0, &param);
+    return ucp_am_send_nbx(endpoint_, kRequestId, &headers_[slot], sizeof(uint32_t), nullptr, 0,
+                           &param);
   }
 
   // The memory of a batch's slot; each batch takes the next stretch of the memory.
-  std::byte* Slot(uint32_t slot) { return memory_.data() + (first_ + slot) % slots_ * options_.bytes; }
+  std::byte* Slot(uint32_t slot) {
+    return memory_.data() + (first_ + slot) % slots_ * options_.bytes;
+  }
   void NextBatch() { first_ = (first_ + static_cast<size_t>(options_.batch)) % slots_; }
   ucp_worker_h worker() { return worker_.get(); }
   ucp_ep_h endpoint() { return endpoint_; }
@@ -133,12 +139,13 @@ class Side {
   absl::Status Listen() {
     headers_.resize(static_cast<size_t>(options_.batch));
     ucp_am_handler_param_t param{};
-    param.field_mask =
-        UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
+    param.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB |
+                       UCP_AM_HANDLER_PARAM_FIELD_ARG;
     param.arg = this;
     param.id = kDataId;
     param.cb = OnData;
-    VARVE_RETURN_IF_ERROR(FromUcs(ucp_worker_set_am_recv_handler(worker_.get(), &param), "am handler"));
+    VARVE_RETURN_IF_ERROR(
+        FromUcs(ucp_worker_set_am_recv_handler(worker_.get(), &param), "am handler"));
     param.id = kRequestId;
     param.cb = OnRequest;
     return FromUcs(ucp_worker_set_am_recv_handler(worker_.get(), &param), "am handler");
@@ -151,8 +158,8 @@ class Side {
     return number;
   }
 
-  static ucs_status_t OnData(void* arg, const void* header, size_t /*header_bytes*/, void* data, size_t bytes,
-                             const ucp_am_recv_param_t* param) {
+  static ucs_status_t OnData(void* arg, const void* header, size_t /*header_bytes*/, void* data,
+                             size_t bytes, const ucp_am_recv_param_t* param) {
     auto* side = static_cast<Side*>(arg);
     std::byte* slot = side->Slot(SlotNumber(header));
     if ((param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) == 0) {
@@ -167,12 +174,14 @@ class Side {
       ucp_request_free(request);
     };
     receive.user_data = side;
-    if (ucp_am_recv_data_nbx(side->worker(), data, slot, bytes, &receive) == nullptr) ++side->received_;
+    if (ucp_am_recv_data_nbx(side->worker(), data, slot, bytes, &receive) == nullptr)
+      ++side->received_;
     return UCS_OK;
   }
 
-  static ucs_status_t OnRequest(void* arg, const void* header, size_t /*header_bytes*/, void* /*data*/,
-                                size_t /*bytes*/, const ucp_am_recv_param_t* /*param*/) {
+  static ucs_status_t OnRequest(void* arg, const void* header, size_t /*header_bytes*/,
+                                void* /*data*/, size_t /*bytes*/,
+                                const ucp_am_recv_param_t* /*param*/) {
     auto* side = static_cast<Side*>(arg);
     ucs_status_ptr_t request = side->SendSlot(SlotNumber(header));
     if (UCS_PTR_IS_PTR(request)) ucp_request_free(request);
@@ -230,7 +239,8 @@ class Driver {
     if (key_ == nullptr) return options_.get ? side_.RequestSlot(slot) : side_.SendSlot(slot);
     const ucp_request_param_t param{};
     const uint64_t remote = address_ + slot * options_.bytes;
-    if (options_.get) return ucp_get_nbx(side_.endpoint(), side_.Slot(slot), options_.bytes, remote, key_, &param);
+    if (options_.get)
+      return ucp_get_nbx(side_.endpoint(), side_.Slot(slot), options_.bytes, remote, key_, &param);
     return ucp_put_nbx(side_.endpoint(), side_.Slot(slot), options_.bytes, remote, key_, &param);
   }
 
@@ -275,7 +285,8 @@ absl::Status ServeBareLoop(const BareLoopOptions& options, int socket) {
 absl::StatusOr<std::vector<double>> DriveBareLoop(const BareLoopOptions& options, int socket) {
   Side side(options);
   const auto batch = static_cast<size_t>(options.batch);
-  VARVE_RETURN_IF_ERROR(side.Open(false, std::max(batch, options.working_set_bytes / options.bytes)));
+  VARVE_RETURN_IF_ERROR(
+      side.Open(false, std::max(batch, options.working_set_bytes / options.bytes)));
   VARVE_ASSIGN_OR_RETURN(const std::string card, ReceiveAll(socket));
   WireReader reader(card);
   const std::string peer(reader.GetString());

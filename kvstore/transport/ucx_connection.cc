@@ -16,8 +16,8 @@ namespace {
 
 using std::chrono::steady_clock;
 
-// Bytes in flight on a connection: enough to hide the round trip behind several segments (measured: 8 of 1 MiB
-// reach the bare loop over tcp, 2 reach 0.9 of it).
+// Bytes in flight on a connection: enough to hide the round trip behind several segments (measured:
+// 8 of 1 MiB reach the bare loop over tcp, 2 reach 0.9 of it).
 constexpr size_t kWindowBytes = 8 << 20;
 constexpr int kWindowPackets = 64;
 // How long a goodbye may take before the endpoint is closed without it.
@@ -43,7 +43,8 @@ class Connection::Greeting final : public UcxOperation {
   void Complete(ucs_status_t status) override {
     const bool bye = static_cast<MessageType>(message_.head.type) == MessageType::kBye;
     if (status == UCS_OK && !bye) return;
-    connection_.lane_.RunLater([self = connection_.shared_from_this(), failure = failure_] { self->Fail(failure); });
+    connection_.lane_.RunLater(
+        [self = connection_.shared_from_this(), failure = failure_] { self->Fail(failure); });
   }
 
  private:
@@ -52,7 +53,8 @@ class Connection::Greeting final : public UcxOperation {
   const absl::Status failure_;
 };
 
-// ---- Requester --------------------------------------------------------------------------------------
+// ---- Requester
+// --------------------------------------------------------------------------------------
 
 void Requester::OnMessage(const Incoming& incoming) {
   const MessageHead& head = incoming.message.head;
@@ -62,14 +64,20 @@ void Requester::OnMessage(const Incoming& incoming) {
     return;
   }
   const auto it = packets_.find(head.request);
-  // A late answer, or one to another peer's request: the session is a secret shared with the right peer alone.
+  // A late answer, or one to another peer's request: the session is a secret shared with the right
+  // peer alone.
   if (it == packets_.end() || it->second->session() != head.session) return;
-  if (static_cast<MessageType>(head.type) == MessageType::kData) return it->second->OnData(incoming);
+  if (static_cast<MessageType>(head.type) == MessageType::kData)
+    return it->second->OnData(incoming);
   it->second->OnAck(static_cast<absl::StatusCode>(head.status));
 }
 
-void Requester::AddConnection(Connection* connection) { connections_[connection->session()] = connection; }
-void Requester::RemoveConnection(Connection* connection) { connections_.erase(connection->session()); }
+void Requester::AddConnection(Connection* connection) {
+  connections_[connection->session()] = connection;
+}
+void Requester::RemoveConnection(Connection* connection) {
+  connections_.erase(connection->session());
+}
 
 uint64_t Requester::AddPacket(Packet* packet) {
   packets_[next_id_] = packet;
@@ -82,9 +90,11 @@ void Requester::CloseAll() {
   for (Connection* connection : open) connection->Fail(absl::CancelledError("transport closed"));
 }
 
-// ---- Connection: opening and closing ------------------------------------------------------------------
+// ---- Connection: opening and closing
+// ------------------------------------------------------------------
 
-Connection::Connection(Lane& lane, Requester& requester, std::unique_ptr<Station> own, size_t segment_bytes)
+Connection::Connection(Lane& lane, Requester& requester, std::unique_ptr<Station> own,
+                       size_t segment_bytes)
     : lane_(lane),
       requester_(requester),
       segment_bytes_(segment_bytes),
@@ -105,15 +115,16 @@ void Connection::Open(const std::string& worker_address, uint32_t pid, absl::Dur
   endpoint_ = *endpoint;
   watch_ = lane_.WatchProcess(pid, this);
   requester_.AddConnection(this);
-  const absl::Status silent =
-      absl::UnavailableError(absl::StrCat("peer did not answer over ", lane_.name(), " within ",
-                                          absl::FormatDuration(absl::Trunc(timeout, absl::Milliseconds(1)))));
+  const absl::Status silent = absl::UnavailableError(
+      absl::StrCat("peer did not answer over ", lane_.name(), " within ",
+                   absl::FormatDuration(absl::Trunc(timeout, absl::Milliseconds(1)))));
   timer_ = lane_.At(steady_clock::now() + absl::ToChronoNanoseconds(timeout), [this, silent] {
     timer_.reset();
     Fail(silent);
   });
-  hello_ = std::make_unique<Greeting>(*this, MessageType::kHello,
-                                      absl::UnavailableError(absl::StrCat("peer gone, over ", lane_.name())));
+  hello_ = std::make_unique<Greeting>(
+      *this, MessageType::kHello,
+      absl::UnavailableError(absl::StrCat("peer gone, over ", lane_.name())));
   hello_->Send(station().address());
 }
 
@@ -125,7 +136,8 @@ void Connection::OnWelcome() {
 
 absl::Status Connection::WaitUntilOpen() {
   base::MutexLock lock(mutex_);
-  while (state_.load() == State::kConnecting || state_.load() == State::kClosing) changed_.Wait(mutex_);
+  while (state_.load() == State::kConnecting || state_.load() == State::kClosing)
+    changed_.Wait(mutex_);
   return health_;
 }
 
@@ -215,18 +227,21 @@ ucp_rkey_h Connection::UnpackKey(const std::string& key) {
   bytes.resize(bytes.size() + 4096);
   ucp_rkey_h unpacked = nullptr;
   lane_.RunSync([&] {
-    if (endpoint_ != nullptr && ucp_ep_rkey_unpack(endpoint_, bytes.data(), &unpacked) != UCS_OK) unpacked = nullptr;
+    if (endpoint_ != nullptr && ucp_ep_rkey_unpack(endpoint_, bytes.data(), &unpacked) != UCS_OK)
+      unpacked = nullptr;
   });
   return unpacked;
 }
 
-// ---- Connection: transfers ---------------------------------------------------------------------------
+// ---- Connection: transfers
+// ---------------------------------------------------------------------------
 
 void Connection::Submit(Transfer transfer) {
   if (!open()) return std::move(transfer.done)(health());
   const absl::Duration left = transfer.deadline - absl::Now();
   if (left <= absl::ZeroDuration()) {
-    return std::move(transfer.done)(absl::DeadlineExceededError("deadline passed before the transfer began"));
+    return std::move(transfer.done)(
+        absl::DeadlineExceededError("deadline passed before the transfer began"));
   }
   transfers_.push_back(std::move(transfer));
   const auto added = std::prev(transfers_.end());
@@ -246,7 +261,8 @@ void Connection::OnDeadline(Transfers::iterator transfer) {
 }
 
 void Connection::Pump() {
-  while (open() && !queue_.empty() && bytes_in_flight_ < window_bytes_ && packets_in_flight_ < kWindowPackets) {
+  while (open() && !queue_.empty() && bytes_in_flight_ < window_bytes_ &&
+         packets_in_flight_ < kWindowPackets) {
     const Transfers::iterator transfer = queue_.front();
     Packet* packet = NewPacket(transfer);
     FillPacket(packet, &*transfer);
@@ -273,7 +289,8 @@ void Connection::FillPacket(Packet* packet, Transfer* transfer) {
   while (!transfer->fully_issued() && packet->pieces() < lane_.max_pieces()) {
     const Transfer::Part& part = transfer->parts[transfer->part];
     const size_t bytes = std::min(part.local.size() - transfer->part_offset, segment_bytes_);
-    const bool packable = part.remote->key == nullptr && packet->bytes() + bytes <= lane_.pack_bytes();
+    const bool packable =
+        part.remote->key == nullptr && packet->bytes() + bytes <= lane_.pack_bytes();
     if (packet->pieces() > 0 && !packable) return;
     packet->Add(part, transfer->part_offset, bytes);
     transfer->part_offset += bytes;
@@ -309,9 +326,10 @@ void Connection::OnPacketDone(Packet* packet) {
 
 void Connection::Finish(Transfers::iterator transfer) {
   CancelTimer(&transfer->timer);
-  lane_.RunLater([done = std::move(transfer->done), status = std::move(transfer->status)]() mutable {
-    std::move(done)(std::move(status));
-  });
+  lane_.RunLater(
+      [done = std::move(transfer->done), status = std::move(transfer->status)]() mutable {
+        std::move(done)(std::move(status));
+      });
   transfers_.erase(transfer);
 }
 

@@ -1,8 +1,9 @@
 // The store's half of a lane: connections to clients and the transfers under way on them.
 //
-// A transfer is cut into packets: one piece of up to segment_bytes, or several small pieces packed into one message. A
-// bounded number of bytes is in flight per connection. A packet is over when its answer is here and UCX no longer
-// touches the local memory; a transfer is over when all its packets are.
+// A transfer is cut into packets: one piece of up to segment_bytes, or several small pieces packed
+// into one message. A bounded number of bytes is in flight per connection. A packet is over when
+// its answer is here and UCX no longer touches the local memory; a transfer is over when all its
+// packets are.
 //
 // Lane's thread only, unless marked otherwise.
 #pragma once
@@ -28,8 +29,8 @@ class Packet;
 // How the lane reaches a peer's region.
 struct RemoteAccess {
   uint64_t region = 0;
-  uint64_t address = 0;      // in the peer's address space
-  ucp_rkey_h key = nullptr;  // null: by active messages
+  uint64_t address = 0;         // in the peer's address space
+  ucp_rkey_h key = nullptr;     // null: by active messages
   std::byte* direct = nullptr;  // where the region is mapped into this process; null: it is not
 };
 
@@ -149,8 +150,8 @@ class Connection final : public UcxEndpointOwner, public std::enable_shared_from
   int packets_in_flight_ = 0;
   bool endpoint_closed_ = false;
   bool pump_due_ = false;
-  // Goes before the packets: destroying its worker may complete what UCX still owes an abandoned one. Nothing moves bytes
-  // then any more, as nobody progresses a worker after Detach.
+  // Goes before the packets: destroying its worker may complete what UCX still owes an abandoned
+  // one. Nothing moves bytes then any more, as nobody progresses a worker after Detach.
   const std::unique_ptr<Station> own_;
 };
 

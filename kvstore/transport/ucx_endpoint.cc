@@ -13,13 +13,14 @@ namespace {
 // An inline copy looks after every such piece whether the endpoint still is open and time is left.
 constexpr size_t kCopyBytes = 1 << 20;
 
-// True while this thread runs the Done of an inline copy. A Done that posts the next copy then does not nest.
+// True while this thread runs the Done of an inline copy. A Done that posts the next copy then does
+// not nest.
 thread_local bool t_in_done = false;
 
 class UcxRemoteRegion final : public RemoteRegion {
  public:
-  UcxRemoteRegion(std::shared_ptr<Port> port, std::shared_ptr<Connection> connection, size_t bytes, Way way,
-                  const RemoteAccess& access, SharedMemory mapped)
+  UcxRemoteRegion(std::shared_ptr<Port> port, std::shared_ptr<Connection> connection, size_t bytes,
+                  Way way, const RemoteAccess& access, SharedMemory mapped)
       : RemoteRegion(bytes, way),
         port_(std::move(port)),
         connection_(std::move(connection)),
@@ -64,11 +65,13 @@ class InlineCopies {
 
 class UcxEndpoint final : public Endpoint {
  public:
-  UcxEndpoint(std::shared_ptr<Port> port, const UcxAddress& peer, std::unique_ptr<Station> own, size_t segment_bytes)
+  UcxEndpoint(std::shared_ptr<Port> port, const UcxAddress& peer, std::unique_ptr<Station> own,
+              size_t segment_bytes)
       : port_(std::move(port)),
         peer_(peer.instance),
         peer_pid_(static_cast<pid_t>(peer.pid)),
-        connection_(std::make_shared<Connection>(port_->lane(), port_->requester(), std::move(own), segment_bytes)) {}
+        connection_(std::make_shared<Connection>(port_->lane(), port_->requester(), std::move(own),
+                                                 segment_bytes)) {}
 
   ~UcxEndpoint() override {
     Close();
@@ -86,12 +89,14 @@ class UcxEndpoint final : public Endpoint {
   absl::StatusOr<std::unique_ptr<RemoteRegion>> Import(const std::string& descriptor) override {
     const auto decoded = DecodeDescriptor(descriptor);
     if (!decoded.ok()) return decoded.status();
-    if (decoded->instance != peer_) return absl::InvalidArgumentError("region descriptor of another peer");
+    if (decoded->instance != peer_)
+      return absl::InvalidArgumentError("region descriptor of another peer");
     RemoteAccess access{decoded->region, decoded->address};
     SharedMemory mapped;
     for (const auto& lane_key : decoded->keys) {
       if (lane_key.kind != port_->lane().kind()) continue;
-      if (lane_key.kind == LaneKind::kRdma && access.key == nullptr) access.key = connection_->UnpackKey(lane_key.key);
+      if (lane_key.kind == LaneKind::kRdma && access.key == nullptr)
+        access.key = connection_->UnpackKey(lane_key.key);
       if (lane_key.kind != LaneKind::kShm) continue;
       auto attached = SharedMemory::Attach(peer_pid_, lane_key.key, decoded->bytes);
       // Memory that may not be mapped still is reached by messages.
@@ -106,7 +111,8 @@ class UcxEndpoint final : public Endpoint {
     } else if (port_->lane().kind() == LaneKind::kTcp) {
       way = RemoteRegion::Way::kCopied;
     }
-    return std::make_unique<UcxRemoteRegion>(port_, connection_, decoded->bytes, way, access, std::move(mapped));
+    return std::make_unique<UcxRemoteRegion>(port_, connection_, decoded->bytes, way, access,
+                                             std::move(mapped));
   }
 
   void Close() override { Close(connection_); }
@@ -129,7 +135,8 @@ class UcxEndpoint final : public Endpoint {
     return static_cast<const UcxRemoteRegion*>(segment.remote)->access();
   }
 
-  // Memory that is mapped here is copied by the caller's thread: it scales with the callers and needs no wake-up.
+  // Memory that is mapped here is copied by the caller's thread: it scales with the callers and
+  // needs no wake-up.
   void Start(bool read, std::vector<Segment> segments, absl::Time deadline, Done done) {
     Transfer transfer{.read = read, .parts = {}, .deadline = deadline, .done = std::move(done)};
     bool direct = false;
@@ -138,7 +145,8 @@ class UcxEndpoint final : public Endpoint {
       if (Access(segment).direct != nullptr) {
         direct = true;
       } else {
-        Copier* copier = segment.remote->way() == RemoteRegion::Way::kCopied ? segment.copier : nullptr;
+        Copier* copier =
+            segment.remote->way() == RemoteRegion::Way::kCopied ? segment.copier : nullptr;
         transfer.parts.push_back({segment.local, &Access(segment), segment.remote_offset, copier});
       }
     }
@@ -154,7 +162,8 @@ class UcxEndpoint final : public Endpoint {
     });
   }
 
-  static void CopyAndSubmit(const std::shared_ptr<Connection>& connection, const std::shared_ptr<InlineCopies>& copies,
+  static void CopyAndSubmit(const std::shared_ptr<Connection>& connection,
+                            const std::shared_ptr<InlineCopies>& copies,
                             const std::vector<Segment>& segments, Transfer transfer) {
     absl::Status status = CopyDirect(connection, segments, transfer);
     if (status.ok() && !transfer.parts.empty()) {
@@ -162,14 +171,15 @@ class UcxEndpoint final : public Endpoint {
     } else {
       const bool nested = std::exchange(t_in_done, true);
       std::move(transfer.done)(std::move(status));
-      transfer.done = nullptr;  // what it captured is gone before the endpoint's destructor may return
+      transfer.done =
+          nullptr;  // what it captured is gone before the endpoint's destructor may return
       t_in_done = nested;
     }
     copies->Leave();
   }
 
-  static absl::Status CopyDirect(const std::shared_ptr<Connection>& connection, const std::vector<Segment>& segments,
-                                 const Transfer& transfer) {
+  static absl::Status CopyDirect(const std::shared_ptr<Connection>& connection,
+                                 const std::vector<Segment>& segments, const Transfer& transfer) {
     if (absl::Now() > transfer.deadline) {
       return absl::DeadlineExceededError("deadline passed before the transfer began");
     }
@@ -181,12 +191,14 @@ class UcxEndpoint final : public Endpoint {
         if (!connection->open()) return connection->health();
         if (copied > 0 && absl::Now() > transfer.deadline) {
           Close(connection);
-          return absl::DeadlineExceededError(absl::StrCat("deadline passed after ", copied, " bytes were copied"));
+          return absl::DeadlineExceededError(
+              absl::StrCat("deadline passed after ", copied, " bytes were copied"));
         }
         const size_t bytes = std::min(kCopyBytes, segment.local.size() - at);
         std::byte* local = segment.local.data() + at;
         std::byte* remote = direct + segment.remote_offset + at;
-        CopyWith(segment.copier, transfer.read ? local : remote, transfer.read ? remote : local, bytes);
+        CopyWith(segment.copier, transfer.read ? local : remote, transfer.read ? remote : local,
+                 bytes);
         copied += bytes;
       }
     }
@@ -208,19 +220,21 @@ class UcxEndpoint final : public Endpoint {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Endpoint>> ConnectUcx(std::shared_ptr<Port> port, const UcxAddress& peer,
-                                                     const std::string& worker_address, size_t segment_bytes,
-                                                     absl::Duration timeout) {
-  // Over shared memory a dead peer may leave rubbish in what its station shares with ours. Over tcp UCX pairs the k-th
-  // endpoints of two workers to each other on one socket: with several connections to one peer, closing one would cut
-  // another.
+absl::StatusOr<std::unique_ptr<Endpoint>> ConnectUcx(std::shared_ptr<Port> port,
+                                                     const UcxAddress& peer,
+                                                     const std::string& worker_address,
+                                                     size_t segment_bytes, absl::Duration timeout) {
+  // Over shared memory a dead peer may leave rubbish in what its station shares with ours. Over tcp
+  // UCX pairs the k-th endpoints of two workers to each other on one socket: with several
+  // connections to one peer, closing one would cut another.
   std::unique_ptr<Station> own;
   if (port->lane().kind() != LaneKind::kRdma) {
     auto opened = port->lane().OpenStation();
     if (!opened.ok()) return opened.status();
     own = *std::move(opened);
   }
-  auto endpoint = std::make_unique<UcxEndpoint>(std::move(port), peer, std::move(own), segment_bytes);
+  auto endpoint =
+      std::make_unique<UcxEndpoint>(std::move(port), peer, std::move(own), segment_bytes);
   const absl::Status status = endpoint->Open(worker_address, timeout);
   if (!status.ok()) return status;
   return endpoint;

@@ -10,9 +10,11 @@
 
 namespace varve::transport {
 
-// Connects over one lane of the peer. Blocks for at most `timeout`. UNAVAILABLE when the peer does not answer.
-absl::StatusOr<std::unique_ptr<Endpoint>> ConnectUcx(std::shared_ptr<Port> port, const UcxAddress& peer,
-                                                     const std::string& worker_address, size_t segment_bytes,
-                                                     absl::Duration timeout);
+// Connects over one lane of the peer. Blocks for at most `timeout`. UNAVAILABLE when the peer does
+// not answer.
+absl::StatusOr<std::unique_ptr<Endpoint>> ConnectUcx(std::shared_ptr<Port> port,
+                                                     const UcxAddress& peer,
+                                                     const std::string& worker_address,
+                                                     size_t segment_bytes, absl::Duration timeout);
 
 }  // namespace varve::transport

@@ -13,8 +13,9 @@
 namespace varve::transport {
 namespace {
 
-ucs_log_func_rc_t LogFromUcx(const char* file, unsigned line, const char* /*function*/, ucs_log_level_t level,
-                             const ucs_log_component_config_t* component, const char* format, va_list args) {
+ucs_log_func_rc_t LogFromUcx(const char* file, unsigned line, const char* /*function*/,
+                             ucs_log_level_t level, const ucs_log_component_config_t* component,
+                             const char* format, va_list args) {
   if (level > component->log_level) return UCS_LOG_FUNC_RC_STOP;
   const auto to = level <= UCS_LOG_LEVEL_ERROR ? base::LogLevel::kWarning : base::LogLevel::kDebug;
   if (base::LogEnabled(to)) {
@@ -35,12 +36,16 @@ absl::Status FromUcs(ucs_status_t status, std::string_view what) {
   if (status == UCS_OK) return absl::OkStatus();
   const std::string text = absl::StrCat(base::Sv(what), ": ", ucs_status_string(status));
   switch (status) {
-    case UCS_ERR_CANCELED: return absl::CancelledError(text);
+    case UCS_ERR_CANCELED:
+      return absl::CancelledError(text);
     case UCS_ERR_NO_MEMORY:
-    case UCS_ERR_NO_RESOURCE: return absl::ResourceExhaustedError(text);
+    case UCS_ERR_NO_RESOURCE:
+      return absl::ResourceExhaustedError(text);
     case UCS_ERR_INVALID_PARAM:
-    case UCS_ERR_INVALID_ADDR: return absl::InvalidArgumentError(text);
-    default: return absl::UnavailableError(text);
+    case UCS_ERR_INVALID_ADDR:
+      return absl::InvalidArgumentError(text);
+    default:
+      return absl::UnavailableError(text);
   }
 }
 
@@ -49,8 +54,8 @@ void RouteUcxLog() {
   std::call_once(once, [] { ucs_log_push_handler(LogFromUcx); });
 }
 
-absl::StatusOr<UcxContext> MakeUcxContext(const std::vector<std::pair<std::string, std::string>>& settings,
-                                          uint64_t features) {
+absl::StatusOr<UcxContext> MakeUcxContext(
+    const std::vector<std::pair<std::string, std::string>>& settings, uint64_t features) {
   ucp_config_t* read = nullptr;
   ucs_status_t status = ucp_config_read(nullptr, nullptr, &read);
   if (status != UCS_OK) return FromUcs(status, "ucp_config_read");
@@ -91,8 +96,8 @@ absl::StatusOr<std::string> UcxWorkerAddress(ucp_worker_h worker) {
 
 absl::StatusOr<UcxMemory> UcxMemory::Map(ucp_context_h context, void* address, size_t bytes) {
   ucp_mem_map_params_t params{};
-  params.field_mask =
-      UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_FLAGS | UCP_MEM_MAP_PARAM_FIELD_ADDRESS;
+  params.field_mask = UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_FLAGS |
+                      UCP_MEM_MAP_PARAM_FIELD_ADDRESS;
   params.address = address;
   params.length = bytes;
   params.flags = address == nullptr ? UCP_MEM_MAP_ALLOCATE : 0;

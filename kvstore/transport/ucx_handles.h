@@ -14,11 +14,13 @@
 
 namespace varve::transport {
 
-// UCS errors of a peer that is gone or unreachable become UNAVAILABLE; what: the operation that failed.
+// UCS errors of a peer that is gone or unreachable become UNAVAILABLE; what: the operation that
+// failed.
 absl::Status FromUcs(ucs_status_t status, std::string_view what);
 
-// UCX writes its diagnostics to standard output by itself; this sends them to the log instead: errors as warnings (a
-// dead peer is no error of this process), the rest as debug. Once per process.
+// UCX writes its diagnostics to standard output by itself; this sends them to the log instead:
+// errors as warnings (a dead peer is no error of this process), the rest as debug. Once per
+// process.
 void RouteUcxLog();
 
 struct ContextDeleter {
@@ -32,8 +34,8 @@ struct WorkerDeleter {
 using UcxWorker = std::unique_ptr<ucp_worker, WorkerDeleter>;
 
 // settings: names without the UCX_ prefix. features: UCP_FEATURE_*.
-absl::StatusOr<UcxContext> MakeUcxContext(const std::vector<std::pair<std::string, std::string>>& settings,
-                                          uint64_t features);
+absl::StatusOr<UcxContext> MakeUcxContext(
+    const std::vector<std::pair<std::string, std::string>>& settings, uint64_t features);
 absl::StatusOr<UcxWorker> MakeUcxWorker(ucp_context_h context);
 // The bytes by which a peer connects to the worker.
 absl::StatusOr<std::string> UcxWorkerAddress(ucp_worker_h worker);
@@ -45,7 +47,9 @@ class UcxMemory {
   static absl::StatusOr<UcxMemory> Map(ucp_context_h context, void* address, size_t bytes);
   ~UcxMemory();
   UcxMemory(UcxMemory&& other) noexcept
-      : context_(other.context_), memory_(std::exchange(other.memory_, nullptr)), address_(other.address_) {}
+      : context_(other.context_),
+        memory_(std::exchange(other.memory_, nullptr)),
+        address_(other.address_) {}
   UcxMemory& operator=(UcxMemory&&) = delete;
 
   void* address() const { return address_; }

@@ -11,9 +11,9 @@
 #include <filesystem>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "kvstore/base/log.h"
 #include "kvstore/base/status.h"
+#include "kvstore/transport/ucx_settings.h"
 #include "kvstore/transport/ucx_worker_address.h"
 
 namespace varve::transport {
@@ -21,14 +21,15 @@ namespace {
 
 using std::chrono::steady_clock;
 
-// How long the thread goes on looking after the last event before it sleeps. Longer than a batch's coordination: a lane
-// that sleeps between two batches wakes late, and next to the lane that sends to it, on the same processor.
+// How long the thread goes on looking after the last event before it sleeps. Longer than a batch's
+// coordination: a lane that sleeps between two batches wakes late, and next to the lane that sends
+// to it, on the same processor.
 constexpr auto kSpin = std::chrono::microseconds(500);
-// How often a thread that has no time to sleep looks for stations that woke up and processes that ended.
+// How often a thread that has no time to sleep looks for stations that woke up and processes that
+// ended.
 constexpr auto kPollInterval = std::chrono::microseconds(20);
 constexpr auto kStopGrace = std::chrono::seconds(2);
-// A TCP segment carries one packed message: its payload, the header with its pieces, and UCX's own headers.
-constexpr size_t kTcpSegmentBytes = 256 << 10;
+// A packed message fills one segment, with the header and its pieces and UCX's own headers.
 constexpr size_t kTcpPackBytes = kTcpSegmentBytes - (8 << 10);
 constexpr size_t kTcpEagerBytes = 32 << 10;
 // Above this, cross-memory attach (one copy, one system call) beats the 8 KiB FIFO segments.
@@ -37,53 +38,8 @@ constexpr const char* kVerbsDevices = "/sys/class/infiniband";
 
 bool HasVerbsDevice() {
   std::error_code error;
-  return std::filesystem::directory_iterator(kVerbsDevices, error) != std::filesystem::directory_iterator();
-}
-
-}  // namespace
-
-std::vector<std::pair<std::string, std::string>> LaneSettings(LaneKind kind, const UcxOptions& options) {
-  std::vector<std::pair<std::string, std::string>> settings = {
-      {"KEEPALIVE_INTERVAL", absl::StrCat(absl::ToInt64Milliseconds(options.keepalive), "ms")},
-      // Kernel buffers and rails of several devices for one transfer cost more than they bring on one machine.
-      {"MAX_RNDV_RAILS", "1"},
-      // The one format that peers' addresses are checked for.
-      {"ADDRESS_VERSION", "v1"},
-      {"ADDRESS_DEBUG_INFO", "n"},
-      {"UNIFIED_MODE", "n"},
-  };
-  if (!options.devices.empty() && kind != LaneKind::kShm) {
-    settings.emplace_back("NET_DEVICES", absl::StrJoin(options.devices, ","));
-  }
-  switch (kind) {
-    case LaneKind::kShm:
-      // Without error handling a dead peer would never be noticed. MM is the part of posix that it shares with sysv: set
-      // through ucp_config_modify the setting has that name alone.
-      // A station grows by so many receive buffers of 8 KiB at a time: the default of 512 costs each session 9 MB of
-      // shared memory and 14 ms.
-      settings.insert(settings.end(),
-                      {{"TLS", "posix,cma"}, {"MM_ERROR_HANDLING", "y"}, {"MM_RX_BUFS_GROW", "64"}});
-      break;
-    case LaneKind::kTcp:
-      // ucp_config_modify knows the settings of tcp without their TCP_ prefix. Eager messages are copied into the
-      // segment: gathering their pieces in place (zero copy) runs into an assertion of UCX 1.13.
-      settings.insert(settings.end(), {{"TLS", "tcp"},
-                                       {"TX_SEG_SIZE", absl::StrCat(kTcpSegmentBytes)},
-                                       {"RX_SEG_SIZE", absl::StrCat(kTcpSegmentBytes)},
-                                       {"ZCOPY_THRESH", "inf"},
-                                       {"CONN_NB", "y"}});
-      if (!options.tcp_port_range.empty()) settings.emplace_back("PORT_RANGE", options.tcp_port_range);
-      break;
-    case LaneKind::kRdma: settings.insert(settings.end(), {{"TLS", "rc,dc,ud"}}); break;
-  }
-  return settings;
-}
-
-namespace {
-
-uint64_t LaneFeatures(LaneKind kind) {
-  // No RMA over tcp: emulated put/get can abort the survivor when its peer dies.
-  return UCP_FEATURE_AM | UCP_FEATURE_WAKEUP | (kind == LaneKind::kTcp ? 0 : UCP_FEATURE_RMA);
+  return std::filesystem::directory_iterator(kVerbsDevices, error) !=
+         std::filesystem::directory_iterator();
 }
 
 void OnSent(void* request, ucs_status_t status, void* operation) {
@@ -148,7 +104,8 @@ absl::Status Lane::Init(const UcxOptions& options) {
   if (kind_ == LaneKind::kRdma && !HasVerbsDevice()) {
     return absl::UnavailableError(absl::StrCat("no RDMA device in ", kVerbsDevices));
   }
-  VARVE_ASSIGN_OR_RETURN(context_, MakeUcxContext(LaneSettings(kind_, options), LaneFeatures(kind_)));
+  VARVE_ASSIGN_OR_RETURN(context_,
+                         MakeUcxContext(LaneSettings(kind_, options), LaneFeatures(kind_)));
   if (kind_ == LaneKind::kTcp) {
     VARVE_ASSIGN_OR_RETURN(ports_, ParsePortRange(options.tcp_port_range));
   }
@@ -157,11 +114,13 @@ absl::Status Lane::Init(const UcxOptions& options) {
   VARVE_RETURN_IF_ERROR(ParseWorkerAddress(main_->address()).status());
   ucp_worker_attr_t attributes{};
   attributes.field_mask = UCP_WORKER_ATTR_FIELD_MAX_AM_HEADER;
-  VARVE_RETURN_IF_ERROR(FromUcs(ucp_worker_query(main_->worker(), &attributes), "ucp_worker_query"));
+  VARVE_RETURN_IF_ERROR(
+      FromUcs(ucp_worker_query(main_->worker(), &attributes), "ucp_worker_query"));
   if (attributes.max_am_header < sizeof(MessageHead) + sizeof(Piece)) {
     return absl::UnavailableError("active message headers are too small");
   }
-  max_pieces_ = std::min(kMaxPieces, (attributes.max_am_header - sizeof(MessageHead)) / sizeof(Piece));
+  max_pieces_ =
+      std::min(kMaxPieces, (attributes.max_am_header - sizeof(MessageHead)) / sizeof(Piece));
   eager_bytes_ = kind_ == LaneKind::kShm ? kShmEagerBytes : kTcpEagerBytes;
   pack_bytes_ = kind_ == LaneKind::kTcp ? kTcpPackBytes : 0;
   wake_fd_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -202,8 +161,8 @@ void Lane::Attach(Station& station) {
   auto& mailbox = mailboxes_[&station];
   mailbox = std::make_unique<Mailbox>(Mailbox{this, &station});
   ucp_am_handler_param_t param{};
-  param.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG |
-                     UCP_AM_HANDLER_PARAM_FIELD_FLAGS;
+  param.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB |
+                     UCP_AM_HANDLER_PARAM_FIELD_ARG | UCP_AM_HANDLER_PARAM_FIELD_FLAGS;
   param.id = kMessageId;
   param.cb = OnMessage;
   param.arg = mailbox.get();
@@ -320,10 +279,10 @@ void Lane::ArmIdleStations() {
   const auto now = steady_clock::now();
   std::erase_if(awake_, [this, now](Station* station) {
     if (now - station->last_event_ < kSpin) return false;
-    // Watched only while it is armed: every segment that arrives would call back through one more epoll, at the expense
-    // of its sender.
-    station->awake_ =
-        ucp_worker_arm(station->worker()) == UCS_ERR_BUSY || !WaitFor(event_fd_, station->event_fd());
+    // Watched only while it is armed: every segment that arrives would call back through one more
+    // epoll, at the expense of its sender.
+    station->awake_ = ucp_worker_arm(station->worker()) == UCS_ERR_BUSY ||
+                      !WaitFor(event_fd_, station->event_fd());
     return !station->awake_;
   });
 }
@@ -368,7 +327,8 @@ void Lane::Sleep() {
     asleep_.store(false, std::memory_order_relaxed);
     return;
   }
-  auto wait = stopping_ ? stop_by_ - steady_clock::now() : steady_clock::duration(std::chrono::seconds(3600));
+  auto wait = stopping_ ? stop_by_ - steady_clock::now()
+                        : steady_clock::duration(std::chrono::seconds(3600));
   if (!timers_.empty()) wait = std::min(wait, timers_.begin()->first - steady_clock::now());
   // Rounded up: a timer must be due when the thread wakes for it.
   const auto wait_ms = std::chrono::ceil<std::chrono::milliseconds>(wait).count();
@@ -412,17 +372,18 @@ void Lane::Unwatch(int handle) {
   close(handle);
 }
 
-ucs_status_t Lane::OnMessage(void* arg, const void* header, size_t header_bytes, void* data, size_t bytes,
-                             const ucp_am_recv_param_t* param) {
+ucs_status_t Lane::OnMessage(void* arg, const void* header, size_t header_bytes, void* data,
+                             size_t bytes, const ucp_am_recv_param_t* param) {
   auto* mailbox = static_cast<Mailbox*>(arg);
   Message message;
   if (!ParseMessage(header, header_bytes, &message)) return UCS_OK;  // no message of ours: dropped
-  mailbox->lane->handler_({*mailbox->station, message, data, bytes, (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0});
+  mailbox->lane->handler_({*mailbox->station, message, data, bytes,
+                           (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0});
   return UCS_OK;
 }
 
-absl::StatusOr<ucp_ep_h> Lane::CreateEndpoint(Station& station, const std::string& peer, uint32_t pid,
-                                              UcxEndpointOwner* owner) {
+absl::StatusOr<ucp_ep_h> Lane::CreateEndpoint(Station& station, const std::string& peer,
+                                              uint32_t pid, UcxEndpointOwner* owner) {
   VARVE_RETURN_IF_ERROR(CheckWorkerAddress(kind_, station.address(), peer, pid));
   Awaken(station);
   // Slack: UCX takes no length and may read past the end of damaged bytes.
@@ -453,34 +414,37 @@ void Lane::CloseEndpoint(Station& station, ucp_ep_h endpoint, Task closed) {
   Settle(ucp_ep_close_nbx(endpoint, &param), operation);
 }
 
-void Lane::Send(Station& station, ucp_ep_h endpoint, const Message& message, const PieceList& pieces,
-                UcxOperation* operation) {
+void Lane::Send(Station& station, ucp_ep_h endpoint, const Message& message,
+                const PieceList& pieces, UcxOperation* operation) {
   Awaken(station);
   ucp_request_param_t param = Parameters(operation);
   const PieceList::Buffer buffer = pieces.Describe(&param);
   param.op_attr_mask |= UCP_OP_ATTR_FIELD_FLAGS;
   const bool eager = pieces.bytes() <= eager_bytes_ || pieces.count() > 1;
   param.flags = eager ? UCP_AM_SEND_FLAG_EAGER : UCP_AM_SEND_FLAG_RNDV;
-  Settle(ucp_am_send_nbx(endpoint, kMessageId, &message, message.bytes(), buffer.address, buffer.count, &param),
+  Settle(ucp_am_send_nbx(endpoint, kMessageId, &message, message.bytes(), buffer.address,
+                         buffer.count, &param),
          operation);
 }
 
-void Lane::Receive(Station& station, void* descriptor, const PieceList& pieces, UcxOperation* operation) {
+void Lane::Receive(Station& station, void* descriptor, const PieceList& pieces,
+                   UcxOperation* operation) {
   ucp_request_param_t param = Parameters(operation);
   param.cb.recv_am = OnReceived;
   const PieceList::Buffer buffer = pieces.Describe(&param);
-  Settle(ucp_am_recv_data_nbx(station.worker(), descriptor, buffer.address, buffer.count, &param), operation);
+  Settle(ucp_am_recv_data_nbx(station.worker(), descriptor, buffer.address, buffer.count, &param),
+         operation);
 }
 
-void Lane::Put(Station& station, ucp_ep_h endpoint, std::span<const std::byte> local, uint64_t address,
-               ucp_rkey_h key, UcxOperation* operation) {
+void Lane::Put(Station& station, ucp_ep_h endpoint, std::span<const std::byte> local,
+               uint64_t address, ucp_rkey_h key, UcxOperation* operation) {
   Awaken(station);
   const ucp_request_param_t param = Parameters(operation);
   Settle(ucp_put_nbx(endpoint, local.data(), local.size(), address, key, &param), operation);
 }
 
-void Lane::Get(Station& station, ucp_ep_h endpoint, std::span<std::byte> local, uint64_t address, ucp_rkey_h key,
-               UcxOperation* operation) {
+void Lane::Get(Station& station, ucp_ep_h endpoint, std::span<std::byte> local, uint64_t address,
+               ucp_rkey_h key, UcxOperation* operation) {
   Awaken(station);
   const ucp_request_param_t param = Parameters(operation);
   Settle(ucp_get_nbx(endpoint, local.data(), local.size(), address, key, &param), operation);

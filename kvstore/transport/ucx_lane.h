@@ -1,9 +1,11 @@
-// One way to travel (shm, tcp or rdma): a UCX context, its workers, and the one thread that calls them.
+// One way to travel (shm, tcp or rdma): a UCX context, its workers, and the one thread that calls
+// them.
 //
-// Threads: every UCX call on a worker happens on the lane's thread, apart from Import's. Post, RunSync and the
-// constant accessors may be called from any thread; the rest on the lane's thread only. The thread spins on a station for
-// a few tens of microseconds after its last event, then arms it; when all are armed it sleeps until UCX, a command, the
-// end of a watched process or a timer wakes it.
+// Threads: every UCX call on a worker happens on the lane's thread, apart from Import's. Post,
+// RunSync and the constant accessors may be called from any thread; the rest on the lane's thread
+// only. The thread looks at a station for half a millisecond after its last event, then arms it;
+// when all are armed it sleeps until UCX, a command, the end of a watched process or a
+// timer wakes it.
 #pragma once
 
 #include <ucp/api/ucp.h>
@@ -32,7 +34,8 @@
 
 namespace varve::transport {
 
-// Something that waits for UCX operations. Complete runs on the lane's thread, once for each operation.
+// Something that waits for UCX operations. Complete runs on the lane's thread, once for each
+// operation.
 class UcxOperation {
  public:
   virtual void Complete(ucs_status_t status) = 0;
@@ -50,7 +53,8 @@ class UcxEndpointOwner {
   ~UcxEndpointOwner() = default;
 };
 
-// A received active message. rendezvous: data is UCX's descriptor, to be taken by Lane::Receive inside the call.
+// A received active message. rendezvous: data is UCX's descriptor, to be taken by Lane::Receive
+// inside the call.
 struct Incoming {
   Station& station;
   const Message& message;
@@ -58,9 +62,6 @@ struct Incoming {
   size_t bytes;
   bool rendezvous;
 };
-
-// UCX settings of a lane, names without the UCX_ prefix.
-std::vector<std::pair<std::string, std::string>> LaneSettings(LaneKind kind, const UcxOptions& options);
 
 class Lane {
  public:
@@ -77,8 +78,8 @@ class Lane {
 
   // handler: gets every message, inside UCX progress.
   void Start(MessageHandler handler);
-  // Waits until all endpoints in CloseEndpoint are closed (2 s at most) and ends the thread. Posted tasks then run on
-  // their caller's thread.
+  // Waits until all endpoints in CloseEndpoint are closed (2 s at most) and ends the thread. Posted
+  // tasks then run on their caller's thread.
   void Stop();
 
   void Post(Task task);
@@ -110,23 +111,26 @@ class Lane {
   // pid: of the peer, as it says. INVALID_ARGUMENT for an address that UCX must not see.
   absl::StatusOr<ucp_ep_h> CreateEndpoint(Station& station, const std::string& peer, uint32_t pid,
                                           UcxEndpointOwner* owner);
-  // Tells the owner when a process of this machine has ended, at once and even while nobody reaps it: over shared memory
-  // UCX itself looks only now and then, and takes an unreaped process for a living one. Returns a handle for Unwatch, or
-  // -1 when the process cannot be watched. Does nothing over other lanes.
+  // Tells the owner when a process of this machine has ended, at once and even while nobody reaps
+  // it: over shared memory UCX itself looks only now and then, and takes an unreaped process for a
+  // living one. Returns a handle for Unwatch, or -1 when the process cannot be watched. Does
+  // nothing over other lanes.
   int WatchProcess(uint32_t pid, UcxEndpointOwner* owner);
   void Unwatch(int handle);
   // Force-closes; closed runs when UCX touches neither the endpoint nor its owner any more.
   void CloseEndpoint(Station& station, ucp_ep_h endpoint, Task closed);
 
   // Operations. They may Complete in the call.
-  // Operations last until they Complete: so long the message and a list of several pieces, or with copiers, must live.
+  // Operations last until they Complete: so long the message and a list of several pieces, or with
+  // copiers, must live.
   void Send(Station& station, ucp_ep_h endpoint, const Message& message, const PieceList& pieces,
             UcxOperation* operation);
-  void Receive(Station& station, void* descriptor, const PieceList& pieces, UcxOperation* operation);
-  void Put(Station& station, ucp_ep_h endpoint, std::span<const std::byte> local, uint64_t address, ucp_rkey_h key,
-           UcxOperation* operation);
-  void Get(Station& station, ucp_ep_h endpoint, std::span<std::byte> local, uint64_t address, ucp_rkey_h key,
-           UcxOperation* operation);
+  void Receive(Station& station, void* descriptor, const PieceList& pieces,
+               UcxOperation* operation);
+  void Put(Station& station, ucp_ep_h endpoint, std::span<const std::byte> local, uint64_t address,
+           ucp_rkey_h key, UcxOperation* operation);
+  void Get(Station& station, ucp_ep_h endpoint, std::span<std::byte> local, uint64_t address,
+           ucp_rkey_h key, UcxOperation* operation);
   void Flush(Station& station, ucp_ep_h endpoint, UcxOperation* operation);
 
  private:
@@ -137,8 +141,8 @@ class Lane {
     Lane* lane;
     Station* station;
   };
-  static ucs_status_t OnMessage(void* mailbox, const void* header, size_t header_bytes, void* data, size_t bytes,
-                                const ucp_am_recv_param_t* param);
+  static ucs_status_t OnMessage(void* mailbox, const void* header, size_t header_bytes, void* data,
+                                size_t bytes, const ucp_am_recv_param_t* param);
   void Awaken(Station& station);
   bool ProgressStations();
   void ArmIdleStations();
@@ -149,7 +153,9 @@ class Lane {
   void Sleep();
   void PollEvents(int timeout_ms);
   void Wake();
-  bool Finished() const { return stopping_ && (closing_ == 0 || std::chrono::steady_clock::now() > stop_by_); }
+  bool Finished() const {
+    return stopping_ && (closing_ == 0 || std::chrono::steady_clock::now() > stop_by_);
+  }
 
   const LaneKind kind_;
   UcxContext context_;

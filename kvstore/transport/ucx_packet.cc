@@ -30,17 +30,20 @@ void Packet::Issue() {
   message_.head.pieces = static_cast<uint16_t>(pieces_.count());
   static const PieceList kNothing{};
   ++operations_;
-  connection_.lane().Send(connection_.station(), connection_.endpoint(), message_, read ? kNothing : pieces_, this);
+  connection_.lane().Send(connection_.station(), connection_.endpoint(), message_,
+                          read ? kNothing : pieces_, this);
 }
 
 void Packet::IssueOneSided() {
-  const std::span<std::byte> local(static_cast<std::byte*>(pieces_.iov()[0].buffer), pieces_.bytes());
+  const std::span<std::byte> local(static_cast<std::byte*>(pieces_.iov()[0].buffer),
+                                   pieces_.bytes());
   const uint64_t address = remote_->address + message_.pieces[0].offset;
   answered_ = true;  // UCX's completions are the answer
   Lane& lane = connection_.lane();
   if (transfer_->read) {
     ++operations_;
-    return lane.Get(connection_.station(), connection_.endpoint(), local, address, remote_->key, this);
+    return lane.Get(connection_.station(), connection_.endpoint(), local, address, remote_->key,
+                    this);
   }
   // A put is remotely complete when a flush posted after it is.
   operations_ += 2;
@@ -51,7 +54,8 @@ void Packet::IssueOneSided() {
 void Packet::OnData(const Incoming& incoming) {
   if (answered_ || !transfer_->read) return;
   if (incoming.bytes != bytes()) {
-    return Answered(absl::InternalError(absl::StrCat("peer answered ", incoming.bytes, " bytes for ", bytes())));
+    return Answered(absl::InternalError(
+        absl::StrCat("peer answered ", incoming.bytes, " bytes for ", bytes())));
   }
   if (incoming.rendezvous) {
     answered_ = true;
@@ -65,9 +69,11 @@ void Packet::OnData(const Incoming& incoming) {
 void Packet::OnAck(absl::StatusCode code) {
   if (answered_) return;
   if (code == absl::StatusCode::kOk) {
-    return Answered(transfer_->read ? absl::InternalError("peer answered a read without data") : absl::OkStatus());
+    return Answered(transfer_->read ? absl::InternalError("peer answered a read without data")
+                                    : absl::OkStatus());
   }
-  Answered(absl::Status(code, "peer refused the transfer: its region is gone or smaller than it said"));
+  Answered(
+      absl::Status(code, "peer refused the transfer: its region is gone or smaller than it said"));
 }
 
 void Packet::Abandon() {
@@ -81,7 +87,9 @@ void Packet::Complete(ucs_status_t status) {
   --operations_;
   if (status != UCS_OK) {
     answered_ = true;
-    if (status_.ok()) status_ = absl::UnavailableError(absl::StrCat("transfer failed: ", ucs_status_string(status)));
+    if (status_.ok())
+      status_ =
+          absl::UnavailableError(absl::StrCat("transfer failed: ", ucs_status_string(status)));
   }
   EndIfOver();
 }

@@ -21,8 +21,8 @@ class Packet final : public UcxOperation {
   // ---- answers ----
   void OnData(const Incoming& incoming);
   void OnAck(absl::StatusCode code);
-  // Ends it whatever UCX owes. For a packet whose endpoint is closed: UCX 1.13 can forget a rendezvous operation then. The
-  // packet is not used again, so that a late completion finds it.
+  // Ends it whatever UCX owes. For a packet whose endpoint is closed: UCX 1.13 can forget a
+  // rendezvous operation then. The packet is not used again, so that a late completion finds it.
   void Abandon();
   void Complete(ucs_status_t status) override;
 

@@ -5,12 +5,14 @@
 namespace varve::transport {
 namespace {
 
-// UCX's view of a list with copiers: a generic datatype, whose one element is the list and whose bytes it asks for in
-// pieces of its own choice.
+// UCX's view of a list with copiers: a generic datatype, whose one element is the list and whose
+// bytes it asks for in pieces of its own choice.
 ucp_datatype_t ListType() {
   static const ucp_datatype_t type = [] {
     ucp_generic_dt_ops_t ops{};
-    ops.start_pack = [](void*, const void* list, size_t) -> void* { return const_cast<void*>(list); };
+    ops.start_pack = [](void*, const void* list, size_t) -> void* {
+      return const_cast<void*>(list);
+    };
     ops.start_unpack = [](void*, void* list, size_t) { return list; };
     ops.packed_size = [](void* list) { return static_cast<const PieceList*>(list)->bytes(); };
     ops.pack = [](void* list, size_t offset, void* to, size_t room) {
@@ -21,7 +23,8 @@ ucp_datatype_t ListType() {
     };
     ops.unpack = [](void* list, size_t offset, const void* from, size_t bytes) {
       const auto& pieces = *static_cast<const PieceList*>(list);
-      if (offset > pieces.bytes() || bytes > pieces.bytes() - offset) return UCS_ERR_MESSAGE_TRUNCATED;
+      if (offset > pieces.bytes() || bytes > pieces.bytes() - offset)
+        return UCS_ERR_MESSAGE_TRUNCATED;
       pieces.Unpack(offset, from, bytes);
       return UCS_OK;
     };

@@ -26,12 +26,13 @@ class PieceList {
   size_t bytes() const { return bytes_; }
   const ucp_dt_iov_t* iov() const { return iov_; }
 
-  // Copies the bytes from `offset` on to or from a contiguous buffer. REQUIRES: they are in the list.
+  // Copies the bytes from `offset` on to or from a contiguous buffer. REQUIRES: they are in the
+  // list.
   void Pack(size_t offset, void* to, size_t bytes) const;
   void Unpack(size_t offset, const void* from, size_t bytes) const;
 
-  // Describes the pieces to an operation, until the end of which the list must live unchanged. UCX copies pieces
-  // without copiers itself, or has them copied by the kernel or a device.
+  // Describes the pieces to an operation, until the end of which the list must live unchanged. UCX
+  // copies pieces without copiers itself, or has them copied by the kernel or a device.
   Buffer Describe(ucp_request_param_t* param) const;
 
  private:

@@ -10,8 +10,10 @@ Port::Port(std::unique_ptr<Lane> lane, RegionTable& regions)
     switch (static_cast<MessageType>(incoming.message.head.type)) {
       case MessageType::kWelcome:
       case MessageType::kData:
-      case MessageType::kAck: return requester_.OnMessage(incoming);
-      default: return responder_->OnMessage(incoming);
+      case MessageType::kAck:
+        return requester_.OnMessage(incoming);
+      default:
+        return responder_->OnMessage(incoming);
     }
   });
 }

@@ -1,7 +1,7 @@
 // A lane with both its halves: answering stores, and driving clients.
 //
-// Thread-safe where its parts are. Kept alive by the transport, its endpoints and their regions; the lane's thread runs
-// from construction to Close.
+// Thread-safe where its parts are. Kept alive by the transport, its endpoints and their regions;
+// the lane's thread runs from construction to Close.
 #pragma once
 
 #include "absl/time/time.h"
@@ -27,7 +27,8 @@ class Port {
   void Close();
 
  private:
-  // Order matters: the lane's worker is destroyed first, while what its callbacks name still exists.
+  // Order matters: the lane's worker is destroyed first, while what its callbacks name still
+  // exists.
   Requester requester_;
   std::unique_ptr<Responder> responder_;
   std::unique_ptr<Lane> lane_;

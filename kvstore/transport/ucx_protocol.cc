@@ -22,7 +22,8 @@ uint64_t Inode(const char* path) {
 }
 
 bool IsLane(uint8_t kind) {
-  return kind >= static_cast<uint8_t>(LaneKind::kShm) && kind <= static_cast<uint8_t>(LaneKind::kRdma);
+  return kind >= static_cast<uint8_t>(LaneKind::kShm) &&
+         kind <= static_cast<uint8_t>(LaneKind::kRdma);
 }
 
 // One lane's kind and its bytes; false when malformed.
@@ -37,9 +38,12 @@ bool GetLane(WireReader& reader, LaneKind* kind, std::string* bytes) {
 
 const char* LaneName(LaneKind kind) {
   switch (kind) {
-    case LaneKind::kShm: return "shm";
-    case LaneKind::kTcp: return "tcp";
-    case LaneKind::kRdma: return "rdma";
+    case LaneKind::kShm:
+      return "shm";
+    case LaneKind::kTcp:
+      return "tcp";
+    case LaneKind::kRdma:
+      return "rdma";
   }
   return "unknown";
 }
@@ -96,7 +100,8 @@ absl::StatusOr<UcxAddress> DecodeAddress(std::string_view bytes) {
     auto& lane = address.lanes.emplace_back();
     good = GetLane(reader, &lane.kind, &lane.worker);
   }
-  if (!good || !reader.Finished()) return absl::InvalidArgumentError("bytes are no address of the ucx transport");
+  if (!good || !reader.Finished())
+    return absl::InvalidArgumentError("bytes are no address of the ucx transport");
   return address;
 }
 
@@ -149,8 +154,10 @@ bool ParseMessage(const void* header, size_t bytes, Message* message) {
   if (bytes < sizeof(MessageHead) || bytes > sizeof(Message)) return false;
   std::memcpy(&message->head, header, sizeof(MessageHead));
   const MessageHead& head = message->head;
-  if (head.magic != kMessageMagic || head.pieces > kMaxPieces || bytes != message->bytes()) return false;
-  std::memcpy(message->pieces, static_cast<const char*>(header) + sizeof(MessageHead), bytes - sizeof(MessageHead));
+  if (head.magic != kMessageMagic || head.pieces > kMaxPieces || bytes != message->bytes())
+    return false;
+  std::memcpy(message->pieces, static_cast<const char*>(header) + sizeof(MessageHead),
+              bytes - sizeof(MessageHead));
   return true;
 }
 

@@ -1,5 +1,6 @@
-// Bytes of the UCX transport: address, region descriptor, and the active messages between the side that drives (the
-// store) and the side that answers (the client). docs/protocol.md describes the exchange.
+// Bytes of the UCX transport: address, region descriptor, and the active messages between the side
+// that drives (the store) and the side that answers (the client). docs/protocol.md describes the
+// exchange.
 #pragma once
 
 #include <cstdint>
@@ -55,22 +56,24 @@ struct UcxDescriptor {
 // No region is larger: sums of sizes cannot overflow.
 constexpr uint64_t kMaxRegionBytes = uint64_t{1} << 40;
 std::string Encode(const UcxDescriptor& descriptor);
-// INVALID_ARGUMENT for anything Encode did not make, and for a region of 0 or more than kMaxRegionBytes bytes.
+// INVALID_ARGUMENT for anything Encode did not make, and for a region of 0 or more than
+// kMaxRegionBytes bytes.
 absl::StatusOr<UcxDescriptor> DecodeDescriptor(std::string_view bytes);
 
-// ---- active messages ------------------------------------------------------------------------------
+// ---- active messages
+// ------------------------------------------------------------------------------
 constexpr unsigned kMessageId = 1;  // the one UCX active message id in use
 constexpr uint32_t kMessageMagic = 0x314d5856;
 constexpr size_t kMaxPieces = 64;
 
 enum class MessageType : uint8_t {
-  kHello = 1,     // driver -> answerer; request: the driver's pid; data: its worker address
-  kWelcome = 2,   // answer to kHello
-  kBye = 3,       // driver -> answerer: the session is over
-  kRead = 4,      // driver -> answerer; pieces; answered by kData or a failed kAck
-  kData = 5,      // the bytes of all pieces of a kRead, in order
-  kWrite = 6,     // driver -> answerer; pieces; data: their bytes
-  kAck = 7,       // answer to kWrite, and to a kRead that failed
+  kHello = 1,    // driver -> answerer; request: the driver's pid; data: its worker address
+  kWelcome = 2,  // answer to kHello
+  kBye = 3,      // driver -> answerer: the session is over
+  kRead = 4,     // driver -> answerer; pieces; answered by kData or a failed kAck
+  kData = 5,     // the bytes of all pieces of a kRead, in order
+  kWrite = 6,    // driver -> answerer; pieces; data: their bytes
+  kAck = 7,      // answer to kWrite, and to a kRead that failed
 };
 
 struct Piece {

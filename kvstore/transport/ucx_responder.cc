@@ -16,7 +16,8 @@ constexpr std::chrono::milliseconds kByeGrace(50);
 }  // namespace
 
 // One store's session with us: the endpoint by which we answer.
-class Responder::Session final : public UcxEndpointOwner, public std::enable_shared_from_this<Responder::Session> {
+class Responder::Session final : public UcxEndpointOwner,
+                                 public std::enable_shared_from_this<Responder::Session> {
  public:
   Session(Responder& responder, uint64_t id) : responder_(responder), id_(id) {}
 
@@ -25,7 +26,8 @@ class Responder::Session final : public UcxEndpointOwner, public std::enable_sha
   bool closed() const { return endpoint_ == nullptr; }
 
   absl::Status Open(const std::string& worker_address, uint32_t pid) {
-    auto endpoint = responder_.lane_.CreateEndpoint(responder_.lane_.station(), worker_address, pid, this);
+    auto endpoint =
+        responder_.lane_.CreateEndpoint(responder_.lane_.station(), worker_address, pid, this);
     if (!endpoint.ok()) return endpoint.status();
     endpoint_ = *endpoint;
     watch_ = responder_.lane_.WatchProcess(pid, this);
@@ -68,8 +70,8 @@ class Responder::Answer final : public UcxOperation {
     receiving_ = false;
   }
 
-  // UCX 1.13 can forget a rendezvous operation when its endpoint is force-closed: the memory is let go, and this answer
-  // is not used again unless UCX should come back to it after all.
+  // UCX 1.13 can forget a rendezvous operation when its endpoint is force-closed: the memory is let
+  // go, and this answer is not used again unless UCX should come back to it after all.
   void Abandon() {
     abandoned_ = true;
     receiving_ = false;
@@ -93,7 +95,8 @@ class Responder::Answer final : public UcxOperation {
       if (!memory.ok()) return memory.status();
       pieces_.Add(*memory, piece.length, nullptr);
     }
-    return pieces_.count() > 0 ? absl::OkStatus() : absl::InvalidArgumentError("request without pieces");
+    return pieces_.count() > 0 ? absl::OkStatus()
+                               : absl::InvalidArgumentError("request without pieces");
   }
 
   void SendData() {
@@ -124,7 +127,8 @@ class Responder::Answer final : public UcxOperation {
 
  private:
   void Release() {
-    for (size_t i = 0; i < pieces_.count(); ++i) responder_.regions_.Unpin(request_.pieces[i].region);
+    for (size_t i = 0; i < pieces_.count(); ++i)
+      responder_.regions_.Unpin(request_.pieces[i].region);
     pieces_.Clear();
     session_.reset();
   }
@@ -142,7 +146,7 @@ class Responder::Answer final : public UcxOperation {
   Responder& responder_;
   std::shared_ptr<Session> session_;
   Message request_;
-  Message reply_;  // UCX reads it until the send completes
+  Message reply_;     // UCX reads it until the send completes
   PieceList pieces_;  // pinned
   bool receiving_ = false;
   bool abandoned_ = false;
@@ -153,17 +157,22 @@ Responder::~Responder() = default;
 
 void Responder::OnMessage(const Incoming& incoming) {
   switch (static_cast<MessageType>(incoming.message.head.type)) {
-    case MessageType::kHello: return OnHello(incoming);
+    case MessageType::kHello:
+      return OnHello(incoming);
     case MessageType::kBye: {
-      // Force-closing while the peer's own close is on its way can crash UCX 1.13 over tcp (it served a freed endpoint in
-      // 4 of 60 runs of 20 closes with reads outstanding): UCX gets time to see the disconnection first.
+      // Force-closing while the peer's own close is on its way can crash UCX 1.13 over tcp (it
+      // served a freed endpoint in 4 of 60 runs of 20 closes with reads outstanding): UCX gets time
+      // to see the disconnection first.
       lane_.At(std::chrono::steady_clock::now() + kByeGrace,
                [this, id = incoming.message.head.session] { CloseSession(id); });
       return;
     }
-    case MessageType::kRead: return OnRead(incoming);
-    case MessageType::kWrite: return OnWrite(incoming);
-    default: return;
+    case MessageType::kRead:
+      return OnRead(incoming);
+    case MessageType::kWrite:
+      return OnWrite(incoming);
+    default:
+      return;
   }
 }
 
@@ -171,9 +180,8 @@ void Responder::OnHello(const Incoming& incoming) {
   if (incoming.rendezvous || incoming.bytes == 0) return;
   std::string address(static_cast<const char*>(incoming.data), incoming.bytes);
   const MessageHead& head = incoming.message.head;
-  lane_.RunLater([this, id = head.session, pid = static_cast<uint32_t>(head.request), address = std::move(address)] {
-    OpenSession(id, pid, address);
-  });
+  lane_.RunLater([this, id = head.session, pid = static_cast<uint32_t>(head.request),
+                  address = std::move(address)] { OpenSession(id, pid, address); });
 }
 
 void Responder::OpenSession(uint64_t id, uint32_t pid, const std::string& worker_address) {
@@ -194,7 +202,8 @@ void Responder::CloseSession(uint64_t id) {
 
 void Responder::CloseSessions(uint64_t region) {
   for (const auto& answer : answers_) {
-    if (region != 0 && answer->busy() && answer->Uses(region)) CloseSession(answer->session()->id());
+    if (region != 0 && answer->busy() && answer->Uses(region))
+      CloseSession(answer->session()->id());
   }
   if (region != 0) return;
   for (const auto& [id, session] : sessions_) session->Close();

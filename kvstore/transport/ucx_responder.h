@@ -1,7 +1,9 @@
-// The client's half of a lane: sessions opened by stores, and the answers to their reads and writes of our regions.
+// The client's half of a lane: sessions opened by stores, and the answers to their reads and writes
+// of our regions.
 //
-// A request is never trusted: every piece is looked up and bounds-checked in the region table, and the memory stays
-// pinned while UCX touches it. Lane's thread only, apart from the constructor and the destructor.
+// A request is never trusted: every piece is looked up and bounds-checked in the region table, and
+// the memory stays pinned while UCX touches it. Lane's thread only, apart from the constructor and
+// the destructor.
 #pragma once
 
 #include <memory>
@@ -24,7 +26,8 @@ class Responder {
 
   // kHello, kBye, kRead, kWrite.
   void OnMessage(const Incoming& incoming);
-  // Ends the sessions that are using a region, or all of them (region 0). Their operations end soon after.
+  // Ends the sessions that are using a region, or all of them (region 0). Their operations end soon
+  // after.
   void CloseSessions(uint64_t region);
 
  private:

@@ -1,7 +1,8 @@
-// A UCX worker of a lane: the place where messages arrive. Every lane has one that peers greet; over shared memory
-// and tcp every connection has one more of its own. shm: a peer that is killed while it writes into a worker's receive
-// queue blocks that queue for everybody for ever. tcp: UCX pairs the k-th endpoints of two workers on one socket, so that
-// closing one connection would cut another to the same peer.
+// A UCX worker of a lane: the place where messages arrive. Every lane has one that peers greet;
+// over shared memory and tcp every connection has one more of its own. shm: a peer that is killed
+// while it writes into a worker's receive queue blocks that queue for everybody for ever. tcp: UCX
+// pairs the k-th endpoints of two workers on one socket, so that closing one connection would cut
+// another to the same peer.
 //
 // Made on any thread; used on the lane's thread; destroyed after it was detached from the lane.
 #pragma once

@@ -17,10 +17,11 @@
 namespace varve::transport {
 namespace {
 
-// ---- the format: ucp/wireup/address.c of UCX 1.13 ------------------------------------------------------
-// A header, the worker's id, then devices; each device has transports ("interfaces" on it). The last device and the last
-// transport of each are marked.
-constexpr uint8_t kHeader = 0x20;  // version 1; flags: has a worker id
+// ---- the format: ucp/wireup/address.c of UCX 1.13
+// ------------------------------------------------------ A header, the worker's id, then devices;
+// each device has transports ("interfaces" on it). The last device and the last transport of each
+// are marked.
+constexpr uint8_t kHeader = 0x20;        // version 1; flags: has a worker id
 constexpr uint8_t kNoTransports = 0x80;  // of a device's first byte
 constexpr uint8_t kLast = 0x80;
 constexpr uint8_t kHasPaths = 0x40;  // of a device's length byte
@@ -36,7 +37,8 @@ constexpr uint16_t kPosix = 0xd3a7;
 constexpr uint16_t kCma = 0x8b47;
 constexpr uint16_t kTcp = 0x19cf;
 
-// uct_tcp_device_addr_t: a flag and a family, then an address of it or, for loopback devices, a namespace.
+// uct_tcp_device_addr_t: a flag and a family, then an address of it or, for loopback devices, a
+// namespace.
 constexpr size_t kTcpHeadBytes = 2;
 constexpr size_t kTcpLoopbackBytes = kTcpHeadBytes + 16;
 
@@ -77,8 +79,11 @@ class Cursor {
   bool whole_ = true;
 };
 
-// Seconds that a device costs, or bytes per second that it moves: UCX computes thresholds from them.
-bool Between(float value, float low, float high) { return std::isfinite(value) && value >= low && value <= high; }
+// Seconds that a device costs, or bytes per second that it moves: UCX computes thresholds from
+// them.
+bool Between(float value, float low, float high) {
+  return std::isfinite(value) && value >= low && value <= high;
+}
 
 uint64_t Word(std::string_view bytes) {
   uint64_t word = 0;
@@ -93,7 +98,8 @@ struct QueueFile {
 
 // False when the process has no such queue.
 bool FindQueue(uint64_t queue, QueueFile* file) {
-  const std::string link = absl::StrCat("/proc/", queue & kQueueMask, "/fd/", (queue >> kQueueBits) & kQueueMask);
+  const std::string link =
+      absl::StrCat("/proc/", queue & kQueueMask, "/fd/", (queue >> kQueueBits) & kQueueMask);
   char path[256];
   const ssize_t n = readlink(link.c_str(), path, sizeof(path));
   if (n <= 0 || stat(link.c_str(), &file->info) != 0 || !S_ISREG(file->info.st_mode)) return false;
@@ -103,11 +109,13 @@ bool FindQueue(uint64_t queue, QueueFile* file) {
 
 // UCX maps as many bytes as its own queue has: a shorter file would end us with SIGBUS.
 absl::Status CheckQueue(std::string_view own, std::string_view peer, uint32_t pid) {
-  if (own.size() < sizeof(uint64_t) || own.substr(sizeof(uint64_t)) != peer.substr(sizeof(uint64_t))) {
+  if (own.size() < sizeof(uint64_t) ||
+      own.substr(sizeof(uint64_t)) != peer.substr(sizeof(uint64_t))) {
     return Refuse("a queue of another process namespace or directory");
   }
   const uint64_t mine = Word(own), theirs = Word(peer);
-  if ((mine & kQueueFlags) != (theirs & kQueueFlags)) return Refuse("a queue in shared memory of another kind");
+  if ((mine & kQueueFlags) != (theirs & kQueueFlags))
+    return Refuse("a queue in shared memory of another kind");
   if ((mine & kQueueInProc) == 0) return absl::OkStatus();
   if ((theirs & kQueueMask) != pid) return Refuse("a queue of another process than its own");
   QueueFile mine_file, their_file;
@@ -115,29 +123,37 @@ absl::Status CheckQueue(std::string_view own, std::string_view peer, uint32_t pi
     return absl::UnavailableError("peer gone: its process has no such queue in shared memory");
   }
   if (mine_file.info.st_size != their_file.info.st_size) {
-    return Refuse(absl::StrCat("a queue of ", their_file.info.st_size, " bytes, must be ", mine_file.info.st_size,
-                               " as here: UCX's settings differ"));
+    return Refuse(absl::StrCat("a queue of ", their_file.info.st_size, " bytes, must be ",
+                               mine_file.info.st_size, " as here: UCX's settings differ"));
   }
   return absl::OkStatus();
 }
 
 absl::Status CheckTcpDevice(std::string_view device) {
   const bool loopback = device.size() >= kTcpHeadBytes && device[0] == 1;
-  if (device.size() < kTcpHeadBytes || (device[0] != 0 && !loopback)) return Refuse("malformed tcp device");
+  if (device.size() < kTcpHeadBytes || (device[0] != 0 && !loopback))
+    return Refuse("malformed tcp device");
   size_t bytes = kTcpHeadBytes;
   switch (device[1]) {
-    case AF_INET: bytes += 4; break;
-    case AF_INET6: bytes += 16; break;
-    default: return Refuse("a tcp device of an unknown address family");
+    case AF_INET:
+      bytes += 4;
+      break;
+    case AF_INET6:
+      bytes += 16;
+      break;
+    default:
+      return Refuse("a tcp device of an unknown address family");
   }
-  if (device.size() != (loopback ? kTcpLoopbackBytes : bytes)) return Refuse("a tcp device of a wrong length");
+  if (device.size() != (loopback ? kTcpLoopbackBytes : bytes))
+    return Refuse("a tcp device of a wrong length");
   return absl::OkStatus();
 }
 
-absl::Status CheckEntry(LaneKind lane, const WorkerAddress::Entry& own, const WorkerAddress::Entry& peer,
-                        uint32_t pid) {
+absl::Status CheckEntry(LaneKind lane, const WorkerAddress::Entry& own,
+                        const WorkerAddress::Entry& peer, uint32_t pid) {
   if (own.features != peer.features) return Refuse("a transport that is like none of ours");
-  if (own.interface.size() != peer.interface.size()) return Refuse("an interface of a wrong length");
+  if (own.interface.size() != peer.interface.size())
+    return Refuse("an interface of a wrong length");
   if (lane == LaneKind::kTcp) {
     if (Word(peer.interface) == 0) return Refuse("no tcp port");
     return CheckTcpDevice(peer.device);
@@ -147,7 +163,8 @@ absl::Status CheckEntry(LaneKind lane, const WorkerAddress::Entry& own, const Wo
   if (own.device != peer.device) return Refuse("shared memory of another machine");
   if (own.transport == kPosix) return CheckQueue(own.interface, peer.interface, pid);
   const uint32_t process = static_cast<uint32_t>(Word(peer.interface.substr(0, sizeof(uint32_t))));
-  if (process != pid || own.interface.substr(sizeof(uint32_t)) != peer.interface.substr(sizeof(uint32_t))) {
+  if (process != pid ||
+      own.interface.substr(sizeof(uint32_t)) != peer.interface.substr(sizeof(uint32_t))) {
     return Refuse("memory of another process than its own");
   }
   return absl::OkStatus();
@@ -155,9 +172,12 @@ absl::Status CheckEntry(LaneKind lane, const WorkerAddress::Entry& own, const Wo
 
 bool IsOfLane(LaneKind lane, uint16_t transport) {
   switch (lane) {
-    case LaneKind::kShm: return transport == kPosix || transport == kCma;
-    case LaneKind::kTcp: return transport == kTcp;
-    case LaneKind::kRdma: return true;
+    case LaneKind::kShm:
+      return transport == kPosix || transport == kCma;
+    case LaneKind::kTcp:
+      return transport == kTcp;
+    case LaneKind::kRdma:
+      return true;
   }
   return false;
 }
@@ -185,13 +205,15 @@ absl::StatusOr<WorkerAddress> ParseWorkerAddress(std::string_view bytes) {
     if ((cursor.Get<uint8_t>() & kNoTransports) != 0) return Refuse("a device without transports");
     const auto head = cursor.Get<uint8_t>();
     last_device = (head & kLast) != 0;
-    if ((head & kHasPaths) != 0 && cursor.Get<uint8_t>() == 0) return Refuse("a device without paths");
+    if ((head & kHasPaths) != 0 && cursor.Get<uint8_t>() == 0)
+      return Refuse("a device without paths");
     if ((head & kHasSystemDevice) != 0) cursor.Get<uint8_t>();
     const std::string_view device = cursor.Take(head & kDeviceLength);
     if (cursor.whole()) blank(device);
     bool last = false;
     while (!last && cursor.whole()) {
-      WorkerAddress::Entry entry{.transport = cursor.Get<uint16_t>(), .features = 0, .device = device, .interface = {}};
+      WorkerAddress::Entry entry{
+          .transport = cursor.Get<uint16_t>(), .features = 0, .device = device, .interface = {}};
       const auto overhead = cursor.Get<float>();
       const auto bandwidth = cursor.Get<float>();
       const auto latency = cursor.Get<float>();
@@ -213,7 +235,8 @@ absl::StatusOr<WorkerAddress> ParseWorkerAddress(std::string_view bytes) {
   return address;
 }
 
-absl::Status CheckWorkerAddress(LaneKind lane, std::string_view own, std::string_view peer, uint32_t pid) {
+absl::Status CheckWorkerAddress(LaneKind lane, std::string_view own, std::string_view peer,
+                                uint32_t pid) {
   VARVE_ASSIGN_OR_RETURN(const WorkerAddress mine, ParseWorkerAddress(own));
   VARVE_ASSIGN_OR_RETURN(const WorkerAddress theirs, ParseWorkerAddress(peer));
   if (theirs.worker == 0 || theirs.worker == mine.worker) return Refuse("not of another worker");
@@ -221,7 +244,8 @@ absl::Status CheckWorkerAddress(LaneKind lane, std::string_view own, std::string
     return Refuse("other transports or costs than ours on the same machine: UCX's settings differ");
   }
   for (const WorkerAddress::Entry& entry : theirs.entries) {
-    if (!IsOfLane(lane, entry.transport)) return Refuse(absl::StrCat("a transport that is not of the lane ", LaneName(lane)));
+    if (!IsOfLane(lane, entry.transport))
+      return Refuse(absl::StrCat("a transport that is not of the lane ", LaneName(lane)));
     absl::Status status = absl::OkStatus();
     for (const WorkerAddress::Entry& same : mine.entries) {
       if (same.transport != entry.transport) continue;

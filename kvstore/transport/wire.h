@@ -1,5 +1,5 @@
-// Little-endian bytes of addresses and descriptors. Every encoded value ends with a checksum, so that a damaged one is
-// refused before any of it reaches UCX, which trusts what it unpacks.
+// Little-endian bytes of addresses and descriptors. Every encoded value ends with a checksum, so
+// that a damaged one is refused before any of it reaches UCX, which trusts what it unpacks.
 //
 // Thread-compatible values; no errors: a Reader that runs short turns !ok() and yields zeros.
 #pragma once

@@ -1,5 +1,5 @@
-// Drives a fuzzer without libFuzzer: `fuzz_NAME RUNS SEED` mutates the fuzzer's own seeds. A crash names the run, which
-// the same arguments repeat.
+// Drives a fuzzer without libFuzzer: `fuzz_NAME RUNS SEED` mutates the fuzzer's own seeds. A crash
+// names the run, which the same arguments repeat.
 #include <sys/resource.h>
 
 #include <cstdio>
@@ -33,7 +33,8 @@ void Mutate(std::string& bytes, std::mt19937_64& random, const std::vector<std::
       bytes.resize(at(1));
       break;
     case 5: {  // an interesting number
-      static constexpr uint64_t kNumbers[] = {0, 1, 0x7f, 0xff, 0xffff, 0x7fffffff, 0xffffffff, 0x7fffffffffffffff, ~0ull};
+      static constexpr uint64_t kNumbers[] = {
+          0, 1, 0x7f, 0xff, 0xffff, 0x7fffffff, 0xffffffff, 0x7fffffffffffffff, ~0ull};
       const uint64_t number = kNumbers[random() % std::size(kNumbers)];
       bytes.insert(at(1), reinterpret_cast<const char*>(&number), 1u << random() % 4);
       break;
@@ -62,7 +63,8 @@ void Require(bool held, const char* what) {
 
 namespace {
 
-// An input that fills the memory fails its own run and nobody else's. Sanitizers reserve more than any limit.
+// An input that fills the memory fails its own run and nobody else's. Sanitizers reserve more than
+// any limit.
 void LimitMemory() {
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
   const rlimit limit = {8ull << 30, 8ull << 30};
@@ -83,7 +85,8 @@ int main(int argc, char** argv) {
   const std::vector<std::string> seeds = varve::fuzz::Seeds();
   for (current_run = 0; current_run < runs; ++current_run) {
     std::string bytes = seeds[current_run % seeds.size()];
-    for (uint64_t m = current_run < seeds.size() ? 0 : 1 + random() % 6; m > 0; --m) Mutate(bytes, random, seeds);
+    for (uint64_t m = current_run < seeds.size() ? 0 : 1 + random() % 6; m > 0; --m)
+      Mutate(bytes, random, seeds);
     LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
   }
   std::printf("%llu runs from %zu seeds, seed %s\n", runs, seeds.size(), argv[2]);

@@ -131,7 +131,9 @@ varve::v1::RegionReply RawClient::Register(uint64_t region_id, const std::string
   request.mutable_register_region()->set_region_id(region_id);
   request.mutable_register_region()->set_descriptor_bytes(descriptor);
   SessionReply reply;
-  if (!Exchange(request, &reply)) Die(absl::StrCat("the session ended while a region was registered: ", AwaitEnd().error_message()));
+  if (!Exchange(request, &reply))
+    Die(absl::StrCat("the session ended while a region was registered: ",
+                     AwaitEnd().error_message()));
   return reply.region();
 }
 
@@ -139,7 +141,9 @@ varve::v1::RegionReply RawClient::Unregister(uint64_t region_id) {
   SessionRequest request;
   request.mutable_unregister_region()->set_region_id(region_id);
   SessionReply reply;
-  if (!Exchange(request, &reply)) Die(absl::StrCat("the session ended while a region was unregistered: ", AwaitEnd().error_message()));
+  if (!Exchange(request, &reply))
+    Die(absl::StrCat("the session ended while a region was unregistered: ",
+                     AwaitEnd().error_message()));
   return reply.region();
 }
 

@@ -69,7 +69,8 @@ void AddRun(CLI::App& app, EvalArgs& args) {
 
 uint64_t ParsePool(const std::string& text) {
   const absl::StatusOr<uint64_t> bytes = base::ParseBytes(text);
-  if (!bytes.ok()) throw CLI::ValidationError("--pool-bytes", std::string(bytes.status().message()));
+  if (!bytes.ok())
+    throw CLI::ValidationError("--pool-bytes", std::string(bytes.status().message()));
   if (*bytes < (uint64_t{1} << 20) || *bytes > (uint64_t{1} << 40)) {
     throw CLI::ValidationError("--pool-bytes", text + ": allowed 1MiB to 1TiB");
   }
@@ -77,13 +78,17 @@ uint64_t ParsePool(const std::string& text) {
 }
 
 void AddDeployment(CLI::App& app, Deployment& deployment) {
-  auto* embedded = app.add_flag("--embedded", deployment.embedded, "store and worker inside this process");
-  auto* linked = app.add_flag("--linked", deployment.linked, "worker inside this process, store outside")
-                     ->excludes(embedded);
-  auto* worker = app.add_option("--worker", deployment.worker, "address of a running varve-worker (default: start one)")
+  auto* embedded =
+      app.add_flag("--embedded", deployment.embedded, "store and worker inside this process");
+  auto* linked =
+      app.add_flag("--linked", deployment.linked, "worker inside this process, store outside")
+          ->excludes(embedded);
+  auto* worker = app.add_option("--worker", deployment.worker,
+                                "address of a running varve-worker (default: start one)")
                      ->excludes(embedded)
                      ->excludes(linked);
-  app.add_option("--store", deployment.store, "address of a running varve-store (default: start one)")
+  app.add_option("--store", deployment.store,
+                 "address of a running varve-store (default: start one)")
       ->excludes(embedded)
       ->excludes(worker);
   app.add_option("--transport", deployment.transport, "how bytes travel between worker and store")
@@ -99,7 +104,8 @@ void AddDeployment(CLI::App& app, Deployment& deployment) {
       ->check(CLI::IsMember({"worker", "store"}))
       ->capture_default_str();
   app.add_option_function<std::string>(
-         "--pool-bytes", [&deployment](const std::string& text) { deployment.pool_bytes = ParsePool(text); },
+         "--pool-bytes",
+         [&deployment](const std::string& text) { deployment.pool_bytes = ParsePool(text); },
          "page pool of a worker started or linked here")
       ->default_str(base::FormatBytes(deployment.pool_bytes));
 }
@@ -118,12 +124,14 @@ absl::Status Combine(const Raw& raw, EvalArgs* args) {
   if (!names.ok()) return base::Annotate(names.status(), "--policies");
   for (const std::string& name : *names) {
     if (absl::StrContains(name, "budget=")) {
-      return absl::InvalidArgumentError(absl::StrCat("--policies: ", name, ": budgets are given with --budgets"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("--policies: ", name, ": budgets are given with --budgets"));
     }
   }
   const Deployment& deployment = args->deployment;
   if (deployment.transport == "inline" && !deployment.embedded && !deployment.linked) {
-    return absl::InvalidArgumentError("--transport inline: varve-worker takes shm or tcp; inline needs --linked or --embedded");
+    return absl::InvalidArgumentError(
+        "--transport inline: varve-worker takes shm or tcp; inline needs --linked or --embedded");
   }
   args->eval.policies = CrossPolicies(*names, raw.budgets, raw.page_tokens);
   return absl::OkStatus();

@@ -12,10 +12,10 @@ namespace varve::model {
 
 // Where store and worker run, and how the worker is set up.
 struct Deployment {
-  bool embedded = false;  // store and worker inside this process
-  bool linked = false;    // worker inside this process, store outside
-  std::string worker;     // address of a running varve-worker; empty: start one
-  std::string store;      // address of a running varve-store; empty: start one
+  bool embedded = false;          // store and worker inside this process
+  bool linked = false;            // worker inside this process, store outside
+  std::string worker;             // address of a running varve-worker; empty: start one
+  std::string store;              // address of a running varve-store; empty: start one
   std::string transport = "shm";  // between the worker and the store
   std::string dtype = "f32";      // of keys and values in pages
   std::string digest = "minmax";
@@ -29,8 +29,8 @@ struct EvalArgs {
   std::string policy_parameters;  // added to each policy that selects: "merge=max"
   std::string model_dir;
   int threads = 2;
-  bool json = false;      // one document on stdout instead of tables
-  bool help = false;      // or the version was asked for: only help_text is set
+  bool json = false;  // one document on stdout instead of tables
+  bool help = false;  // or the version was asked for: only help_text is set
   std::string help_text;
 };
 

@@ -19,15 +19,20 @@ using client::ChildProcess;
 constexpr uint64_t kStoreBytes = 2ull << 30;
 
 page::DType DTypeOf(const std::string& name) {
-  return name == "f16" ? page::DType::kF16 : name == "bf16" ? page::DType::kBF16 : page::DType::kF32;
+  return name == "f16"    ? page::DType::kF16
+         : name == "bf16" ? page::DType::kBF16
+                          : page::DType::kF32;
 }
 
-page::Geometry GeometryOf(const Deployment& deployment, const ModelConfig& config, uint32_t page_tokens) {
-  return {config.layers, config.kv_heads, config.query_heads, config.head_dim, page_tokens, DTypeOf(deployment.dtype)};
+page::Geometry GeometryOf(const Deployment& deployment, const ModelConfig& config,
+                          uint32_t page_tokens) {
+  return {config.layers,   config.kv_heads, config.query_heads,
+          config.head_dim, page_tokens,     DTypeOf(deployment.dtype)};
 }
 
 worker::RecallPath PathOf(const Deployment& deployment) {
-  return deployment.recall_path == "store" ? worker::RecallPath::kStore : worker::RecallPath::kWorker;
+  return deployment.recall_path == "store" ? worker::RecallPath::kStore
+                                           : worker::RecallPath::kWorker;
 }
 
 client::ClientOptions ClientOptionsOf(const Deployment& deployment) {
@@ -39,7 +44,8 @@ client::ClientOptions ClientOptionsOf(const Deployment& deployment) {
   return options;
 }
 
-// Members are destroyed from the last to the first: the worker before its client, the client before the store.
+// Members are destroyed from the last to the first: the worker before its client, the client before
+// the store.
 class RunningDeploymentImpl final : public RunningDeployment {
  public:
   ~RunningDeploymentImpl() override {
@@ -63,8 +69,8 @@ class RunningDeploymentImpl final : public RunningDeployment {
     config.mutable_host_tier()->set_capacity_bytes(kStoreBytes);
     VARVE_ASSIGN_OR_RETURN(embedded_, server::EmbeddedStore::Start(config));
     transport_ = embedded_->MakeClientTransport();
-    VARVE_ASSIGN_OR_RETURN(
-        client_, client::Client::Connect(embedded_->channel(), transport_.get(), ClientOptionsOf(deployment)));
+    VARVE_ASSIGN_OR_RETURN(client_, client::Client::Connect(embedded_->channel(), transport_.get(),
+                                                            ClientOptionsOf(deployment)));
     description_ = "store and worker inside this process";
     return MakeLinkedWorker(deployment, geometry);
   }
@@ -126,16 +132,18 @@ class RunningDeploymentImpl final : public RunningDeployment {
                     "--key_namespace=varve-eval",
                     absl::StrCat("--store=", store_address_),
                     absl::StrCat("--pool_bytes=", deployment.pool_bytes),
-                    absl::StrCat("--transport.lanes=", deployment.transport == "inline" ? "" : deployment.transport)};
+                    absl::StrCat("--transport.lanes=",
+                                 deployment.transport == "inline" ? "" : deployment.transport)};
     VARVE_ASSIGN_OR_RETURN(worker_process_, ChildProcess::Start(options));
     const std::string store = std::exchange(description_, "");
     VARVE_RETURN_IF_ERROR(Attach(deployment, geometry, worker_process_->ready("grpc")));
-    description_ = absl::StrCat(store, " <- ", deployment.transport, " -> varve-worker (pid ", worker_process_->pid(),
-                                ") <- shared memory -> varve-eval");
+    description_ = absl::StrCat(store, " <- ", deployment.transport, " -> varve-worker (pid ",
+                                worker_process_->pid(), ") <- shared memory -> varve-eval");
     return absl::OkStatus();
   }
 
-  absl::Status Attach(const Deployment& deployment, const page::Geometry& geometry, const std::string& address) {
+  absl::Status Attach(const Deployment& deployment, const page::Geometry& geometry,
+                      const std::string& address) {
     worker::RemoteWorkerOptions options;
     options.address = address;
     options.engine_name = "varve-eval";
@@ -149,7 +157,8 @@ class RunningDeploymentImpl final : public RunningDeployment {
 
   static absl::StatusOr<page::DigestKind> Digest(const Deployment& deployment) {
     const auto kind = page::DigestKindByName(deployment.digest);
-    if (!kind.has_value()) return absl::InvalidArgumentError(absl::StrCat("unknown digest '", deployment.digest, "'"));
+    if (!kind.has_value())
+      return absl::InvalidArgumentError(absl::StrCat("unknown digest '", deployment.digest, "'"));
     return *kind;
   }
 
@@ -164,9 +173,8 @@ class RunningDeploymentImpl final : public RunningDeployment {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<RunningDeployment>> RunningDeployment::Start(const Deployment& deployment,
-                                                                            const ModelConfig& config,
-                                                                            uint32_t page_tokens) {
+absl::StatusOr<std::unique_ptr<RunningDeployment>> RunningDeployment::Start(
+    const Deployment& deployment, const ModelConfig& config, uint32_t page_tokens) {
   auto running = std::make_unique<RunningDeploymentImpl>();
   VARVE_RETURN_IF_ERROR(running->Open(deployment, GeometryOf(deployment, config, page_tokens)));
   return running;

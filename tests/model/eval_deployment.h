@@ -1,5 +1,5 @@
-// The worker that an evaluation talks to, and everything behind it: processes of its own, ones that run already, or
-// all inside this process. Ends with the object.
+// The worker that an evaluation talks to, and everything behind it: processes of its own, ones that
+// run already, or all inside this process. Ends with the object.
 #pragma once
 
 #include <memory>
@@ -14,10 +14,11 @@ namespace varve::model {
 
 class RunningDeployment {
  public:
-  // page_tokens: of the worker's geometry; the rest of it is the model's. UNAVAILABLE, naming the program, when store or
-  // worker do not start or answer.
+  // page_tokens: of the worker's geometry; the rest of it is the model's. UNAVAILABLE, naming the
+  // program, when store or worker do not start or answer.
   static absl::StatusOr<std::unique_ptr<RunningDeployment>> Start(const Deployment& deployment,
-                                                                  const ModelConfig& config, uint32_t page_tokens);
+                                                                  const ModelConfig& config,
+                                                                  uint32_t page_tokens);
   virtual ~RunningDeployment() = default;
   virtual worker::Worker& worker() = 0;
   // For people: "varve-store (pid 12) <- shm -> varve-worker (pid 13)".

@@ -19,24 +19,29 @@ namespace {
 
 // What can be known to be wrong before any process is started.
 absl::Status Check(const EvalArgs& args) {
-  VARVE_RETURN_IF_ERROR(base::Annotate(CheckPolicies(args.eval.policies, args.policy_parameters), "--policies"));
+  VARVE_RETURN_IF_ERROR(
+      base::Annotate(CheckPolicies(args.eval.policies, args.policy_parameters), "--policies"));
   return CheckEvalSets(args.eval.data_dir, args.eval.tasks, args.eval.lengths);
 }
 
 absl::Status Run(const EvalArgs& args) {
-  VARVE_ASSIGN_OR_RETURN(const TinyModel model, TinyModel::Load(args.model_dir, {.threads = args.threads}));
+  VARVE_ASSIGN_OR_RETURN(const TinyModel model,
+                         TinyModel::Load(args.model_dir, {.threads = args.threads}));
   VARVE_ASSIGN_OR_RETURN(const auto deployment,
-                         RunningDeployment::Start(args.deployment, model.config(), args.eval.policies.at(0).page_tokens));
+                         RunningDeployment::Start(args.deployment, model.config(),
+                                                  args.eval.policies.at(0).page_tokens));
   if (!args.json) std::cout << deployment->Describe() << '\n' << std::flush;
 
   WorkerProvider provider(deployment->worker(), args.policy_parameters);
   std::unique_ptr<console::Progress> progress;
   EvalOptions eval = args.eval;
   eval.may_go_on = console::CheckStopped;
-  const auto rows = RunEval(model, eval, provider, [&](uint64_t done, uint64_t total, const std::string& what) {
-    if (progress == nullptr) progress = std::make_unique<console::Progress>("evaluation", total);
-    if (done > 0) progress->Update(done, what);
-  });
+  const auto rows =
+      RunEval(model, eval, provider, [&](uint64_t done, uint64_t total, const std::string& what) {
+        if (progress == nullptr)
+          progress = std::make_unique<console::Progress>("evaluation", total);
+        if (done > 0) progress->Update(done, what);
+      });
   VARVE_RETURN_IF_ERROR(rows.status());
   if (progress != nullptr) progress->Finish();
   std::cout << (args.json ? RenderJson(*rows) + "\n" : RenderTables(*rows));

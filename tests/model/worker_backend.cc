@@ -107,16 +107,18 @@ class WorkerBackend final : public KvBackend {
 std::string PolicyText(const PolicySpec& policy, const std::string& extra) {
   if (policy.name == "full") return policy.name;
   const size_t open = policy.name.find('(');
-  const std::string own = open == std::string::npos ? "" : policy.name.substr(open + 1, policy.name.size() - open - 2);
+  const std::string own =
+      open == std::string::npos ? "" : policy.name.substr(open + 1, policy.name.size() - open - 2);
   const std::string name = policy.name.substr(0, open);
   const bool takes_extra = !extra.empty() && name != "streaming";
-  return absl::StrCat(name, "(budget=", policy.budget, own.empty() ? "" : ",", own, takes_extra ? "," : "",
-                      takes_extra ? extra : "", ")");
+  return absl::StrCat(name, "(budget=", policy.budget, own.empty() ? "" : ",", own,
+                      takes_extra ? "," : "", takes_extra ? extra : "", ")");
 }
 
 }  // namespace
 
-absl::Status CheckPolicies(absl::Span<const PolicySpec> policies, const std::string& extra_parameters) {
+absl::Status CheckPolicies(absl::Span<const PolicySpec> policies,
+                           const std::string& extra_parameters) {
   for (const PolicySpec& policy : policies) {
     VARVE_RETURN_IF_ERROR(worker::ParsePolicy(PolicyText(policy, extra_parameters)).status());
   }
@@ -125,7 +127,8 @@ absl::Status CheckPolicies(absl::Span<const PolicySpec> policies, const std::str
 
 absl::StatusOr<std::unique_ptr<KvBackend>> WorkerProvider::Open(const PolicySpec& policy) {
   worker::SequenceOptions options;
-  VARVE_ASSIGN_OR_RETURN(options.policy, worker::ParsePolicy(PolicyText(policy, extra_parameters_)));
+  VARVE_ASSIGN_OR_RETURN(options.policy,
+                         worker::ParsePolicy(PolicyText(policy, extra_parameters_)));
   VARVE_ASSIGN_OR_RETURN(const worker::SequenceId sequence, worker_.Open(options));
   return std::make_unique<WorkerBackend>(worker_, sequence);
 }

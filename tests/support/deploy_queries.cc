@@ -42,7 +42,8 @@ void AddRules(const std::string& path, std::vector<Query>& queries) {
 std::vector<Query> DeployQueries(const std::string& root) {
   std::vector<Query> queries;
   for (const auto& path : FilesIn(root + "/deploy/grafana", ".json")) AddDashboard(path, queries);
-  for (const auto& path : FilesIn(root + "/deploy/prometheus", "-rules.yml")) AddRules(path, queries);
+  for (const auto& path : FilesIn(root + "/deploy/prometheus", "-rules.yml"))
+    AddRules(path, queries);
   return queries;
 }
 

@@ -11,7 +11,8 @@ struct Query {
   std::string expression;
 };
 
-// Every panel target and variable of the dashboards and every rule under root/deploy. Throws on files that do not parse.
+// Every panel target and variable of the dashboards and every rule under root/deploy. Throws on
+// files that do not parse.
 std::vector<Query> DeployQueries(const std::string& root);
 
 }  // namespace varve::testing

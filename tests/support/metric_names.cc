@@ -10,14 +10,16 @@ namespace varve::testing {
 namespace {
 
 const std::set<std::string>& Keywords() {
-  static const std::set<std::string> keywords = {"and", "or", "unless", "bool", "offset", "inf", "nan", "start", "end"};
+  static const std::set<std::string> keywords = {"and", "or",  "unless", "bool", "offset",
+                                                 "inf", "nan", "start",  "end"};
   return keywords;
 }
 
 // The words of a comma-separated list.
 std::vector<std::string> Words(const std::string& text) {
   static const std::regex kWord(R"re(\w+)re");
-  return {std::sregex_token_iterator(text.begin(), text.end(), kWord), std::sregex_token_iterator()};
+  return {std::sregex_token_iterator(text.begin(), text.end(), kWord),
+          std::sregex_token_iterator()};
 }
 
 struct Row {
@@ -32,17 +34,20 @@ std::vector<Row> Rows(const std::string& markdown, const std::string& section) {
   for (std::string line; std::getline(lines, line);) {
     if (!section.empty() && line.starts_with("## ")) inside = line == "## " + section;
     std::smatch match;
-    if (inside && std::regex_match(line, match, kRow)) rows.push_back({match[1], match[2], match[3]});
+    if (inside && std::regex_match(line, match, kRow))
+      rows.push_back({match[1], match[2], match[3]});
   }
   return rows;
 }
 
-// Removes what cannot hold a series name: strings, label matchers, ranges, and the label lists of grouping words.
+// Removes what cannot hold a series name: strings, label matchers, ranges, and the label lists of
+// grouping words.
 std::string Stripped(const std::string& query) {
   static const std::regex kStrings(R"re("[^"]*")re");
   static const std::regex kMatchers(R"re(\{[^}]*\})re");
   static const std::regex kRanges(R"re(\[[^\]]*\])re");
-  static const std::regex kGroups(R"re(\b(by|without|on|ignoring|group_left|group_right)\s*(\([^)]*\))?)re");
+  static const std::regex kGroups(
+      R"re(\b(by|without|on|ignoring|group_left|group_right)\s*(\([^)]*\))?)re");
   static const std::regex kVariables(R"re(\$\w+|\$\{\w+\})re");
   std::string text = query;
   for (const std::regex* pattern : {&kStrings, &kMatchers, &kRanges, &kGroups, &kVariables}) {
@@ -73,7 +78,8 @@ Families ExposedFamilies(const std::string& exposition) {
   for (std::string line; std::getline(lines, line);) {
     std::istringstream words(line);
     std::string hash, type_word, name, type;
-    if (words >> hash >> type_word >> name >> type && hash == "#" && type_word == "TYPE") families[name] = type;
+    if (words >> hash >> type_word >> name >> type && hash == "#" && type_word == "TYPE")
+      families[name] = type;
   }
   return families;
 }
@@ -115,7 +121,9 @@ std::string SeriesProblem(const std::string& series, const Families& families) {
   if (series == "up") return "";
   const auto family = families.find(series);
   if (family != families.end()) {
-    return family->second == "histogram" ? series + " is a histogram: name its _bucket, _sum or _count" : "";
+    return family->second == "histogram"
+               ? series + " is a histogram: name its _bucket, _sum or _count"
+               : "";
   }
   for (const std::string suffix : {"_bucket", "_sum", "_count"}) {
     if (!series.ends_with(suffix)) continue;

@@ -1,4 +1,5 @@
-// Codecs: how a page's part is stored. Composable plug-ins; a codec whose bytes change gets a new name.
+// Codecs: how a page's part is stored. Composable plug-ins; a codec whose bytes change gets a new
+// name.
 //
 // Thread-safe: codecs are immutable. Standard library only.
 #pragma once
@@ -39,7 +40,8 @@ class Codec {
   virtual double ErrorBound(const Geometry& g, double max_abs) const = 0;
 };
 
-// Codecs known by name, one row each ("raw"). Nothing when unknown; CodecNames() lists what is allowed.
+// Codecs known by name, one row each ("raw"). Nothing when unknown; CodecNames() lists what is
+// allowed.
 const Codec* CodecByName(std::string_view name);
 std::string CodecNames();
 

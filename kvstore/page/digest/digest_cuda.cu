@@ -68,8 +68,8 @@ __device__ void WriteChannel(const DigestJob& job, const void* keys, const Chann
 
 constexpr uint32_t kWarp = 32;
 
-// After every channel's centre is stored: one warp, a token (or several) per thread. The greatest does not depend on the
-// order.
+// After every channel's centre is stored: one warp, a token (or several) per thread. The greatest
+// does not depend on the order.
 template <DType kType>
 __device__ void WriteRadius(const DigestJob& job, const void* keys, void* out) {
   __shared__ float center[256];
@@ -78,8 +78,8 @@ __device__ void WriteRadius(const DigestJob& job, const void* keys, void* out) {
   if (threadIdx.x >= kWarp) return;
   double greatest = 0.0;
   for (uint32_t t = threadIdx.x; t < job.tokens; t += kWarp) {
-    const double squared = digest_math::SquaredDistance<kType>(keys, size_t{t} * job.head_dim,
-                                                               center, job.head_dim);
+    const double squared =
+        digest_math::SquaredDistance<kType>(keys, size_t{t} * job.head_dim, center, job.head_dim);
     greatest = greatest > squared ? greatest : squared;
   }
   for (uint32_t offset = kWarp / 2; offset > 0; offset /= 2) {

@@ -17,9 +17,9 @@ VARVE_HOST_DEVICE inline float RadiusWeight(const float* q, uint32_t head_dim) {
   return weight < 0x1p126 ? static_cast<float>(weight) : 0x1p126f;
 }
 
-// Weight of element i of a digest row: the score is the dot product of the row with the weights. [hi | lo] takes
-// [max(q, 0) | min(q, 0)], so that hi counts where q is positive and lo where it is negative; [mean] takes q; [c | r]
-// takes [q | |q|].
+// Weight of element i of a digest row: the score is the dot product of the row with the weights.
+// [hi | lo] takes [max(q, 0) | min(q, 0)], so that hi counts where q is positive and lo where it is
+// negative; [mean] takes q; [c | r] takes [q | |q|].
 VARVE_HOST_DEVICE inline float Weight(DigestKind kind, const float* q, uint32_t head_dim,
                                       uint32_t i) {
   const bool first = i < head_dim;

@@ -38,7 +38,8 @@ uint32_t CopyInBlocks(void* to, const void* from, size_t bytes, uint32_t crc);
 #if defined(__x86_64__)
 uint32_t Sse42(const void* data, size_t bytes, uint32_t crc);
 uint32_t Vpclmul(const void* data, size_t bytes, uint32_t crc);
-// As CopyWithCrc32c. REQUIRES: bytes is a multiple of 256, at least 256; Stream: `to` is aligned to 64.
+// As CopyWithCrc32c. REQUIRES: bytes is a multiple of 256, at least 256; Stream: `to` is aligned
+// to 64.
 uint32_t VpclmulCopy(void* to, const void* from, size_t bytes, uint32_t crc);
 uint32_t VpclmulStream(void* to, const void* from, size_t bytes, uint32_t crc);
 #endif

@@ -123,8 +123,8 @@ VARVE_TARGET_VPCLMUL inline void Stream(uint8_t* q, const Quad& quad) {
 class Folding {
  public:
   VARVE_TARGET_VPCLMUL Folding(const Quad& first, uint32_t crc) : x_(first) {
-    x_.a = _mm512_xor_si512(
-        x_.a, _mm512_zextsi128_si512(_mm_cvtsi32_si128(static_cast<int>(~crc))));
+    x_.a =
+        _mm512_xor_si512(x_.a, _mm512_zextsi128_si512(_mm_cvtsi32_si128(static_cast<int>(~crc))));
   }
   VARVE_TARGET_VPCLMUL void Add(const Quad& next) {
     x_.a = Fold<2048>(x_.a, next.a);

@@ -13,7 +13,8 @@ constexpr uint32_t kMaxScoreElements = 512;  // two vectors of 256
 constexpr uint32_t kScoreHeads = 16;         // query heads per sweep over the digests
 
 // Weight row of each head, kMaxScoreElements floats apart: [max(q, 0) | min(q, 0)] against [hi |
-// lo], q against [mean], or [q | |q|] against [c | r]; zero from the row's end to the next multiple of 32 elements.
+// lo], q against [mean], or [q | |q|] against [c | r]; zero from the row's end to the next multiple
+// of 32 elements.
 void MakeScoreWeights(DigestKind kind, const float* queries, uint32_t heads, uint32_t head_dim,
                       float* weights);
 

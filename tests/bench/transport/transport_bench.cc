@@ -1,6 +1,7 @@
-// The transport alone against the bare UCX loop, two processes, same run. Prints for each lane and direction the
-// median of each, the spread (p10 to p90) and the ratio of the medians.
-//   transport_bench [--bytes=1048576] [--batch=16] [--rounds=100] [--repeats=5] [--segment=1048576] [--register]
+// The transport alone against the bare UCX loop, two processes, same run. Prints for each lane and
+// direction the median of each, the spread (p10 to p90) and the ratio of the medians.
+//   transport_bench [--bytes=1048576] [--batch=16] [--rounds=100] [--repeats=5] [--segment=1048576]
+//   [--register]
 #include <sched.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -109,7 +110,8 @@ void Run(Endpoint& endpoint, bool get, std::vector<Segment> segments) {
     changed.NotifyAll();
   };
   const absl::Time deadline = absl::Now() + absl::Seconds(30);
-  get ? endpoint.Read(std::move(segments), deadline, done) : endpoint.Write(std::move(segments), deadline, done);
+  get ? endpoint.Read(std::move(segments), deadline, done)
+      : endpoint.Write(std::move(segments), deadline, done);
   varve::base::MutexLock lock(mutex);
   while (!ran) changed.Wait(mutex);
   if (!status.ok()) Die(status);
@@ -172,9 +174,9 @@ double Quantile(std::vector<double> v, double q) {
 }
 
 std::vector<std::string> Args(const Setting& s) {
-  std::vector<std::string> args = {"--lane=" + s.lane, absl::StrCat("--bytes=", s.bytes),
-                                   absl::StrCat("--batch=", s.batch), absl::StrCat("--rounds=", s.rounds),
-                                   absl::StrCat("--segment=", s.segment)};
+  std::vector<std::string> args = {
+      "--lane=" + s.lane, absl::StrCat("--bytes=", s.bytes), absl::StrCat("--batch=", s.batch),
+      absl::StrCat("--rounds=", s.rounds), absl::StrCat("--segment=", s.segment)};
   if (s.register_memory) args.push_back("--register");
   if (s.get) args.push_back("--get");
   if (s.bare) args.push_back("--bare");
@@ -194,12 +196,13 @@ void Compare(Setting s) {
   const double bytes = static_cast<double>(s.bytes) * s.batch;
   const auto line = [&](const std::vector<double>& v) {
     char text[128];
-    snprintf(text, sizeof(text), "%8.1f us (%8.1f-%8.1f) %6.2f GB/s", 1e6 * Quantile(v, 0.5), 1e6 * Quantile(v, 0.1),
-             1e6 * Quantile(v, 0.9), bytes / Quantile(v, 0.5) / 1e9);
+    snprintf(text, sizeof(text), "%8.1f us (%8.1f-%8.1f) %6.2f GB/s", 1e6 * Quantile(v, 0.5),
+             1e6 * Quantile(v, 0.1), 1e6 * Quantile(v, 0.9), bytes / Quantile(v, 0.5) / 1e9);
     return std::string(text);
   };
-  printf("%s %-5s %8zu x %-3d %s: bare %s | transport %s | ratio %.3f\n", s.lane.c_str(), s.get ? "read" : "write",
-         s.bytes, s.batch, s.register_memory ? "registered" : "allocated ", line(bare).c_str(), line(ours).c_str(),
+  printf("%s %-5s %8zu x %-3d %s: bare %s | transport %s | ratio %.3f\n", s.lane.c_str(),
+         s.get ? "read" : "write", s.bytes, s.batch,
+         s.register_memory ? "registered" : "allocated ", line(bare).c_str(), line(ours).c_str(),
          Quantile(bare, 0.5) / Quantile(ours, 0.5));
   fflush(stdout);
 }

@@ -67,7 +67,8 @@ TEST_F(FaultTest, DelaysATransfer) {
 
 TEST_F(FaultTest, HangsUntilTheDeadlineAndCloses) {
   Start(Rule(0, {.kind = Kind::kHang}));
-  EXPECT_EQ(WriteAll(*endpoint_, All(), absl::Milliseconds(30)).code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(WriteAll(*endpoint_, All(), absl::Milliseconds(30)).code(),
+            absl::StatusCode::kDeadlineExceeded);
   EXPECT_THAT(memory_, Each(std::byte{7}));
   EXPECT_EQ(WriteAll(*endpoint_, All()).code(), absl::StatusCode::kCancelled);
 }
@@ -101,7 +102,8 @@ TEST_F(FaultTest, CopiersSeeTheCorruptionOfARead) {
   struct Summing final : Copier {
     void Copy(void* to, const void* from, size_t bytes) override {
       std::memcpy(to, from, bytes);
-      for (size_t i = 0; i < bytes; ++i) sum += std::to_integer<int>(static_cast<const std::byte*>(to)[i]);
+      for (size_t i = 0; i < bytes; ++i)
+        sum += std::to_integer<int>(static_cast<const std::byte*>(to)[i]);
     }
     int sum = 0;
   };
@@ -149,7 +151,8 @@ TEST_F(FaultTest, ChanceRepeatsWithTheSeed) {
   }
   EXPECT_EQ(runs[0], runs[1]);
   EXPECT_NE(runs[0], runs[2]);
-  const auto failed = std::count(runs[0].begin(), runs[0].end(), absl::UnavailableError("injected fault"));
+  const auto failed =
+      std::count(runs[0].begin(), runs[0].end(), absl::UnavailableError("injected fault"));
   EXPECT_GT(failed, 60);
   EXPECT_LT(failed, 120);
 }

@@ -8,7 +8,8 @@
 
 namespace varve::testing {
 
-// Names, types and labels are those of the program's section in docs/metrics.md, no more and no fewer.
+// Names, types and labels are those of the program's section in docs/metrics.md, no more and no
+// fewer.
 inline void ExpectAsDocumented(const std::string& exposition, const std::string& program) {
   const std::string document = ReadFile(VARVE_ROOT "/docs/metrics.md");
   EXPECT_EQ(ExposedFamilies(exposition), DocumentedFamilies(document, program));

@@ -1,4 +1,5 @@
-// varve-eval end to end: store and worker as processes, answers compared with the same policies on plain memory.
+// varve-eval end to end: store and worker as processes, answers compared with the same policies on
+// plain memory.
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -39,17 +40,19 @@ uint64_t ExpectedRight(const std::string& policy, const std::string& task) {
   options.policies = {{policy, 32, 0.1}};
   options.max_prompts = kPrompts;
   options.mass_sample_every = 0;
-  const auto rows = model::RunEval(*model, options, reference, [](uint64_t, uint64_t, const std::string&) {});
+  const auto rows =
+      model::RunEval(*model, options, reference, [](uint64_t, uint64_t, const std::string&) {});
   EXPECT_TRUE(rows.ok()) << rows.status();
   return rows.ok() ? rows->at(0).answers_right : 0;
 }
 
 std::string Flags(const std::string& more) {
-  return "--lengths 1024 --budgets 0.1 --policy-parameters merge=max --json --prompts " + std::to_string(kPrompts) + " " +
-         more;
+  return "--lengths 1024 --budgets 0.1 --policy-parameters merge=max --json --prompts " +
+         std::to_string(kPrompts) + " " + more;
 }
 
-const nlohmann::json* Row(const nlohmann::json& results, const std::string& task, const std::string& policy) {
+const nlohmann::json* Row(const nlohmann::json& results, const std::string& task,
+                          const std::string& policy) {
   for (const auto& row : results) {
     if (row["task"] == task && row["policy"] == policy) return &row;
   }
@@ -61,7 +64,9 @@ class EvalDeployments : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(EvalDeployments, AnswersAsOnPlainMemory) {
   const auto results = Results(RunTool(
-      "varve-eval", Flags(std::string("--tasks niah_multikey,vt --policies full,streaming,quest,arkvale ") + GetParam())));
+      "varve-eval",
+      Flags(std::string("--tasks niah_multikey,vt --policies full,streaming,quest,arkvale ") +
+            GetParam())));
   for (const std::string task : {"niah_multikey", "vt"}) {
     const uint64_t expected = ExpectedRight("arkvale-max", task);
     const auto* full = Row(results, task, "full");
@@ -84,13 +89,16 @@ TEST_P(EvalDeployments, AnswersAsOnPlainMemory) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, EvalDeployments,
-                         ::testing::Values("", "--recall-path store --transport tcp", "--linked", "--embedded"));
+                         ::testing::Values("", "--recall-path store --transport tcp", "--linked",
+                                           "--embedded"));
 
 TEST(Eval, SaysWhatIsWrong) {
   for (const auto& [flags, expected] :
-       {std::pair{"--tasks nosuch", "nosuch"}, std::pair{"--policies nosuch", "nosuch"}, std::pair{"--budgets 2", "(0, 1]"},
-        std::pair{"--page-tokens 12", "page-tokens"}, std::pair{"--no-such-flag", "no-such-flag"}}) {
-    const ToolResult result = RunTool("varve-eval", std::string("--embedded --prompts 1 --lengths 1024 ") + flags);
+       {std::pair{"--tasks nosuch", "nosuch"}, std::pair{"--policies nosuch", "nosuch"},
+        std::pair{"--budgets 2", "(0, 1]"}, std::pair{"--page-tokens 12", "page-tokens"},
+        std::pair{"--no-such-flag", "no-such-flag"}}) {
+    const ToolResult result =
+        RunTool("varve-eval", std::string("--embedded --prompts 1 --lengths 1024 ") + flags);
     EXPECT_NE(result.exit_code, 0) << flags;
     EXPECT_NE(result.errors.find(expected), std::string::npos) << flags << ": " << result.errors;
   }
@@ -98,9 +106,9 @@ TEST(Eval, SaysWhatIsWrong) {
 
 // Nothing listens at that address: whoever gets as far as looking for the store fails otherwise.
 TEST(Eval, RefusesWrongNamesBeforeItStartsAnything) {
-  for (const auto& [flags, expected] : {std::pair{"--policies bogus", "known: full"},
-                                        std::pair{"--tasks nope", "eval_vt_1024"},
-                                        std::pair{"--lengths 777", "eval_vt_1024"}}) {
+  for (const auto& [flags, expected] :
+       {std::pair{"--policies bogus", "known: full"}, std::pair{"--tasks nope", "eval_vt_1024"},
+        std::pair{"--lengths 777", "eval_vt_1024"}}) {
     const ToolResult result = RunTool("varve-eval", std::string("--store 127.0.0.1:1 ") + flags);
     EXPECT_EQ(result.exit_code, 2) << flags;
     EXPECT_NE(result.errors.find(expected), std::string::npos) << flags << ": " << result.errors;
@@ -129,8 +137,9 @@ TEST(Eval, LeavesNothingAfterASignal) {
 }
 
 TEST(Eval, ResultsThatDoNotArriveAreAFailure) {
-  const ToolResult result =
-      RunTool("varve-eval", "--embedded --tasks niah_single --lengths 1024 --prompts 1 --policies full > /dev/full");
+  const ToolResult result = RunTool(
+      "varve-eval",
+      "--embedded --tasks niah_single --lengths 1024 --prompts 1 --policies full > /dev/full");
   EXPECT_EQ(result.exit_code, 1);
   EXPECT_NE(result.errors.find("a full disk"), std::string::npos) << result.errors;
 }

@@ -20,7 +20,8 @@ ToolResult RunTool(const std::string& program, const std::string& arguments) {
     result.errors = std::string(path.status().message());
     return result;
   }
-  const std::string errors = ::testing::TempDir() + "varve-tool-" + std::to_string(getpid()) + ".err";
+  const std::string errors =
+      ::testing::TempDir() + "varve-tool-" + std::to_string(getpid()) + ".err";
   FILE* pipe = popen((*path + " " + arguments + " 2>" + errors).c_str(), "r");
   char chunk[4096];
   size_t got;
@@ -37,7 +38,9 @@ ToolResult RunTool(const std::string& program, const std::string& arguments) {
 nlohmann::json Results(const ToolResult& result) {
   const auto document = nlohmann::json::parse(result.output, nullptr, false);
   if (result.exit_code != 0 || !document.is_object() || !document.contains("results")) {
-    ADD_FAILURE() << "exit code " << result.exit_code << "\n" << result.output << "\n" << result.errors;
+    ADD_FAILURE() << "exit code " << result.exit_code << "\n"
+                  << result.output << "\n"
+                  << result.errors;
     return {};
   }
   return document["results"];

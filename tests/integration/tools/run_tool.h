@@ -14,7 +14,8 @@ struct ToolResult {
 
 // arguments: as in a shell.
 ToolResult RunTool(const std::string& program, const std::string& arguments);
-// The "results" of the JSON document that the program printed; a null value, with a test failure, when it did not.
+// The "results" of the JSON document that the program printed; a null value, with a test failure,
+// when it did not.
 nlohmann::json Results(const ToolResult& result);
 
 }  // namespace varve::testing

@@ -25,8 +25,8 @@
 namespace varve::transport {
 namespace {
 
-using ::testing::Each;
 using client::ChildProcess;
+using ::testing::Each;
 
 constexpr size_t kBytes = 8 << 20;  // of each region of the peer
 // Sanitizers hold freed memory back.
@@ -39,7 +39,8 @@ constexpr size_t kGrowthAllowed = 4 << 20;
 constexpr int kKilled = 128 + SIGKILL;  // as ChildProcess::Wait has it
 
 std::unique_ptr<ChildProcess> StartPeer(const std::vector<std::string>& args) {
-  auto child = ChildProcess::Start({.binary = VARVE_TRANSPORT_PEER, .args = args, .wait_ready = false});
+  auto child =
+      ChildProcess::Start({.binary = VARVE_TRANSPORT_PEER, .args = args, .wait_ready = false});
   EXPECT_TRUE(child.ok()) << child.status();
   return *std::move(child);
 }
@@ -170,7 +171,8 @@ TEST_P(DeathTest, KilledInMidTransfer) {
     for (const absl::Status& status : results.statuses()) {
       EXPECT_TRUE(status.ok() || status.code() == absl::StatusCode::kUnavailable) << status;
     }
-    EXPECT_TRUE(Eventually([&] { return victim.endpoint->Health().code() == absl::StatusCode::kUnavailable; }));
+    EXPECT_TRUE(Eventually(
+        [&] { return victim.endpoint->Health().code() == absl::StatusCode::kUnavailable; }));
     EXPECT_EQ(WriteAll(*victim.endpoint, {{local_, victim.remotes[0].get(), 0}}).code(),
               absl::StatusCode::kUnavailable);
     EXPECT_EQ(ReadAll(*victim.endpoint, {{local_, victim.remotes[1].get(), 0}}).code(),
@@ -181,7 +183,8 @@ TEST_P(DeathTest, KilledInMidTransfer) {
     // The first rounds fill caches.
     if (round == 1) fds = CountFds(getpid()), threads = CountThreads(getpid());
     if (round > 1) {
-      EXPECT_TRUE(Eventually([&] { return CountFds(getpid()) <= fds; })) << CountFds(getpid()) << " > " << fds;
+      EXPECT_TRUE(Eventually([&] { return CountFds(getpid()) <= fds; }))
+          << CountFds(getpid()) << " > " << fds;
       EXPECT_EQ(CountThreads(getpid()), threads);
     }
   }
@@ -192,7 +195,8 @@ TEST_P(DeathTest, KilledWhileIdleIsNoticed) {
     Peer victim(GetParam());
     ASSERT_NO_FATAL_FAILURE(victim.Connect(*store_));
     victim.child.Signal(SIGKILL);
-    EXPECT_TRUE(Eventually([&] { return victim.endpoint->Health().code() == absl::StatusCode::kUnavailable; }));
+    EXPECT_TRUE(Eventually(
+        [&] { return victim.endpoint->Health().code() == absl::StatusCode::kUnavailable; }));
     victim.Disconnect();
   }
   ExpectBystanderWorks();
@@ -253,14 +257,16 @@ TEST_P(DeathTest, AStoppedPeerRunsOutOfTime) {
     ASSERT_NO_FATAL_FAILURE(victim.Connect(*store_));
     std::vector<std::byte> other(100'000);
     EXPECT_TRUE(ReadAll(*victim.endpoint, {{other, victim.remotes[0].get(), 0}}).ok());
-    EXPECT_EQ(std::count(local_.begin(), local_.end(), std::byte{0x5a}), static_cast<ptrdiff_t>(local_.size()));
+    EXPECT_EQ(std::count(local_.begin(), local_.end(), std::byte{0x5a}),
+              static_cast<ptrdiff_t>(local_.size()));
     victim.Disconnect();
     victim.child.Signal(SIGTERM);
     EXPECT_EQ(ExitOf(victim.child), 0);
   }
 }
 
-// About 1 of 30 such rounds over shm used to hang for good, until the peer went on: the odds here are about even.
+// About 1 of 30 such rounds over shm used to hang for good, until the peer went on: the odds here
+// are about even.
 TEST_P(DeathTest, StoppedInMidTransfer) {
   for (int round = 0; round < 24; ++round) {
     SCOPED_TRACE(absl::StrCat("round ", round));
@@ -288,7 +294,8 @@ TEST_P(DeathTest, StoppedInMidTransfer) {
     std::fill(local_.begin(), local_.end(), std::byte{0x5a});
     victim.child.Signal(SIGCONT);
     ExpectBystanderWorks();
-    EXPECT_EQ(std::count(local_.begin(), local_.end(), std::byte{0x5a}), static_cast<ptrdiff_t>(local_.size()));
+    EXPECT_EQ(std::count(local_.begin(), local_.end(), std::byte{0x5a}),
+              static_cast<ptrdiff_t>(local_.size()));
   }
 }
 
@@ -297,7 +304,8 @@ TEST_P(DeathTest, AStoppedPeerCanBeLeftBehind) {
   ASSERT_NO_FATAL_FAILURE(victim.Connect(*store_));
   Stop(victim.child);
   Results results;
-  victim.endpoint->Read({{local_, victim.remotes[0].get(), 0}}, absl::InfiniteFuture(), results.Next());
+  victim.endpoint->Read({{local_, victim.remotes[0].get(), 0}}, absl::InfiniteFuture(),
+                        results.Next());
   victim.Disconnect();
   EXPECT_THAT(results.runs(), Each(1));
   EXPECT_EQ(results.statuses()[0].code(), absl::StatusCode::kCancelled);
@@ -316,11 +324,13 @@ TEST_P(DeathTest, ComingAndGoingLeaksNothing) {
     ASSERT_TRUE(WriteAll(*peer.endpoint, {{bytes, peer.remotes[round % 2].get(), 0}}).ok());
     peer.Disconnect();
     for (int i = 0; round == 19 && i < 2; ++i) {
-      fds[i] = CountFds(pids[i]), threads[i] = CountThreads(pids[i]), resident[i] = ResidentBytes(pids[i]);
+      fds[i] = CountFds(pids[i]), threads[i] = CountThreads(pids[i]),
+      resident[i] = ResidentBytes(pids[i]);
     }
   }
   for (int i = 0; i < 2; ++i) {
-    EXPECT_TRUE(Eventually([&] { return CountFds(pids[i]) <= fds[i] + 2; })) << CountFds(pids[i]) << " > " << fds[i];
+    EXPECT_TRUE(Eventually([&] { return CountFds(pids[i]) <= fds[i] + 2; }))
+        << CountFds(pids[i]) << " > " << fds[i];
     EXPECT_EQ(CountThreads(pids[i]), threads[i]);
     EXPECT_LT(ResidentBytes(pids[i]), resident[i] + kGrowthAllowed);
   }
@@ -351,7 +361,8 @@ TEST_P(DeathTest, AClientOutlivesItsStores) {
     ASSERT_EQ(ExitOf(*driver), kKilled);
     if (round == 2) fds = CountFds(getpid()), threads = CountThreads(getpid());
     if (round > 2) {
-      EXPECT_TRUE(Eventually([&] { return CountFds(getpid()) <= fds; })) << CountFds(getpid()) << " > " << fds;
+      EXPECT_TRUE(Eventually([&] { return CountFds(getpid()) <= fds; }))
+          << CountFds(getpid()) << " > " << fds;
       EXPECT_EQ(CountThreads(getpid()), threads);
     }
   }

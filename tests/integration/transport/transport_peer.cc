@@ -1,7 +1,9 @@
 // The other process of transport_death_test.
-//   transport_peer serve LANE             a client: prints its address and two descriptors (registered, allocated) in
+//   transport_peer serve LANE             a client: prints its address and two descriptors
+//   (registered, allocated) in
 //                                         hex, one a line, and answers until SIGTERM
-//   transport_peer drive LANE ADDR DESC   a store: reads and writes the region until it is killed; prints "go" first
+//   transport_peer drive LANE ADDR DESC   a store: reads and writes the region until it is killed;
+//   prints "go" first
 #include <signal.h>
 #include <unistd.h>
 

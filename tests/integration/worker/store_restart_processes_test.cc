@@ -147,9 +147,11 @@ TEST_P(StoreRestartProcesses, DecodingGoesOnOverWhatIsThere) {
     if (status.ok()) ExpectHonest(sparse, query);
   }
   EXPECT_TRUE(absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status)) << status;
-  // The page's own fetch, or the recall of its layer, when the store that scores is the one that is gone.
-  EXPECT_THAT(std::string(status.message()),
-              ::testing::AnyOf(::testing::HasSubstr("page "), ::testing::HasSubstr("recall of layer ")));
+  // The page's own fetch, or the recall of its layer, when the store that scores is the one that is
+  // gone.
+  EXPECT_THAT(
+      std::string(status.message()),
+      ::testing::AnyOf(::testing::HasSubstr("page "), ::testing::HasSubstr("recall of layer ")));
   EXPECT_EQ(sparse.Info().stats.lost_pages, 0u);  // nobody knows yet
 
   StartStore({"--listen=" + address_});

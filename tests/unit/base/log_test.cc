@@ -23,7 +23,8 @@ TEST_F(LogTest, LineHasTimeLevelThreadAndText) {
   CaptureStderr();
   LogWarning("session ", 7, " lost");
   const std::string line = GetCapturedStderr();
-  EXPECT_TRUE(std::regex_match(line, std::regex(R"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} W \d+ session 7 lost\n)")))
+  EXPECT_TRUE(std::regex_match(
+      line, std::regex(R"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} W \d+ session 7 lost\n)")))
       << line;
 }
 
@@ -39,7 +40,8 @@ TEST_F(LogTest, LevelsBelowTheChosenOneAreSilent) {
     LogError("line-3");
     const std::string text = GetCapturedStderr();
     for (int level = 0; level < 4; ++level) {
-      EXPECT_EQ(text.find("line-" + std::to_string(level)) != std::string::npos, level >= chosen) << text;
+      EXPECT_EQ(text.find("line-" + std::to_string(level)) != std::string::npos, level >= chosen)
+          << text;
     }
   }
 }
@@ -54,7 +56,8 @@ TEST_F(LogTest, UnknownLevelListsTheAllowedOnesAndChangesNothing) {
   ASSERT_TRUE(SetLogLevel("warning").ok());
   const absl::Status status = SetLogLevel("loud");
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("'loud', allowed: debug, info, warning, error, off"));
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("'loud', allowed: debug, info, warning, error, off"));
   EXPECT_FALSE(LogEnabled(LogLevel::kInfo));
   EXPECT_TRUE(LogEnabled(LogLevel::kWarning));
 }

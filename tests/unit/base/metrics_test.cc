@@ -15,10 +15,12 @@ using ::testing::HasSubstr;
 
 TEST(Metrics, SeriesExistWithValueZero) {
   Metrics metrics;
-  metrics.Counter("varve_get_objects_total", "Objects asked for.", {{"result", "hit"}, {"tier", "host"}});
+  metrics.Counter("varve_get_objects_total", "Objects asked for.",
+                  {{"result", "hit"}, {"tier", "host"}});
   metrics.Gauge("varve_sessions", "Open sessions.");
   const std::string text = metrics.Render();
-  EXPECT_THAT(text, HasSubstr("# HELP varve_get_objects_total Objects asked for.\n# TYPE varve_get_objects_total counter\n"));
+  EXPECT_THAT(text, HasSubstr("# HELP varve_get_objects_total Objects asked for.\n# TYPE "
+                              "varve_get_objects_total counter\n"));
   EXPECT_THAT(text, HasSubstr("varve_get_objects_total{result=\"hit\",tier=\"host\"} 0\n"));
   EXPECT_THAT(text, HasSubstr("# TYPE varve_sessions gauge\nvarve_sessions 0\n"));
 }

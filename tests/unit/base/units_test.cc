@@ -13,9 +13,20 @@ using ::testing::HasSubstr;
 
 TEST(ParseBytes, KnowsEveryUnit) {
   const std::pair<const char*, uint64_t> cases[] = {
-      {"0", 0},           {"4096", 4096},          {"640B", 640},        {"64KiB", 64ull << 10}, {"3MiB", 3ull << 20},
-      {"8GiB", 8ull << 30}, {"2TiB", 2ull << 40},  {"64KB", 64000},      {"3MB", 3000000},       {"8gb", 8000000000},
-      {"1TB", 1000000000000}, {"1.5GiB", 3ull << 29}, {" 16 kib ", 16384}, {"0.5KiB", 512},
+      {"0", 0},
+      {"4096", 4096},
+      {"640B", 640},
+      {"64KiB", 64ull << 10},
+      {"3MiB", 3ull << 20},
+      {"8GiB", 8ull << 30},
+      {"2TiB", 2ull << 40},
+      {"64KB", 64000},
+      {"3MB", 3000000},
+      {"8gb", 8000000000},
+      {"1TB", 1000000000000},
+      {"1.5GiB", 3ull << 29},
+      {" 16 kib ", 16384},
+      {"0.5KiB", 512},
   };
   for (const auto& [text, bytes] : cases) {
     const auto parsed = ParseBytes(text);
@@ -25,8 +36,8 @@ TEST(ParseBytes, KnowsEveryUnit) {
 }
 
 TEST(ParseBytes, RefusesWhatIsNoSize) {
-  for (const char* text : {"", "GiB", "8GB8", "-1", "-1GiB", "1e", "0x10", "1.5", "0.3B", "8 EiB", "16777216TiB", "nan",
-                           "inf", "1..5KiB", "8GiB extra"}) {
+  for (const char* text : {"", "GiB", "8GB8", "-1", "-1GiB", "1e", "0x10", "1.5", "0.3B", "8 EiB",
+                           "16777216TiB", "nan", "inf", "1..5KiB", "8GiB extra"}) {
     const auto parsed = ParseBytes(text);
     ASSERT_FALSE(parsed.ok()) << text << " -> " << *parsed;
     EXPECT_EQ(parsed.status().code(), absl::StatusCode::kInvalidArgument);
@@ -47,9 +58,16 @@ TEST(ParseBytes, WholeNumbersRoundTrip) {
 
 TEST(FormatBytes, ThreeSignificantDigits) {
   const std::pair<uint64_t, const char*> cases[] = {
-      {0, "0 B"},           {640, "640 B"},      {1023, "1023 B"},         {1024, "1.00 KiB"},
-      {1536, "1.50 KiB"},   {10240, "10.0 KiB"}, {100ull << 20, "100 MiB"}, {16ull << 30, "16.0 GiB"},
-      {3ull << 40, "3.00 TiB"}, {~0ull, "16.0 EiB"},
+      {0, "0 B"},
+      {640, "640 B"},
+      {1023, "1023 B"},
+      {1024, "1.00 KiB"},
+      {1536, "1.50 KiB"},
+      {10240, "10.0 KiB"},
+      {100ull << 20, "100 MiB"},
+      {16ull << 30, "16.0 GiB"},
+      {3ull << 40, "3.00 TiB"},
+      {~0ull, "16.0 EiB"},
   };
   for (const auto& [bytes, text] : cases) EXPECT_EQ(FormatBytes(bytes), text);
 }

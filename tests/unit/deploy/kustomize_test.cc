@@ -1,5 +1,5 @@
-// What `kubectl kustomize` and a cluster would refuse, checked without either: paths, references between documents, and
-// the promises about security that every pod makes.
+// What `kubectl kustomize` and a cluster would refuse, checked without either: paths, references
+// between documents, and the promises about security that every pod makes.
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -45,7 +45,8 @@ std::vector<YAML::Node> Containers(const YAML::Node& pod) {
 }
 
 std::map<std::string, std::string> Map(const YAML::Node& node) {
-  return node ? node.as<std::map<std::string, std::string>>() : std::map<std::string, std::string>();
+  return node ? node.as<std::map<std::string, std::string>>()
+              : std::map<std::string, std::string>();
 }
 
 TEST(Kustomize, EveryPathExistsAndEveryFileIsNamed) {
@@ -57,7 +58,8 @@ TEST(Kustomize, EveryPathExistsAndEveryFileIsNamed) {
   }
   std::set<std::string> present;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(kBase)) {
-    if (entry.is_regular_file()) present.insert(std::filesystem::relative(entry.path(), kBase).string());
+    if (entry.is_regular_file())
+      present.insert(std::filesystem::relative(entry.path(), kBase).string());
   }
   EXPECT_EQ(named, present);
 }
@@ -65,8 +67,10 @@ TEST(Kustomize, EveryPathExistsAndEveryFileIsNamed) {
 TEST(Kustomize, DocumentsHaveKindAndUniqueName) {
   std::set<std::string> seen;
   for (const YAML::Node& document : Documents()) {
-    ASSERT_TRUE(document["apiVersion"] && document["kind"] && document["metadata"]["name"]) << document;
-    const std::string name = document["kind"].as<std::string>() + "/" + document["metadata"]["name"].as<std::string>();
+    ASSERT_TRUE(document["apiVersion"] && document["kind"] && document["metadata"]["name"])
+        << document;
+    const std::string name =
+        document["kind"].as<std::string>() + "/" + document["metadata"]["name"].as<std::string>();
     EXPECT_TRUE(seen.insert(name).second) << name;
   }
   for (const char* name : {"Namespace/varve", "StatefulSet/varve-store", "Service/varve-store",
@@ -84,7 +88,8 @@ TEST(Kustomize, PodsAreLockedDown) {
     EXPECT_FALSE(pod["automountServiceAccountToken"].as<bool>(true));
     EXPECT_TRUE(pod["securityContext"]["runAsNonRoot"].as<bool>(false));
     EXPECT_EQ(pod["securityContext"]["runAsUser"].as<int>(0), 65532);
-    EXPECT_EQ(pod["securityContext"]["seccompProfile"]["type"].as<std::string>(""), "RuntimeDefault");
+    EXPECT_EQ(pod["securityContext"]["seccompProfile"]["type"].as<std::string>(""),
+              "RuntimeDefault");
     for (const YAML::Node& container : Containers(pod)) {
       SCOPED_TRACE(container["name"].as<std::string>());
       const YAML::Node security = container["securityContext"];
@@ -113,7 +118,8 @@ TEST(Kustomize, EngineAndWorkerRunAsTheSameUser) {
 
 TEST(Kustomize, MountsProbesAndConfigMapsResolve) {
   std::set<std::string> generated;
-  for (const auto& generator : Kustomization()["configMapGenerator"]) generated.insert(generator["name"].as<std::string>());
+  for (const auto& generator : Kustomization()["configMapGenerator"])
+    generated.insert(generator["name"].as<std::string>());
   for (const YAML::Node& workload : Workloads()) {
     const YAML::Node pod = workload["spec"]["template"]["spec"];
     std::set<std::string> volumes;
@@ -124,7 +130,8 @@ TEST(Kustomize, MountsProbesAndConfigMapsResolve) {
     }
     for (const YAML::Node& container : Containers(pod)) {
       SCOPED_TRACE(container["name"].as<std::string>());
-      for (const auto& mount : container["volumeMounts"]) EXPECT_TRUE(volumes.contains(mount["name"].as<std::string>())) << mount;
+      for (const auto& mount : container["volumeMounts"])
+        EXPECT_TRUE(volumes.contains(mount["name"].as<std::string>())) << mount;
       std::set<std::string> ports;
       for (const auto& port : container["ports"]) ports.insert(port["name"].as<std::string>());
       for (const char* probe : {"startupProbe", "readinessProbe", "livenessProbe"}) {
@@ -147,8 +154,10 @@ TEST(Kustomize, VarveContainersAreProbedAndTheWorkerIsASidecar) {
       EXPECT_EQ(container["startupProbe"]["httpGet"]["path"].as<std::string>(""),
                 name == "varve-worker" ? "/healthz" : "/readyz")
           << name;
-      EXPECT_EQ(container["readinessProbe"]["httpGet"]["path"].as<std::string>(""), "/readyz") << name;
-      EXPECT_EQ(container["livenessProbe"]["httpGet"]["path"].as<std::string>(""), "/healthz") << name;
+      EXPECT_EQ(container["readinessProbe"]["httpGet"]["path"].as<std::string>(""), "/readyz")
+          << name;
+      EXPECT_EQ(container["livenessProbe"]["httpGet"]["path"].as<std::string>(""), "/healthz")
+          << name;
       const std::string restart = container["restartPolicy"].as<std::string>("");
       EXPECT_EQ(restart, name == "varve-worker" ? "Always" : "") << name;
     }
@@ -169,7 +178,8 @@ TEST(Kustomize, SelectorsMatchPods) {
     const YAML::Node selector = document["spec"]["selector"];
     const auto wanted = Map(kind == "Service" ? selector : selector["matchLabels"]);
     EXPECT_FALSE(wanted.empty());
-    EXPECT_NE(std::find(pods.begin(), pods.end(), wanted), pods.end()) << document["metadata"]["name"];
+    EXPECT_NE(std::find(pods.begin(), pods.end(), wanted), pods.end())
+        << document["metadata"]["name"];
   }
 }
 

@@ -111,8 +111,7 @@ TEST(ChecksumTest, CopiesAreExactAndCarryTheChecksum) {
     EXPECT_EQ(copy(out, data.data() + from_at, size, before),
               Crc32c(data.data() + from_at, size, before));
     EXPECT_EQ(std::memcmp(out, data.data() + from_at, size), 0);
-    EXPECT_EQ(std::count(to.begin(), to.end(), 0xee) -
-                  std::count(out, out + size, 0xee),
+    EXPECT_EQ(std::count(to.begin(), to.end(), 0xee) - std::count(out, out + size, 0xee),
               static_cast<ptrdiff_t>(to.size() - size))
         << "bytes beside the copy were written";
   };

@@ -23,8 +23,9 @@ TEST(PortRangeTest, ParsesTwoPortsInOrder) {
   EXPECT_TRUE(ParsePortRange("1-65535").ok());
   EXPECT_TRUE(ParsePortRange("7-7").ok());
   EXPECT_TRUE(ParsePortRange("")->any());
-  for (const char* bad : {"20000", "20000-", "-20000", "-", "0-1", "0", "20100-20000", "20000-65536", "1-2-3", " 1-2",
-                          "1 - 2", "+1-2", "a-b", "0x10-0x20", "99999999999-99999999999"}) {
+  for (const char* bad :
+       {"20000", "20000-", "-20000", "-", "0-1", "0", "20100-20000", "20000-65536", "1-2-3", " 1-2",
+        "1 - 2", "+1-2", "a-b", "0x10-0x20", "99999999999-99999999999"}) {
     const absl::Status status = ParsePortRange(bad).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << bad;
     EXPECT_THAT(std::string(status.message()), HasSubstr("such as 20000-20100")) << bad;

@@ -66,7 +66,8 @@ TEST(SharedMemoryTest, SparseMemoryIsRefused) {
   const auto owner = SharedMemory::Allocate(64 << 12);
   const std::string key = owner->Key();
   WireReader reader(key);
-  ASSERT_EQ(fallocate(reader.Get<int32_t>(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 4096, 4096), 0);
+  ASSERT_EQ(
+      fallocate(reader.Get<int32_t>(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 4096, 4096), 0);
   const absl::Status refused = SharedMemory::Attach(getpid(), key, 64 << 12).status();
   EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_NE(refused.message().find("sparse"), std::string::npos) << refused;
@@ -82,7 +83,8 @@ TEST(SharedMemoryTest, ThePeerCannotShrinkIt) {
 TEST(SharedMemoryTest, RefusesSizesItCannotHave) {
   EXPECT_EQ(SharedMemory::Allocate(0).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(SharedMemory::Allocate(SIZE_MAX).status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(SharedMemory::Allocate(size_t{1} << 60).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(SharedMemory::Allocate(size_t{1} << 60).status().code(),
+            absl::StatusCode::kResourceExhausted);
 }
 
 }  // namespace

@@ -46,12 +46,14 @@ TEST(UcxOptionsTest, RefusesWhatItDoesNotKnow) {
   const absl::Status device = Make([](UcxOptions& o) { o.devices = {"nosuch0"}; });
   EXPECT_EQ(device.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(device.message()), HasSubstr("nosuch0"));
-  EXPECT_EQ(Make([](UcxOptions& o) { o.segment_bytes = 4095; }).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Make([](UcxOptions& o) { o.segment_bytes = 4095; }).code(),
+            absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Make([](UcxOptions& o) { o.segment_bytes = (64 << 20) + 1; }).code(),
             absl::StatusCode::kInvalidArgument);
   const absl::Status range = Make([](UcxOptions& o) { o.tcp_port_range = "20000"; });
   EXPECT_EQ(range.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(range.message()), HasSubstr("'20000' is not allowed; two ports within 1-65535"));
+  EXPECT_THAT(std::string(range.message()),
+              HasSubstr("'20000' is not allowed; two ports within 1-65535"));
   EXPECT_EQ(Make([](UcxOptions& o) { o.keepalive = absl::ZeroDuration(); }).code(),
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Make([](UcxOptions& o) { o.connect_timeout = -absl::Seconds(1); }).code(),
@@ -108,7 +110,8 @@ TEST(UcxOptionsTest, TcpOfThisHostOnlyUsesLoopbackDevices) {
   ASSERT_TRUE(transport.ok()) << transport.status();
   const std::vector<ListeningSocket> sockets = ListeningSockets(getpid());
   EXPECT_FALSE(sockets.empty());
-  for (const auto& socket : sockets) EXPECT_TRUE(socket.loopback) << socket.host << ":" << socket.port;
+  for (const auto& socket : sockets)
+    EXPECT_TRUE(socket.loopback) << socket.host << ":" << socket.port;
 }
 
 TEST(UcxOptionsTest, PrefersItsOwnFirstLaneThatThePeerOffers) {

@@ -230,12 +230,8 @@ absl::Status Recaller::FetchFromStore(std::span<HeadWork> works, SelectTimes& ti
   asked.layer = layer;
   asked.queries = {works.front().q, size_t{g.num_query_heads} * g.head_dim};
   asked.heads.resize(works.size());
-  for (HeadWork& work : works) work.slots.clear();
+  VARVE_RETURN_IF_ERROR(LandingSlots(works));
   for (size_t h = 0; h < works.size(); ++h) {
-    if (absl::Status landing = LandingSlots(works[h]); !landing.ok()) {
-      GiveUp(works, /*may_land_late=*/false);
-      return landing;
-    }
     client::RecallHead& head = asked.heads[h];
     const auto resident = works[h].hot().PagesBelow(candidates);
     head.budget_pages = sequence.budget_pages();
@@ -273,34 +269,51 @@ absl::Status Recaller::FetchFromStore(std::span<HeadWork> works, SelectTimes& ti
   return absl::OkStatus();
 }
 
+// Landing slots for all heads, or none. Hot sets that spare pages may be those of the heads that
+// had theirs, so all are counted again.
+absl::Status Recaller::LandingSlots(std::span<HeadWork> works) {
+  for (HeadWork& work : works) work.slots.clear();
+  for (size_t h = 0; h < works.size();) {
+    const uint32_t missing = LandingSlots(works[h]);
+    if (missing == 0) {
+      ++h;
+      continue;
+    }
+    GiveUp(works, /*may_land_late=*/false);
+    Sequence& sequence = *works[h].sequence;
+    if (!sequence.Spare(missing)) VARVE_RETURN_IF_ERROR(sequence.WaitForSaves(missing));
+    h = 0;
+  }
+  return absl::OkStatus();
+}
+
 // As many slots as could be missing. What the store will choose is not known yet, so these are
 // spare slots of the pool, above the capacity for a moment; when the pool has too few, residents
-// are given up first.
-absl::Status Recaller::LandingSlots(HeadWork& work) {
-  Sequence& sequence = *work.sequence;
+// are given up first. Returns how many are still missing.
+uint32_t Recaller::LandingSlots(HeadWork& work) {
+  const Sequence& sequence = *work.sequence;
   const Policy& policy = sequence.policy();
   HotSet& hot = work.hot();
   page::PinnedPages(work.candidates, policy.sinks, policy.window, pinned_);
   const auto selected =
       std::max<uint32_t>(sequence.budget_pages(), static_cast<uint32_t>(pinned_.size()));
-  const auto resident = static_cast<uint32_t>(hot.PagesBelow(work.candidates).size());
   const auto pinned = static_cast<uint32_t>(pinned_.size()) - hot.CountMissing(pinned_);
-  const uint32_t most = std::min(selected - pinned, work.candidates - resident);
-  work.slots.resize(most);
-  uint32_t got = services_->pool->AllocateSome(work.slots);
-  while (got < most) {
-    hot.Surplus(pinned_, work.states(), resident - std::min(resident, most - got), victims_);
-    if (victims_.size() == most - got) {
-      Evict(work, victims_, got);
-      break;
-    }
-    if (absl::Status waited = sequence.WaitForSaves(most - got); !waited.ok()) {
+  while (true) {
+    const auto resident = static_cast<uint32_t>(hot.PagesBelow(work.candidates).size());
+    const uint32_t most = std::min(selected - pinned, work.candidates - resident);
+    work.slots.resize(most);
+    const uint32_t got = services_->pool->AllocateSome(work.slots);
+    const uint32_t missing = most - got;
+    if (missing == 0) return 0;
+    hot.Surplus(pinned_, work.states(), resident - std::min(resident, missing), victims_);
+    if (victims_.size() < missing) {
       work.slots.resize(got);
-      return waited;
+      return missing;
     }
-    got += services_->pool->AllocateSome(std::span(work.slots).subspan(got));
+    // What leaves may be missing too: counted again.
+    Evict(work, victims_, got);
+    services_->pool->Free(work.slots);
   }
-  return absl::OkStatus();
 }
 
 absl::Status Recaller::InstallPushed(HeadWork& work, const client::RecallHeadResult& result) {

@@ -46,7 +46,8 @@ class Recaller {
   absl::Status Install(std::span<HeadWork> works, std::span<const client::GetResult> results);
   void GiveUp(std::span<HeadWork> works, bool may_land_late);
 
-  absl::Status LandingSlots(HeadWork& work);
+  absl::Status LandingSlots(std::span<HeadWork> works);
+  uint32_t LandingSlots(HeadWork& work);
   absl::Status InstallPushed(HeadWork& work, const client::RecallHeadResult& result);
   void TrimToCapacity(HeadWork& work);
 

@@ -104,6 +104,41 @@ TEST_P(WorkerRefusals, AFailedResumeLeavesNothingBehind) {
   EXPECT_TRUE(client.has_context("fork"));
 }
 
+// One layer's hot sets may hold what the pool has; another layer's next pages find room all the
+// same.
+TEST_P(WorkerRefusals, ALayerWithoutPagesGetsThemFromAFullPool) {
+  const RandomText text(kShape, 39, 300);
+  FakeClient client;
+  const auto worker = Make(&client, 64);
+  Feeder feeder(worker.get(), &text);
+  const std::string policy = "arkvale(budget=6p,hot=8)";
+  ASSERT_OK(feeder.Open(policy, "stored"));
+  ASSERT_OK(feeder.Feed(240));
+  ASSERT_OK(worker->Close(feeder.id()));
+  ASSERT_OK(feeder.Open(policy, "resumed", "stored"));
+  ASSERT_OK(feeder.Finish());
+  std::vector<float> out(size_t{kShape.num_query_heads} * kShape.head_dim), lse(out.size());
+  const auto attend = [&](uint32_t layer, uint32_t step) {
+    const std::vector<float> q = text.Query(layer, step);
+    const worker::AttendItem item{feeder.id(), q.data(), out.data(), lse.data()};
+    return worker->Attend(layer, {&item, 1});
+  };
+  for (uint32_t step = 0; step < 200 && worker->Status().free_pages > 6; ++step) {
+    ASSERT_OK(attend(0, step));
+  }
+  ASSERT_LE(worker->Status().free_pages, 6u);
+  for (uint32_t step = 0; step < 20; ++step) {
+    for (const uint32_t layer : {1u, 0u}) {
+      ASSERT_OK(attend(layer, step));
+      const auto pages = NaivePages(text, *worker::ParsePolicy(policy), page::DigestKind::kMinMax,
+                                    layer, text.Query(layer, step), 240, 240);
+      EXPECT_LT(
+          RelativeError(out, NaiveAttention(text, layer, text.Query(layer, step), 240, pages).out),
+          1e-5);
+    }
+  }
+}
+
 // A store that hangs may begin to write at any time: until it answers something, and its deadline
 // has passed since, the slots of an unanswered recall are nobody's.
 TEST_P(WorkerRefusals, SlotsOfAnUnansweredRecallWaitForAnAnswer) {

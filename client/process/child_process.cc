@@ -11,6 +11,7 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "kvstore/base/status.h"
@@ -20,8 +21,8 @@ namespace varve::client {
 namespace {
 
 // Between fork and exec only async-signal-safe calls are allowed: everything is prepared before.
-[[noreturn]] void Exec(const char* binary, char* const* argv, int out, int err, int inherit_fd,
-                       int inherit_as) {
+[[noreturn]] void Exec(const char* binary, char* const* argv, char* const* environment, int out,
+                       int err, int inherit_fd, int inherit_as) {
   // A child outlives its parent by as long as it takes to clean up after itself. Ctrl-C in the
   // terminal is for the parent.
   prctl(PR_SET_PDEATHSIG, SIGTERM);
@@ -31,7 +32,7 @@ namespace {
   // dup2 onto itself would leave close-on-exec set.
   if (inherit_fd == inherit_as && inherit_fd >= 0) fcntl(inherit_fd, F_SETFD, 0);
   if (inherit_fd >= 0) dup2(inherit_fd, inherit_as);
-  execv(binary, argv);
+  execve(binary, argv, environment);
   _exit(127);
 }
 
@@ -55,6 +56,11 @@ absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(const Options&
   std::vector<char*> argv;
   for (std::string& arg : args) argv.push_back(arg.data());
   argv.push_back(nullptr);
+  std::vector<char*> environment;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    if (!absl::StartsWith(*entry, "VARVE_")) environment.push_back(*entry);
+  }
+  environment.push_back(nullptr);
 
   int pipe_fds[2];
   if (pipe2(pipe_fds, O_CLOEXEC) != 0) return absl::ErrnoToStatus(errno, "pipe");
@@ -65,7 +71,8 @@ absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(const Options&
   }
   const pid_t pid = fork();
   if (pid == 0)
-    Exec(binary.c_str(), argv.data(), pipe_fds[1], err, options.inherit_fd, options.inherit_as);
+    Exec(binary.c_str(), argv.data(), environment.data(), pipe_fds[1], err, options.inherit_fd,
+         options.inherit_as);
   close(pipe_fds[1]);
   if (err >= 0) close(err);
   if (pid < 0) {

@@ -1,8 +1,9 @@
 // A program of Varve's run as a child: started, waited for until it says it is ready, and surely
 // ended.
 //
-// Not thread-safe. The child dies with the thread that started it (PR_SET_PDEATHSIG), so also when
-// the parent is killed: start it from a thread that lives as long as the child is needed.
+// Its settings are its arguments: the VARVE_ variables of this process's environment are not passed
+// on. Not thread-safe. The child dies with the thread that started it (PR_SET_PDEATHSIG), so also
+// when the parent is killed: start it from a thread that lives as long as the child is needed.
 #pragma once
 
 #include <sys/types.h>

@@ -1,6 +1,7 @@
 #include "gpu_worker/sidecar/config.h"
 
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <string>
@@ -22,6 +23,13 @@ bool IsWritableDirectory(const std::string& path) {
   struct stat info {};
   return stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode) &&
          access(path.c_str(), W_OK | X_OK) == 0;
+}
+
+// What the file system holds when empty; all there is when it does not say.
+uint64_t FileSystemBytes(const std::string& directory) {
+  struct statvfs info {};
+  if (statvfs(directory.c_str(), &info) != 0 || info.f_blocks == 0) return UINT64_MAX;
+  return uint64_t{info.f_blocks} * info.f_frsize;
 }
 
 }  // namespace
@@ -73,6 +81,11 @@ absl::Status ValidateWorkerConfig(const WorkerConfig& config) {
   if (!IsWritableDirectory(config.shared_memory_dir())) {
     checks.Refuse("shared_memory_dir", absl::StrCat("'", config.shared_memory_dir(), "'"),
                   "a directory in which this process may create files");
+  } else if (const uint64_t room = FileSystemBytes(config.shared_memory_dir());
+             config.pool_bytes() > room) {
+    checks.Refuse("pool_bytes", absl::StrCat(config.pool_bytes()),
+                  absl::StrCat("at most the ", room, " bytes of the file system of ",
+                               config.shared_memory_dir(), " (shared_memory_dir)"));
   }
   checks.Millis("drain_ms", config.drain_ms(), 0, 3600 * 1000);
   return checks.Result();

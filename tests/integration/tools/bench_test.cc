@@ -1,6 +1,7 @@
 // varve-bench: every operation runs and its rows have the promised fields. Speeds are not judged.
 #include <gmock/gmock.h>
 #include <signal.h>
+#include <stdlib.h>
 
 #include "absl/time/clock.h"
 #include "client/client.h"
@@ -46,6 +47,14 @@ TEST_P(Objects, RunAgainstLimits) {
 INSTANTIATE_TEST_SUITE_P(All, Objects,
                          ::testing::Combine(::testing::Values("put", "get"),
                                             ::testing::Values("shm", "tcp")));
+
+// The shell's settings are for its own store and worker, not for those that are measured.
+TEST(Bench, ChildrenDoNotSeeTheShellsSettings) {
+  setenv("VARVE_POOL_BYTES", "4GiB", 1);  // a worker's: a store would refuse it
+  const auto results = Results(RunTool("varve-bench", std::string("exists") + kQuick));
+  unsetenv("VARVE_POOL_BYTES");
+  ASSERT_EQ(results.size(), 1u);
+}
 
 TEST(Bench, AgainstRedis) {
   const auto results = Results(

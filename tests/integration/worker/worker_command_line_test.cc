@@ -73,6 +73,8 @@ TEST(WorkerCommandLine, EveryProblemIsListed) {
         "one of minmax, box_mean, mean, sphere", "one of worker, store"}) {
     EXPECT_THAT(run.output, HasSubstr(field));
   }
+  EXPECT_THAT(Worker("--pool_bytes=64TiB").output,
+              HasSubstr("bytes of the file system of /dev/shm (shared_memory_dir)"));
   EXPECT_THAT(Worker("--pool_byte=1GiB").output, HasSubstr("did you mean '--pool_bytes'?"));
   EXPECT_EQ(Worker("--pool_byte=1GiB").exit, 2);
   EXPECT_EQ(Worker("stray").exit, 2);

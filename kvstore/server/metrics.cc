@@ -48,7 +48,7 @@ void StoreMetrics::DeclareTier(base::Metrics& metrics) {
   capacity_bytes_ = &metrics.Gauge("varve_tier_capacity_bytes", "Size of the tier.", host);
   used_bytes_ = &metrics.Gauge("varve_tier_used_bytes", "Bytes reserved in the tier.", host);
   pinned_bytes_ = &metrics.Gauge("varve_tier_pinned_bytes",
-                                 "Bytes of objects with pins, holds or readers.", host);
+                                 "Bytes used by objects with pins, holds or readers.", host);
   fragmentation_ = &metrics.Gauge("varve_tier_fragmentation_ratio",
                                   "1 - largest free extent / free bytes.", host);
   checksum_failures_ = &metrics.Counter("varve_checksum_failures_total",

@@ -17,8 +17,8 @@
 namespace varve::store {
 
 struct EvictionNode {
-  uint64_t identity =
-      0;  // the same for every life of one key: lets a policy recognise a key that came back
+  // The same for every life of one key: lets a policy recognise a key that came back.
+  uint64_t identity = 0;
   uint64_t bytes = 0;
 
   // The policy's own, 0 while the node is in none.

@@ -47,10 +47,11 @@ void ObjectIndex::GuardsChanged(Object* object, bool was_self_guarded) {
   if (is_self_guarded == was_self_guarded) return;
   ObjectGroup* group = object->group;
   if (group != nullptr) {
-    group->unguarded_bytes += is_self_guarded ? -object->bytes : object->bytes;
+    group->unguarded_bytes +=
+        is_self_guarded ? -object->slot.extent_bytes : object->slot.extent_bytes;
   }
   if (group == nullptr || group->holds == 0) {
-    guarded_bytes_ += is_self_guarded ? object->bytes : -object->bytes;
+    guarded_bytes_ += is_self_guarded ? object->slot.extent_bytes : -object->slot.extent_bytes;
     if (!is_self_guarded && object->parked) Unpark(object);
   }
 }
@@ -65,15 +66,15 @@ void ObjectIndex::JoinGroup(Object* object) {
   if (group == nullptr) group = std::make_unique<ObjectGroup>();
   object->group = group.get();
   ++group->objects;
-  group->unguarded_bytes += object->bytes;
-  if (group->holds > 0) guarded_bytes_ += object->bytes;
+  group->unguarded_bytes += object->slot.extent_bytes;
+  if (group->holds > 0) guarded_bytes_ += object->slot.extent_bytes;
 }
 
 void ObjectIndex::LeaveGroup(Object* object) {
   ObjectGroup* group = std::exchange(object->group, nullptr);
   if (group == nullptr) return;
   --group->objects;
-  if (!object->self_guarded()) group->unguarded_bytes -= object->bytes;
+  if (!object->self_guarded()) group->unguarded_bytes -= object->slot.extent_bytes;
   if (group->objects > 0 || group->holds > 0) return;
   const std::string_view key = object->key.key.bytes();
   groups_.erase(

@@ -51,6 +51,7 @@ Object* ObjectIndex::Publish(std::unique_ptr<Object>& reserved, absl::Time now) 
   object->identity = absl::Hash<FullKey>()(object->key);
   ordered_.insert(OrderedOf(*object));
   object_bytes_ += object->bytes;
+  slot_bytes_ += object->slot.extent_bytes;
   JoinGroup(object);
   policy_->Insert(*object);
   return object;
@@ -76,6 +77,10 @@ ObjectIndex::MoveEnd ObjectIndex::EndMove(Object* object, TierId tier, const tie
   MoveEnd end;
   if (object->handles == 1) {
     object->tier = tier;
+    // The mover's handle guards the object.
+    const uint64_t more = to.extent_bytes - object->slot.extent_bytes;
+    slot_bytes_ += more;
+    guarded_bytes_ += more;
     end = {true, std::exchange(object->slot, to)};
   }
   Close(object);
@@ -95,10 +100,11 @@ std::optional<tier::Slot> ObjectIndex::Drop(Object* object) {
 }
 
 std::optional<tier::Slot> ObjectIndex::Unlink(Object* object) {
-  if (object->guarded()) guarded_bytes_ -= object->bytes;
+  if (object->guarded()) guarded_bytes_ -= object->slot.extent_bytes;
   LeaveGroup(object);
   while (!object->pins.empty()) ForgetPin(object, object->pins.size() - 1);
   object_bytes_ -= object->bytes;
+  slot_bytes_ -= object->slot.extent_bytes;
   ordered_.erase(OrderedOf(*object));
   object->state = ObjectState::kGone;
   std::unique_ptr<Object> owned = std::move(by_key_.extract(by_key_.find(object->key)).value());

@@ -61,7 +61,7 @@ struct Object;
 struct ObjectGroup {
   uint32_t objects = 0;
   uint32_t holds = 0;
-  uint64_t unguarded_bytes = 0;  // of members without handles and pins of their own
+  uint64_t unguarded_bytes = 0;  // slots of members without handles and pins of their own
   std::vector<Object*> parked;   // members that are out of the policy
 };
 
@@ -157,6 +157,8 @@ class ObjectIndex {
 
   size_t objects() const { return by_key_.size(); }
   uint64_t object_bytes() const { return object_bytes_; }
+  // What objects, and the guarded among them, take in their tiers.
+  uint64_t slot_bytes() const { return slot_bytes_; }
   uint64_t guarded_bytes() const { return guarded_bytes_; }
   size_t groups() const { return groups_.size(); }
 
@@ -220,6 +222,7 @@ class ObjectIndex {
   // Gone, with handles still open.
   absl::flat_hash_map<Object*, std::unique_ptr<Object>> detached_;
   uint64_t object_bytes_ = 0;
+  uint64_t slot_bytes_ = 0;
   uint64_t guarded_bytes_ = 0;
 };
 

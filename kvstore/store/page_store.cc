@@ -79,8 +79,6 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReportEvicted(const std::vector<ObjectIndex::Evicted>& evicted) const;
   absl::Status NoRoomLocked(uint64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Of all objects that may be evicted: what they take in the tier.
-  uint64_t EvictableSlotsLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   tier::Tier* const host_;
   const PageStoreOptions options_;
@@ -148,24 +146,14 @@ absl::StatusOr<tier::Slot> PageStoreImpl::ReserveSlot(uint64_t bytes) {
       // What eviction cannot make possible must not cost the cache its content.
       base::MutexLock lock(mutex_);
       index_.ExpirePins(clock_->Now());
-      const uint64_t evictable = index_.object_bytes() - index_.guarded_bytes();
+      const uint64_t evictable = index_.slot_bytes() - index_.guarded_bytes();
       const uint64_t free = host_->capacity_bytes() - used;
-      // Slots are bigger than their objects, so the sum of these is only looked at last.
-      if (evictable == 0 || (evictable + free < bytes && EvictableSlotsLocked() + free < bytes)) {
-        return NoRoomLocked(bytes);
-      }
+      if (evictable == 0 || evictable + free < bytes) return NoRoomLocked(bytes);
     }
     if (EvictTo(std::min(low_bytes_, host_->capacity_bytes() - bytes)) == 0) {
       return ReserveWindow(bytes);
     }
   }
-}
-
-uint64_t PageStoreImpl::EvictableSlotsLocked() const {
-  uint64_t bytes = 0;
-  index_.ForEachEvictable(
-      [&](const Object& object) { bytes += host_->ExtentOf(object.slot).bytes; });
-  return bytes;
 }
 
 absl::StatusOr<tier::Slot> PageStoreImpl::ReserveWindow(uint64_t bytes) {
@@ -187,8 +175,7 @@ absl::StatusOr<tier::Slot> PageStoreImpl::ReserveWindow(
       pieces.push_back({hole.offset, hole.bytes, nullptr});
     }
     index_.ForEachEvictable([&](Object& object) {
-      const tier::Tier::Extent extent = host_->ExtentOf(object.slot);
-      pieces.push_back({extent.offset, extent.bytes, &object});
+      pieces.push_back({object.slot.offset, object.slot.extent_bytes, &object});
     });
     const std::span<const Piece> window = CheapestWindow(pieces, bytes);
     if (window.empty()) return NoRoomLocked(bytes);

@@ -105,7 +105,7 @@ struct PageStoreUsage {
   tier::TierUsage host;
   uint64_t objects = 0;
   uint64_t object_bytes = 0;
-  uint64_t pinned_bytes = 0;  // of objects with pins, holds or open handles
+  uint64_t pinned_bytes = 0;  // used by objects with pins, holds or open handles
   EvictionCounters eviction;
   uint64_t checksum_failures = 0;
 };

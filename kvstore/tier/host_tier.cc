@@ -28,10 +28,6 @@ class HostTierImpl final : public HostTier {
   const char* name() const override { return "host"; }
   TierUsage Usage() const override;
   std::vector<Extent> Holes() const override;
-  Extent ExtentOf(const Slot& slot) const override {
-    base::MutexLock lock(mutex_);
-    return {slot.offset, allocator_.RoundUp(slot.bytes)};
-  }
 
  private:
   absl::StatusOr<Slot> DoReserve(uint64_t bytes) override;

@@ -35,7 +35,7 @@ std::variant<Slot, SlotAllocator::Lack> SlotAllocator::Reserve(uint64_t bytes) {
   RemoveHole(offset, hole_bytes);
   if (hole_bytes > rounded) AddHole(offset + rounded, hole_bytes - rounded);
   used_bytes_ += rounded;
-  const Slot slot{offset, bytes, next_generation_++};
+  const Slot slot{offset, bytes, next_generation_++, rounded};
   reserved_.emplace(offset, slot);
   return slot;
 }
@@ -46,9 +46,9 @@ bool SlotAllocator::Free(const Slot& slot) {
       found->second.bytes != slot.bytes) {
     return false;
   }
-  reserved_.erase(found);
   uint64_t begin = slot.offset;
-  uint64_t end = begin + RoundUp(slot.bytes);
+  uint64_t end = begin + found->second.extent_bytes;
+  reserved_.erase(found);
   used_bytes_ -= end - begin;
 
   const auto after = free_by_offset_.lower_bound(begin);

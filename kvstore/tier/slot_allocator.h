@@ -43,10 +43,9 @@ class SlotAllocator {
   uint64_t slots() const { return reserved_.size(); }
   // offset -> bytes; no two touch.
   const std::map<uint64_t, uint64_t>& holes() const { return free_by_offset_; }
-  // What a slot of so many bytes takes.
-  uint64_t RoundUp(uint64_t bytes) const;
 
  private:
+  uint64_t RoundUp(uint64_t bytes) const;
   void AddHole(uint64_t offset, uint64_t bytes);
   void RemoveHole(uint64_t offset, uint64_t bytes);
 

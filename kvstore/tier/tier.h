@@ -23,8 +23,9 @@ namespace varve::tier {
 // A reserved piece of a tier. generation differs each time the same place is reserved again.
 struct Slot {
   uint64_t offset = 0;
-  uint64_t bytes = 0;  // as asked for; the tier may use more
+  uint64_t bytes = 0;  // as asked for
   uint64_t generation = 0;
+  uint64_t extent_bytes = 0;  // what the tier uses for it, from `offset` on: `bytes` rounded up
 };
 
 struct TierUsage {
@@ -64,8 +65,6 @@ class Tier {
   };
   // What is free now, ascending, no two touching.
   virtual std::vector<Extent> Holes() const = 0;
-  // What a reserved slot takes, rounding included.
-  virtual Extent ExtentOf(const Slot& slot) const = 0;
 
  protected:
   explicit Tier(uint64_t capacity_bytes) : capacity_bytes_(capacity_bytes) {}

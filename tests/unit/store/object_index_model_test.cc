@@ -91,7 +91,7 @@ class RandomWalk {
     const std::string key = KeyOf(random_() % kKeys);
     object->key = FullKey{1, Key(key)};
     object->meta.bytes = 1 + random_() % 100;
-    object->slot = tier::Slot{next_ * 4096, object->meta.bytes, next_};
+    object->slot = tier::Slot{next_ * 4096, object->meta.bytes, next_, object->meta.bytes + 7};
     ++next_;
     const uint64_t bytes = object->meta.bytes;
     const uint64_t generation = object->slot.generation;
@@ -213,16 +213,19 @@ class RandomWalk {
   }
   void Check() {
     uint64_t bytes = 0;
+    uint64_t slots = 0;
     uint64_t guarded = 0;
     std::vector<std::string> keys;
     for (const auto& [key, m] : live_) {
       bytes += m.bytes;
-      if (Guarded(key, m)) guarded += m.bytes;
+      slots += m.bytes + 7;
+      if (Guarded(key, m)) guarded += m.bytes + 7;
       keys.push_back(key);
       ASSERT_EQ(index_.Find(FullKey{1, Key(key)}), m.object);
     }
     ASSERT_EQ(index_.objects(), live_.size());
     ASSERT_EQ(index_.object_bytes(), bytes);
+    ASSERT_EQ(index_.slot_bytes(), slots);
     ASSERT_EQ(index_.guarded_bytes(), guarded);
     ASSERT_EQ(held_slots_.size(), live_.size() + detached_.size());
     std::vector<std::string> listed;

@@ -27,7 +27,7 @@ class ObjectIndexTest : public testing::Test {
     auto object = std::make_unique<Object>();
     object->key = FullKey{ns, Key(key)};
     object->meta.bytes = bytes;
-    object->slot = tier::Slot{next_slot_++ * 4096, bytes, next_slot_};
+    object->slot = tier::Slot{next_slot_++ * 4096, bytes, next_slot_, bytes};
     return object;
   }
   Object* Put(std::string_view key, uint64_t bytes = 100, NamespaceId ns = 1) {
@@ -123,12 +123,13 @@ TEST_F(ObjectIndexTest, MoveChangesThePlace) {
   EXPECT_FALSE(index_.BeginMove(object)) << "one mover at a time";
   EXPECT_EQ(index_.Find(object->key), object) << "a moving object can be read";
   EXPECT_EQ(EvictOne(), std::nullopt) << "and is no victim";
-  const auto end = index_.EndMove(object, TierId::kNvme, tier::Slot{1 << 20, 100, 99});
+  const auto end = index_.EndMove(object, TierId::kNvme, tier::Slot{1 << 20, 100, 99, 512});
   EXPECT_TRUE(end.taken);
   EXPECT_EQ(end.free_now->generation, old.generation);
   EXPECT_EQ(object->state, ObjectState::kResident);
   EXPECT_EQ(object->tier, TierId::kNvme);
   EXPECT_EQ(object->slot.generation, 99u);
+  EXPECT_EQ(index_.slot_bytes(), 512u);
   EXPECT_EQ(index_.guarded_bytes(), 0u);
   EXPECT_EQ(EvictOne(), Identity("key-1"));
 }
@@ -141,7 +142,7 @@ TEST_F(ObjectIndexTest, MoveGivesUpWhenSomebodyReads) {
   ASSERT_TRUE(index_.BeginMove(object));
   index_.Open(object, kStart);
   const tier::Slot old = object->slot;
-  const auto end = index_.EndMove(object, TierId::kNvme, tier::Slot{1 << 20, 100, 99});
+  const auto end = index_.EndMove(object, TierId::kNvme, tier::Slot{1 << 20, 100, 99, 100});
   EXPECT_FALSE(end.taken);
   EXPECT_FALSE(end.free_now.has_value());
   EXPECT_EQ(object->state, ObjectState::kResident);
@@ -154,7 +155,7 @@ TEST_F(ObjectIndexTest, MoveOfADroppedObjectFreesTheOldPlace) {
   const tier::Slot old = object->slot;
   ASSERT_TRUE(index_.BeginMove(object));
   EXPECT_EQ(index_.Drop(object), std::nullopt) << "the mover still reads it";
-  const auto end = index_.EndMove(object, TierId::kNvme, tier::Slot{1 << 20, 100, 99});
+  const auto end = index_.EndMove(object, TierId::kNvme, tier::Slot{1 << 20, 100, 99, 100});
   EXPECT_FALSE(end.taken);
   ASSERT_TRUE(end.free_now.has_value());
   EXPECT_EQ(end.free_now->generation, old.generation);

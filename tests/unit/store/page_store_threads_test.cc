@@ -147,7 +147,6 @@ class MeetingTier final : public tier::Tier {
     return usage;
   }
   std::vector<Extent> Holes() const override { return tier_->Holes(); }
-  Extent ExtentOf(const tier::Slot& slot) const override { return tier_->ExtentOf(slot); }
 
  private:
   absl::StatusOr<tier::Slot> DoReserve(uint64_t bytes) override { return tier_->Reserve(bytes); }

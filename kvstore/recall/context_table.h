@@ -69,8 +69,8 @@ struct SelectParams {
   page::ScoreMerge merge = page::ScoreMerge::kSoftmaxMean;
   uint32_t sinks = 0;
   uint32_t window = 0;
-  uint32_t num_blocks =
-      0;  // candidates are pages [0, num_blocks); 0: all with digests in the layer
+  // Candidates are pages [0, num_blocks); 0: all with digests in the layer.
+  uint32_t num_blocks = 0;
   bool explain = false;
 };
 struct HeadSelection {

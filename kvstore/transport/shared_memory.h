@@ -49,8 +49,8 @@ class SharedMemory {
 
   std::span<std::byte> memory_;
   int fd_ = -1;
-  uint64_t secret_ =
-      0;  // in the memfd's name: a peer can only name memory whose secret it was told
+  // In the memfd's name: a peer can only name memory whose secret it was told.
+  uint64_t secret_ = 0;
 };
 
 }  // namespace varve::transport

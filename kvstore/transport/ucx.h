@@ -22,8 +22,8 @@ struct UcxOptions {
   bool tcp_this_host_only = false;  // without devices, tcp uses the loopback device alone
   std::string tcp_port_range;       // that tcp listens on: "20000-20100"; empty: any
   size_t segment_bytes = 1 << 20;   // of messages that large transfers are cut into
-  absl::Duration keepalive =
-      absl::Milliseconds(500);                        // how often a silent shm peer is looked after
+  // How often a silent shm peer is looked after.
+  absl::Duration keepalive = absl::Milliseconds(500);
   absl::Duration connect_timeout = absl::Seconds(5);  // for the peer's answer, per lane
 };
 

@@ -171,8 +171,8 @@ class UcxEndpoint final : public Endpoint {
     } else {
       const bool nested = std::exchange(t_in_done, true);
       std::move(transfer.done)(std::move(status));
-      transfer.done =
-          nullptr;  // what it captured is gone before the endpoint's destructor may return
+      // What it captured is gone before the endpoint's destructor may return.
+      transfer.done = nullptr;
       t_in_done = nested;
     }
     copies->Leave();

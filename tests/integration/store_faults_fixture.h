@@ -23,8 +23,8 @@ struct Faults {
   base::Mutex mutex;
   absl::Status result ABSL_GUARDED_BY(mutex);  // of transfers that complete
   bool hold ABSL_GUARDED_BY(mutex) = false;    // transfers wait for Release or Close
-  bool corrupt ABSL_GUARDED_BY(mutex) =
-      false;  // a transfer to the client damages the store's own memory
+  // A transfer to the client damages the store's own memory.
+  bool corrupt ABSL_GUARDED_BY(mutex) = false;
   int held ABSL_GUARDED_BY(mutex) = 0;
   bool block ABSL_GUARDED_BY(mutex) = false;   // whoever starts a transfer to the client waits
   int writes ABSL_GUARDED_BY(mutex) = 0;       // transfers to the client that were started

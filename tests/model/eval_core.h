@@ -31,8 +31,8 @@ struct EvalOptions {
   std::vector<PolicySpec> policies;
   uint32_t max_prompts = 0;        // per task and length; 0: all of the set
   uint32_t sequences_at_once = 8;  // policies that share one prefill; bounds the service's memory
-  uint32_t mass_sample_every =
-      16;  // one of this many attention calls is compared with full attention; 0: none
+  // One of this many attention calls is compared with full attention; 0: none.
+  uint32_t mass_sample_every = 16;
   uint32_t chunk_tokens = PrefillOptions().chunk_tokens;
   // Asked before each prompt; an error ends the evaluation.
   std::function<absl::Status()> may_go_on = [] { return absl::OkStatus(); };

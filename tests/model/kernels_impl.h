@@ -28,8 +28,8 @@ struct Simd {
     F x = *inout;
     x = x < -87.0f ? F{} - 87.0f : x;
     x = x > 87.0f ? F{} + 87.0f : x;
-    constexpr float kRound =
-        12582912.0f;  // 1.5 * 2^23: adding it leaves the rounded integer in the low bits
+    // 1.5 * 2^23: adding it leaves the rounded integer in the low bits.
+    constexpr float kRound = 12582912.0f;
     const F shifted = x * 1.44269504088896341f + kRound;
     const F n = shifted - kRound;
     const F r = (x - n * 0.693359375f) - n * -2.12194440e-4f;

@@ -21,8 +21,8 @@ namespace varve::model {
 struct PolicySpec {
   std::string name;
   uint32_t page_tokens = 32;
-  double budget =
-      1.0;  // share of the prompt's pages (or tokens) that decode may attend to, in (0, 1]
+  // Share of the prompt's pages (or tokens) that decode may attend to, in (0, 1].
+  double budget = 1.0;
 };
 
 // Time spent in one stage of the decode steps.
@@ -39,8 +39,8 @@ struct BackendStats {
   uint64_t pages_recalled = 0;  // brought to the hot set
   uint64_t bytes_recalled = 0;
   uint64_t pages_evicted = 0;
-  double mass_kept_sum =
-      0;  // share of full attention's softmax mass that the attended tokens hold, per query head
+  // Share of full attention's softmax mass that the attended tokens hold, per query head.
+  double mass_kept_sum = 0;
   uint64_t mass_samples = 0;
   std::map<std::string, StageTime> stages;
 

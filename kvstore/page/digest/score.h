@@ -22,8 +22,8 @@ namespace varve::page {
 
 // Merge of the G per-query-head scores into one score per page and KV head.
 enum class ScoreMerge : uint8_t {
-  kSoftmaxMean =
-      1,  // mean over heads of softmax over pages of score / sqrt(head_dim) (FreeKV); the default
+  // Mean over heads of softmax over pages of score / sqrt(head_dim) (FreeKV); the default.
+  kSoftmaxMean = 1,
   kSoftmaxMax = 2,  // maximum over heads of that softmax (ShadowKV)
   kMax = 3,         // maximum of the raw scores
   kMean = 4,        // mean of the raw scores (ArkVale)

@@ -289,8 +289,9 @@ class Client {
                                    uint32_t first_block, uint32_t num_blocks, std::string rows,
                                    absl::Time sealed) = 0;
   // Calls sink(layer, first_block, num_blocks, rows) in order; call_timeout bounds all of it.
+  // FAILED_PRECONDITION: the context is at another epoch.
   virtual absl::Status ReadDigests(
-      const std::string& id, uint32_t layer_begin, uint32_t layer_count,
+      const std::string& id, uint32_t epoch, uint32_t layer_begin, uint32_t layer_count,
       const std::function<absl::Status(uint32_t, uint32_t, uint32_t, std::string_view)>& sink) = 0;
   // One round trip on a long-lived stream. Without slots pages are selected and nothing is brought.
   // A client without a transport fetches the pages inline, which attaches its session to the

@@ -133,7 +133,7 @@ absl::Status ClientImpl::SendDigests(const std::string& id, uint32_t epoch, uint
 }
 
 absl::Status ClientImpl::ReadDigests(
-    const std::string& id, uint32_t layer_begin, uint32_t layer_count,
+    const std::string& id, uint32_t epoch, uint32_t layer_begin, uint32_t layer_count,
     const std::function<absl::Status(uint32_t, uint32_t, uint32_t, std::string_view)>& sink) {
   v1::ReadDigestsRequest request;
   request.set_context_id(id);
@@ -152,7 +152,11 @@ absl::Status ClientImpl::ReadDigests(
     absl::Status refused;
     v1::DigestBatch batch;
     while (refused.ok() && reader->Read(&batch)) {
-      refused = sink(batch.layer(), batch.first_block(), batch.num_blocks(), batch.rows());
+      refused =
+          batch.epoch() == epoch
+              ? sink(batch.layer(), batch.first_block(), batch.num_blocks(), batch.rows())
+              : absl::FailedPreconditionError(absl::StrCat("epoch ", epoch, " of context '", id,
+                                                           "' is over, it is now ", batch.epoch()));
     }
     if (!refused.ok()) context.TryCancel();
     const absl::Status status = FromGrpc(reader->Finish());

@@ -90,7 +90,7 @@ absl::Status Sequence::LoadBlocks(const client::ContextInfo& info) {
   tokens_ = uint64_t{info.num_blocks} * geometry_.page_tokens;
   if (info.num_blocks == 0) return absl::OkStatus();
   VARVE_RETURN_IF_ERROR(services_->client->ReadDigests(
-      log_->context_id(), 0, geometry_.num_layers,
+      log_->context_id(), log_->epoch(), 0, geometry_.num_layers,
       [this](uint32_t layer, uint32_t first, uint32_t count, std::string_view rows) {
         if (layer >= layers_.size()) {
           return absl::DataLossError(absl::StrCat("digests of unknown layer ", layer));

@@ -365,9 +365,10 @@ absl::Status FakeClient::SendDigests(const std::string& id, uint32_t epoch, uint
 }
 
 absl::Status FakeClient::ReadDigests(
-    const std::string& id, uint32_t layer_begin, uint32_t layer_count,
+    const std::string& id, uint32_t epoch, uint32_t layer_begin, uint32_t layer_count,
     const std::function<absl::Status(uint32_t, uint32_t, uint32_t, std::string_view)>& sink) {
   FakeContext copy = context(id);
+  if (copy.epoch != epoch) return absl::FailedPreconditionError("another epoch");
   for (uint32_t l = layer_begin; l < layer_begin + layer_count; ++l) {
     VARVE_RETURN_IF_ERROR(sink(l, 0, copy.digest_blocks[l], copy.rows[l]));
   }

@@ -108,9 +108,10 @@ class FakeClient final : public client::Client {
   absl::Status SendDigests(const std::string& id, uint32_t epoch, uint32_t layer,
                            uint32_t first_block, uint32_t num_blocks, std::string rows,
                            absl::Time sealed) override;
-  absl::Status ReadDigests(const std::string& id, uint32_t layer_begin, uint32_t layer_count,
-                           const std::function<absl::Status(uint32_t, uint32_t, uint32_t,
-                                                            std::string_view)>& sink) override;
+  absl::Status ReadDigests(
+      const std::string& id, uint32_t epoch, uint32_t layer_begin, uint32_t layer_count,
+      const std::function<absl::Status(uint32_t, uint32_t, uint32_t, std::string_view)>& sink)
+      override;
   absl::StatusOr<client::RecallResult> Recall(const client::RecallQuery& query) override;
   absl::StatusOr<client::StoreStatus> Status() override;
   absl::StatusOr<std::string> Config() override;

@@ -102,7 +102,8 @@ TEST_P(ContextsTest, DigestsComeBackAsSent) {
   std::vector<std::string> layers(geometry_.num_layers);
   std::vector<uint32_t> next(geometry_.num_layers, 0);
   const absl::Status read = client().ReadDigests(
-      Id(), 0, 0, [&](uint32_t layer, uint32_t first, uint32_t count, std::string_view rows) {
+      Id(), epoch_, 0, 0,
+      [&](uint32_t layer, uint32_t first, uint32_t count, std::string_view rows) {
         EXPECT_EQ(first, next.at(layer));
         next[layer] += count;
         layers[layer] += rows;
@@ -113,7 +114,7 @@ TEST_P(ContextsTest, DigestsComeBackAsSent) {
     EXPECT_TRUE(layers[l] == Digests(l, 0, kBlocks)) << l;
   }
   EXPECT_EQ(client()
-                .ReadDigests(Id(), 0, 1,
+                .ReadDigests(Id(), epoch_, 0, 1,
                              [](uint32_t, uint32_t, uint32_t, std::string_view) {
                                return absl::AbortedError("enough");
                              })
@@ -121,10 +122,18 @@ TEST_P(ContextsTest, DigestsComeBackAsSent) {
             absl::StatusCode::kAborted);
   EXPECT_EQ(client()
                 .ReadDigests(
-                    Id(), 9, 1,
+                    Id(), epoch_, 9, 1,
                     [](uint32_t, uint32_t, uint32_t, std::string_view) { return absl::OkStatus(); })
                 .code(),
             absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(client()
+                .ReadDigests(Id(), epoch_ + 1, 0, 1,
+                             [](uint32_t, uint32_t, uint32_t, std::string_view) {
+                               ADD_FAILURE() << "rows of another epoch";
+                               return absl::OkStatus();
+                             })
+                .code(),
+            absl::StatusCode::kFailedPrecondition);
 }
 
 TEST_P(ContextsTest, BadDigestsAreRefusedAndTheStreamGoesOn) {

@@ -46,8 +46,8 @@ struct LayerCache {
   DigestTable digests;
   std::vector<HotSet> heads;
   std::vector<BlockState> blocks;  // of the sealed blocks
-  std::vector<std::vector<uint32_t>>
-      attended;  // by head: candidates that the last Attend used, ascending
+  // By head: candidates that the last Attend used, ascending.
+  std::vector<std::vector<uint32_t>> attended;
   bool has_attended = false;
   std::vector<std::vector<bool>> lost;  // by head and page: exists nowhere; empty: none
   bool IsLost(uint32_t head, uint32_t page) const {
@@ -163,6 +163,7 @@ class Sequence {
   const SequenceId id_;
   const Policy policy_;
   bool drop_on_close_ = false;
+  ContextsInUse::Name name_;
   std::shared_ptr<SaveLog> log_;
   uint64_t session_ = 0;       // in which the context was seen last; 0: not since
   bool rebuilding_ = false;    // a rebuild was begun and not finished

@@ -33,6 +33,13 @@ absl::Status Sequence::OpenContext(const SequenceOptions& options) {
     context_id = absl::StrCat("w-", absl::BytesToHexString(random), "-", id_);
     drop_on_close_ = true;
   }
+  name_ = services_->options.contexts->Take(context_id);
+  if (!name_.taken()) {
+    const std::string why = absl::StrCat("another sequence works on context ", context_id);
+    if (options.resume_context_id.empty()) return absl::AlreadyExistsError(why);
+    return absl::FailedPreconditionError(
+        absl::StrCat(why, "; resume it under another context_id, which makes a fork"));
+  }
   session_ = services_->client->session();
   if (!options.resume_context_id.empty()) return Resume(options, context_id);
   VARVE_ASSIGN_OR_RETURN(
@@ -109,6 +116,7 @@ absl::Status Sequence::LoadBlocks(const client::ContextInfo& info) {
 }
 
 absl::Status Sequence::Close() {
+  const ContextsInUse::Name name = std::move(name_);
   if (drop_on_close_) log_->Cancel();
   absl::Status status = log_->WaitIdle(Patience());
   std::vector<Slot> slots;

@@ -34,6 +34,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "client/client.h"
+#include "gpu_worker/contexts_in_use.h"
 #include "gpu_worker/policy.h"
 #include "kvstore/base/metrics.h"
 #include "kvstore/page/digest/digest.h"
@@ -68,6 +69,8 @@ struct WorkerOptions {
   // mass (it recalls every page: for evaluation). 0: never.
   uint32_t mass_sample_every = 0;
   base::Metrics* metrics = nullptr;  // may be null
+  // Shared by all workers of one client; null when there is but this one.
+  std::shared_ptr<ContextsInUse> contexts;
 };
 
 using SequenceId = uint64_t;
@@ -77,7 +80,8 @@ struct SequenceOptions {
   // The store's context; empty: the worker makes a unique one, dropped on Close.
   std::string context_id;
   // Resume this stored context: its blocks are the sequence's first tokens, attached by digests
-  // alone.
+  // alone. In place when context_id is the same, else in a fork. FAILED_PRECONDITION: another
+  // sequence of this client works on context_id.
   std::string resume_context_id;
 };
 

@@ -27,8 +27,11 @@ bool Eventually(const std::function<bool()>& condition) {
 
 class WorkerRefusals : public ::testing::TestWithParam<RecallPath> {
  protected:
-  static std::unique_ptr<worker::Worker> Make(FakeClient* client, uint32_t pages) {
+  static std::unique_ptr<worker::Worker> Make(
+      FakeClient* client, uint32_t pages,
+      std::shared_ptr<worker::ContextsInUse> contexts = nullptr) {
     worker::WorkerOptions options;
+    options.contexts = std::move(contexts);
     options.geometry = kShape;
     options.pool_bytes = pages * kShape.page_bytes();
     options.recall_path = GetParam();
@@ -102,6 +105,34 @@ TEST_P(WorkerRefusals, AFailedResumeLeavesNothingBehind) {
   ASSERT_OK(client.ForkContext("stored", "fork", 0).status());
   EXPECT_EQ(feeder.Open("full", "fork", "stored").code(), absl::StatusCode::kAlreadyExists);
   EXPECT_TRUE(client.has_context("fork"));
+}
+
+// What a sequence works on is not attached a second time: the refusal, or the end of the second
+// sequence, would give up the first one's pages.
+TEST_P(WorkerRefusals, AContextInUseIsNotResumedInPlace) {
+  const RandomText text(kShape, 40, 600);
+  FakeClient client;
+  const auto contexts = std::make_shared<worker::ContextsInUse>();
+  const auto worker = Make(&client, 256, contexts);
+  const auto other = Make(&client, 128, contexts);
+  Feeder first(worker.get(), &text);
+  ASSERT_OK(first.Open("arkvale(budget=4p,hot=1)", "shared"));
+  ASSERT_OK(first.Feed(240));
+  ASSERT_OK(first.Finish());
+  for (worker::Worker* engine : {worker.get(), other.get()}) {
+    Feeder second(engine, &text);
+    EXPECT_EQ(second.Open("quest", "shared", "shared").code(),
+              absl::StatusCode::kFailedPrecondition);
+    EXPECT_EQ(second.Open("quest", "shared").code(), absl::StatusCode::kAlreadyExists);
+    EXPECT_FALSE(client.context("shared").parked);
+  }
+  for (uint32_t step = 0; step < 20; ++step) ASSERT_OK(first.Step(step));
+  Feeder fork(other.get(), &text);
+  ASSERT_OK(fork.Open("quest", "fork", "shared"));
+  ASSERT_OK(worker->Close(first.id()));
+  EXPECT_TRUE(client.context("shared").parked);
+  Feeder next(other.get(), &text);
+  ASSERT_OK(next.Open("quest", "shared", "shared"));
 }
 
 // One layer's hot sets may hold what the pool has; another layer's next pages find room all the

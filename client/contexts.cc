@@ -137,6 +137,7 @@ absl::Status ClientImpl::ReadDigests(
     const std::function<absl::Status(uint32_t, uint32_t, uint32_t, std::string_view)>& sink) {
   v1::ReadDigestsRequest request;
   request.set_context_id(id);
+  request.set_epoch(epoch);
   request.set_layer_begin(layer_begin);
   request.set_layer_count(layer_count);
   for (bool retried = false;; retried = true) {
@@ -152,11 +153,7 @@ absl::Status ClientImpl::ReadDigests(
     absl::Status refused;
     v1::DigestBatch batch;
     while (refused.ok() && reader->Read(&batch)) {
-      refused =
-          batch.epoch() == epoch
-              ? sink(batch.layer(), batch.first_block(), batch.num_blocks(), batch.rows())
-              : absl::FailedPreconditionError(absl::StrCat("epoch ", epoch, " of context '", id,
-                                                           "' is over, it is now ", batch.epoch()));
+      refused = sink(batch.layer(), batch.first_block(), batch.num_blocks(), batch.rows());
     }
     if (!refused.ok()) context.TryCancel();
     const absl::Status status = FromGrpc(reader->Finish());

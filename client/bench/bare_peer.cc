@@ -12,6 +12,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "client/console/stop.h"
 #include "client/process/child_process.h"
 #include "kvstore/base/status.h"
 #include "kvstore/transport/ucx_bare_loop.h"
@@ -52,6 +53,7 @@ class BarePeerImpl final : public BarePeer {
 
   absl::Status Round(double seconds, Series& series) override {
     ChildProcess::Options child;
+    child.stopped = &console::CheckStopped;
     child.binary = "varve-bench";
     child.args = ToArgs(loop_);
     child.wait_ready = false;

@@ -1,4 +1,5 @@
 #include "client/bench/bench.h"
+#include "client/console/stop.h"
 
 #include <iostream>
 #include <utility>
@@ -32,6 +33,7 @@ BenchRow MakeRow(const std::string& op, const BenchOptions& options, uint64_t va
 absl::StatusOr<BenchStore> OpenStore(const BenchOptions& options, uint64_t capacity_bytes) {
   if (!options.store.empty()) return BenchStore{nullptr, options.store};
   ChildProcess::Options child;
+  child.stopped = &console::CheckStopped;
   child.binary = "varve-store";
   child.args = {"--listen=127.0.0.1:0", "--http_listen=127.0.0.1:0", "--log_level=warning",
                 absl::StrCat("--host_tier.capacity_bytes=", capacity_bytes)};

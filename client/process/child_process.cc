@@ -20,6 +20,9 @@
 namespace varve::client {
 namespace {
 
+// How often who waits for a line looks whether it shall go on.
+constexpr absl::Duration kLook = absl::Milliseconds(100);
+
 // Between fork and exec only async-signal-safe calls are allowed: everything is prepared before.
 [[noreturn]] void Exec(const char* binary, char* const* argv, char* const* environment, int out,
                        int err, int inherit_fd, int inherit_as) {
@@ -62,12 +65,16 @@ absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(const Options&
   }
   environment.push_back(nullptr);
 
-  int pipe_fds[2];
-  if (pipe2(pipe_fds, O_CLOEXEC) != 0) return absl::ErrnoToStatus(errno, "pipe");
   int err = -1;
   if (!options.log_path.empty()) {
     err = open(options.log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     if (err < 0) return absl::ErrnoToStatus(errno, absl::StrCat("open ", options.log_path));
+  }
+  int pipe_fds[2];
+  if (pipe2(pipe_fds, O_CLOEXEC) != 0) {
+    const absl::Status status = absl::ErrnoToStatus(errno, "pipe");
+    if (err >= 0) close(err);
+    return status;
   }
   const pid_t pid = fork();
   if (pid == 0)
@@ -79,7 +86,8 @@ absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(const Options&
     close(pipe_fds[0]);
     return absl::ErrnoToStatus(errno, "fork");
   }
-  std::unique_ptr<ChildProcess> child(new ChildProcess(options.binary, pid, pipe_fds[0]));
+  std::unique_ptr<ChildProcess> child(
+      new ChildProcess(options.binary, pid, pipe_fds[0], options.stopped));
   if (!options.wait_ready) return child;
   const absl::Status ready = child->AwaitReady(options.ready_timeout);
   if (ready.ok()) return child;
@@ -145,10 +153,14 @@ absl::StatusOr<std::string> ChildProcess::ReadLine(absl::Duration timeout) {
       buffered_.erase(0, newline + 1);
       return line;
     }
-    const int64_t left_ms = absl::ToInt64Milliseconds(deadline - absl::Now());
-    if (left_ms <= 0) return absl::DeadlineExceededError("no line of output in time");
+    if (stopped_ != nullptr) VARVE_RETURN_IF_ERROR(stopped_());
+    const absl::Duration left = deadline - absl::Now();
+    if (left <= absl::ZeroDuration())
+      return absl::DeadlineExceededError("no line of output in time");
     pollfd fd{stdout_fd_, POLLIN, 0};
-    if (poll(&fd, 1, static_cast<int>(left_ms)) <= 0) continue;
+    const int64_t wait_ms =
+        absl::ToInt64Milliseconds(absl::Ceil(std::min(left, kLook), absl::Milliseconds(1)));
+    if (poll(&fd, 1, static_cast<int>(wait_ms)) <= 0) continue;
     char chunk[4096];
     const ssize_t got = read(stdout_fd_, chunk, sizeof(chunk));
     if (got < 0 && errno == EINTR) continue;

@@ -30,8 +30,12 @@ class ChildProcess {
     bool wait_ready = true;  // AwaitReady before Start returns
     int inherit_fd = -1;     // this descriptor is the child's inherit_as; -1: none
     int inherit_as = 3;
+    // Asked while a line of the child's is waited for, several times a second: an error ends the
+    // wait. Null: nobody is asked.
+    absl::Status (*stopped)() = nullptr;
   };
-  // NOT_FOUND no such binary; UNAVAILABLE it ended before it was ready; DEADLINE_EXCEEDED.
+  // NOT_FOUND no such binary; UNAVAILABLE it ended before it was ready; DEADLINE_EXCEEDED; what
+  // `stopped` says.
   static absl::StatusOr<std::unique_ptr<ChildProcess>> Start(const Options& options);
   // SIGTERM, then SIGKILL after 10 s.
   ~ChildProcess();
@@ -52,12 +56,13 @@ class ChildProcess {
   absl::StatusOr<std::string> ReadLine(absl::Duration timeout);
 
  private:
-  ChildProcess(std::string name, pid_t pid, int stdout_fd)
-      : name_(std::move(name)), pid_(pid), stdout_fd_(stdout_fd) {}
+  ChildProcess(std::string name, pid_t pid, int stdout_fd, absl::Status (*stopped)())
+      : name_(std::move(name)), pid_(pid), stdout_fd_(stdout_fd), stopped_(stopped) {}
 
   const std::string name_;
   const pid_t pid_;
   const int stdout_fd_;
+  absl::Status (*const stopped_)();
   bool reaped_ = false;
   int exit_code_ = 0;
   std::string buffered_;

@@ -138,13 +138,13 @@ absl::Status Remove(const Globals& globals, const std::vector<std::string>& text
 
 // Until `end`, or until somebody wants the program to stop. UNAVAILABLE when the session ends, and
 // the pins with it.
-absl::Status HoldUntil(absl::Time end, const client::Client& client) {
+absl::Status HoldUntil(absl::Time end, const client::Client& client, uint64_t session) {
   constexpr absl::Duration kLook = absl::Milliseconds(200);
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGINT);
   sigaddset(&signals, SIGTERM);
-  for (const uint64_t session = client.session(); absl::Now() < end;) {
+  while (absl::Now() < end) {
     const timespec timeout = absl::ToTimespec(std::min(end - absl::Now(), kLook));
     if (sigtimedwait(&signals, nullptr, &timeout) > 0) return absl::OkStatus();
     if (client.session() != session) {
@@ -165,6 +165,7 @@ absl::Status Pin(const Globals& globals, const std::vector<std::string>& texts,
   sigaddset(&signals, SIGTERM);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, true));
+  const uint64_t session = client->session();
   const absl::Time end = absl::Now() + duration;
   VARVE_ASSIGN_OR_RETURN(const std::vector<bool> pinned, client->Pin(keys, duration));
   const absl::Status shown = ShowOutcomes(globals, keys, pinned, "pinned", "they are not stored");
@@ -176,7 +177,7 @@ absl::Status Pin(const Globals& globals, const std::vector<std::string>& texts,
         stderr, "holding%s; Ctrl-C lets go\n",
         forever ? "" : (" for " + console::HumanDuration(absl::ToDoubleSeconds(duration))).c_str());
   }
-  VARVE_RETURN_IF_ERROR(HoldUntil(end, *client));
+  VARVE_RETURN_IF_ERROR(HoldUntil(end, *client, session));
   return shown;
 }
 

@@ -1,9 +1,11 @@
 #include "kvstore/base/program.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <map>
 #include <thread>
@@ -127,22 +129,32 @@ StopSignals::StopSignals() {
   pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
 }
 
+int StopSignals::Next(const timespec* limit) const {
+  for (;;) {
+    siginfo_t info{};
+    const int signal = sigtimedwait(&signals_, &info, limit);
+    if (signal < 0 && errno == EINTR) continue;
+    // Nobody else can say that the draining is done.
+    if (signal == SIGUSR1 && info.si_pid != getpid()) continue;
+    return signal;
+  }
+}
+
 bool StopSignals::Wait(absl::Duration patience) const {
   const timespec limit = absl::ToTimespec(patience);
-  return sigtimedwait(&signals_, nullptr, &limit) > 0;
+  return Next(&limit) > 0;
 }
 
 int StopSignals::ServeUntilStopped(absl::Duration grace,
                                    const std::function<void(absl::Duration)>& shut_down) const {
-  int signal = 0;
-  sigwait(&signals_, &signal);
+  int signal = Next(nullptr);
   LogInfo("signal ", signal, ": draining, at most ", absl::FormatDuration(grace));
   // The second signal must be heard while the first is being served.
   std::thread drain([&] {
     shut_down(grace);
     kill(getpid(), SIGUSR1);
   });
-  sigwait(&signals_, &signal);
+  signal = Next(nullptr);
   if (signal != SIGUSR1) _exit(128 + signal);
   drain.join();
   return 0;

@@ -80,6 +80,9 @@ class StopSignals {
                         const std::function<void(absl::Duration)>& shut_down) const;
 
  private:
+  // The next one; negative when none came within the limit. Null: no limit.
+  int Next(const timespec* limit) const;
+
   sigset_t signals_;
 };
 

@@ -337,7 +337,7 @@ absl::StatusOr<std::vector<LayerSelection>> ContextTableImpl::Select(
   VARVE_ASSIGN_OR_RETURN(const ContextPtr context, Find(ns, id));
   VARVE_RETURN_IF_ERROR(CheckQueries(context->options(), params, layers));
   VARVE_ASSIGN_OR_RETURN(const Context::RecallView view, context->View(params.epoch, layers));
-  VARVE_RETURN_IF_ERROR(CheckCandidates(view, params, layers));
+  VARVE_RETURN_IF_ERROR(CheckCandidates(view, params, layers, options_.max_answer_pages));
   const SelectThreads threads{pool_.get(), std::max(options_.threads, 1u)};
   std::vector<LayerSelection> selections =
       SelectFrom(context->options(), view, params, layers, threads, timings);

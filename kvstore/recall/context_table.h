@@ -56,8 +56,9 @@ struct ContextSnapshot {
 
 struct HeadQuery {
   uint32_t budget_pages = 0;  // selected pages, pinned ones included; at least 1
-  std::span<const uint32_t>
-      resident;  // page ids the worker has, ascending, below the context's num_blocks
+  // Page ids the worker has, ascending, below the context's num_blocks.
+  std::span<const uint32_t> resident;
+  uint32_t places = UINT32_MAX;  // for missing pages, the lowest first
 };
 struct LayerQuery {
   uint32_t layer = 0;
@@ -81,9 +82,9 @@ struct HeadSelection {
 struct LayerSelection {
   uint32_t layer = 0;
   std::vector<HeadSelection> heads;
-  std::vector<std::string>
-      block_hashes;  // of the pages in any head's `missing`, parallel to missing_pages
-  std::vector<uint32_t> missing_pages;  // union over heads, ascending
+  // Missing pages that a head has a place for: union over heads, ascending; and their block hashes.
+  std::vector<uint32_t> wanted_pages;
+  std::vector<std::string> block_hashes;
 };
 // Of the busiest thread.
 struct SelectTimings {
@@ -96,6 +97,7 @@ struct ContextTableOptions {
   uint64_t max_digest_bytes = 4ull << 30;
   uint32_t max_contexts = 10000;
   uint64_t max_blocks = 8 << 20;  // in the block lists of all contexts; what they share counts once
+  uint64_t max_answer_pages = 4 << 20;  // budgets and explained scores of one Select
   // A context that nobody is attached to or uses expires after so long.
   absl::Duration parked_ttl = absl::InfiniteDuration();
   const base::Clock* clock = &base::SystemClock::Get();  // outlives the table

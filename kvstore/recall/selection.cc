@@ -75,13 +75,12 @@ absl::Status CheckHead(const LayerQuery& query, size_t h, uint64_t pinned, uint3
   return absl::OkStatus();
 }
 
-// Selected pages and explained scores go into one reply, and take several times as much here.
-absl::Status CheckAnswer(uint64_t numbers) {
-  constexpr uint64_t kMaxNumbers = 16 << 20;
-  if (numbers <= kMaxNumbers) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat(
-      "the budgets and explained scores of the request come to ", numbers,
-      " pages, allowed: ", kMaxNumbers, " in one recall; ask for fewer layers at once"));
+// Selected pages and explained scores go into one reply, and take 20 bytes each on the way there.
+absl::Status CheckAnswer(uint64_t pages, uint64_t max_pages) {
+  if (pages <= max_pages) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the budgets and explained scores of the request come to ", pages,
+                   " pages, allowed: ", max_pages, " in one recall; ask for fewer layers at once"));
 }
 
 // ---- one (layer, KV head)
@@ -156,15 +155,17 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-void MergeMissing(const RowList& blocks, LayerSelection& layer) {
-  for (const HeadSelection& head : layer.heads) {
-    layer.missing_pages.insert(layer.missing_pages.end(), head.missing.begin(), head.missing.end());
+void MergeWanted(const RowList& blocks, const LayerQuery& query, LayerSelection& layer) {
+  std::vector<uint32_t>& wanted = layer.wanted_pages;
+  for (size_t h = 0; h < layer.heads.size(); ++h) {
+    const std::vector<uint32_t>& missing = layer.heads[h].missing;
+    const auto count = std::min<size_t>(missing.size(), query.heads[h].places);
+    wanted.insert(wanted.end(), missing.begin(), missing.begin() + count);
   }
-  std::sort(layer.missing_pages.begin(), layer.missing_pages.end());
-  layer.missing_pages.erase(std::unique(layer.missing_pages.begin(), layer.missing_pages.end()),
-                            layer.missing_pages.end());
-  layer.block_hashes.reserve(layer.missing_pages.size());
-  for (uint32_t page : layer.missing_pages) {
+  std::sort(wanted.begin(), wanted.end());
+  wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
+  layer.block_hashes.reserve(wanted.size());
+  for (uint32_t page : wanted) {
     layer.block_hashes.push_back(std::move(DecodeHashes(blocks, page, 1).front()));
   }
 }
@@ -182,14 +183,20 @@ absl::Status CheckQueries(const ContextOptions& options, const SelectParams& par
                                                    ", allowed: 1..4 (",
                                                    base::Sv(page::ScoreMergeNames()), ")"));
   }
+  std::vector<bool> asked(options.geometry.num_layers);
   for (const LayerQuery& query : layers) {
     VARVE_RETURN_IF_ERROR(CheckLayerQuery(options.geometry, query));
+    if (asked[query.layer]) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("layer ", query.layer, " is named twice, allowed: once"));
+    }
+    asked[query.layer] = true;
   }
   return absl::OkStatus();
 }
 
 absl::Status CheckCandidates(const Context::RecallView& view, const SelectParams& params,
-                             std::span<const LayerQuery> layers) {
+                             std::span<const LayerQuery> layers, uint64_t max_answer_pages) {
   const uint32_t num_blocks = view.blocks.rows();
   uint64_t answer = 0;
   if (params.num_blocks > num_blocks) {
@@ -210,7 +217,7 @@ absl::Status CheckCandidates(const Context::RecallView& view, const SelectParams
       answer += std::min(layers[l].heads[h].budget_pages, pages) + (params.explain ? pages : 0);
     }
   }
-  return CheckAnswer(answer);
+  return CheckAnswer(answer, max_answer_pages);
 }
 
 std::vector<LayerSelection> SelectFrom(const ContextOptions& options,
@@ -251,7 +258,7 @@ std::vector<LayerSelection> SelectFrom(const ContextOptions& options,
   const auto pieces = static_cast<uint32_t>(layers.size() * g.num_kv_heads);
   base::ParallelFor(threads.executor, threads.threads, pieces, one);
 
-  for (LayerSelection& layer : results) MergeMissing(view.blocks, layer);
+  for (size_t l = 0; l < layers.size(); ++l) MergeWanted(view.blocks, layers[l], results[l]);
   if (timings != nullptr) {
     *timings = SelectTimings{};
     for (const Scratch& s : scratches) {

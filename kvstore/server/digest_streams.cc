@@ -28,8 +28,9 @@ class DigestStream final : public StreamCall<DigestBatch, DigestAck> {
  private:
   // Checking rows for NaN reads them all: not on a gRPC thread.
   void OnRequest(std::unique_ptr<DigestBatch> batch) override {
-    core().recall_pool.Run(
-        [this, self = shared_from_this(), batch = std::move(batch)] { Respond(Take(*batch)); });
+    core().recall_pool.Run([this, self = shared_from_this(), batch = std::move(batch)] {
+      Respond(*batch, Take(*batch));
+    });
   }
 
   std::unique_ptr<DigestAck> Take(const DigestBatch& batch) {
@@ -83,6 +84,12 @@ class DigestSource {
       return absl::InvalidArgumentError(absl::StrCat("layers [", request.layer_begin(), ", ", end,
                                                      "); allowed: within [0, ", layers, ")"));
     }
+    // The snapshot's may be another one by now; the rows are of the client's, or none come.
+    context.epoch = request.epoch();
+    VARVE_RETURN_IF_ERROR(core.contexts
+                              .ReadDigests(session.ns(), request.context_id(), request.epoch(),
+                                           request.layer_begin(), 0, 0)
+                              .status());
     DigestSource source(core, session.ns(), std::move(context), request.layer_begin(),
                         static_cast<uint32_t>(end));
     return SendCall<DigestBatch>::Source(
@@ -105,7 +112,6 @@ class DigestSource {
     }
     if (layer_ >= end_) return false;
     const uint32_t blocks = std::min(batch_blocks_, context_.digest_blocks[layer_] - block_);
-    // Of the epoch that the stream began with, or no more: two epochs do not go together.
     VARVE_ASSIGN_OR_RETURN(std::string rows,
                            core_->contexts.ReadDigests(ns_, context_.context_id, context_.epoch,
                                                        layer_, block_, blocks));

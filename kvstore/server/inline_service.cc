@@ -34,7 +34,7 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
   void OnRequest(std::unique_ptr<PutInlineRequest> request) override {
     core().streams.Expect(stream_id(), absl::InfiniteFuture());
     core().data_pool.Run([this, self = shared_from_this(), request = std::move(request)] {
-      Respond(Take(*request));
+      Respond(*request, Take(*request));
     });
   }
 

@@ -66,8 +66,9 @@ absl::Status AddLayer(const varve::v1::LayerRecall& layer, CheckedRecall& out) {
     absl::StatusOr<HeadTarget> target = CheckHead(*out.session, out.context.geometry, head);
     if (!target.ok()) return base::Annotate(target.status(), "heads[" + std::to_string(h) + "]");
     targets.push_back(*std::move(target));
-    query.heads.push_back(
-        {head.budget_pages(), {head.resident().data(), static_cast<size_t>(head.resident_size())}});
+    query.heads.push_back({head.budget_pages(),
+                           {head.resident().data(), static_cast<size_t>(head.resident_size())},
+                           static_cast<uint32_t>(head.slots_size())});
   }
   out.layers.push_back(std::move(query));
   out.targets.push_back(std::move(targets));

@@ -34,12 +34,12 @@ class LayerObjects {
         ns_(ns),
         layout_(layout),
         selection_(selection),
-        objects_(selection.missing_pages.size()) {}
+        objects_(selection.wanted_pages.size()) {}
 
   // The page's object with `range` checked, or null and why.
   const store::GetHandle* Find(uint32_t page, const page::ObjectRange& range,
                                store::MissReason* reason) {
-    const auto& pages = selection_.missing_pages;
+    const auto& pages = selection_.wanted_pages;
     const size_t i = std::lower_bound(pages.begin(), pages.end(), page) - pages.begin();
     Object& object = objects_[i];
     if (!object.asked) Acquire(i, object);
@@ -94,7 +94,7 @@ class LayerObjects {
   const store::NamespaceId ns_;
   const page::ObjectLayout layout_;
   const recall::LayerSelection& selection_;
-  std::vector<Object> objects_;  // parallel to missing_pages
+  std::vector<Object> objects_;  // parallel to wanted_pages
 };
 
 class RecallOp : public std::enable_shared_from_this<RecallOp> {
@@ -141,24 +141,31 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
       result->mutable_scores()->Add(head.scores.begin(), head.scores.end());
       hot_ += head.selected.size() - head.missing.size();
       // Without slots the worker wants to know, not to have.
-      if (targets[h].slots.empty()) continue;
-      for (uint32_t i = 0; i < head.missing.size(); ++i) {
+      const size_t slots = targets[h].slots.size();
+      if (slots == 0) continue;
+      const size_t count = std::min(head.missing.size(), slots);
+      for (uint32_t i = 0; i < count; ++i) {
         AddPage(head, i, h, targets[h], objects, result->add_recalled());
       }
+      if (count < head.missing.size()) AddCramped(head, slots, result->add_recalled());
     }
     good_objects_ += objects.Release(handles_);
+  }
+
+  // One row for all pages without a slot: the first of them.
+  static void AddCramped(const recall::HeadSelection& head, size_t slots,
+                         varve::v1::RecalledPage* page) {
+    page->set_page(head.missing[slots]);
+    page->set_slot(static_cast<uint32_t>(slots));
+    page->set_miss_reason(varve::v1::MISS_REASON_FAILED);
+    page->set_message(absl::StrCat("no slot: ", head.missing.size(), " pages are missing, ", slots,
+                                   " slots were named"));
   }
 
   void AddPage(const recall::HeadSelection& head, uint32_t i, uint32_t kv_head,
                const HeadTarget& target, LayerObjects& objects, varve::v1::RecalledPage* page) {
     page->set_page(head.missing[i]);
     page->set_slot(i);
-    if (i >= target.slots.size()) {
-      page->set_miss_reason(varve::v1::MISS_REASON_FAILED);
-      page->set_message(absl::StrCat("no slot: ", head.missing.size(), " pages are missing, ",
-                                     target.slots.size(), " slots were named"));
-      return;
-    }
     const page::ObjectRange range{target.part, kv_head, 1};
     store::MissReason reason;
     const store::GetHandle* object = objects.Find(head.missing[i], range, &reason);
@@ -252,7 +259,7 @@ class RecallStreamCall final : public StreamCall<RecallRequest, RecallReply> {
                     reply->set_error_code(static_cast<uint32_t>(status.code()));
                   }
                   reply->set_tag(request->tag());
-                  self->Respond(std::move(reply));
+                  self->Respond(*request, std::move(reply));
                 });
   }
 

@@ -48,7 +48,7 @@ class SessionStream final : public StreamCall<SessionRequest, SessionReply> {
           absl::StrCat(max_connecting,
                        " sessions are being opened; sessions.max_connecting allows no more: try "
                        "again"))));
-      return Respond(nullptr);
+      return Respond(*request, nullptr);
     }
     Handle(core_.connect_pool, std::move(request), [this] { core_.connecting.fetch_sub(1); });
   }
@@ -59,7 +59,7 @@ class SessionStream final : public StreamCall<SessionRequest, SessionReply> {
               arrived = absl::Now()] {
       auto reply = Handle(*request, arrived);
       then();
-      Respond(std::move(reply));
+      Respond(*request, std::move(reply));
     });
   }
 

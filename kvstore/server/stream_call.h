@@ -1,13 +1,13 @@
 // One bidirectional streaming RPC, as a queue of replies and a bounded number of requests in work.
 //
 // A subclass gets requests one at a time, in order, on a gRPC thread (OnRequest), may work on up to
-// max_in_flight of them anywhere, and answers each exactly once (Respond). Requests of more than
-// kMaxMessageBytes together are answered before the next one is read. Replies go out in the order
-// of Respond; one that the client has not taken counts as in flight, so a client that does
-// not read is not read from either. The stream ends when the client has half-closed and every
-// request was answered, or with a status (End: an error, or the store drains) once the requests in
-// work were answered. Threads: Respond and End from any thread. Lifetime: shared; the call holds
-// itself until gRPC is done with it.
+// max_in_flight of them anywhere, and answers each exactly once (Respond). While those in work come
+// to more than kMaxMessageBytes no further one is read. Replies go out in the order of Respond; one
+// that the client has not taken counts as in flight, so a client that does not read is not read
+// from either. The stream ends when the client has half-closed and every request was answered, or
+// with a status (End: an error, or the store drains) once the requests in work were answered.
+// Threads: Respond and End from any thread. Lifetime: shared; the call holds itself until gRPC is
+// done with it.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -48,11 +48,12 @@ class StreamCall : public grpc::ServerBidiReactor<Request, Reply>,
     return this;
   }
 
-  // Answers one request. null: nothing to say.
-  void Respond(std::unique_ptr<Reply> reply) {
+  // Answers one request, unchanged since OnRequest. null: nothing to say.
+  void Respond(const Request& request, std::unique_ptr<Reply> reply) {
     {
       base::MutexLock lock(mutex_);
-      if (--in_flight_ == 0) bytes_read_ = 0;
+      --in_flight_;
+      bytes_in_flight_ -= static_cast<size_t>(request.GetCachedSize());
       if (reply != nullptr) replies_.push_back(std::move(reply));
     }
     Advance();
@@ -127,7 +128,7 @@ class StreamCall : public grpc::ServerBidiReactor<Request, Reply>,
   Action ReadOr(Action otherwise) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (finished_ || end_.has_value() || input_ended_ || reading_) return otherwise;
     if (in_flight_ + replies_.size() + (writing_ ? 1 : 0) >= max_in_flight_) return otherwise;
-    if (bytes_read_ > size_t{kMaxMessageBytes}) return otherwise;
+    if (bytes_in_flight_ > size_t{kMaxMessageBytes}) return otherwise;
     reading_ = true;
     incoming_ = std::make_unique<Request>();
     return Action::kRead;
@@ -150,7 +151,7 @@ class StreamCall : public grpc::ServerBidiReactor<Request, Reply>,
       base::MutexLock lock(mutex_);
       input_ended_ |= !ok;
       in_flight_ += ok ? 1 : 0;
-      bytes_read_ += ok ? incoming_->ByteSizeLong() : 0;
+      bytes_in_flight_ += ok ? incoming_->ByteSizeLong() : 0;
       delivering_ = ok;  // keeps the call from finishing under OnRequest
     }
     if (ok) OnRequest(std::move(incoming_));
@@ -192,8 +193,8 @@ class StreamCall : public grpc::ServerBidiReactor<Request, Reply>,
   base::Mutex mutex_;
   std::deque<std::unique_ptr<Reply>> replies_ ABSL_GUARDED_BY(mutex_);
   std::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
-  size_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;   // requests in work
-  size_t bytes_read_ ABSL_GUARDED_BY(mutex_) = 0;  // since no request was in work
+  size_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;  // requests in work
+  size_t bytes_in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
   bool acting_ ABSL_GUARDED_BY(mutex_) = false;
   bool reading_ ABSL_GUARDED_BY(mutex_) = false;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;

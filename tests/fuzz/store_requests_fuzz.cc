@@ -337,6 +337,7 @@ class Target {
     ReadDigestsRequest read;
     read.set_session_id("s");
     read.set_context_id(kContext);
+    read.set_epoch(epoch_);
     read.set_layer_begin(1);
     read.set_layer_count(1);
     ServerStream(&Store::Stub::ReadDigests, read);

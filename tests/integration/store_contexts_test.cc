@@ -68,6 +68,7 @@ TEST_P(StoreContextsTest, DigestsComeBackAsTheyWent) {
   v1::ReadDigestsRequest request;
   request.set_session_id(client_->session_id());
   request.set_context_id("c");
+  request.set_epoch(info.epoch());
   for (uint32_t begin : {0u, 1u}) {
     request.set_layer_begin(begin);
     request.set_layer_count(begin);  // 0: all

@@ -1,9 +1,12 @@
 // Tables and progress output of the command-line tools.
+#include <signal.h>
+
 #include <cstdio>
 #include <memory>
 #include <string>
 
 #include "client/console/progress.h"
+#include "client/console/stop.h"
 #include "client/console/table.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -124,6 +127,20 @@ TEST_F(ProgressOutput, UpdatesAfterTheEndAreIgnored) {
   progress.Update(5, "");
   progress.Finish();
   EXPECT_EQ(Take(), "");
+}
+
+TEST(Stop, ASecondSignalEndsTheProgramWhicheverItIs) {
+  for (const auto& [first, second] : {std::pair{SIGINT, SIGTERM}, std::pair{SIGTERM, SIGTERM}}) {
+    EXPECT_EXIT(
+        {
+          StopOnSignals();
+          raise(first);
+          if (!Stopped() || CheckStopped().ok()) exit(1);
+          raise(second);
+          exit(2);
+        },
+        ::testing::KilledBySignal(second), "");
+  }
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/console/stop.h"
 #include "client/process/child_process.h"
 #include "gpu_worker/remote_worker.h"
 #include "kvstore/base/status.h"
@@ -83,6 +84,7 @@ class RunningDeploymentImpl final : public RunningDeployment {
       return absl::OkStatus();
     }
     ChildProcess::Options options;
+    options.stopped = &console::CheckStopped;
     options.binary = "varve-store";
     options.args = {"--listen=127.0.0.1:0", "--http_listen=127.0.0.1:0", "--log_level=warning",
                     absl::StrCat("--host_tier.capacity_bytes=", kStoreBytes)};
@@ -125,6 +127,7 @@ class RunningDeploymentImpl final : public RunningDeployment {
     if (mkdtemp(pattern.data()) == nullptr) return absl::ErrnoToStatus(errno, "mkdtemp");
     socket_dir_ = pattern;
     ChildProcess::Options options;
+    options.stopped = &console::CheckStopped;
     options.binary = "varve-worker";
     options.args = {absl::StrCat("--listen=unix:", socket_dir_, "/worker.sock"),
                     "--http_listen=127.0.0.1:0",

@@ -146,11 +146,11 @@ TEST_P(SelectAgainstReferenceTest, PicksTheBestPagesAndNamesTheMissing) {
         EXPECT_EQ(head.missing, missing);
         missing_union.insert(missing.begin(), missing.end());
       }
-      EXPECT_EQ(selection.missing_pages,
+      EXPECT_EQ(selection.wanted_pages,
                 std::vector<uint32_t>(missing_union.begin(), missing_union.end()));
-      ASSERT_EQ(selection.block_hashes.size(), selection.missing_pages.size());
+      ASSERT_EQ(selection.block_hashes.size(), selection.wanted_pages.size());
       for (size_t i = 0; i < selection.block_hashes.size(); ++i) {
-        EXPECT_EQ(selection.block_hashes[i], HashOf(1, selection.missing_pages[i]));
+        EXPECT_EQ(selection.block_hashes[i], HashOf(1, selection.wanted_pages[i]));
       }
     }
   }
@@ -188,19 +188,18 @@ TEST_F(SelectTest, ManyQueryHeadsOverManyPages) {
 }
 
 TEST_F(SelectTest, AnAnswerThatIsTooBigIsRefused) {
-  constexpr uint32_t kPages = 9000;
-  ContextOptions options{SmallGeometry(), page::DigestKind::kMean};
-  options.geometry.num_layers = 1000;
-  options.geometry.num_kv_heads = 1;
-  const auto opened = table_->Open(ns_, "c", options, kSession);
-  ASSERT_TRUE(opened.ok()) << opened.status();
-  ASSERT_TRUE(table_->Append(ns_, "c", 0, Hashes(1, 0, kPages)).ok());
-  ASSERT_TRUE(AddDigests("c", opened->epoch, 0, 0, kPages, options).ok());
-  const std::vector<float> queries = RandomQueries(options.geometry, 1);
-  const std::vector<LayerQuery> layers(1000, MakeQuery(0, queries, 1, kPages));
-  const auto both = Select({.epoch = opened->epoch, .explain = true}, layers);
-  EXPECT_EQ(both.status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_THAT(std::string(both.status().message()), HasSubstr("18000000 pages, allowed: 16777216"));
+  Start({.max_answer_pages = 500});
+  const uint32_t epoch = Build("c", 200);
+  const std::vector<float> queries = RandomQueries(SmallGeometry(), 1);
+  const auto code = [&](uint32_t budget, bool explain) {
+    const std::vector<LayerQuery> layers = {MakeQuery(0, queries, 2, budget)};
+    return Select({.epoch = epoch, .explain = explain}, layers).status();
+  };
+  EXPECT_TRUE(code(200, false).ok()) << "of two heads";
+  EXPECT_TRUE(code(50, true).ok());
+  const absl::Status refused = code(51, true);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("502 pages, allowed: 500"));
 }
 
 // ---- properties
@@ -282,8 +281,8 @@ TEST_F(SelectTest, P13NothingStaleComesBack) {
     ASSERT_TRUE(selections.ok()) << selections.status();
     const LayerSelection& layer = selections->front();
     ASSERT_EQ(layer.heads[0].scores.size(), truth.size());
-    for (size_t i = 0; i < layer.missing_pages.size(); ++i) {
-      EXPECT_EQ(layer.block_hashes[i], truth[layer.missing_pages[i]]);
+    for (size_t i = 0; i < layer.wanted_pages.size(); ++i) {
+      EXPECT_EQ(layer.block_hashes[i], truth[layer.wanted_pages[i]]);
     }
     // Scores are those of the new digests, every one.
     const std::string rows = *ReadDigests("c", 1, 0, static_cast<uint32_t>(truth.size()));
@@ -325,9 +324,36 @@ TEST_F(SelectTest, P19EverythingResidentMeansNothingMissing) {
     ASSERT_TRUE(selections.ok());
     EXPECT_EQ(selections->front().heads[0].selected, all);
     EXPECT_THAT(selections->front().heads[0].missing, IsEmpty());
-    EXPECT_THAT(selections->front().missing_pages, IsEmpty());
+    EXPECT_THAT(selections->front().wanted_pages, IsEmpty());
     EXPECT_THAT(selections->front().block_hashes, IsEmpty());
   }
+}
+
+// What an answer costs is bounded by the places for it, not by what is missing.
+TEST_F(SelectTest, HashesAreOfThePagesThatHaveAPlace) {
+  const uint32_t epoch = Build("c", 64);
+  const auto queries = RandomQueries(SmallGeometry(), 1);
+  std::vector<LayerQuery> layers = {MakeQuery(0, queries, 2, 20)};
+  layers[0].heads[0].places = 3;
+  layers[0].heads[1].places = 0;
+  const auto selections = Select({.epoch = epoch}, layers);
+  ASSERT_TRUE(selections.ok()) << selections.status();
+  const LayerSelection& layer = selections->front();
+  ASSERT_EQ(layer.heads[0].missing.size(), 20u);
+  EXPECT_EQ(layer.heads[1].missing.size(), 20u);
+  const std::vector<uint32_t> first(layer.heads[0].missing.begin(),
+                                    layer.heads[0].missing.begin() + 3);
+  EXPECT_EQ(layer.wanted_pages, first);
+  EXPECT_EQ(layer.block_hashes,
+            (std::vector{HashOf(1, first[0]), HashOf(1, first[1]), HashOf(1, first[2])}));
+}
+
+TEST_F(SelectTest, ALayerIsNamedOnce) {
+  const uint32_t epoch = Build("c", 64);
+  const auto queries = RandomQueries(SmallGeometry(), 1);
+  const LayerQuery query = MakeQuery(1, queries, 2, 20);
+  EXPECT_THAT(Select({.epoch = epoch}, std::vector{query, query}).status().ToString(),
+              AllOf(HasSubstr("INVALID_ARGUMENT"), HasSubstr("layer 1 is named twice")));
 }
 
 // P20: heads with identical digests and queries select the same pages, so per-head tables equal one
@@ -349,7 +375,7 @@ TEST_F(SelectTest, P20IdenticalHeadsSelectAlike) {
   const auto selections = Select({.epoch = opened->epoch, .sinks = 1, .window = 1}, layers);
   ASSERT_TRUE(selections.ok()) << selections.status();
   EXPECT_EQ(selections->front().heads[0].selected, selections->front().heads[1].selected);
-  EXPECT_EQ(selections->front().missing_pages, selections->front().heads[0].selected);
+  EXPECT_EQ(selections->front().wanted_pages, selections->front().heads[0].selected);
 }
 
 TEST_F(SelectTest, ThreadsDoNotChangeTheAnswer) {

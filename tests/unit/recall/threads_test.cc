@@ -45,8 +45,8 @@ class RecallThreadsTest : public RecallTest {
       }
       const LayerSelection& layer = selections->front();
       ASSERT_GE(layer.heads[0].scores.size(), seen);
-      for (size_t i = 0; i < layer.missing_pages.size(); ++i) {
-        ASSERT_EQ(layer.block_hashes[i], HashOf(seed, layer.missing_pages[i]));
+      for (size_t i = 0; i < layer.wanted_pages.size(); ++i) {
+        ASSERT_EQ(layer.block_hashes[i], HashOf(seed, layer.wanted_pages[i]));
       }
     }
   }
@@ -194,8 +194,8 @@ TEST_F(RecallThreadsTest, P13TruncateBesideRecallIsNeverMixed) {
         }
         std::set<std::string> versions;
         const LayerSelection& layer = selections->front();
-        for (size_t i = 0; i < layer.missing_pages.size(); ++i) {
-          if (layer.missing_pages[i] < 20) continue;
+        for (size_t i = 0; i < layer.wanted_pages.size(); ++i) {
+          if (layer.wanted_pages[i] < 20) continue;
           versions.insert(layer.block_hashes[i].substr(0, layer.block_hashes[i].find('-')));
         }
         ASSERT_LE(versions.size(), 1u);

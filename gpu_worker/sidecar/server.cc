@@ -184,7 +184,6 @@ void WorkerServer::Shutdown(absl::Duration grace) {
   // sequences.
   impl_->grpc_server->Shutdown(std::chrono::system_clock::now());
   impl_->grpc_server->Wait();
-  for (const auto& engine : impl_->engines->All()) impl_->engines->Detach(engine->id());
   impl_->http_server.reset();
   impl_->grpc_server.reset();
 }

@@ -289,6 +289,23 @@ TEST(WorkerDrainingStore, IsWaitedForAndIsNotReady) {
   EXPECT_EQ(body, "store: it is draining\n");
 }
 
+// It has been waiting for a store without room, and no probe has seen the drain.
+TEST(WorkerDrainingStore, IsWaitedForOnceMoreWhenItBeginsToDrain) {
+  const auto store = StoreProcess::Start({"--sessions.max_sessions=1"});
+  ASSERT_TRUE(store.ok()) << store.status();
+  client::ClientOptions options;
+  options.address = (*store)->grpc_address();
+  options.lanes.clear();
+  const auto only = client::Client::Connect(options);
+  ASSERT_TRUE(only.ok()) << only.status();
+  const auto sidecar =
+      StoreProcess::StartProgram("varve-worker", SidecarFlags(**store, "shm"), false);
+  ASSERT_TRUE(sidecar.ok()) << sidecar.status();
+  EXPECT_FALSE((*sidecar)->Wait(absl::Milliseconds(1300)).ok());  // its probes are 1 s apart
+  ASSERT_OK(Drain(**store));
+  EXPECT_FALSE((*sidecar)->Wait(absl::Seconds(2)).ok());
+}
+
 TEST(WorkerDrainingStore, WithoutALaneInCommonThereIsNothingToWaitFor) {
   const auto store = StoreProcess::Start({"--transport.lanes=shm"});
   ASSERT_TRUE(store.ok()) << store.status();

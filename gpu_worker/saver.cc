@@ -87,7 +87,8 @@ absl::Status SaveLog::WaitIdle(absl::Duration patience) {
   base::MutexLock lock(mutex_);
   while (under_way_ > 0) {
     const uint64_t before = moves_;
-    const bool notified = moved_.WaitFor(mutex_, Bounded(patience));
+    const absl::Duration wait = client::CallDeadline::Shorten(patience);
+    const bool notified = moved_.WaitFor(mutex_, Bounded(wait));
     if (!notified && moves_ == before && under_way_ > 0) return Stalled(patience, "saved pages");
   }
   return absl::OkStatus();
@@ -437,6 +438,10 @@ void Saver::Settle(const TaskPtr& task, const std::vector<bool>& saved, const ab
 void Saver::SendDigests(SaveLog& log) {
   for (uint32_t layer = 0; layer < log.unsent_.size(); ++layer) {
     while (true) {
+      {
+        base::MutexLock lock(mutex_);
+        if (stopping_) return;
+      }
       SaveLog::DigestRows rows;
       {
         base::MutexLock lock(log.mutex_);
@@ -444,6 +449,7 @@ void Saver::SendDigests(SaveLog& log) {
         rows = log.unsent_[layer].front();
         if (rows.first + rows.count > log.context_blocks_) break;
       }
+      const client::CallDeadline deadline(absl::Now() + patience_);
       const absl::Status sent = client_->SendDigests(log.context_id_, log.epoch_, layer, rows.first,
                                                      rows.count, std::move(rows.rows), rows.sealed);
       base::MutexLock lock(log.mutex_);

@@ -59,7 +59,8 @@ class SaveLog {
   // Queued work is dropped: the context is about to go.
   void Cancel();
 
-  // Until nothing is queued or under way. DEADLINE_EXCEEDED when nothing moves for `patience`.
+  // Until nothing is queued or under way. DEADLINE_EXCEEDED when nothing moves for `patience`, or
+  // the thread's CallDeadline is over.
   absl::Status WaitIdle(absl::Duration patience);
   // Until something moves. DEADLINE_EXCEEDED after `patience`; false when nothing is under way.
   absl::StatusOr<bool> WaitProgress(absl::Duration patience);
@@ -106,7 +107,8 @@ struct SaveJob {
 
 class Saver {
  public:
-  // All must outlive the saver. patience: for the store to take a block's name.
+  // All must outlive the saver. patience: for the store to take a block's name, or digests of one
+  // layer.
   Saver(client::Client* client, const page::Geometry& geometry, PagePool* pool,
         WorkerMetrics* metrics, absl::Duration patience);
   // Waits for what the store is reading and the call under way; drops what is queued.

@@ -37,7 +37,7 @@ absl::Status FillOptions(const v1::EngineRequest& request, const v1::WorkerConfi
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<EngineSession>> EngineSession::Create(
+absl::StatusOr<std::unique_ptr<EngineSession>> EngineSession::Create(
     const v1::EngineRequest& request, const v1::WorkerConfig& config, uint64_t pool_bytes,
     client::Client* client, base::Metrics* metrics) {
   if (request.engine_name().size() > kMaxNameBytes) {
@@ -53,7 +53,7 @@ absl::StatusOr<std::shared_ptr<EngineSession>> EngineSession::Create(
   WorkerOptions options;
   options.metrics = metrics;
   VARVE_RETURN_IF_ERROR(FillOptions(request, config, &options));
-  std::shared_ptr<EngineSession> session(new EngineSession());
+  std::unique_ptr<EngineSession> session(new EngineSession());
   session->id_ = base::RandomBytes(16);
   session->name_ = request.engine_name();
   VARVE_ASSIGN_OR_RETURN(session->tensors_,
@@ -171,34 +171,46 @@ absl::StatusOr<std::shared_ptr<EngineSession>> EngineTable::Attach(
     pool_in_use_ += pool_bytes;
   }
   auto session = EngineSession::Create(request, config_, pool_bytes, client, metrics_);
-  base::MutexLock lock(mutex_);
   if (!session.ok()) {
+    base::MutexLock lock(mutex_);
     pool_in_use_ -= pool_bytes;
     return session.status();
   }
-  engines_.emplace((*session)->id(), *session);
   base::LogInfo("engine '", (*session)->name(),
                 "' attached: ", (*session)->worker().options().geometry.ToString());
-  return session;
+  std::promise<void> let_go;
+  std::future<void> unused = let_go.get_future();
+  std::shared_ptr<EngineSession> shared(
+      session->get(), [let_go = std::move(let_go)](EngineSession*) mutable { let_go.set_value(); });
+  const std::string id = shared->id();
+  base::MutexLock lock(mutex_);
+  engines_.emplace(id, Attached{*std::move(session), shared, std::move(unused)});
+  return shared;
 }
 
 void EngineTable::Detach(const std::string& id) {
-  std::shared_ptr<EngineSession> session;
-  absl::Time until;
+  Attached leaving;
   {
     base::MutexLock lock(mutex_);
     const auto it = engines_.find(id);
     if (it == engines_.end()) return;
-    session = std::move(it->second);
+    leaving = std::move(it->second);
     engines_.erase(it);
+  }
+  base::LogInfo("engine '", leaving.session->name(), "' left, ",
+                leaving.session->worker().Status().sequences, " sequences closed with it");
+  // Calls under way end by deadlines of their own.
+  leaving.shared.reset();
+  leaving.unused.wait();
+  const uint64_t pool_bytes = leaving.session->pool_bytes();
+  absl::Time until;
+  {
+    base::MutexLock lock(mutex_);
     until = until_;
   }
-  base::LogInfo("engine '", session->name(), "' left, ", session->worker().Status().sequences,
-                " sequences closed with it");
-  const uint64_t pool_bytes = session->pool_bytes();
   {
     const client::CallDeadline deadline(until);
-    session.reset();
+    leaving.session.reset();
   }
   // Not before the memory is free: the next engine's must fit in.
   base::MutexLock lock(mutex_);
@@ -213,13 +225,13 @@ absl::StatusOr<std::shared_ptr<EngineSession>> EngineTable::Find(const std::stri
     return absl::UnauthenticatedError(
         "no engine with this engine_id is attached: open an Engine stream");
   }
-  return it->second;
+  return it->second.shared;
 }
 
 std::vector<std::shared_ptr<EngineSession>> EngineTable::All() const {
   base::MutexLock lock(mutex_);
   std::vector<std::shared_ptr<EngineSession>> all;
-  for (const auto& [id, session] : engines_) all.push_back(session);
+  for (const auto& [id, attached] : engines_) all.push_back(attached.shared);
   return all;
 }
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <future>
 #include <map>
 #include <memory>
 #include <string>
@@ -29,7 +30,7 @@ namespace varve::worker {
 class EngineSession {
  public:
   // pool_bytes: what this engine may have. metrics may be null.
-  static absl::StatusOr<std::shared_ptr<EngineSession>> Create(const v1::EngineRequest& request,
+  static absl::StatusOr<std::unique_ptr<EngineSession>> Create(const v1::EngineRequest& request,
                                                                const v1::WorkerConfig& config,
                                                                uint64_t pool_bytes,
                                                                client::Client* client,
@@ -57,7 +58,8 @@ class EngineSession {
   std::unique_ptr<Worker> worker_;  // before its pool
 };
 
-// The engines attached now, and what the page pool has left for more.
+// The engines attached now, and what the page pool has left for more. Who gets a session from here
+// holds its engine's memory: it lets go before it calls Detach.
 class EngineTable {
  public:
   EngineTable(const v1::WorkerConfig& config, base::Metrics* metrics)
@@ -67,7 +69,8 @@ class EngineTable {
   void Open(client::Client* client);
   // RESOURCE_EXHAUSTED when the pool has no room, UNAVAILABLE before Open and after Close.
   absl::StatusOr<std::shared_ptr<EngineSession>> Attach(const v1::EngineRequest& request);
-  // Closes the engine's sequences, all within step_deadline.
+  // Waits until nobody else uses the session, then closes its sequences, all within step_deadline
+  // and the time that Close gave. The engine's share of the pool is free when its memory is.
   void Detach(const std::string& id);
   // UNAUTHENTICATED when there is none, UNAVAILABLE when closed.
   absl::StatusOr<std::shared_ptr<EngineSession>> Find(const std::string& id) const;
@@ -79,6 +82,12 @@ class EngineTable {
   void Close(absl::Time until);
 
  private:
+  struct Attached {
+    std::unique_ptr<EngineSession> session;
+    std::shared_ptr<EngineSession> shared;  // the session, for those who use it; does not own it
+    std::future<void> unused;               // ready when the last of them has let go
+  };
+
   const v1::WorkerConfig config_;
   base::Metrics* const metrics_;
   mutable base::Mutex mutex_;
@@ -86,7 +95,7 @@ class EngineTable {
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Time until_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   uint64_t pool_in_use_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::map<std::string, std::shared_ptr<EngineSession>> engines_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, Attached> engines_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace varve::worker

@@ -43,9 +43,10 @@ client::ClientOptions ClientOptionsOf(const varve::v1::WorkerConfig& config) {
 
 // The store is not there, has all the sessions it may have, or drains before it ends. Other
 // preconditions, such as a lane in common, will fail as long as both run.
-bool MayPass(const absl::Status& refusal, const absl::Status& store) {
+bool MayPass(const absl::Status& refusal, const WorkerServer& server) {
   return absl::IsUnavailable(refusal) || absl::IsDeadlineExceeded(refusal) ||
-         absl::IsResourceExhausted(refusal) || (absl::IsFailedPrecondition(refusal) && !store.ok());
+         absl::IsResourceExhausted(refusal) ||
+         (absl::IsFailedPrecondition(refusal) && !server.AskStore().ok());
 }
 
 // Tries until the store takes us or a signal comes (null then).
@@ -55,7 +56,7 @@ absl::StatusOr<std::unique_ptr<client::Client>> ConnectToStore(
   bool told = false;
   while (true) {
     auto connected = client::Client::Connect(ClientOptionsOf(config));
-    if (connected.ok() || !MayPass(connected.status(), server.store_state())) return connected;
+    if (connected.ok() || !MayPass(connected.status(), server)) return connected;
     if (!told) base::LogWarning("waiting for the store: ", connected.status().ToString());
     told = true;
     if (signals.Wait(absl::Milliseconds(500))) return std::unique_ptr<client::Client>();

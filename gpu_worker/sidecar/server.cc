@@ -172,7 +172,7 @@ WorkerServer::~WorkerServer() { Shutdown(absl::ZeroDuration()); }
 const std::string& WorkerServer::grpc_address() const { return impl_->grpc_address; }
 const std::string& WorkerServer::http_address() const { return impl_->http_address; }
 
-absl::Status WorkerServer::store_state() const { return impl_->watch->state(); }
+absl::Status WorkerServer::AskStore() const { return impl_->watch->Ask(); }
 
 void WorkerServer::Shutdown(absl::Duration grace) {
   if (impl_->grpc_server == nullptr) return;
@@ -184,7 +184,6 @@ void WorkerServer::Shutdown(absl::Duration grace) {
   // sequences.
   impl_->grpc_server->Shutdown(std::chrono::system_clock::now());
   impl_->grpc_server->Wait();
-  for (const auto& engine : impl_->engines->All()) impl_->engines->Detach(engine->id());
   impl_->http_server.reset();
   impl_->grpc_server.reset();
 }

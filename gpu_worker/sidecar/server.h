@@ -24,8 +24,9 @@ class WorkerServer {
   // Bound addresses; http is empty without one.
   const std::string& grpc_address() const;
   const std::string& http_address() const;
-  // OK when the store answers and does not drain; else why not. At most some seconds old.
-  absl::Status store_state() const;
+  // Asks the store: OK when it answers and does not drain; else why not. Takes some seconds at
+  // most.
+  absl::Status AskStore() const;
   // No new engines; calls under way have `grace` to finish, then are cancelled; sequences are
   // closed in what is left of it.
   void Shutdown(absl::Duration grace);

@@ -78,7 +78,7 @@ absl::Status WorkerService::ServeEngine(
   const std::string id = (*session)->id();
   v1::EngineReply reply;
   (*session)->Describe(&reply);
-  session = absl::CancelledError();  // the table holds it
+  session = absl::CancelledError();  // Detach waits for whoever holds it
   bool alive = stream->Write(reply);
   bool extra = false;
   while (alive && stream->Read(&request)) {

@@ -14,6 +14,8 @@ namespace {
 constexpr absl::Duration kPause = absl::Seconds(1);
 constexpr absl::Duration kPatience = absl::Seconds(3);  // of one question
 
+absl::Status Draining() { return absl::UnavailableError("it is draining"); }
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<StoreWatch>> StoreWatch::Start(const std::string& store,
@@ -44,8 +46,7 @@ StoreWatch::~StoreWatch() {
 void StoreWatch::Loop() {
   base::NameThisThread("varve-watch");
   while (true) {
-    const absl::StatusOr<client::StoreStatus> status = client_->Status();
-    Note(status.status(), status.ok() && status->draining);
+    Ask().IgnoreError();
     const absl::Time next = absl::Now() + kPause;
     base::MutexLock lock(mutex_);
     while (!stopping_ && absl::Now() < next) {
@@ -53,6 +54,13 @@ void StoreWatch::Loop() {
     }
     if (stopping_) return;
   }
+}
+
+absl::Status StoreWatch::Ask() {
+  const absl::StatusOr<client::StoreStatus> status = client_->Status();
+  const bool draining = status.ok() && status->draining;
+  Note(status.status(), draining);
+  return draining ? Draining() : status.status();
 }
 
 void StoreWatch::Note(const absl::Status& status, bool draining) {
@@ -79,7 +87,7 @@ void StoreWatch::Note(const absl::Status& status, bool draining) {
 
 absl::Status StoreWatch::state() const {
   base::MutexLock lock(mutex_);
-  if (draining_) return absl::UnavailableError("it is draining");
+  if (draining_) return Draining();
   if (status_.ok()) return status_;
   const int64_t seconds = absl::ToInt64Seconds(absl::Now() - answered_);
   return base::Annotate(status_, absl::StrCat("no answer for ", seconds, " s"));

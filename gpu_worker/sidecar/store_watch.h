@@ -30,6 +30,8 @@ class StoreWatch {
   // OK when it answers and does not drain; else why not, and since when. Of a moment ago: at most
   // some seconds old.
   absl::Status state() const;
+  // The same of now: asks the store, some seconds at most.
+  absl::Status Ask();
 
  private:
   StoreWatch(std::unique_ptr<client::Client> client, prometheus::Gauge* up);

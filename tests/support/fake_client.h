@@ -29,7 +29,7 @@ struct FakeContext {
   bool parked = false;
 };
 
-class FakeClient final : public client::Client {
+class FakeClient : public client::Client {
  public:
   FakeClient();
   ~FakeClient() override;

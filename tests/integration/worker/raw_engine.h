@@ -32,6 +32,7 @@ class RawEngine {
     stream_->Finish();
   }
   const std::string& id() const { return reply_.engine_id(); }
+  const std::string& pool_path() const { return reply_.pool_path(); }
   const grpc::Status& end() const { return end_; }  // when it was refused
   float* tensor(uint64_t offset) const {
     return reinterpret_cast<float*>(tensors_->bytes().data() + offset);

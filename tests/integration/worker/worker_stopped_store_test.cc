@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <functional>
 #include <string>
 #include <thread>
@@ -12,17 +13,21 @@
 #include "absl/time/clock.h"
 #include "client/call_deadline.h"
 #include "client/client.h"
+#include "client/convert.h"
 #include "gpu_worker/remote_worker.h"
 #include "gpu_worker/worker.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/support/client_interceptor.h"
 #include "gtest/gtest.h"
+#include "tests/integration/worker/raw_engine.h"
 #include "tests/support/assert_ok.h"
 #include "tests/support/store_process.h"
 #include "tests/support/test_engine.h"
 
 namespace varve::testing {
 namespace {
+
+namespace v1 = varve::v1;
 
 constexpr page::Geometry kShape{2, 2, 4, 32, 8, page::DType::kF32};
 constexpr const char* kPolicy = "arkvale(budget=4p,hot=1)";
@@ -141,6 +146,69 @@ TEST_F(WorkerStoppedStore, DrainingHasOneBudgetForAllSequences) {
   EXPECT_EQ(*exit, 0);
 }
 
+// Nor does a call under way add to it, but for its own deadline.
+TEST_F(WorkerStoppedStore, DrainingEndsWithTheStepUnderWay) {
+  ASSERT_NO_FATAL_FAILURE(StartSidecar(
+      {"--step_deadline_ms=3s", "--drain_ms=1s", "--transport.transfer_deadline_ms=1s"}));
+  auto remote = worker::RemoteWorker::Attach(RemoteOptions());
+  ASSERT_TRUE(remote.ok()) << remote.status();
+  const RandomText text(kShape, 12, 400);
+  Feeder feeder(remote->get(), &text), kept(remote->get(), &text);
+  ASSERT_OK(kept.Open("full", "kept"));
+  ASSERT_OK(feeder.Prefill(kPolicy, 300));
+  store_->Signal(SIGSTOP);
+  ASSERT_OK(kept.Feed(16));  // more to wait for
+  std::thread stepping([&] {
+    for (uint32_t step = 0; feeder.Attend(step).ok(); ++step) continue;
+  });
+  absl::SleepFor(absl::Seconds(1));
+  sidecar_->Signal(SIGTERM);
+  const auto exit = sidecar_->Wait(absl::Seconds(11));  // 10 s of the client's alone were more
+  stepping.join();
+  store_->Signal(SIGCONT);
+  ASSERT_TRUE(exit.ok()) << exit.status();
+  EXPECT_EQ(*exit, 0);
+}
+
+// Its memory is in use until its last call is over.
+TEST_F(WorkerStoppedStore, AShareOfThePoolIsFreeWhenItsMemoryIs) {
+  ASSERT_NO_FATAL_FAILURE(StartSidecar({}));
+  const auto stub = v1::Worker::NewStub(
+      grpc::CreateChannel(sidecar_->grpc_address(), grpc::InsecureChannelCredentials()));
+  v1::EngineRequest request;
+  *request.mutable_geometry() = client::ToProto(kShape);
+  auto engine = std::make_unique<RawEngine>(stub.get(), request);  // takes the whole pool
+  ASSERT_FALSE(engine->id().empty()) << engine->end().error_message();
+  const std::string pool = engine->pool_path();
+  store_->Signal(SIGSTOP);
+  std::thread opening([&stub, id = engine->id()] {
+    v1::OpenSequenceRequest open;
+    open.set_engine_id(id);
+    open.set_policy("full");
+    grpc::ClientContext context;
+    v1::SequenceInfo info;
+    stub->OpenSequence(&context, open, &info).ok();
+  });
+  EXPECT_TRUE(Eventually([&] {
+    return MetricValue(sidecar_->HttpGet("/metrics"),
+                       "grpc_server_started_total{grpc_method=\"OpenSequence\","
+                       "grpc_service=\"varve.v1.Worker\",grpc_type=\"unary\"}") == 1;
+  }));
+  std::thread leaving([&] { engine.reset(); });
+
+  request.set_engine_name(std::string(129, 'x'));  // refused, once there is room
+  const absl::Time go_on = absl::Now() + absl::Seconds(1);
+  EXPECT_TRUE(Eventually([&] {
+    if (absl::Now() > go_on) store_->Signal(SIGCONT);
+    const RawEngine next(stub.get(), request);
+    return next.end().error_code() != grpc::RESOURCE_EXHAUSTED;
+  }));
+  EXPECT_FALSE(std::filesystem::exists(pool));
+  store_->Signal(SIGCONT);
+  opening.join();
+  leaving.join();
+}
+
 // Resuming reads digests on a stream: when the store stops there, Open ends with the client's
 // timeouts, and earlier where the caller wants it so.
 TEST(WorkerStoppedStoreResume, OpeningEndsInTime) {
@@ -219,6 +287,23 @@ TEST(WorkerDrainingStore, IsWaitedForAndIsNotReady) {
   EXPECT_TRUE(
       Eventually([&] { return HttpGet((*sidecar)->http_address(), "/readyz", &body) == 503; }));
   EXPECT_EQ(body, "store: it is draining\n");
+}
+
+// It has been waiting for a store without room, and no probe has seen the drain.
+TEST(WorkerDrainingStore, IsWaitedForOnceMoreWhenItBeginsToDrain) {
+  const auto store = StoreProcess::Start({"--sessions.max_sessions=1"});
+  ASSERT_TRUE(store.ok()) << store.status();
+  client::ClientOptions options;
+  options.address = (*store)->grpc_address();
+  options.lanes.clear();
+  const auto only = client::Client::Connect(options);
+  ASSERT_TRUE(only.ok()) << only.status();
+  const auto sidecar =
+      StoreProcess::StartProgram("varve-worker", SidecarFlags(**store, "shm"), false);
+  ASSERT_TRUE(sidecar.ok()) << sidecar.status();
+  EXPECT_FALSE((*sidecar)->Wait(absl::Milliseconds(1300)).ok());  // its probes are 1 s apart
+  ASSERT_OK(Drain(**store));
+  EXPECT_FALSE((*sidecar)->Wait(absl::Seconds(2)).ok());
 }
 
 TEST(WorkerDrainingStore, WithoutALaneInCommonThereIsNothingToWaitFor) {

@@ -29,12 +29,10 @@ namespace varve::worker {
 
 class EngineSession {
  public:
-  // pool_bytes: what this engine may have. metrics may be null.
-  static absl::StatusOr<std::unique_ptr<EngineSession>> Create(const v1::EngineRequest& request,
-                                                               const v1::WorkerConfig& config,
-                                                               uint64_t pool_bytes,
-                                                               client::Client* client,
-                                                               base::Metrics* metrics);
+  // pool_bytes: what this engine may have. contexts: those of all engines. metrics may be null.
+  static absl::StatusOr<std::unique_ptr<EngineSession>> Create(
+      const v1::EngineRequest& request, const v1::WorkerConfig& config, uint64_t pool_bytes,
+      client::Client* client, std::shared_ptr<ContextsInUse> contexts, base::Metrics* metrics);
 
   const std::string& id() const { return id_; }
   const std::string& name() const { return name_; }
@@ -90,6 +88,7 @@ class EngineTable {
 
   const v1::WorkerConfig config_;
   base::Metrics* const metrics_;
+  const std::shared_ptr<ContextsInUse> contexts_ = std::make_shared<ContextsInUse>();
   mutable base::Mutex mutex_;
   client::Client* client_ ABSL_GUARDED_BY(mutex_) = nullptr;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;

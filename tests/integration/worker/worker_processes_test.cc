@@ -138,6 +138,32 @@ TEST_P(WorkerProcesses, AnEngineThatIsKilledLosesItsSequencesAndNothingElse) {
   ASSERT_OK((*survivor)->Close(feeder.id()));
 }
 
+// All engines of a sidecar are one session of the store, which has one hold on a context.
+TEST_P(WorkerProcesses, AnEngineDoesNotGiveUpTheContextOfAnother) {
+  const auto sidecar = StartSidecar();
+  ASSERT_NE(sidecar, nullptr);
+  const RandomText text(kShape, 1, 400);
+  auto owner = worker::RemoteWorker::Attach(RemoteOptions());
+  ASSERT_TRUE(owner.ok()) << owner.status();
+  Feeder feeder(owner->get(), &text);
+  ASSERT_OK(feeder.Open(kPolicy, "conversation"));
+  ASSERT_OK(feeder.Feed(300));
+  ASSERT_OK(feeder.Finish());
+  const auto pinned = [&] {
+    return MetricValue(store_->HttpGet("/metrics"), "varve_tier_pinned_bytes");
+  };
+  ASSERT_TRUE(Eventually([&] { return pinned() > 0; }));
+  auto other = worker::RemoteWorker::Attach(RemoteOptions());
+  ASSERT_TRUE(other.ok()) << other.status();
+  Feeder second(other->get(), &text);
+  EXPECT_EQ(second.Open(kPolicy, "conversation", "conversation").code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_GT(pinned(), 0);
+  for (uint32_t step = 0; step < 10; ++step) ASSERT_OK(feeder.Step(step));
+  ASSERT_OK((*owner)->Close(feeder.id()));
+  ASSERT_OK(second.Open(kPolicy, "conversation", "conversation"));
+}
+
 TEST_P(WorkerProcesses, ASidecarThatIsKilledFailsItsEngineAndLeavesTheStoreClean) {
   auto sidecar = StartSidecar();
   ASSERT_NE(sidecar, nullptr);

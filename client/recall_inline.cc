@@ -35,17 +35,18 @@ absl::Status AddFetches(const RecallQuery& query, const ContextInfo& context, si
   std::set_difference(selection.selected.begin(), selection.selected.end(), head.resident.begin(),
                       head.resident.end(), std::back_inserter(missing));
   VARVE_RETURN_IF_ERROR(CheckSlots(context.geometry, head));
-  selection.recalled.resize(missing.size());
-  for (uint32_t i = 0; i < missing.size(); ++i) {
-    if (i >= head.slots.size()) {
-      selection.recalled[i] = {
-          .page = missing[i],
-          .slot = i,
-          .reason = MissReason::kFailed,
-          .message = absl::StrCat("no slot: ", missing.size(), " pages are missing, ",
-                                  head.slots.size(), " slots were named")};
-      continue;
-    }
+  const size_t count = std::min(missing.size(), head.slots.size());
+  selection.recalled.resize(count);
+  if (count < missing.size()) {
+    // One row for all pages without a slot, as the store has it.
+    selection.recalled.push_back(
+        {.page = missing[count],
+         .slot = static_cast<uint32_t>(count),
+         .reason = MissReason::kFailed,
+         .message = absl::StrCat("no slot: ", missing.size(), " pages are missing, ", count,
+                                 " slots were named")});
+  }
+  for (uint32_t i = 0; i < count; ++i) {
     if (missing[i] >= context.block_hashes.size()) {
       return absl::FailedPreconditionError(
           absl::StrCat("context ", query.context_id, " was truncated meanwhile"));

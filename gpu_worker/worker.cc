@@ -493,11 +493,8 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerOptions& opti
   }
   VARVE_ASSIGN_OR_RETURN(std::unique_ptr<PagePool> pool,
                          HostPagePool::Create(options.geometry, std::move(memory), kMinPoolPages));
-  Services services{.options = options, .client = client};
-  if (services.options.contexts == nullptr) {
-    services.options.contexts = std::make_shared<ContextsInUse>();
-  }
-  return std::make_unique<LinkedWorker>(std::move(services), std::move(pool));
+  return std::make_unique<LinkedWorker>(Services{.options = options, .client = client},
+                                        std::move(pool));
 }
 
 }  // namespace varve::worker

@@ -69,8 +69,8 @@ struct WorkerOptions {
   // mass (it recalls every page: for evaluation). 0: never.
   uint32_t mass_sample_every = 0;
   base::Metrics* metrics = nullptr;  // may be null
-  // Shared by all workers of one client; null when there is but this one.
-  std::shared_ptr<ContextsInUse> contexts;
+  // Not null. All workers of one client share it.
+  std::shared_ptr<ContextsInUse> contexts = std::make_shared<ContextsInUse>();
 };
 
 using SequenceId = uint64_t;

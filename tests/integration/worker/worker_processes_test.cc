@@ -150,7 +150,7 @@ TEST_P(WorkerProcesses, AnEngineDoesNotGiveUpTheContextOfAnother) {
   ASSERT_OK(feeder.Feed(300));
   ASSERT_OK(feeder.Finish());
   const auto pinned = [&] {
-    return MetricValue(store_->HttpGet("/metrics"), "varve_tier_pinned_bytes");
+    return MetricValue(store_->HttpGet("/metrics"), "varve_tier_pinned_bytes{tier=\"host\"}");
   };
   ASSERT_TRUE(Eventually([&] { return pinned() > 0; }));
   auto other = worker::RemoteWorker::Attach(RemoteOptions());

@@ -29,7 +29,7 @@ class WorkerRefusals : public ::testing::TestWithParam<RecallPath> {
  protected:
   static std::unique_ptr<worker::Worker> Make(
       FakeClient* client, uint32_t pages,
-      std::shared_ptr<worker::ContextsInUse> contexts = nullptr) {
+      std::shared_ptr<worker::ContextsInUse> contexts = std::make_shared<worker::ContextsInUse>()) {
     worker::WorkerOptions options;
     options.contexts = std::move(contexts);
     options.geometry = kShape;

@@ -11,10 +11,12 @@
 #include "absl/strings/str_format.h"
 #include "client/bench/bare_peer.h"
 #include "client/bench/bench.h"
+#include "client/bench/trace_command.h"
 #include "client/console/output.h"
 #include "client/console/stop.h"
 #include "client/console/table.h"
 #include "kvstore/base/program.h"
+#include "kvstore/base/status.h"
 #include "kvstore/base/units.h"
 #include "kvstore/base/version.h"
 #include "kvstore/page/digest/digest.h"
@@ -31,6 +33,7 @@ redis) take turns; a ratio is the median over rounds. Examples:
   varve-bench put --transport tcp --size 64KiB,1MiB --batch 1,16 --against redis --json
   varve-bench recall --pages 4096 --missing 64
   varve-bench score
+  varve-bench trace requests.jsonl.gz --simulate --capacity-blocks 10000,50000
 )";
 
 std::string Text(double value) {
@@ -157,11 +160,18 @@ void CheckMissing(const BenchOptions& options) {
                                                        all, ", the pages of all KV heads"));
 }
 
-absl::StatusOr<std::vector<BenchRow>> Run(const std::string& op, const BenchOptions& options) {
+absl::StatusOr<std::vector<BenchRow>> Measure(const std::string& op, const BenchOptions& options) {
   if (op == "exists") return BenchExists(options);
   if (op == "recall") return BenchRecall(options);
   if (op == "score") return BenchScore(options);
   return BenchObjects(op, options);
+}
+
+absl::Status Run(const CLI::App& app, const BenchOptions& options) {
+  VARVE_ASSIGN_OR_RETURN(const std::vector<BenchRow> rows,
+                         Measure(app.get_subcommands()[0]->get_name(), options));
+  options.json ? PrintJson(rows, options) : PrintTable(rows);
+  return absl::OkStatus();
 }
 
 void AddObjectFlags(CLI::App* sub, BenchOptions& options, std::vector<std::string>& sizes,
@@ -224,6 +234,7 @@ int Main(int argc, char** argv) {
           "--missing", options.missing_pages,
           "Pages fetched per request, of all KV heads together: as many of each, at least one");
   }
+  const TraceCommand trace(app);
   try {
     app.parse(argc, argv);
     options.sizes = ParseSizes(sizes);
@@ -239,12 +250,12 @@ int Main(int argc, char** argv) {
   options.against_redis = against == "redis";
   console::StopOnSignals();
 
-  const auto rows = Run(app.get_subcommands()[0]->get_name(), options);
-  if (!rows.ok()) {
-    std::cerr << "varve-bench: " << rows.status().message() << '\n';
+  const absl::Status done =
+      app.got_subcommand("trace") ? trace.Run(options.json) : Run(app, options);
+  if (!done.ok()) {
+    std::cerr << "varve-bench: " << done.message() << '\n';
     return console::Stopped() ? console::kInterrupted : 1;
   }
-  options.json ? PrintJson(*rows, options) : PrintTable(*rows);
   if (const absl::Status written = console::FlushOutput(); !written.ok()) {
     std::cerr << "varve-bench: " << written.message() << '\n';
     return 1;

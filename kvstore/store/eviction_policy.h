@@ -21,8 +21,10 @@ struct EvictionNode {
   uint64_t identity = 0;
   uint64_t bytes = 0;
 
-  // The policy's own, 0 while the node is in none.
-  EvictionNode* newer = nullptr;
+  // The policy's own.
+  uint8_t uses = 0;
+  uint8_t queue = 0;
+  EvictionNode* newer = nullptr;  // null while the node is in no policy
   EvictionNode* older = nullptr;
 };
 
@@ -41,11 +43,11 @@ class EvictionPolicy {
 };
 
 struct EvictionPolicyRow {
-  std::unique_ptr<EvictionPolicy> (*create)(uint64_t capacity_bytes);
+  std::unique_ptr<EvictionPolicy> (*create)();
   std::string_view summary;
 };
 
-// The known policies: lru.
+// The known policies: lru, s3fifo.
 const base::Registry<EvictionPolicyRow>& EvictionPolicies();
 
 }  // namespace varve::store

@@ -1,51 +1,30 @@
 #include "kvstore/store/lru_policy.h"
 
+#include "kvstore/store/node_list.h"
+
 namespace varve::store {
 namespace {
 
-// A doubly linked list from oldest_ to newest_.
 class LruPolicy final : public EvictionPolicy {
  public:
-  void Insert(EvictionNode& node) override {
-    node.older = newest_;
-    node.newer = nullptr;
-    (newest_ != nullptr ? newest_->newer : oldest_) = &node;
-    newest_ = &node;
-    ++size_;
-  }
+  void Insert(EvictionNode& node) override { nodes_.PushNewest(node); }
 
   void Touch(EvictionNode& node) override {
-    if (newest_ == &node) return;
-    Erase(node);
-    Insert(node);
+    if (nodes_.newest() == &node) return;
+    nodes_.Erase(node);
+    nodes_.PushNewest(node);
   }
 
-  void Erase(EvictionNode& node) override {
-    (node.older != nullptr ? node.older->newer : oldest_) = node.newer;
-    (node.newer != nullptr ? node.newer->older : newest_) = node.older;
-    node.older = nullptr;
-    node.newer = nullptr;
-    --size_;
-  }
-
-  EvictionNode* Victim() override {
-    EvictionNode* victim = oldest_;
-    if (victim != nullptr) Erase(*victim);
-    return victim;
-  }
-
-  size_t size() const override { return size_; }
+  void Erase(EvictionNode& node) override { nodes_.Erase(node); }
+  EvictionNode* Victim() override { return nodes_.PopOldest(); }
+  size_t size() const override { return nodes_.size(); }
 
  private:
-  EvictionNode* oldest_ = nullptr;
-  EvictionNode* newest_ = nullptr;
-  size_t size_ = 0;
+  NodeList nodes_;
 };
 
 }  // namespace
 
-std::unique_ptr<EvictionPolicy> MakeLruPolicy(uint64_t /*capacity_bytes*/) {
-  return std::make_unique<LruPolicy>();
-}
+std::unique_ptr<EvictionPolicy> MakeLruPolicy() { return std::make_unique<LruPolicy>(); }
 
 }  // namespace varve::store

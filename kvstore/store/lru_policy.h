@@ -7,6 +7,6 @@
 
 namespace varve::store {
 
-std::unique_ptr<EvictionPolicy> MakeLruPolicy(uint64_t capacity_bytes);
+std::unique_ptr<EvictionPolicy> MakeLruPolicy();
 
 }  // namespace varve::store

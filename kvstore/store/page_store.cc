@@ -415,7 +415,7 @@ absl::StatusOr<std::unique_ptr<PageStore>> PageStore::Create(tier::Tier* host,
   if (options.max_object_bytes == 0) {
     return absl::InvalidArgumentError("max_object_bytes is 0, allowed: at least 1");
   }
-  return std::make_unique<PageStoreImpl>(host, options, row->create(host->capacity_bytes()), clock);
+  return std::make_unique<PageStoreImpl>(host, options, row->create(), clock);
 }
 
 }  // namespace varve::store

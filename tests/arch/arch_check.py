@@ -22,6 +22,7 @@ ARROWS = {
     "recall": {"base", "page", "store"},
     "server": {"base", "recall", "store", "transport", "proto"},
     "client": {"base", "page", "transport", "proto"},
+    "bench": {"client", "page", "store", "transport"},
     "gpu_worker": {"base", "client", "page", "transport"},
 }
 
@@ -34,6 +35,7 @@ ROOM_OF_PREFIX = {
     "kvstore/store/": "store",
     "kvstore/recall/": "recall",
     "kvstore/server/": "server",
+    "client/bench/": "bench",  # before client/: the first that fits counts
     "client/": "client",
     "gpu_worker/": "gpu_worker",
     "proto/": "proto",

@@ -9,8 +9,8 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "client/console/file_io.h"
 #include "kvstore/base/status.h"
-#include "tests/model/file_io.h"
 
 namespace varve::model {
 namespace {
@@ -107,7 +107,7 @@ absl::Status CheckEvalSets(const std::string& dir, absl::Span<const std::string>
 absl::StatusOr<EvalSet> ReadEvalSet(const std::string& dir, const std::string& task,
                                     uint32_t length, uint32_t vocab, uint32_t max_items) {
   const std::string path = SetPath(dir, task, length);
-  const absl::StatusOr<std::string> text = ReadGzipFile(path);
+  const absl::StatusOr<std::string> text = console::ReadGzipFile(path);
   if (absl::IsNotFound(text.status())) return NoSuchSet(path, dir);
   if (!text.ok()) return text.status();
   EvalSet set{task, length, {}};

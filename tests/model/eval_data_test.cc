@@ -7,9 +7,9 @@
 #include <fstream>
 #include <string>
 
+#include "client/console/file_io.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/model/file_io.h"
 
 namespace varve::model {
 namespace {
@@ -91,7 +91,7 @@ TEST_F(EvalData, RefusesATruncatedGzipFileWhereverItIsCut) {
   std::string text;
   for (int i = 0; i < 2000; ++i) text += std::string(kGoodLine) + "\n";
   Write(text);
-  const std::string whole = ReadFile(Path()).value();
+  const std::string whole = console::ReadFile(Path()).value();
   for (const size_t kept : {whole.size() - 1, whole.size() - 8, whole.size() / 2, size_t{30}}) {
     SCOPED_TRACE(kept);
     std::ofstream(Path(), std::ios::binary | std::ios::trunc) << whole.substr(0, kept);
@@ -103,7 +103,7 @@ TEST_F(EvalData, RefusesATruncatedGzipFileWhereverItIsCut) {
 
 TEST_F(EvalData, RefusesAFlippedBit) {
   Write(std::string(kGoodLine) + "\n");
-  std::string bytes = ReadFile(Path()).value();
+  std::string bytes = console::ReadFile(Path()).value();
   bytes[bytes.size() - 6] ^= 1;  // in the checksum
   std::ofstream(Path(), std::ios::binary | std::ios::trunc) << bytes;
   EXPECT_EQ(Read().status().code(), absl::StatusCode::kDataLoss);

@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "client/console/file_io.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/model/dense_backend.h"
-#include "tests/model/file_io.h"
 #include "tests/model/sequence.h"
 #include "tests/model/tiny_model.h"
 
@@ -30,8 +30,8 @@ struct Golden {
 
 std::vector<Golden> ReadGoldens() {
   const std::string dir = VARVE_TEST_DATA_DIR;
-  const auto json = nlohmann::json::parse(ReadFile(dir + "/golden.json").value());
-  const std::string raw = ReadFile(dir + "/golden_logits.f32").value();
+  const auto json = nlohmann::json::parse(console::ReadFile(dir + "/golden.json").value());
+  const std::string raw = console::ReadFile(dir + "/golden_logits.f32").value();
   std::vector<Golden> goldens;
   for (const auto& entry : json) {
     Golden golden;

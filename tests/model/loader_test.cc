@@ -6,9 +6,9 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "client/console/file_io.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/model/file_io.h"
 #include "tests/model/safetensors.h"
 #include "tests/model/tiny_model.h"
 
@@ -26,8 +26,8 @@ class Loader : public testing::Test {
     const auto* info = testing::UnitTest::GetInstance()->current_test_info();
     dir_ = testing::TempDir() + "varve_loader_" + info->name();
     std::filesystem::create_directories(dir_);
-    config_ = ReadFile(std::string(VARVE_TEST_DATA_DIR) + "/config.json").value();
-    weights_ = ReadFile(std::string(VARVE_TEST_DATA_DIR) + "/model.safetensors").value();
+    config_ = console::ReadFile(std::string(VARVE_TEST_DATA_DIR) + "/config.json").value();
+    weights_ = console::ReadFile(std::string(VARVE_TEST_DATA_DIR) + "/model.safetensors").value();
   }
   void TearDown() override { std::filesystem::remove_all(dir_); }
 

@@ -2,8 +2,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "client/console/file_io.h"
 #include "kvstore/base/status.h"
-#include "tests/model/file_io.h"
 #include "tests/model/tiny_model.h"
 
 namespace varve::model {
@@ -75,7 +75,7 @@ absl::StatusOr<ModelConfig> FromJson(const Json& json) {
 }  // namespace
 
 absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& path) {
-  VARVE_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  VARVE_ASSIGN_OR_RETURN(const std::string text, console::ReadFile(path));
   absl::StatusOr<ModelConfig> config =
       FromJson(Json::parse(text, nullptr, /*allow_exceptions=*/false));
   if (!config.ok()) return base::Annotate(config.status(), path);

@@ -7,8 +7,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "client/console/file_io.h"
 #include "kvstore/base/status.h"
-#include "tests/model/file_io.h"
 
 namespace varve::model {
 namespace {
@@ -70,7 +70,7 @@ absl::StatusOr<Tensor> ReadTensor(const Json& entry, std::string_view data) {
 }  // namespace
 
 absl::StatusOr<std::map<std::string, Tensor>> ReadSafetensors(const std::string& path) {
-  VARVE_ASSIGN_OR_RETURN(const std::string file, ReadFile(path));
+  VARVE_ASSIGN_OR_RETURN(const std::string file, console::ReadFile(path));
   uint64_t header_bytes = 0;
   if (file.size() < sizeof(header_bytes)) {
     return absl::InvalidArgumentError(

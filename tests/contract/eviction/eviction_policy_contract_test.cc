@@ -18,8 +18,6 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-constexpr uint64_t kCapacity = 1 << 20;
-
 std::vector<std::string> Names() {
   std::vector<std::string> names;
   for (const auto& [name, row] : EvictionPolicies().rows()) names.push_back(name);
@@ -32,7 +30,7 @@ class EvictionPolicyContractTest : public testing::TestWithParam<std::string> {
     const auto row = EvictionPolicies().Find(GetParam());
     ASSERT_TRUE(row.ok());
     EXPECT_FALSE((*row)->summary.empty());
-    policy_ = (*row)->create(kCapacity);
+    policy_ = (*row)->create();
   }
   // They live as long as the policy: a test may leave some inside.
   std::vector<EvictionNode>& Nodes(size_t count) {

@@ -239,7 +239,7 @@ class RandomWalk {
   std::mt19937_64 random_;
   absl::Time now_ = kStart;
   uint64_t next_ = 1;
-  ObjectIndex index_{MakeLruPolicy(1 << 20)};
+  ObjectIndex index_{MakeLruPolicy()};
   std::map<std::string, ModelObject> live_;
   std::map<Object*, ModelObject> detached_;
   std::map<std::string, uint32_t> holds_;

@@ -54,7 +54,7 @@ class ObjectIndexTest : public testing::Test {
   }
 
   uint64_t next_slot_ = 1;
-  ObjectIndex index_{MakeLruPolicy(1 << 20)};
+  ObjectIndex index_{MakeLruPolicy()};
 };
 
 TEST_F(ObjectIndexTest, ReservedObjectsAreInNoTable) {

@@ -8,7 +8,6 @@
 #include "gtest/gtest.h"
 #include "kvstore/page/checksum.h"
 #include "kvstore/store/granules.h"
-#include "kvstore/store/lru_policy.h"
 #include "kvstore/store/miss_memory.h"
 
 namespace varve::store {
@@ -175,18 +174,6 @@ TEST(MissMemoryTest, CapacityZeroRemembersNothing) {
   MissMemory memory(0);
   memory.Remember(1, MissReason::kEvicted);
   EXPECT_EQ(memory.Find(1), std::nullopt);
-}
-
-TEST(LruPolicyTest, VictimsComeInOrderOfLastUse) {
-  const auto policy = MakeLruPolicy(1 << 20);
-  std::vector<EvictionNode> nodes(4);
-  for (EvictionNode& node : nodes) policy->Insert(node);
-  policy->Touch(nodes[1]);
-  policy->Touch(nodes[0]);
-  EXPECT_EQ(policy->Victim(), &nodes[2]);
-  EXPECT_EQ(policy->Victim(), &nodes[3]);
-  EXPECT_EQ(policy->Victim(), &nodes[1]);
-  EXPECT_EQ(policy->Victim(), &nodes[0]);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "tests/model/file_io.h"
+#include "client/console/file_io.h"
 
 #include <zlib.h>
 
@@ -9,7 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 
-namespace varve::model {
+namespace varve::console {
 namespace {
 
 struct GzCloser {
@@ -27,14 +27,14 @@ absl::StatusOr<std::string> ReadFile(const std::string& path) {
   return std::move(content).str();
 }
 
-absl::StatusOr<std::string> ReadGzipFile(const std::string& path) {
+absl::StatusOr<std::string> ReadGzipFile(const std::string& path, Plain plain) {
   std::unique_ptr<gzFile_s, GzCloser> file(gzopen(path.c_str(), "rb"));
   if (file == nullptr) return absl::NotFoundError(absl::StrCat(path, ": cannot be opened"));
   std::string content;
   std::string buffer(1 << 16, '\0');
   while (true) {
     const int bytes = gzread(file.get(), buffer.data(), static_cast<unsigned>(buffer.size()));
-    if (gzdirect(file.get()) != 0) {
+    if (plain == Plain::kRefused && gzdirect(file.get()) != 0) {
       return absl::DataLossError(absl::StrCat(path, ": not a gzip file"));
     }
     if (bytes <= 0) break;
@@ -49,4 +49,4 @@ absl::StatusOr<std::string> ReadGzipFile(const std::string& path) {
   return content;
 }
 
-}  // namespace varve::model
+}  // namespace varve::console

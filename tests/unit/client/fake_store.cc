@@ -53,9 +53,9 @@ void FakeStore::RefuseRegions(const grpc::Status& status) {
   base::MutexLock lock(mutex_);
   region_status_ = status;
 }
-void FakeStore::SilenceRegions(bool silent) {
+void FakeStore::SilenceRegions() {
   base::MutexLock lock(mutex_);
-  silent_ = silent;
+  silent_ = streams_;
 }
 void FakeStore::HoldDigests(bool hold) {
   base::MutexLock lock(mutex_);
@@ -84,7 +84,8 @@ void FakeStore::SetMaxBatchItems(uint32_t items) {
   max_batch_items_ = items;
 }
 
-bool FakeStore::Answer(const varve::v1::SessionRequest& request, varve::v1::SessionReply* reply) {
+bool FakeStore::Answer(grpc::ServerContext* context, const varve::v1::SessionRequest& request,
+                       varve::v1::SessionReply* reply) {
   base::MutexLock lock(mutex_);
   if (request.has_open()) {
     const std::string id = "session-" + std::to_string(++opened_);
@@ -100,7 +101,7 @@ bool FakeStore::Answer(const varve::v1::SessionRequest& request, varve::v1::Sess
   if (!region_status_.ok()) return true;
   if (request.has_register_region()) regions_.insert(request.register_region().region_id());
   if (request.has_unregister_region()) regions_.erase(request.unregister_region().region_id());
-  return !silent_;
+  return !silent_.contains(context);
 }
 
 grpc::Status FakeStore::Session(grpc::ServerContext* context, SessionStream* stream) {
@@ -115,10 +116,11 @@ grpc::Status FakeStore::Session(grpc::ServerContext* context, SessionStream* str
   varve::v1::SessionRequest request;
   while (stream->Read(&request)) {
     varve::v1::SessionReply reply;
-    if (Answer(request, &reply)) stream->Write(reply);
+    if (Answer(context, request, &reply)) stream->Write(reply);
   }
   base::MutexLock lock(mutex_);
   streams_.erase(context);
+  silent_.erase(context);
   return grpc::Status::OK;
 }
 

@@ -36,8 +36,9 @@ class FakeStore final : public varve::v1::Store::Service {
   void EndSessions();
   // Every later registration is answered with this status.
   void RefuseRegions(const grpc::Status& status);
-  // Later registrations and their ends are done, but not answered.
-  void SilenceRegions(bool silent);
+  // Later registrations and their ends in the sessions that are open now are done, but not
+  // answered.
+  void SilenceRegions();
   // While held no digests are read, nor acknowledged.
   void HoldDigests(bool hold);
   // First blocks of the batches of digests that were read so far.
@@ -69,7 +70,8 @@ class FakeStore final : public varve::v1::Store::Service {
   grpc::Status StreamDigests(grpc::ServerContext* context, DigestStream* stream) override;
 
   // False: no reply shall be sent.
-  bool Answer(const varve::v1::SessionRequest& request, varve::v1::SessionReply* reply);
+  bool Answer(grpc::ServerContext* context, const varve::v1::SessionRequest& request,
+              varve::v1::SessionReply* reply);
 
   mutable base::Mutex mutex_;
   int opened_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -78,7 +80,7 @@ class FakeStore final : public varve::v1::Store::Service {
   size_t recall_batch_ ABSL_GUARDED_BY(mutex_) = 2;
   size_t recalls_read_ ABSL_GUARDED_BY(mutex_) = 0;
   int get_calls_ ABSL_GUARDED_BY(mutex_) = 0;
-  bool silent_ ABSL_GUARDED_BY(mutex_) = false;
+  std::set<grpc::ServerContext*> silent_ ABSL_GUARDED_BY(mutex_);  // of streams_
   bool hold_digests_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<uint32_t> digests_read_ ABSL_GUARDED_BY(mutex_);
   uint32_t max_batch_items_ ABSL_GUARDED_BY(mutex_) = 0;

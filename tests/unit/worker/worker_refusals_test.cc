@@ -128,7 +128,8 @@ TEST_P(WorkerRefusals, AContextInUseIsNotResumedInPlace) {
   }
   for (uint32_t step = 0; step < 20; ++step) ASSERT_OK(first.Step(step));
   Feeder fork(other.get(), &text);
-  ASSERT_OK(fork.Open("quest", "fork", "shared"));
+  EXPECT_TRUE(Eventually([&] { return fork.Open("quest", "fork", "shared").ok(); }))
+      << "once the last page's digests are there";
   ASSERT_OK(worker->Close(first.id()));
   EXPECT_TRUE(client.context("shared").parked);
   Feeder next(other.get(), &text);

@@ -1,10 +1,11 @@
 #include "client/bench/bench.h"
-#include "client/console/stop.h"
 
+#include <algorithm>
 #include <iostream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/console/stop.h"
 #include "kvstore/base/status.h"
 #include "kvstore/base/units.h"
 
@@ -30,13 +31,19 @@ BenchRow MakeRow(const std::string& op, const BenchOptions& options, uint64_t va
   return row;
 }
 
-absl::StatusOr<BenchStore> OpenStore(const BenchOptions& options, uint64_t capacity_bytes) {
+absl::StatusOr<BenchStore> OpenStore(const BenchOptions& options, uint64_t capacity_bytes,
+                                     const std::string& eviction) {
   if (!options.store.empty()) return BenchStore{nullptr, options.store};
   ChildProcess::Options child;
   child.stopped = &console::CheckStopped;
   child.binary = "varve-store";
-  child.args = {"--listen=127.0.0.1:0", "--http_listen=127.0.0.1:0", "--log_level=warning",
-                absl::StrCat("--host_tier.capacity_bytes=", capacity_bytes)};
+  child.args = {
+      "--listen=127.0.0.1:0",
+      "--http_listen=127.0.0.1:0",
+      "--log_level=warning",
+      absl::StrCat("--host_tier.capacity_bytes=", capacity_bytes),
+      absl::StrCat("--host_tier.eviction=", eviction),
+      absl::StrCat("--sessions.max_object_bytes=", std::min<uint64_t>(capacity_bytes, 64 << 20))};
   VARVE_ASSIGN_OR_RETURN(auto process, ChildProcess::Start(child));
   std::string address = process->ready("grpc");
   return BenchStore{std::move(process), std::move(address)};

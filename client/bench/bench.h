@@ -47,8 +47,8 @@ struct BenchRow {
   double p50_us = 0;  // of a batch
   double p99_us = 0;
   double spread = 0;  // (max - min) / median of the rounds' rates
-  std::map<std::string, double>
-      extra;  // ratio_* against what was measured in the same run, stage times
+  // ratio_* against what was measured in the same run, stage times.
+  std::map<std::string, double> extra;
 };
 
 // A row from a series of rounds; units_per_op: bytes of one value.
@@ -63,7 +63,9 @@ struct BenchStore {
   // What the benchmark stores here is in somebody's way.
   bool shared() const { return process == nullptr; }
 };
-absl::StatusOr<BenchStore> OpenStore(const BenchOptions& options, uint64_t capacity_bytes);
+// eviction: the policy of a store that is started.
+absl::StatusOr<BenchStore> OpenStore(const BenchOptions& options, uint64_t capacity_bytes,
+                                     const std::string& eviction = "lru");
 absl::StatusOr<std::unique_ptr<Client>> OpenClient(const BenchOptions& options,
                                                    const BenchStore& store);
 // FAILED_PRECONDITION when so many bytes of values would make somebody else's store evict; with

@@ -33,6 +33,7 @@ redis) take turns; a ratio is the median over rounds. Examples:
   varve-bench put --transport tcp --size 64KiB,1MiB --batch 1,16 --against redis --json
   varve-bench recall --pages 4096 --missing 64
   varve-bench score
+  varve-bench trace requests.jsonl.gz --policies lru,s3fifo --host-capacity 2GiB --plot hits.svg
   varve-bench trace requests.jsonl.gz --simulate --capacity-blocks 10000,50000
 )";
 
@@ -234,7 +235,7 @@ int Main(int argc, char** argv) {
           "--missing", options.missing_pages,
           "Pages fetched per request, of all KV heads together: as many of each, at least one");
   }
-  const TraceCommand trace(app);
+  TraceCommand trace(app);
   try {
     app.parse(argc, argv);
     options.sizes = ParseSizes(sizes);
@@ -250,8 +251,7 @@ int Main(int argc, char** argv) {
   options.against_redis = against == "redis";
   console::StopOnSignals();
 
-  const absl::Status done =
-      app.got_subcommand("trace") ? trace.Run(options.json) : Run(app, options);
+  const absl::Status done = app.got_subcommand("trace") ? trace.Run(options) : Run(app, options);
   if (!done.ok()) {
     std::cerr << "varve-bench: " << done.message() << '\n';
     return console::Stopped() ? console::kInterrupted : 1;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <fstream>
 #include <iostream>
 #include <string>
 #include <utility>
@@ -10,12 +11,16 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "client/bench/bench.h"
 #include "client/bench/trace.h"
+#include "client/bench/trace_replay.h"
+#include "client/bench/trace_replay_report.h"
 #include "client/bench/trace_simulation.h"
 #include "client/console/progress.h"
 #include "client/console/stop.h"
 #include "client/console/table.h"
 #include "kvstore/base/status.h"
+#include "kvstore/base/units.h"
 #include "kvstore/store/eviction_policy.h"
 #include "nlohmann/json.hpp"
 
@@ -44,39 +49,69 @@ std::vector<std::string> PolicyNames() {
 
 double Ratio(double a, double b) { return b > 0 ? a / b : 0; }
 
+uint64_t ParseCapacity(const std::string& text) {
+  const auto bytes = base::ParseBytes(text);
+  if (!bytes.ok())
+    throw CLI::ValidationError("--host-capacity", std::string(bytes.status().message()));
+  return *bytes;
+}
+
 }  // namespace
 
 struct TraceCommand::Options {
   std::string file;
+  std::vector<std::string> policies;
   bool simulate = false;
-  std::vector<std::string> policies = PolicyNames();
   std::vector<uint32_t> capacity_blocks;
+  ReplayOptions replay;
+  std::string plot;
 
   absl::StatusOr<std::vector<Row>> Simulate(const Trace& trace) const;
+  absl::Status Replay(const Trace& trace, const BenchOptions& bench);
 };
 
 TraceCommand::TraceCommand(CLI::App& app) : options_(std::make_unique<Options>()) {
-  CLI::App* sub = app.add_subcommand("trace", "replay a recorded trace of block hashes");
-  sub->add_option("FILE", options_->file,
+  Options& o = *options_;
+  CLI::App* sub = app.add_subcommand(
+      "trace",
+      "replay a recorded trace of block hashes against a store, or against policies alone");
+  sub->add_option("FILE", o.file,
                   "JSON lines, gzip or not: timestamp (ms), input_length, output_length (tokens), "
                   "hash_ids (of 512-token blocks)")
       ->required();
-  sub->add_flag("--simulate", options_->simulate, "Eviction policies alone: no store, no bytes")
-      ->required();
-  sub->add_option("--policies", options_->policies,
-                  "Comma separated, of " + absl::StrJoin(PolicyNames(), ", ") + " (default all)")
+  sub->add_option("--policies", o.policies,
+                  "Eviction policies, comma separated, of " + absl::StrJoin(PolicyNames(), ", ") +
+                      " (default lru; with --simulate all)")
       ->delimiter(',')
       ->check(CLI::IsMember(PolicyNames()));
-  sub->add_option("--capacity-blocks", options_->capacity_blocks,
-                  "Sizes of the cache, comma separated (default 2, 10 and 30 % of the distinct "
-                  "blocks)")
+  sub->add_option("--engines", o.replay.engines, "Engines that send the requests")
+      ->check(CLI::Range(1, 256));
+  sub->add_option("--speed-up", o.replay.speed_up,
+                  "Requests come so many times faster than recorded (default: each engine sends "
+                  "its next when the last is served)")
+      ->check(CLI::Range(0.001, 1e6));
+  sub->add_option("--bytes-per-token", o.replay.bytes_per_token,
+                  "Of the values: a block is 512 times as large (default 128)")
+      ->check(CLI::Range(1, 128 << 10));
+  sub->add_option_function<std::string>(
+      "--host-capacity",
+      [&o](const std::string& text) { o.replay.host_capacity_bytes = ParseCapacity(text); },
+      "Host memory of the store that is started (default 1GiB)");
+  sub->add_option("--plot", o.plot, "Also draw the hit ratio over time into this SVG file");
+  CLI::Option* simulate =
+      sub->add_flag("--simulate", o.simulate, "Eviction policies alone: no store, no bytes");
+  sub->add_option("--capacity-blocks", o.capacity_blocks,
+                  "With --simulate: sizes of the cache, comma separated (default 2, 10 and 30 % of "
+                  "the distinct blocks)")
       ->delimiter(',')
-      ->check(CLI::Range(1u, 1u << 31));
+      ->check(CLI::Range(1u, 1u << 31))
+      ->needs(simulate);
 }
 
 TraceCommand::~TraceCommand() = default;
 
 absl::StatusOr<std::vector<Row>> TraceCommand::Options::Simulate(const Trace& trace) const {
+  const std::vector<std::string> names = policies.empty() ? PolicyNames() : policies;
   std::vector<uint32_t> capacities = capacity_blocks;
   if (capacities.empty()) {
     for (const double share : kDefaultShares) {
@@ -84,7 +119,7 @@ absl::StatusOr<std::vector<Row>> TraceCommand::Options::Simulate(const Trace& tr
     }
   }
   std::vector<Row> rows;
-  console::Progress progress("simulating", capacities.size() * (policies.size() + 1));
+  console::Progress progress("simulating", capacities.size() * (names.size() + 1));
   uint64_t done = 0;
   for (const uint32_t capacity : capacities) {
     const auto simulate = [&](const std::string& policy) {
@@ -92,7 +127,7 @@ absl::StatusOr<std::vector<Row>> TraceCommand::Options::Simulate(const Trace& tr
       return SimulateCache(trace, policy, capacity);
     };
     VARVE_ASSIGN_OR_RETURN(const SimulatedCache optimum, simulate(std::string(kBelady)));
-    for (const std::string& policy : policies) {
+    for (const std::string& policy : names) {
       VARVE_RETURN_IF_ERROR(console::CheckStopped());
       Row row{.policy = policy, .capacity_blocks = capacity};
       VARVE_ASSIGN_OR_RETURN(row.cache, simulate(policy));
@@ -134,12 +169,16 @@ void PrintTable(const Trace& trace, const std::vector<Row>& rows) {
   std::cout << table.Render();
 }
 
+nlohmann::json TraceJson(const Trace& trace) {
+  return {{"requests", trace.requests.size()},
+          {"references", trace.references},
+          {"distinct_blocks", trace.distinct_blocks},
+          {"block_tokens", kTraceBlockTokens}};
+}
+
 void PrintJson(const Trace& trace, const std::vector<Row>& rows) {
   nlohmann::json document;
-  document["trace"] = {{"requests", trace.requests.size()},
-                       {"references", trace.references},
-                       {"distinct_blocks", trace.distinct_blocks},
-                       {"block_tokens", kTraceBlockTokens}};
+  document["trace"] = TraceJson(trace);
   document["results"] = nlohmann::json::array();
   for (const Row& row : rows) {
     document["results"].push_back({{"policy", row.policy},
@@ -155,10 +194,46 @@ void PrintJson(const Trace& trace, const std::vector<Row>& rows) {
 
 }  // namespace
 
-absl::Status TraceCommand::Run(bool json) const {
+absl::Status TraceCommand::Options::Replay(const Trace& trace, const BenchOptions& bench) {
+  if (!bench.store.empty() && !policies.empty()) {
+    return absl::InvalidArgumentError("--policies: the store at --store has its own");
+  }
+  nlohmann::json rows = nlohmann::json::array();
+  for (const std::string& policy : policies.empty() ? std::vector<std::string>{"lru"} : policies) {
+    if (policy == kBelady) {
+      return absl::InvalidArgumentError("--policies: belady knows the future: only --simulate");
+    }
+    replay.eviction = policy;
+    VARVE_ASSIGN_OR_RETURN(const ReplayResult result, ReplayTrace(trace, bench, replay));
+    if (!plot.empty()) {
+      std::ofstream file(plot);
+      file << ReplayPlot(result);
+      if (!file.flush()) return absl::UnavailableError(absl::StrCat(plot, ": cannot be written"));
+    }
+    if (bench.json) {
+      rows.push_back(ReplayJson(replay, result));
+      if (bench.store.empty()) {
+        rows.back()["policy"] = policy;
+        rows.back()["host_capacity_bytes"] = replay.host_capacity_bytes;
+      }
+      continue;
+    }
+    if (bench.store.empty()) {
+      std::cout << policy << ", " << base::FormatBytes(replay.host_capacity_bytes)
+                << " of host memory, ";
+    }
+    std::cout << ReplayTables(replay, result) << '\n';
+  }
+  if (bench.json)
+    std::cout << nlohmann::json{{"trace", TraceJson(trace)}, {"results", rows}}.dump(2) << '\n';
+  return absl::OkStatus();
+}
+
+absl::Status TraceCommand::Run(const BenchOptions& bench) {
   VARVE_ASSIGN_OR_RETURN(const Trace trace, ReadTrace(options_->file));
+  if (!options_->simulate) return options_->Replay(trace, bench);
   VARVE_ASSIGN_OR_RETURN(const std::vector<Row> rows, options_->Simulate(trace));
-  json ? PrintJson(trace, rows) : PrintTable(trace, rows);
+  bench.json ? PrintJson(trace, rows) : PrintTable(trace, rows);
   return absl::OkStatus();
 }
 

@@ -5,6 +5,7 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
+#include "client/bench/bench.h"
 
 namespace varve::client {
 
@@ -13,8 +14,8 @@ class TraceCommand {
   // Adds the subcommand and its flags. CLI::ValidationError for wrong ones while app parses.
   explicit TraceCommand(CLI::App& app);
   ~TraceCommand();
-  // Prints a table, or one JSON document. INVALID_ARGUMENT and NOT_FOUND are about the file.
-  absl::Status Run(bool json) const;
+  // Prints tables, or one JSON document. INVALID_ARGUMENT and NOT_FOUND are about file and flags.
+  absl::Status Run(const BenchOptions& bench);
 
  private:
   struct Options;

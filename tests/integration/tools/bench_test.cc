@@ -2,10 +2,6 @@
 #include <gmock/gmock.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <unistd.h>
-
-#include <filesystem>
-#include <fstream>
 
 #include "absl/time/clock.h"
 #include "client/client.h"
@@ -17,7 +13,6 @@ namespace varve::testing {
 namespace {
 
 using ::testing::AllOf;
-using ::testing::AnyOf;
 using ::testing::HasSubstr;
 
 const char* const kQuick = " --rounds 1 --seconds 0.05 --json ";
@@ -59,36 +54,6 @@ TEST(Bench, ChildrenDoNotSeeTheShellsSettings) {
   const auto results = Results(RunTool("varve-bench", std::string("exists") + kQuick));
   unsetenv("VARVE_POOL_BYTES");
   ASSERT_EQ(results.size(), 1u);
-}
-
-TEST(Bench, SimulatesPoliciesOnATrace) {
-  const std::string path = ::testing::TempDir() + "varve-trace-" + std::to_string(getpid());
-  {
-    std::ofstream trace(path);
-    for (int i = 0; i < 300; ++i) {
-      trace << R"({"timestamp": )" << i * 10 << R"(, "input_length": 1536, "output_length": 5, )"
-            << R"("hash_ids": [0, )" << i % 7 + 1 << ", " << i + 100 << "]}\n";
-    }
-  }
-  const std::string command = "trace " + path + " --simulate --capacity-blocks 4,20 ";
-  const auto results = Results(RunTool("varve-bench", command + "--json"));
-  ASSERT_EQ(results.size(), 6u);
-  for (const auto& row : results) {
-    EXPECT_THAT(row["policy"], AnyOf("lru", "s3fifo", "belady"));
-    EXPECT_THAT(row["capacity_blocks"], AnyOf(4, 20));
-    const double ratio = row["hit_ratio"];
-    EXPECT_GT(ratio, 0.3) << row << ": block 0 is in every request";
-    EXPECT_LE(ratio, (300.0 - 1 + 300 - 7) / 900) << row << ": what comes back";
-    EXPECT_LE(row["ratio_belady"].get<double>(), 1) << row;
-    EXPECT_GT(row["accesses_per_s"].get<double>(), 0);
-  }
-  EXPECT_THAT(RunTool("varve-bench", command).output, HasSubstr("of belady"));
-  std::ofstream(path, std::ios::app) << "{]\n";
-  const ToolResult wrong = RunTool("varve-bench", command);
-  EXPECT_EQ(wrong.exit_code, 1);
-  EXPECT_THAT(wrong.errors, HasSubstr("line 301: not a JSON object"));
-  std::filesystem::remove(path);
-  EXPECT_THAT(RunTool("varve-bench", command + "--policies fifo").errors, HasSubstr("belady"));
 }
 
 TEST(Bench, AgainstRedis) {

@@ -1,0 +1,291 @@
+#include "client/bench/trace_replay.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client/bench/measure.h"
+#include "client/console/progress.h"
+#include "client/console/stop.h"
+#include "kvstore/base/hash.h"
+#include "kvstore/base/mutex.h"
+#include "kvstore/base/status.h"
+
+namespace varve::client {
+namespace {
+
+constexpr size_t kBatch = 16;  // values in one get or put
+constexpr absl::Duration kLook = absl::Milliseconds(50);
+
+// What all engines of a replay share. Thread-safe.
+class Replay {
+ public:
+  Replay(const Trace& trace, const ReplayOptions& options)
+      : trace_(trace),
+        options_(options),
+        value_bytes_(uint64_t{kTraceBlockTokens} * options.bytes_per_token),
+        run_(base::RandomBytes(6)),
+        stored_(trace.distinct_blocks),
+        slice_seconds_((trace.requests.back().arrival_seconds + 1e-9) / kReplaySlices) {
+    for (size_t i = 0; i < kReplaySlices; ++i) {
+      result_.slices[i].begin_seconds = static_cast<double>(i) * slice_seconds_;
+    }
+    result_.value_bytes = value_bytes_;
+  }
+
+  const Trace& trace() const { return trace_; }
+  uint64_t value_bytes() const { return value_bytes_; }
+
+  page::ObjectKey Key(uint32_t block) const {
+    std::string bytes = absl::StrCat("trace/", run_);
+    bytes.append(reinterpret_cast<const char*>(&block), sizeof(block));
+    return *page::ObjectKey::FromBytes(bytes);
+  }
+
+  // The next request, at its time; null when there is none, or the replay has ended.
+  const TraceRequest* Next() {
+    const size_t i = next_++;
+    if (i >= trace_.requests.size() || ended_) return nullptr;
+    const TraceRequest& request = trace_.requests[i];
+    if (options_.speed_up > 0) {
+      const absl::Time at = start_ + absl::Seconds(request.arrival_seconds / options_.speed_up);
+      for (absl::Time now = absl::Now(); now < at && !ended_; now = absl::Now()) {
+        absl::SleepFor(std::min(at - now, kLook));
+      }
+    }
+    return ended_ ? nullptr : &request;
+  }
+
+  void Stored(uint32_t block) { stored_[block].store(true, std::memory_order_relaxed); }
+
+  struct Outcome {
+    uint64_t hits = 0, late_misses = 0, puts = 0, refused_puts = 0;
+    double lookup_seconds = 0, get_seconds = 0, put_seconds = 0;
+  };
+  void Done(const TraceRequest& request, const Outcome& outcome) {
+    base::MutexLock lock(mutex_);
+    const auto slice = static_cast<size_t>(request.arrival_seconds / slice_seconds_);
+    ReplaySlice& part = result_.slices[std::min(slice, kReplaySlices - 1)];
+    ++part.requests;
+    part.references += request.blocks.size();
+    part.hits_host += outcome.hits;
+    ++result_.requests;
+    result_.references += request.blocks.size();
+    result_.hits_host += outcome.hits;
+    result_.late_misses += outcome.late_misses;
+    result_.puts += outcome.puts;
+    result_.refused_puts += outcome.refused_puts;
+    result_.lookup_seconds.push_back(outcome.lookup_seconds);
+    if (outcome.get_seconds > 0) result_.get_seconds.push_back(outcome.get_seconds);
+    if (outcome.put_seconds > 0) result_.put_seconds.push_back(outcome.put_seconds);
+  }
+
+  // The first error ends the replay.
+  void End(const absl::Status& status) {
+    base::MutexLock lock(mutex_);
+    status_.Update(status);
+    ended_ = true;
+  }
+  bool ended() const { return ended_; }
+  uint64_t requests_done() const {
+    base::MutexLock lock(mutex_);
+    return result_.requests;
+  }
+  absl::StatusOr<ReplayResult> Take() {
+    base::MutexLock lock(mutex_);
+    if (!status_.ok()) return status_;
+    return std::move(result_);
+  }
+
+  absl::Status RemoveStored(Client& client) const {
+    constexpr size_t kKeysAtOnce = 1024;
+    std::vector<page::ObjectKey> keys;
+    for (uint32_t block = 0; block < stored_.size(); ++block) {
+      if (stored_[block].load(std::memory_order_relaxed)) keys.push_back(Key(block));
+      if (keys.empty() || (keys.size() < kKeysAtOnce && block + 1 < stored_.size())) continue;
+      VARVE_RETURN_IF_ERROR(client.Remove(keys, /*force=*/false).status());
+      keys.clear();
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  const Trace& trace_;
+  const ReplayOptions& options_;
+  const uint64_t value_bytes_;
+  const std::string run_;  // keeps the keys of runs apart
+  std::vector<std::atomic<bool>> stored_;
+  const double slice_seconds_;
+  const absl::Time start_ = absl::Now();
+  std::atomic<size_t> next_{0};
+  std::atomic<bool> ended_{false};
+  mutable base::Mutex mutex_;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+  ReplayResult result_ ABSL_GUARDED_BY(mutex_);
+};
+
+// One engine: its session, and room for a batch of values.
+class Engine {
+ public:
+  Engine(Replay& replay, std::unique_ptr<Client> client, std::unique_ptr<Memory> memory)
+      : replay_(replay), client_(std::move(client)), memory_(std::move(memory)) {}
+
+  void Run() {
+    while (const TraceRequest* request = replay_.Next()) {
+      const absl::Status status = Serve(*request);
+      if (!status.ok()) return replay_.End(status);
+    }
+  }
+
+ private:
+  absl::Status Serve(const TraceRequest& request) {
+    Replay::Outcome outcome;
+    const std::span<const uint32_t> blocks = request.blocks;
+    std::vector<page::ObjectKey> keys;
+    for (const uint32_t block : blocks) keys.push_back(replay_.Key(block));
+    const double began = NowSeconds();
+    VARVE_ASSIGN_OR_RETURN(const uint32_t found, client_->LongestPrefix(keys));
+    const double looked_up = NowSeconds();
+    outcome.lookup_seconds = looked_up - began;
+    size_t have = 0;
+    while (have < found) {
+      const size_t count = std::min(kBatch, found - have);
+      VARVE_ASSIGN_OR_RETURN(const size_t hits, Get(blocks.subspan(have, count)));
+      have += hits;
+      if (hits == count) continue;
+      outcome.late_misses = found - have;
+      break;
+    }
+    outcome.hits = have;
+    const double got = NowSeconds();
+    if (found > 0) outcome.get_seconds = got - looked_up;
+    for (size_t i = have; i < blocks.size(); i += kBatch) {
+      VARVE_RETURN_IF_ERROR(Put(blocks.subspan(i, std::min(kBatch, blocks.size() - i)), outcome));
+    }
+    if (have < blocks.size()) outcome.put_seconds = NowSeconds() - got;
+    replay_.Done(request, outcome);
+    return absl::OkStatus();
+  }
+
+  Piece Place(size_t i) const {
+    return {memory_.get(), i * replay_.value_bytes(), replay_.value_bytes()};
+  }
+  // The block's number stands at both ends of its value.
+  std::byte* Front(size_t i) const { return memory_->bytes().data() + i * replay_.value_bytes(); }
+  std::byte* Back(size_t i) const { return Front(i) + replay_.value_bytes() - sizeof(uint32_t); }
+
+  // How many came, from the first on.
+  absl::StatusOr<size_t> Get(std::span<const uint32_t> blocks) {
+    std::vector<GetItem> items;
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      std::memset(Front(i), 0xff, sizeof(uint32_t));
+      std::memset(Back(i), 0xff, sizeof(uint32_t));
+      items.push_back({replay_.Key(blocks[i]), {}, {Place(i)}});
+    }
+    VARVE_ASSIGN_OR_RETURN(const std::vector<GetResult> results, client_->Get(items));
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      if (!results[i].hit) {
+        if (results[i].reason == MissReason::kFailed) return CheckHit(results[i]);
+        return i;
+      }
+      if (std::memcmp(Front(i), &blocks[i], sizeof(uint32_t)) != 0 ||
+          std::memcmp(Back(i), &blocks[i], sizeof(uint32_t)) != 0) {
+        return absl::DataLossError(
+            absl::StrCat("block ", blocks[i], " came with the bytes of another"));
+      }
+    }
+    return blocks.size();
+  }
+
+  absl::Status Put(std::span<const uint32_t> blocks, Replay::Outcome& outcome) {
+    std::vector<PutItem> items;
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      std::memcpy(Front(i), &blocks[i], sizeof(uint32_t));
+      std::memcpy(Back(i), &blocks[i], sizeof(uint32_t));
+      items.push_back({replay_.Key(blocks[i]), {Place(i)}, {}, "", {}});
+    }
+    VARVE_ASSIGN_OR_RETURN(const std::vector<PutResult> results, client_->Put(items));
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      // Stored by another engine, or twice in one prompt.
+      if (results[i].outcome == PutOutcome::kExists) continue;
+      if (results[i].outcome == PutOutcome::kNoSpace) {
+        ++outcome.refused_puts;
+        continue;
+      }
+      VARVE_RETURN_IF_ERROR(CheckStored(results[i]));
+      replay_.Stored(blocks[i]);
+      ++outcome.puts;
+    }
+    return absl::OkStatus();
+  }
+
+  Replay& replay_;
+  std::unique_ptr<Client> client_;
+  std::unique_ptr<Memory> memory_;
+};
+
+absl::StatusOr<std::vector<std::unique_ptr<Engine>>> MakeEngines(Replay& replay,
+                                                                 const BenchOptions& bench,
+                                                                 const BenchStore& store,
+                                                                 uint32_t count) {
+  std::vector<std::unique_ptr<Engine>> engines;
+  for (uint32_t i = 0; i < count; ++i) {
+    VARVE_ASSIGN_OR_RETURN(auto client, OpenClient(bench, store));
+    VARVE_ASSIGN_OR_RETURN(auto memory, client->Allocate(kBatch * replay.value_bytes()));
+    std::memset(memory->bytes().data(), 1, memory->bytes().size());
+    engines.push_back(std::make_unique<Engine>(replay, std::move(client), std::move(memory)));
+  }
+  return engines;
+}
+
+void RunEngines(Replay& replay, std::span<const std::unique_ptr<Engine>> engines) {
+  std::atomic<size_t> running{engines.size()};
+  std::vector<std::thread> threads;
+  for (const auto& engine : engines) {
+    threads.emplace_back([&running, engine = engine.get()] {
+      engine->Run();
+      --running;
+    });
+  }
+  console::Progress progress("replaying", replay.trace().requests.size());
+  while (running > 0) {
+    absl::SleepFor(kLook);
+    progress.Update(replay.requests_done(), "requests");
+    if (const absl::Status stopped = console::CheckStopped(); !stopped.ok()) replay.End(stopped);
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace
+
+absl::StatusOr<ReplayResult> ReplayTrace(const Trace& trace, const BenchOptions& bench,
+                                         const ReplayOptions& options) {
+  VARVE_ASSIGN_OR_RETURN(const BenchStore store,
+                         OpenStore(bench, options.host_capacity_bytes, options.eviction));
+  VARVE_ASSIGN_OR_RETURN(const auto watcher, OpenClient(bench, store));
+  const uint64_t value_bytes = uint64_t{kTraceBlockTokens} * options.bytes_per_token;
+  VARVE_RETURN_IF_ERROR(CheckRoom(bench, *watcher, trace.distinct_blocks * value_bytes));
+  Replay replay(trace, options);
+  VARVE_ASSIGN_OR_RETURN(const auto engines, MakeEngines(replay, bench, store, options.engines));
+  const double began = NowSeconds();
+  RunEngines(replay, engines);
+  absl::StatusOr<ReplayResult> result = replay.Take();
+  if (result.ok()) result->seconds = NowSeconds() - began;
+  if (store.shared()) {
+    const absl::Status cleaned = replay.RemoveStored(*watcher);
+    if (result.ok() && !cleaned.ok()) return base::Annotate(cleaned, "removing the values again");
+    return result;
+  }
+  if (!result.ok()) return result;
+  VARVE_ASSIGN_OR_RETURN(const StoreStatus status, watcher->Status());
+  result->evicted = result->puts - std::min(result->puts, status.objects);
+  return result;
+}
+
+}  // namespace varve::client

@@ -1,0 +1,128 @@
+// varve-bench trace: policies alone, and a real store.
+#include <gmock/gmock.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+
+#include "client/client.h"
+#include "tests/integration/tools/run_tool.h"
+#include "tests/support/store_process.h"
+
+namespace varve::testing {
+namespace {
+
+using ::testing::AnyOf;
+using ::testing::HasSubstr;
+
+constexpr int kRequests = 300;
+// Block 0 is in every request, one of seven others too, and one that never comes back.
+constexpr double kMostHits = (kRequests - 1.0 + kRequests - 7) / (3 * kRequests);
+
+class TraceTest : public ::testing::Test {
+ protected:
+  TraceTest() {
+    std::ofstream trace(path_);
+    for (int i = 0; i < kRequests; ++i) {
+      trace << R"({"timestamp": )" << i * 10 << R"(, "input_length": 1536, "output_length": 5, )"
+            << R"("hash_ids": [0, )" << i % 7 + 1 << ", " << i + 100 << "]}\n";
+    }
+  }
+  ~TraceTest() override { std::filesystem::remove(path_); }
+
+  ToolResult Trace(const std::string& flags) const {
+    return RunTool("varve-bench", "trace " + path_ + " " + flags);
+  }
+
+  const std::string path_ =
+      ::testing::TempDir() + "varve-trace-" + std::to_string(getpid()) + ".jsonl";
+};
+
+TEST_F(TraceTest, SimulatesPolicies) {
+  const auto results = Results(Trace("--simulate --capacity-blocks 4,20 --json"));
+  ASSERT_EQ(results.size(), 6u);
+  for (const auto& row : results) {
+    EXPECT_THAT(row["policy"], AnyOf("lru", "s3fifo", "belady"));
+    EXPECT_THAT(row["capacity_blocks"], AnyOf(4, 20));
+    const double ratio = row["hit_ratio"];
+    EXPECT_GT(ratio, 0.3) << row << ": block 0 is in every request";
+    EXPECT_LE(ratio, kMostHits) << row;
+    EXPECT_LE(row["ratio_belady"].get<double>(), 1) << row;
+    EXPECT_GT(row["accesses_per_s"].get<double>(), 0);
+  }
+  EXPECT_THAT(Trace("--simulate").output, HasSubstr("of belady"));
+}
+
+TEST_F(TraceTest, ReplaysAgainstAStoreThatHasRoomForAll) {
+  const std::string plot = path_ + ".svg";
+  const auto results = Results(Trace("--engines 1 --host-capacity 256MiB --json --plot " + plot));
+  ASSERT_EQ(results.size(), 1u);
+  const auto& row = results[0];
+  EXPECT_EQ(row["policy"], "lru");
+  EXPECT_EQ(row["requests"], kRequests);
+  EXPECT_EQ(row["references"], 3 * kRequests);
+  EXPECT_DOUBLE_EQ(row["hit_ratio"], kMostHits);
+  EXPECT_EQ(row["bytes_put"], (1 + 7 + kRequests) * 65536);
+  EXPECT_EQ(row["bytes_evicted_host"], 0);
+  EXPECT_EQ(row["late_misses"], 0);
+  uint64_t requests = 0, hits = 0;
+  for (const auto& slice : row["over_time"]) {
+    requests += slice["requests"].get<uint64_t>();
+    hits += slice["hits_host"].get<uint64_t>();
+  }
+  EXPECT_EQ(requests, kRequests);
+  EXPECT_EQ(hits, kRequests - 1 + kRequests - 7);
+  for (const char* field : {"lookup_p50_us", "get_p99_us", "put_p90_us", "seconds"}) {
+    EXPECT_GT(row[field].get<double>(), 0) << field;
+  }
+  std::stringstream drawn;
+  drawn << std::ifstream(plot).rdbuf();
+  EXPECT_THAT(drawn.str(), AllOf(HasSubstr("<svg"), HasSubstr("polyline"), HasSubstr("</svg>")));
+  std::filesystem::remove(plot);
+}
+
+TEST_F(TraceTest, ReplaysWithPoliciesThatEvict) {
+  const auto results =
+      Results(Trace("--engines 3 --host-capacity 1MiB --policies lru,s3fifo --speed-up 20 --json"));
+  ASSERT_EQ(results.size(), 2u);
+  for (const auto& row : results) {
+    EXPECT_GT(row["hit_ratio"].get<double>(), 0.2) << row;
+    EXPECT_LE(row["hit_ratio"].get<double>(), kMostHits) << row;
+    EXPECT_GT(row["bytes_evicted_host"].get<uint64_t>(), 0u) << row;
+    EXPECT_GT(row["seconds"].get<double>(), 0.14) << "3 s, 20 times faster";
+  }
+  EXPECT_THAT(
+      Trace("--host-capacity 64MiB").output,
+      AllOf(HasSubstr("host hits"), HasSubstr("evicted from host memory"), HasSubstr("p99 us")));
+}
+
+TEST_F(TraceTest, LeavesNothingInAStoreOfOthers) {
+  const auto store = StoreProcess::Start({"--host_tier.capacity_bytes=256MiB"});
+  ASSERT_TRUE(store.ok()) << store.status();
+  const std::string flags = "--store " + (*store)->grpc_address();
+  EXPECT_EQ(Results(Trace(flags + " --json")).size(), 1u);
+  const auto client = client::Client::Connect({.address = (*store)->grpc_address()});
+  ASSERT_TRUE(client.ok()) << client.status();
+  EXPECT_EQ((*client)->Status()->objects, 0u);
+  EXPECT_THAT(Trace(flags + " --policies lru").errors, HasSubstr("has its own"));
+  const ToolResult large = Trace(flags + " --bytes-per-token 4096");
+  EXPECT_EQ(large.exit_code, 1);
+  EXPECT_THAT(large.errors, HasSubstr("others' values would be evicted"));
+}
+
+TEST_F(TraceTest, SaysWhatIsWrong) {
+  EXPECT_THAT(Trace("--policies fifo").errors, HasSubstr("belady"));
+  EXPECT_THAT(Trace("--policies belady").errors, HasSubstr("only --simulate"));
+  EXPECT_THAT(Trace("--capacity-blocks 5").errors, HasSubstr("--simulate"));
+  EXPECT_THAT(Trace("--host-capacity much").errors, HasSubstr("--host-capacity"));
+  EXPECT_THAT(Trace("--plot /no/such/place.svg").errors, HasSubstr("/no/such/place.svg"));
+  std::ofstream(path_, std::ios::app) << "{]\n";
+  const ToolResult wrong = Trace("--simulate");
+  EXPECT_EQ(wrong.exit_code, 1);
+  EXPECT_THAT(wrong.errors, HasSubstr("line 301: not a JSON object"));
+}
+
+}  // namespace
+}  // namespace varve::testing

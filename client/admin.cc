@@ -24,6 +24,17 @@ absl::Status ClientImpl::Drain() {
                           options_.call_timeout));
 }
 
+absl::StatusOr<EvictOutcome> ClientImpl::Evict(const std::string& key_namespace,
+                                               std::string_view key_prefix) {
+  v1::EvictRequest request;
+  request.set_key_namespace(key_namespace);
+  request.set_key_prefix(key_prefix.data(), key_prefix.size());
+  v1::EvictReply reply;
+  VARVE_RETURN_IF_ERROR(
+      Explain(CallBare(&v1::Store::StubInterface::Evict, request, &reply, options_.call_timeout)));
+  return EvictOutcome{reply.objects(), reply.bytes(), reply.kept()};
+}
+
 absl::Status ClientImpl::Echo(size_t bytes) {
   v1::EchoMessage message;
   message.mutable_payload()->resize(bytes);

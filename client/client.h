@@ -217,6 +217,11 @@ struct StoreStatus {
   std::vector<std::string> plugins;
 };
 
+struct EvictOutcome {
+  uint64_t objects = 0, bytes = 0;
+  uint64_t kept = 0;  // objects that match and are pinned, held or being read
+};
+
 class Client {
  public:
   // INVALID_ARGUMENT also for an address of another form.
@@ -302,6 +307,10 @@ class Client {
   virtual absl::StatusOr<StoreStatus> Status() = 0;
   virtual absl::StatusOr<std::string> Config() = 0;
   virtual absl::Status Drain() = 0;
+  // What is not pinned, held or being read, of any namespace, with this key prefix (empty: all).
+  // NOT_FOUND: no session has used the namespace.
+  virtual absl::StatusOr<EvictOutcome> Evict(const std::string& key_namespace,
+                                             std::string_view key_prefix) = 0;
   // Round trip of an empty request and a `bytes`-long payload each way (benchmarks).
   virtual absl::Status Echo(size_t bytes) = 0;
 };

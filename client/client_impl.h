@@ -129,6 +129,8 @@ class ClientImpl final : public Client {
   absl::StatusOr<StoreStatus> Status() override;
   absl::StatusOr<std::string> Config() override;
   absl::Status Drain() override;
+  absl::StatusOr<EvictOutcome> Evict(const std::string& key_namespace,
+                                     std::string_view key_prefix) override;
   absl::Status Echo(size_t bytes) override;
 
  private:

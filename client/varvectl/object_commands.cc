@@ -136,6 +136,25 @@ absl::Status Remove(const Globals& globals, const std::vector<std::string>& text
       force ? "they are not stored" : "they are not stored, or pinned (--force removes those too)");
 }
 
+absl::Status Evict(const Globals& globals, const std::string& text) {
+  VARVE_ASSIGN_OR_RETURN(const std::string prefix, ParsePrefix(text));
+  VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, false));
+  VARVE_ASSIGN_OR_RETURN(const client::EvictOutcome outcome,
+                         client->Evict(globals.key_namespace, prefix));
+  if (globals.json) {
+    PrintJson({{"objects", outcome.objects}, {"bytes", outcome.bytes}, {"kept", outcome.kept}});
+    return absl::OkStatus();
+  }
+  std::printf("evicted %llu objects of %s", static_cast<unsigned long long>(outcome.objects),
+              base::FormatBytes(outcome.bytes).c_str());
+  if (outcome.kept > 0) {
+    std::printf("; kept %llu that are pinned, held by a context or being read",
+                static_cast<unsigned long long>(outcome.kept));
+  }
+  std::printf("\n");
+  return absl::OkStatus();
+}
+
 // Until `end`, or until somebody wants the program to stop. UNAVAILABLE when the session ends, and
 // the pins with it.
 absl::Status HoldUntil(absl::Time end, const client::Client& client, uint64_t session) {
@@ -209,6 +228,23 @@ void AddObjectCommands(CLI::App& app, const Globals& globals, Action& action) {
   rm->add_flag("--force", *force, "Also when pinned");
   rm->callback([&globals, &action, rm_keys, force] {
     action = [&globals, rm_keys, force] { return Remove(globals, *rm_keys, *force); };
+  });
+
+  CLI::App* evict =
+      AddCommand(app, "evict",
+                 "Evict the objects of the namespace, or those with a key prefix.\n"
+                 "What is pinned, held by an attached context or being read stays.",
+                 "  varvectl evict --prefix greet\n  varvectl --namespace tenant-a evict --all");
+  auto evicted_prefix = std::make_shared<std::string>();
+  CLI::Option* prefix = evict->add_option("--prefix", *evicted_prefix,
+                                          "Keys that begin so: text, or hex: and digits");
+  auto everything = std::make_shared<bool>(false);
+  CLI::Option* all = evict->add_flag("--all", *everything, "The whole namespace")->excludes(prefix);
+  evict->callback([&globals, &action, evicted_prefix, prefix, all] {
+    if (prefix->count() + all->count() == 0) {
+      throw CLI::ValidationError("evict", "--prefix or --all: which objects?");
+    }
+    action = [&globals, evicted_prefix] { return Evict(globals, *evicted_prefix); };
   });
 
   CLI::App* pin =

@@ -1,6 +1,8 @@
 #include "kvstore/server/admin_service.h"
 
 #include "absl/strings/str_cat.h"
+#include "kvstore/base/log.h"
+#include "kvstore/base/status.h"
 #include "kvstore/base/version.h"
 #include "kvstore/page/digest/digest.h"
 #include "kvstore/page/digest/score.h"
@@ -56,6 +58,24 @@ void AdminService::FillStatus(varve::v1::StoreStatus* status) const {
     status->add_plugins(absl::StrCat("digest: ", std::string(kind.name)));
   }
   status->add_plugins(absl::StrCat("score: ", std::string(page::ScoreImpls().front().name)));
+}
+
+absl::Status AdminService::Evict(const varve::v1::EvictRequest& request,
+                                 varve::v1::EvictReply* reply) {
+  if (request.key_prefix().size() > page::ObjectKey::kMaxBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("key_prefix has ", request.key_prefix().size(),
+                                                   " bytes, allowed: 0..",
+                                                   page::ObjectKey::kMaxBytes));
+  }
+  VARVE_ASSIGN_OR_RETURN(const store::EvictedMatching evicted,
+                         core_.pages.EvictMatching(request.key_namespace(), request.key_prefix()));
+  base::LogInfo("evicted on request: ", evicted.objects, " objects of ", evicted.bytes,
+                " bytes in namespace ", base::Quoted(request.key_namespace()), ", ", evicted.kept,
+                " kept");
+  reply->set_objects(evicted.objects);
+  reply->set_bytes(evicted.bytes);
+  reply->set_kept(evicted.kept);
+  return absl::OkStatus();
 }
 
 }  // namespace varve::server

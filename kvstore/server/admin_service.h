@@ -1,4 +1,4 @@
-// What operators ask: status, configuration, drain.
+// What operators ask: status, configuration, drain, eviction.
 #pragma once
 
 #include <functional>
@@ -23,6 +23,7 @@ class AdminService {
   void FillStatus(varve::v1::StoreStatus* status) const;
   const std::string& config_text() const { return config_text_; }
   void Drain() { start_draining_(); }
+  absl::Status Evict(const varve::v1::EvictRequest& request, varve::v1::EvictReply* reply);
 
  private:
   Core& core_;

@@ -130,6 +130,15 @@ class StoreService final : public v1::Store::CallbackService {
       return absl::OkStatus();
     });
   }
+  ServerUnaryReactor* Evict(CallbackServerContext*, const v1::EvictRequest* request,
+                            v1::EvictReply* reply) override {
+    return Unary("Evict", [&](Answer answer) {
+      // As long as there are objects: not on a gRPC thread.
+      core_.data_pool.Run([this, request, reply, answer = std::move(answer)]() mutable {
+        std::move(answer)(admin_.Evict(*request, reply));
+      });
+    });
+  }
   ServerUnaryReactor* Echo(CallbackServerContext*, const v1::EchoMessage* request,
                            v1::EchoMessage* reply) override {
     return Now("Echo", [&] {

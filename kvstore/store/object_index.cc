@@ -19,7 +19,7 @@ uint64_t ObjectIndex::Head(std::string_view key) {
   return head;
 }
 
-ObjectIndex::Ordered ObjectIndex::OrderedOf(const Object& object) {
+ObjectIndex::Ordered ObjectIndex::OrderedOf(Object& object) {
   return {object.key.ns, Head(object.key.key.bytes()), &object};
 }
 

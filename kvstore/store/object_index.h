@@ -151,7 +151,7 @@ class ObjectIndex {
   }
 
   // ---- listing
-  // Calls fn(object) for keys > after with the prefix, ascending, until it answers false.
+  // Calls fn(Object&) for keys > after with the prefix, ascending, until it answers false.
   template <typename Fn>
   void Scan(NamespaceId ns, std::string_view prefix, std::string_view after, Fn&& fn) const;
 
@@ -181,7 +181,7 @@ class ObjectIndex {
   struct Ordered {
     NamespaceId ns = 0;
     uint64_t head = 0;
-    const Object* object = nullptr;
+    Object* object = nullptr;
   };
   struct Bound {
     NamespaceId ns = 0;
@@ -200,7 +200,7 @@ class ObjectIndex {
   static Evicted EvictedOf(const Object& object) {
     return {object.slot, object.identity, object.bytes, object.last_use};
   }
-  static Ordered OrderedOf(const Object& object);
+  static Ordered OrderedOf(Object& object);
   // Out of all tables but the policy; answers the slot to free now.
   std::optional<tier::Slot> Unlink(Object* object);
   void JoinGroup(Object* object);

@@ -54,6 +54,8 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   void Release(NamespaceId ns, std::span<const std::string> block_hashes) override;
   std::vector<ObjectRow> List(NamespaceId ns, std::string_view prefix, std::string_view after,
                               size_t limit) const override;
+  absl::StatusOr<EvictedMatching> EvictMatching(std::string_view ns_name,
+                                                std::string_view prefix) override;
   PageStoreUsage Usage() const override;
 
  private:
@@ -384,6 +386,47 @@ std::vector<ObjectRow> PageStoreImpl::List(NamespaceId ns, std::string_view pref
     if (more) from = rows.back().key.bytes();
   }
   return rows;
+}
+
+absl::StatusOr<EvictedMatching> PageStoreImpl::EvictMatching(std::string_view ns_name,
+                                                             std::string_view prefix) {
+  NamespaceId ns = 0;
+  {
+    base::MutexLock lock(mutex_);
+    const auto found = namespaces_.find(std::string(ns_name));
+    if (found == namespaces_.end()) {
+      return absl::NotFoundError(
+          absl::StrCat("no session has used the namespace ", base::Quoted(std::string(ns_name))));
+    }
+    ns = found->second;
+  }
+  EvictedMatching matching;
+  std::string from;
+  for (bool more = true; more;) {
+    std::vector<ObjectIndex::Evicted> evicted;
+    {
+      base::MutexLock lock(mutex_);
+      index_.ExpirePins(clock_->Now());
+      std::vector<Object*> objects;
+      index_.Scan(ns, prefix, from, [&](Object& object) {
+        objects.push_back(&object);
+        return objects.size() < kRowsPerLock;
+      });
+      more = objects.size() == kRowsPerLock;
+      if (more) from = objects.back()->key.key.bytes();
+      for (Object* object : objects) {
+        if (object->state == ObjectState::kResident && !object->guarded()) {
+          FreeEvictedLocked(index_.Evict(object), evicted);
+        } else {
+          ++matching.kept;
+        }
+      }
+    }
+    for (const ObjectIndex::Evicted& e : evicted) matching.bytes += e.bytes;
+    matching.objects += evicted.size();
+    ReportEvicted(evicted);
+  }
+  return matching;
 }
 
 PageStoreUsage PageStoreImpl::Usage() const {

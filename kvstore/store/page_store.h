@@ -101,6 +101,12 @@ struct EvictionCounters {  // monotonic
   double last_evicted_idle_seconds = 0;
 };
 
+struct EvictedMatching {
+  uint64_t objects = 0;
+  uint64_t bytes = 0;
+  uint64_t kept = 0;  // objects that match and are guarded by pins, holds or open handles
+};
+
 struct PageStoreUsage {
   tier::TierUsage host;
   uint64_t objects = 0;
@@ -168,6 +174,11 @@ class PageStore {
   // objects that come and go meanwhile may or may not be listed.
   virtual std::vector<ObjectRow> List(NamespaceId ns, std::string_view prefix,
                                       std::string_view after, size_t limit) const = 0;
+  // Evicts the unguarded objects of a namespace with this key prefix (empty: all), whatever the
+  // policy says; the lock is released every 256 objects. NOT_FOUND: nobody has interned the
+  // namespace.
+  virtual absl::StatusOr<EvictedMatching> EvictMatching(std::string_view ns_name,
+                                                        std::string_view prefix) = 0;
   virtual PageStoreUsage Usage() const = 0;
 };
 

@@ -480,6 +480,9 @@ absl::StatusOr<std::vector<client::ContextInfo>> FakeClient::ListContexts() { re
 absl::StatusOr<client::StoreStatus> FakeClient::Status() { return NotFaked(); }
 absl::StatusOr<std::string> FakeClient::Config() { return NotFaked(); }
 absl::Status FakeClient::Drain() { return NotFaked(); }
+absl::StatusOr<client::EvictOutcome> FakeClient::Evict(const std::string&, std::string_view) {
+  return NotFaked();
+}
 absl::Status FakeClient::Echo(size_t) { return NotFaked(); }
 
 }  // namespace varve::testing

@@ -116,6 +116,7 @@ class FakeClient : public client::Client {
   absl::StatusOr<client::StoreStatus> Status() override;
   absl::StatusOr<std::string> Config() override;
   absl::Status Drain() override;
+  absl::StatusOr<client::EvictOutcome> Evict(const std::string&, std::string_view) override;
   absl::Status Echo(size_t bytes) override;
 
  private:

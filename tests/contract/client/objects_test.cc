@@ -285,6 +285,27 @@ TEST_P(ObjectsTest, PinsEndWithTheirSession) {
   }
 }
 
+TEST_P(ObjectsTest, EvictsByPrefixWhatIsNotPinned) {
+  for (int i = 0; i < 600; ++i) {
+    const std::string key = (i % 2 == 0 ? "cold-" : "warm-") + std::to_string(i);
+    ASSERT_EQ(PutValue(key, std::string(100, 'x')), PutOutcome::kStored);
+  }
+  ASSERT_TRUE(client().Pin(std::vector{Key("cold-4")}, absl::InfiniteDuration()).ok());
+  const auto evicted = client().Evict(Namespace(), "cold-");
+  ASSERT_TRUE(evicted.ok()) << evicted.status();
+  EXPECT_EQ(evicted->objects, 299u);
+  EXPECT_EQ(evicted->bytes, 29900u);
+  EXPECT_EQ(evicted->kept, 1u);
+  EXPECT_THAT(client().Exists(std::vector{Key("cold-2"), Key("cold-4"), Key("warm-5")}).value(),
+              ElementsAre(false, true, true));
+  EXPECT_EQ(client().Evict(Namespace(), "cold-2").value().objects, 0u);
+  ASSERT_TRUE(client().Unpin(std::vector{Key("cold-4")}).ok());
+  EXPECT_EQ(client().Evict(Namespace(), "").value().objects, 301u) << "all that is left";
+  EXPECT_EQ(client().Evict("nobody's", "").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(client().Evict(Namespace(), std::string(64, 'x')).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
 TEST_P(ObjectsTest, ListsInPagesByPrefix) {
   std::vector<std::string> expected;
   for (int i = 10; i < 35; ++i) {

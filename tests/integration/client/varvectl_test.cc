@@ -233,6 +233,21 @@ TEST_F(VarvectlTest, ListsRemovesAndPins) {
   EXPECT_EQ(Run("ls").out, "hex:00010203\n");
 }
 
+TEST_F(VarvectlTest, EvictsByPrefixOrNamespace) {
+  Write("page", "0123456789");
+  for (const char* key : {"aa-1", "aa-2", "bb-1"}) {
+    ASSERT_EQ(Run(std::string("put ") + key + " " + File("page")).code, 0);
+  }
+  EXPECT_EQ(Run("evict").code, 2);
+  EXPECT_EQ(Run("evict --all --prefix aa").code, 2);
+  EXPECT_EQ(Run("evict --prefix aa-").out, "evicted 2 objects of 20 B\n");
+  EXPECT_EQ(Run("ls").out, "bb-1\n");
+  const auto all = json::parse(Run("evict --all --json").out);
+  EXPECT_EQ(all["objects"], 1);
+  EXPECT_EQ(all["kept"], 0);
+  EXPECT_EQ(RunAt(store_->grpc_address(), "--namespace nobody evict --all").code, 3);
+}
+
 TEST_F(VarvectlTest, TellsAboutTheStore) {
   EXPECT_THAT(Run("status").out,
               AllOf(HasSubstr("serving"), HasSubstr("host"), HasSubstr("256 MiB")));
@@ -261,7 +276,7 @@ TEST_F(VarvectlTest, TellsItsVersionAndTheKeysItTakes) {
 
 TEST_F(VarvectlTest, EveryCommandTeachesByExample) {
   for (const char* command : {"status", "tiers", "sessions", "plugins", "config", "drain", "ping",
-                              "ls", "rm", "pin", "put", "get", "contexts", "recall"}) {
+                              "ls", "rm", "evict", "pin", "put", "get", "contexts", "recall"}) {
     SCOPED_TRACE(command);
     const Outcome help = Run(absl::StrCat(command, " --help"));
     EXPECT_EQ(help.code, 0);

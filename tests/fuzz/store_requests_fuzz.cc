@@ -282,6 +282,10 @@ class Target {
     echo.set_payload("abc");
     Unary(&Store::Stub::Echo, echo);
     Unary(&Store::Stub::GetConfig, GetConfigRequest());
+    EvictRequest evict;
+    evict.set_key_namespace("fuzz");
+    evict.set_key_prefix("ab");
+    Unary(&Store::Stub::Evict, evict);
 
     SessionRequest open_session, region;
     open_session.mutable_open()->set_client_name("other");

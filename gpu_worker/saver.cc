@@ -19,6 +19,7 @@ namespace {
 constexpr uint32_t kMaxPosted = 4;
 constexpr size_t kMaxBlocksPerPut = 128;
 constexpr size_t kMaxBytesPerPut = 16u << 20;
+constexpr absl::Duration kComplaintPause = absl::Seconds(10);
 
 // Far beyond any wait here, and safe to add to a clock.
 std::chrono::nanoseconds Bounded(absl::Duration d) {
@@ -425,14 +426,31 @@ void Saver::Settle(const TaskPtr& task, const std::vector<bool>& saved, const ab
   const auto failed = static_cast<size_t>(std::count(saved.begin(), saved.end(), false));
   if (failed > 0) {
     metrics_->saves_failed.Increment(static_cast<double>(failed));
-    base::LogError("context ", log.context_id_, " layer ", task->job.layer, ": ", failed,
-                   " blocks could not be saved and stay resident: ", error.ToString());
+    Complain(log.context_id_, task->job.layer, failed, error);
   }
   base::MutexLock lock(log.mutex_);
   for (size_t i = 0; i < saved.size(); ++i) {
     log.results_.push_back({task->job.layer, task->job.blocks[i], saved[i]});
   }
   if (!error.ok()) log.error_ = error;
+}
+
+void Saver::Complain(const std::string& context_id, uint32_t layer, size_t blocks,
+                     const absl::Status& error) {
+  uint64_t unsaid = 0;
+  {
+    base::MutexLock lock(mutex_);
+    const absl::Time now = absl::Now();
+    if (now < next_complaint_) {
+      unsaid_blocks_ += blocks;
+      return;
+    }
+    next_complaint_ = now + kComplaintPause;
+    unsaid = std::exchange(unsaid_blocks_, 0);
+  }
+  base::LogError("context ", context_id, " layer ", layer, ": ", blocks,
+                 " blocks could not be saved and stay resident: ", error.ToString(),
+                 unsaid > 0 ? absl::StrCat("; ", unsaid, " more of this worker before") : "");
 }
 
 void Saver::SendDigests(SaveLog& log) {

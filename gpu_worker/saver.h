@@ -146,6 +146,9 @@ class Saver {
   void OnPut(const TaskPtr& task, const absl::StatusOr<std::vector<client::PutResult>>& results);
   bool StillOwned(const Task& task, size_t index) const;
   void Settle(const TaskPtr& task, const std::vector<bool>& saved, const absl::Status& error);
+  // A line of the log at most every kComplaintPause: a full store refuses every block.
+  void Complain(const std::string& context_id, uint32_t layer, size_t blocks,
+                const absl::Status& error);
   void Retry(const TaskPtr& task, const std::vector<bool>& saved);
   void SendDigests(SaveLog& log);
   void Finish(SaveLog& log);
@@ -160,6 +163,8 @@ class Saver {
   std::deque<TaskPtr> queue_ ABSL_GUARDED_BY(mutex_);
   uint32_t posted_ ABSL_GUARDED_BY(mutex_) = 0;  // puts that the store has not answered
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Time next_complaint_ ABSL_GUARDED_BY(mutex_);
+  uint64_t unsaid_blocks_ ABSL_GUARDED_BY(mutex_) = 0;
   std::thread thread_;
 };
 

@@ -72,6 +72,7 @@ absl::Status AdminService::Evict(const varve::v1::EvictRequest& request,
   base::LogInfo("evicted on request: ", evicted.objects, " objects of ", evicted.bytes,
                 " bytes in namespace ", base::Quoted(request.key_namespace()), ", ", evicted.kept,
                 " kept");
+  core_.metrics.evicted_on_request_bytes->Increment(static_cast<double>(evicted.bytes));
   reply->set_objects(evicted.objects);
   reply->set_bytes(evicted.bytes);
   reply->set_kept(evicted.kept);

@@ -55,6 +55,8 @@ void StoreMetrics::DeclareTier(base::Metrics& metrics) {
                                         "Objects dropped because their bytes changed.", host);
   evicted_bytes_ = &metrics.Counter("varve_evicted_bytes_total", "Bytes evicted.",
                                     {{"tier", "host"}, {"reason", "capacity"}});
+  evicted_on_request_bytes = &metrics.Counter("varve_evicted_bytes_total", "Bytes evicted.",
+                                              {{"tier", "host"}, {"reason", "request"}});
   evicted_idle_seconds_ = &metrics.Histogram(
       "varve_evicted_idle_seconds", "Time from last use to eviction.", host, IdleBuckets());
 }

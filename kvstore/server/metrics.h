@@ -53,6 +53,7 @@ class StoreMetrics {
   prometheus::Gauge* registered_bytes;
   prometheus::Counter* contexts_expired_by_age;
   prometheus::Counter* contexts_expired_for_room;
+  prometheus::Counter* evicted_on_request_bytes;
   prometheus::Counter* hits_host;
   prometheus::Counter* served_bytes_host;
   prometheus::Histogram* put_seconds;

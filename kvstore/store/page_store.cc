@@ -424,7 +424,6 @@ absl::StatusOr<EvictedMatching> PageStoreImpl::EvictMatching(std::string_view ns
     }
     for (const ObjectIndex::Evicted& e : evicted) matching.bytes += e.bytes;
     matching.objects += evicted.size();
-    ReportEvicted(evicted);
   }
   return matching;
 }

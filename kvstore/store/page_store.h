@@ -123,7 +123,8 @@ struct PageStoreOptions {
   uint32_t evicted_memory = 1 << 16;  // keys remembered to tell "evicted" from "never stored"
   uint64_t max_object_bytes = 64ull << 20;
   uint32_t max_namespaces = 1 << 16;
-  // Called for each evicted object, outside locks: bytes and seconds since the last use (metrics).
+  // Called for each object that was evicted to make room, outside locks: bytes and seconds since the
+  // last use (metrics).
   std::function<void(uint64_t bytes, double idle_seconds)> on_evicted;
 };
 

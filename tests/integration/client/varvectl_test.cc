@@ -246,6 +246,10 @@ TEST_F(VarvectlTest, EvictsByPrefixOrNamespace) {
   EXPECT_EQ(all["objects"], 1);
   EXPECT_EQ(all["kept"], 0);
   EXPECT_EQ(RunAt(store_->grpc_address(), "--namespace nobody evict --all").code, 3);
+  EXPECT_EQ(
+      varve::testing::MetricValue(store_->HttpGet("/metrics"),
+                                  "varve_evicted_bytes_total{reason=\"request\",tier=\"host\"}"),
+      30);
 }
 
 TEST_F(VarvectlTest, TellsAboutTheStore) {

@@ -41,8 +41,7 @@ struct Row {
 };
 
 std::vector<std::string> PolicyNames() {
-  std::vector<std::string> names;
-  for (const auto& [name, row] : store::EvictionPolicies().rows()) names.push_back(name);
+  std::vector<std::string> names = store::EvictionPolicies().NameList();
   names.emplace_back(kBelady);
   return names;
 }
@@ -119,7 +118,9 @@ absl::StatusOr<std::vector<Row>> TraceCommand::Options::Simulate(const Trace& tr
     }
   }
   std::vector<Row> rows;
-  console::Progress progress("simulating", capacities.size() * (names.size() + 1));
+  const auto policies_alone = static_cast<uint64_t>(std::count_if(
+      names.begin(), names.end(), [](const std::string& name) { return name != kBelady; }));
+  console::Progress progress("simulating", capacities.size() * (policies_alone + 1));
   uint64_t done = 0;
   for (const uint32_t capacity : capacities) {
     const auto simulate = [&](const std::string& policy) {
@@ -130,7 +131,11 @@ absl::StatusOr<std::vector<Row>> TraceCommand::Options::Simulate(const Trace& tr
     for (const std::string& policy : names) {
       VARVE_RETURN_IF_ERROR(console::CheckStopped());
       Row row{.policy = policy, .capacity_blocks = capacity};
-      VARVE_ASSIGN_OR_RETURN(row.cache, simulate(policy));
+      if (policy == kBelady) {
+        row.cache = optimum;
+      } else {
+        VARVE_ASSIGN_OR_RETURN(row.cache, simulate(policy));
+      }
       const auto references = static_cast<double>(trace.references);
       row.hit_ratio = Ratio(static_cast<double>(row.cache.hits), references);
       row.prefix_hit_ratio = Ratio(static_cast<double>(row.cache.prefix_hits), references);

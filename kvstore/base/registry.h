@@ -39,6 +39,11 @@ class Registry {
     for (const auto& [key, row] : rows_) absl::StrAppend(&names, names.empty() ? "" : ", ", key);
     return names;
   }
+  std::vector<std::string> NameList() const {
+    std::vector<std::string> names;
+    for (const auto& [key, row] : rows_) names.push_back(key);
+    return names;
+  }
   const std::vector<std::pair<std::string, Row>>& rows() const { return rows_; }
 
  private:

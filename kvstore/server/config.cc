@@ -1,7 +1,6 @@
 #include "kvstore/server/config.h"
 
 #include <string>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/config_checks.h"
@@ -19,15 +18,9 @@ using varve::v1::StoreConfig;
 // A store that evicts everything whenever it evicts keeps nothing.
 constexpr double kMinWatermark = 0.01;
 
-std::vector<std::string> EvictionPolicyNames() {
-  std::vector<std::string> names;
-  for (const auto& [name, row] : store::EvictionPolicies().rows()) names.push_back(name);
-  return names;
-}
-
 void CheckHostTier(const varve::v1::HostTierConfig& tier, base::ConfigChecks& checks) {
   checks.Bytes("host_tier.capacity_bytes", tier.capacity_bytes(), 1 << 20, 1ull << 46);
-  checks.OneOf("host_tier.eviction", tier.eviction(), EvictionPolicyNames());
+  checks.OneOf("host_tier.eviction", tier.eviction(), store::EvictionPolicies().NameList());
   checks.Range("host_tier.low_watermark", tier.low_watermark(), kMinWatermark, 1.0);
   checks.Range("host_tier.high_watermark", tier.high_watermark(), 0.0, 1.0);
   if (!(tier.low_watermark() <= tier.high_watermark())) {

@@ -35,7 +35,6 @@ class NodeList {
     return node;
   }
 
-  EvictionNode* oldest() const { return oldest_; }
   EvictionNode* newest() const { return newest_; }
   size_t size() const { return size_; }
   uint64_t bytes() const { return bytes_; }

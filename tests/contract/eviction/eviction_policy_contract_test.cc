@@ -18,12 +18,6 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-std::vector<std::string> Names() {
-  std::vector<std::string> names;
-  for (const auto& [name, row] : EvictionPolicies().rows()) names.push_back(name);
-  return names;
-}
-
 class EvictionPolicyContractTest : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
@@ -132,7 +126,8 @@ TEST_P(EvictionPolicyContractTest, KeepsItsBooksUnderRandomUse) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Policies, EvictionPolicyContractTest, testing::ValuesIn(Names()),
+INSTANTIATE_TEST_SUITE_P(Policies, EvictionPolicyContractTest,
+                         testing::ValuesIn(EvictionPolicies().NameList()),
                          [](const auto& info) { return info.param; });
 
 TEST(EvictionPoliciesTest, UnknownNameListsTheKnown) {

@@ -9,7 +9,7 @@ Usage: deploy/install_deps.sh [--tests] [--list] [--help]
 Installs, from Debian 12 packages, what building and running Varve needs. Does nothing when all of it is there.
 Needs root, or sudo, only when something is missing.
 
-  --tests  also what only tests use (redis-server, curl)
+  --tests  also what only tests use (redis-server, curl, fio)
   --list   prints the package names and exits
 TEXT
 }
@@ -18,9 +18,9 @@ PACKAGES=(
   cmake ninja-build g++ pkg-config ccache python3
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev
   libucx-dev prometheus-cpp-dev libcivetweb-dev libspdlog-dev nlohmann-json3-dev libyaml-cpp-dev libcli11-dev
-  libssl-dev zlib1g-dev libhiredis-dev libgtest-dev libgmock-dev libbenchmark-dev
+  libssl-dev liburing-dev zlib1g-dev libhiredis-dev libgtest-dev libgmock-dev libbenchmark-dev
 )
-TEST_PACKAGES=(redis-server curl)
+TEST_PACKAGES=(redis-server curl fio)
 
 fail() {
   printf 'install_deps: %s\n' "$*" >&2

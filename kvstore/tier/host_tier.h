@@ -4,8 +4,10 @@
 // start; what of it a transport must know, the transport registers itself.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "absl/status/statusor.h"
 #include "kvstore/tier/tier.h"
@@ -25,6 +27,9 @@ class HostTier : public Tier {
   // machine or the process's cgroup does not have the memory. Pages are touched now, so that no
   // transfer pays for page faults.
   static absl::StatusOr<std::unique_ptr<HostTier>> Create(const HostTierOptions& options);
+
+  // All of it.
+  virtual std::span<std::byte> memory() const = 0;
 
  protected:
   using Tier::Tier;

@@ -1,11 +1,12 @@
 // Where bytes rest: a place with slots. A tier knows no keys and no policy.
 //
 // Threads: every method may be called from any thread. A slot belongs to whoever reserved it until
-// Free. Done runs exactly once, never under a tier lock; for memory tiers it runs before the call
-// returns. Misuse: freeing a slot twice, or one that this tier never gave out, changes nothing but
-// TierUsage::rejected_frees and a line in the log: a lost slot is cheaper than a dead store. Map,
-// Write and Read check bounds only; using a slot after Free reads or writes bytes of its next
-// owner.
+// Free. Done runs exactly once, never under a tier lock: before the call returns (host, and every
+// error of the arguments), or later on a thread of the tier's own, which it must not block (gpu).
+// Until then the bytes and the slot stay as they are. Misuse: freeing a slot twice, or one that
+// this tier never gave out, changes nothing but TierUsage::rejected_frees and a line in the log: a
+// lost slot is cheaper than a dead store. Map, Write and Read check bounds only; using a slot after
+// Free reads or writes bytes of its next owner.
 #pragma once
 
 #include <cstddef>
@@ -50,7 +51,8 @@ class Tier {
   // capacity.
   absl::StatusOr<Slot> Reserve(uint64_t bytes);
   void Free(const Slot& slot);
-  // The slot's memory; empty for tiers that cannot be addressed.
+  // The slot's memory; empty for tiers that cannot be addressed. That of the gpu is for the device,
+  // not for the CPU.
   std::span<std::byte> Map(const Slot& slot);
   // Copies in or out, starting at offset inside the slot. OUT_OF_RANGE when it does not fit the
   // slot.

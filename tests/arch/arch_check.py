@@ -17,12 +17,12 @@ ARROWS = {
     "proto": set(),
     "page": set(),
     "transport": {"base"},
-    "tier": {"base"},
+    "tier": {"base", "page"},
     "store": {"base", "page", "tier"},
     "recall": {"base", "page", "store"},
     "server": {"base", "recall", "store", "transport", "proto"},
     "client": {"base", "page", "transport", "proto"},
-    "bench": {"client", "page", "store", "transport"},
+    "bench": {"client", "page", "store", "tier", "transport"},
     "gpu_worker": {"base", "client", "page", "transport"},
 }
 

@@ -1,0 +1,101 @@
+#include "kvstore/tier/log_space.h"
+
+#include <algorithm>
+
+#include "kvstore/tier/reclaimer.h"
+#include "kvstore/tier/segment_writer.h"
+
+namespace varve::tier {
+namespace {
+
+// Of a segment: what must be dead before its records are moved.
+constexpr uint64_t kLeastGain = 64;
+// Of a segment: what header, footer and the end that no record fits into may take.
+constexpr uint64_t kOverhead = 32;
+
+}  // namespace
+
+Directory::Directory() = default;
+Directory::~Directory() = default;
+
+uint64_t LogSpace::FreeSegments(const Directory& directory) const {
+  const uint64_t used = directory.holding.used_bytes;
+  return used >= directory.capacity_bytes ? 0 : (directory.capacity_bytes - used) / segment_bytes_;
+}
+
+uint64_t LogSpace::ReserveSegments(const Directory& directory) const {
+  return std::max<uint64_t>(2, directory.capacity_bytes / segment_bytes_ / 16);
+}
+
+uint64_t LogSpace::UsableBytes(const Directory& directory) const {
+  const uint64_t segments = directory.capacity_bytes / segment_bytes_;
+  const uint64_t reserve = ReserveSegments(directory);
+  return segments <= reserve ? 0
+                             : (segments - reserve) * (segment_bytes_ - segment_bytes_ / kOverhead);
+}
+
+uint64_t LogSpace::FreeBytes(const Directory& directory) const {
+  const uint64_t usable = UsableBytes(directory);
+  const uint64_t taken = directory.holding.live_bytes + directory.queued_bytes;
+  return taken >= usable ? 0 : usable - taken;
+}
+
+bool LogSpace::MayGrow(const Directory& directory, bool moves) const {
+  const uint64_t free = FreeSegments(directory);
+  // A crash can leave no segment free for moving: then the first one lies beyond the capacity,
+  // until it has emptied another.
+  return moves ? free >= 1 || !directory.moved : free >= 2;
+}
+
+bool LogSpace::IsEmpty(const Segment& segment) {
+  return segment.sealed && !segment.removing && segment.live_bytes == 0 && segment.readers == 0;
+}
+
+Segment* LogSpace::PickVictim(const RecordTable& table, const Directory& directory) const {
+  const bool draining = directory.state == DirectoryState::kDraining;
+  const bool needed =
+      draining || directory.starved || FreeSegments(directory) < ReserveSegments(directory);
+  if (!needed || directory.stuck || (!draining && !TakesWrites(directory))) return nullptr;
+  Segment* best = nullptr;
+  for (const auto& [number, segment] : table.segments()) {
+    if (segment->holding != &directory.holding || !segment->sealed || segment->removing ||
+        segment->unmovable || segment->live_bytes == 0) {
+      continue;
+    }
+    const uint64_t dead = segment->end_bytes - std::min(segment->end_bytes, segment->live_bytes);
+    if (!draining && dead < segment->header.segment_bytes / kLeastGain) continue;
+    if (best == nullptr || segment->live_bytes < best->live_bytes) best = segment.get();
+  }
+  if (best == nullptr || draining || MayGrow(directory, true)) return best;
+  const bool fits = best->live_bytes + segment_bytes_ / kOverhead <= directory.move_room;
+  return fits ? best : nullptr;
+}
+
+bool LogSpace::WillShrink(const RecordTable& table, const Directory& directory) {
+  for (const auto& [number, segment] : table.segments()) {
+    if (segment->holding != &directory.holding) continue;
+    if (segment->removing) return true;
+    if (IsEmpty(*segment) && table.StillNeeded(segment->tombstones, segment.get()).empty()) {
+      return true;
+    }
+  }
+  return false;
+}
+
+bool LogSpace::HasProspects(const RecordTable& table, const Directory& directory) const {
+  if (directory.reclaiming || PickVictim(table, directory) != nullptr ||
+      WillShrink(table, directory)) {
+    return true;
+  }
+  for (const auto& [number, segment] : table.segments()) {
+    if (segment->holding != &directory.holding) continue;
+    // One that is being sealed, or that a reader is about to leave, is looked at again then.
+    if (segment->sealing) return true;
+    if (!segment->sealed || segment->live_bytes > 0) continue;
+    // An empty one goes when its tombstones are written elsewhere, which may have failed.
+    if (!directory.stuck || segment->readers > 0) return true;
+  }
+  return false;
+}
+
+}  // namespace varve::tier

@@ -1,0 +1,80 @@
+// The directories of a log and the rules by which their space is used.
+//
+// A directory's appends leave one segment free, so that records can always be moved; reclaim keeps
+// a sixteenth of it free, at least two segments, and moves the records of the segments with the
+// least that is live. A segment is worth that when a 64th of it or more is dead: what is dead
+// shrinks with each, so that reclaim comes to an end.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "kvstore/tier/record_log.h"
+#include "kvstore/tier/record_table.h"
+#include "kvstore/tier/segment_files.h"
+
+namespace varve::tier {
+
+class Reclaimer;
+class SegmentWriter;
+
+// All but files and writers is guarded by the log's mutex.
+struct Directory {
+  Directory();
+  ~Directory();
+
+  std::string path;
+  std::unique_ptr<SegmentFiles> files;
+  std::unique_ptr<SegmentWriter> appends, moves;
+  std::unique_ptr<Reclaimer> reclaimer;
+
+  uint64_t capacity_bytes = 0;  // whole segments
+  DirectoryState state = DirectoryState::kOk;
+  std::string problem;
+  Holding holding;
+  Segment* begun[2] = {};     // by the appends and the moves; null once it is sealed
+  uint64_t queued_bytes = 0;  // of records that have no place yet
+  uint64_t move_room = 0;     // left in the segment that records are moved to
+  bool moved = false;         // such a segment was made since the start
+  bool starved = false;       // appends wait for a segment
+  bool reclaiming = false;    // records are being moved, or a segment removed
+  bool stuck = false;         // moving failed: not again until something changes
+  RecordLog::Done drained;    // set while it drains
+};
+
+// The parts of a log that know its directories share one of these.
+class LogSpace {
+ public:
+  explicit LogSpace(uint64_t segment_bytes) : segment_bytes_(segment_bytes) {}
+
+  uint64_t segment_bytes() const { return segment_bytes_; }
+  uint64_t FreeSegments(const Directory& directory) const;
+  // What records may take.
+  uint64_t UsableBytes(const Directory& directory) const;
+  // Of that, what is left; 0 when there is less than nothing.
+  uint64_t FreeBytes(const Directory& directory) const;
+  // Whether a stream may begin one more segment.
+  bool MayGrow(const Directory& directory, bool moves) const;
+  bool TakesWrites(const Directory& directory) const {
+    return directory.state == DirectoryState::kOk || directory.state == DirectoryState::kFull;
+  }
+
+  // The segment to move records from now; null when there is no need, or nothing is gained.
+  Segment* PickVictim(const RecordTable& table, const Directory& directory) const;
+  // A segment that can go: nothing live is in it, nobody reads it.
+  static bool IsEmpty(const Segment& segment);
+  // Whether a segment is about to be removed, whatever becomes of the records that are on their
+  // way.
+  static bool WillShrink(const RecordTable& table, const Directory& directory);
+  // Whether a directory that may not grow will have a segment free later on.
+  bool HasProspects(const RecordTable& table, const Directory& directory) const;
+
+ private:
+  uint64_t ReserveSegments(const Directory& directory) const;
+
+  const uint64_t segment_bytes_;
+};
+
+}  // namespace varve::tier

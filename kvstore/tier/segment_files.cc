@@ -1,0 +1,139 @@
+#include "kvstore/tier/segment_files.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "kvstore/base/log.h"
+#include "kvstore/base/status.h"
+#include "kvstore/tier/record_log.h"
+#include "kvstore/tier/segment_format.h"
+
+namespace varve::tier {
+namespace {
+
+constexpr char kLockName[] = "varve.lock";
+constexpr std::string_view kSuffix = ".seg";
+
+absl::Status SystemError(int error, const char* call, std::string_view file) {
+  absl::StatusCode code = absl::StatusCode::kInternal;
+  if (error == ENOSPC || error == EDQUOT) code = absl::StatusCode::kResourceExhausted;
+  if (error == EROFS || error == EACCES || error == EPERM) {
+    code = absl::StatusCode::kPermissionDenied;
+  }
+  if (error == EIO) code = absl::StatusCode::kDataLoss;
+  return absl::Status(code, absl::StrCat(call, " ", base::Sv(file), ": ", std::strerror(error)));
+}
+
+}  // namespace
+
+SegmentFiles::SegmentFiles(std::string path, int directory, int lock)
+    : path_(std::move(path)), directory_(directory), lock_(lock) {}
+
+absl::StatusOr<std::unique_ptr<SegmentFiles>> SegmentFiles::Open(const std::string& path) {
+  if (mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return SystemError(errno, "mkdir", path);
+  base::Descriptor directory(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (directory.get() < 0) return SystemError(errno, "open", path);
+  const std::string name = absl::StrCat(path, "/", kLockName);
+  base::Descriptor lock(openat(directory.get(), kLockName, O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (lock.get() < 0) return SystemError(errno, "open", name);
+  if (flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) return SystemError(errno, "flock", name);
+    return absl::FailedPreconditionError(
+        absl::StrCat(path, " is in use by another process (it holds ", kLockName, ")"));
+  }
+  auto files =
+      std::unique_ptr<SegmentFiles>(new SegmentFiles(path, directory.Release(), lock.Release()));
+  files->ProbeDirect();
+  return files;
+}
+
+void SegmentFiles::ProbeDirect() {
+  const base::Descriptor probe(
+      openat(directory_.get(), kLockName, O_RDONLY | O_DIRECT | O_CLOEXEC));
+  direct_ = probe.get() >= 0;
+#ifdef STATX_DIOALIGN
+  struct statx found {};
+  if (direct_ && statx(probe.get(), "", AT_EMPTY_PATH, STATX_DIOALIGN, &found) == 0 &&
+      (found.stx_mask & STATX_DIOALIGN) != 0) {
+    const uint32_t needed = std::max(found.stx_dio_mem_align, found.stx_dio_offset_align);
+    direct_ = needed != 0 && std::has_single_bit(needed) && needed <= kReadAlignment;
+    if (direct_) alignment_ = std::max(needed, kMinSegmentAlignment);
+  }
+#endif
+  if (!direct_) {
+    base::LogInfo(path_, ": no O_DIRECT here; its segments go through the page cache");
+  }
+}
+
+std::string SegmentFiles::NameOf(uint64_t number) const { return absl::StrCat(number, ".seg"); }
+
+absl::Status SegmentFiles::SyncDirectory() const {
+  if (fsync(directory_.get()) == 0) return absl::OkStatus();
+  return SystemError(errno, "fsync", path_);
+}
+
+absl::StatusOr<std::vector<uint64_t>> SegmentFiles::List() const {
+  DIR* const entries = opendir(path_.c_str());
+  if (entries == nullptr) return SystemError(errno, "opendir", path_);
+  std::vector<uint64_t> numbers;
+  while (const dirent* entry = readdir(entries)) {
+    const std::string_view name = entry->d_name;
+    uint64_t number = 0;
+    if (name.ends_with(kSuffix) &&
+        absl::SimpleAtoi(base::Sv(name.substr(0, name.size() - kSuffix.size())), &number) &&
+        name == NameOf(number)) {
+      numbers.push_back(number);
+    }
+  }
+  closedir(entries);
+  std::sort(numbers.begin(), numbers.end());
+  return numbers;
+}
+
+absl::StatusOr<int> SegmentFiles::Create(uint64_t number, uint64_t bytes) const {
+  const std::string name = NameOf(number);
+  const int flags = O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | (direct_ ? O_DIRECT : 0);
+  base::Descriptor file(openat(directory_.get(), name.c_str(), flags, 0600));
+  if (file.get() < 0) return SystemError(errno, "create", absl::StrCat(path_, "/", name));
+  int error = fallocate(file.get(), 0, 0, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
+  if (error == EOPNOTSUPP) {
+    error = ftruncate(file.get(), static_cast<off_t>(bytes)) == 0 ? 0 : errno;
+  }
+  absl::Status status;
+  if (error != 0) status = SystemError(error, "fallocate", absl::StrCat(path_, "/", name));
+  if (status.ok()) status = SyncDirectory();
+  if (status.ok()) return file.Release();
+  unlinkat(directory_.get(), name.c_str(), 0);
+  return status;
+}
+
+absl::StatusOr<int> SegmentFiles::OpenSegment(uint64_t number, uint32_t alignment) const {
+  const std::string name = NameOf(number);
+  const bool direct = direct_ && alignment >= alignment_;
+  const int fd =
+      openat(directory_.get(), name.c_str(), O_RDWR | O_CLOEXEC | (direct ? O_DIRECT : 0));
+  if (fd < 0) return SystemError(errno, "open", absl::StrCat(path_, "/", name));
+  return fd;
+}
+
+absl::Status SegmentFiles::Remove(uint64_t number) const {
+  const std::string name = NameOf(number);
+  if (unlinkat(directory_.get(), name.c_str(), 0) != 0 && errno != ENOENT) {
+    return SystemError(errno, "unlink", absl::StrCat(path_, "/", name));
+  }
+  return SyncDirectory();
+}
+
+void SegmentFiles::Leave() const { unlinkat(directory_.get(), kLockName, 0); }
+
+}  // namespace varve::tier

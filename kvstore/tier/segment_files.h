@@ -1,0 +1,52 @@
+// The files of one directory of a log: varve.lock, which this process holds, and NUMBER.seg.
+//
+// Threads: every method from any thread. Calls block on the file system. Errors: as BlockIo's, by
+// what the system answered; messages name the file.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kvstore/base/descriptor.h"
+
+namespace varve::tier {
+
+class SegmentFiles {
+ public:
+  // Makes the directory when its parent exists, and takes it. FAILED_PRECONDITION: another has it;
+  // PERMISSION_DENIED: it cannot be written to.
+  static absl::StatusOr<std::unique_ptr<SegmentFiles>> Open(const std::string& path);
+
+  const std::string& path() const { return path_; }
+  // For new segments: what O_DIRECT needs, or 4096 when that is not known.
+  uint32_t alignment() const { return alignment_; }
+
+  // The numbers of the segments, ascending.
+  absl::StatusOr<std::vector<uint64_t>> List() const;
+  // A new segment of so many bytes, all of them reserved and zero; its name is durable. The file is
+  // the caller's to close.
+  absl::StatusOr<int> Create(uint64_t number, uint64_t bytes) const;
+  // alignment: the segment's; without O_DIRECT where the device needs more. The caller closes it.
+  absl::StatusOr<int> OpenSegment(uint64_t number, uint32_t alignment) const;
+  // Durable when it returns.
+  absl::Status Remove(uint64_t number) const;
+  // Nothing of the log is left here: its lock file too goes.
+  void Leave() const;
+
+ private:
+  SegmentFiles(std::string path, int directory, int lock);
+  std::string NameOf(uint64_t number) const;
+  void ProbeDirect();
+  absl::Status SyncDirectory() const;
+
+  const std::string path_;
+  const base::Descriptor directory_, lock_;
+  bool direct_ = false;
+  uint32_t alignment_ = 4096;
+};
+
+}  // namespace varve::tier

@@ -1,0 +1,121 @@
+// The log in segment files: what ties table, writers and reclaimers together. Used by
+// segment_log*.cc alone.
+//
+// One lock guards the state of all; the writers have their own for their queues, and neither is
+// held while the other is taken.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "kvstore/tier/log_space.h"
+#include "kvstore/tier/reclaimer.h"
+#include "kvstore/tier/record_table.h"
+#include "kvstore/tier/segment_log.h"
+#include "kvstore/tier/segment_scan.h"
+#include "kvstore/tier/segment_writer.h"
+
+namespace varve::tier {
+
+class SegmentLog final : public RecordLog, private SegmentWriter::Owner, private Reclaimer::Owner {
+ public:
+  using StoreId = std::array<uint8_t, 16>;
+
+  static absl::StatusOr<std::unique_ptr<RecordLog>> Open(const SegmentLogOptions& options,
+                                                         BlockIo* io, base::Executor* executor);
+  ~SegmentLog() override;
+
+  absl::Status Recover(absl::FunctionRef<void(const Recovered&)> fn) override;
+  RecordId Append(AppendRequest request, Done done) override;
+  void Read(RecordId id, uint64_t offset, std::span<std::byte> to, IoClass io_class,
+            Done done) override;
+  void Erase(std::span<const RecordId> ids, Sync sync, Done done) override;
+  LogUsage Usage() const override;
+  absl::Status AddDirectory(const std::string& path, uint64_t capacity_bytes) override;
+  void DrainDirectory(const std::string& path, Done done) override;
+
+ private:
+  using WritePtr = std::shared_ptr<RecordWrite>;
+
+  SegmentLog(const SegmentLogOptions& options, BlockIo* io, base::Executor* executor)
+      : options_(options), io_(io), executor_(executor), state_(options.segment_bytes) {}
+
+  // ---- opening (segment_log_open.cc)
+  absl::StatusOr<std::unique_ptr<Directory>> OpenDirectory(const std::string& path,
+                                                           uint64_t capacity_bytes);
+  absl::Status OpenSegments(Directory& directory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
+  absl::Status CheckStoreId(const Directory& directory, const SegmentHeader& header);
+  // Fills the table; the records that live, as they lie in contents.
+  std::vector<const FooterEntry*> TakeContents(const std::vector<Segment*>& segments,
+                                               std::vector<SegmentContents>& contents)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
+
+  // ---- SegmentWriter::Owner and Reclaimer::Owner (segment_log_space.cc)
+  absl::StatusOr<bool> Admit(const SegmentWriter::Stream& stream, RecordWrite& write) override;
+  absl::StatusOr<Segment*> NextSegment(const SegmentWriter::Stream& stream) override;
+  bool Lay(RecordWrite& write, const Place& place, uint64_t room) override;
+  void Failed(const SegmentWriter::Stream& stream, const absl::Status& status) override;
+  void Finished(const WritePtr& write, absl::Status status) override;
+  void Sealed(const SegmentWriter::Stream& stream, Segment& segment) override;
+  void Move(Directory& from, WritePtr write) override;
+  void Repeat(std::vector<Tombstone> tombstones, Done done) override;
+  void SpaceChanged(Directory& directory) override;
+  void RemoveFailed(Directory& directory, const absl::Status& status) override;
+  void Drained(Directory& directory, const absl::Status& status) override;
+
+  // ---- where things go
+  absl::StatusOr<Directory*> Choose(uint64_t bytes, const std::vector<Directory*>& refused)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
+  absl::StatusOr<Directory*> ChooseForTombstones(const std::vector<Directory*>& refused)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
+  absl::Status NoDirectory() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
+  void SetState(Directory& directory, const absl::Status& status)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
+  // Adds to the tombstones that are next to be written, or begins a record of them: what to hand to
+  // which writer then, null when no directory takes it.
+  using Adds = std::vector<std::pair<SegmentWriter*, WritePtr>>;
+  Adds Collect(std::vector<Tombstone> tombstones, Sync sync, Done done)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
+  void Hand(Adds adds);
+  void Enqueue(RecordWrite& write, Directory& directory)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
+  void Dequeue(RecordWrite& write) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
+  // Another directory for what this one did not take; false: there is none.
+  bool SendElsewhere(const WritePtr& write, absl::Status* status);
+  // changed: directories in which reclaim may find something to do by that.
+  void EraseOne(RecordId id, std::vector<Tombstone>& tombstones, std::vector<Directory*>& changed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
+  // Sets total_bytes.
+  absl::Status CheckSize(RecordWrite& write) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
+
+  // Runs done and ends one of the operations that the destructor waits for.
+  void Complete(Done done, const absl::Status& status);
+  void CompleteLater(Done done, absl::Status status);
+
+  const SegmentLogOptions options_;
+  BlockIo* const io_;
+  base::Executor* const executor_;
+  StoreId store_id_{};  // set when the first directory is opened
+  bool has_store_id_ = false;
+
+  mutable LogState state_;
+  std::vector<std::unique_ptr<Directory>> directories_ ABSL_GUARDED_BY(state_.mutex);
+  std::vector<std::unique_ptr<Directory>> retired_ ABSL_GUARDED_BY(state_.mutex);
+  absl::flat_hash_map<RecordId, WritePtr> pending_ ABSL_GUARDED_BY(state_.mutex);
+  WritePtr tombstones_ ABSL_GUARDED_BY(state_.mutex);               // queued, not yet admitted
+  std::vector<Tombstone> unwritten_ ABSL_GUARDED_BY(state_.mutex);  // no directory took them
+  RecordId last_id_ ABSL_GUARDED_BY(state_.mutex) = 0;
+  uint64_t last_segment_ ABSL_GUARDED_BY(state_.mutex) = 0;
+  uint64_t pending_bytes_ ABSL_GUARDED_BY(state_.mutex) = 0;
+  uint64_t written_bytes_ ABSL_GUARDED_BY(state_.mutex) = 0;
+  uint64_t write_errors_ ABSL_GUARDED_BY(state_.mutex) = 0;
+  uint64_t operations_ ABSL_GUARDED_BY(state_.mutex) = 0;
+  base::CondVar changed_;
+};
+
+}  // namespace varve::tier

@@ -1,0 +1,276 @@
+// A log's beginning: its directories are taken, and what their segments hold is found.
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <random>
+#include <utility>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "kvstore/base/log.h"
+#include "kvstore/base/parallel.h"
+#include "kvstore/base/status.h"
+#include "kvstore/base/units.h"
+#include "kvstore/tier/segment_log_impl.h"
+
+namespace varve::tier {
+namespace {
+
+constexpr uint64_t kMinSegments = 4;
+constexpr uint64_t kMaxBufferBytes = 64 << 20;
+constexpr uint32_t kReadsAtOnce = 8;
+// Numbers of records whose segments are gone, or lie in a directory that is not there today, are
+// not given again.
+constexpr uint64_t kIdGap = 1ull << 32;
+constexpr uint64_t kSegmentGap = 1 << 20;
+
+absl::Status CheckCapacity(const std::string& path, uint64_t capacity, uint64_t segment_bytes) {
+  if (capacity >= kMinSegments * segment_bytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(path, ": capacity_bytes is ", capacity, ", allowed: ", kMinSegments,
+                   " segments or more, that is ", base::FormatBytes(kMinSegments * segment_bytes)));
+}
+
+absl::Status Check(const SegmentLogOptions& options) {
+  if (options.directories.empty()) return absl::InvalidArgumentError("no directory is named");
+  if (options.segment_bytes < kMinSegmentBytes || options.segment_bytes > kMaxSegmentBytes ||
+      options.segment_bytes % kMaxSegmentAlignment != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("segment_bytes is ", options.segment_bytes,
+                                                   ", allowed: multiples of ", kMaxSegmentAlignment,
+                                                   ", ", kMinSegmentBytes, "..", kMaxSegmentBytes));
+  }
+  if (options.write_buffer_bytes < kReadAlignment || options.write_buffer_bytes > kMaxBufferBytes ||
+      options.write_buffer_bytes % kReadAlignment != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("write_buffer_bytes is ", options.write_buffer_bytes,
+                     ", allowed: multiples of ", kReadAlignment, ", at most ", kMaxBufferBytes));
+  }
+  if (options.write_buffers < 1 || options.write_buffers > 1024) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("write_buffers is ", options.write_buffers, ", allowed: 1..1024"));
+  }
+  for (const LogDirectory& directory : options.directories) {
+    VARVE_RETURN_IF_ERROR(
+        CheckCapacity(directory.path, directory.capacity_bytes, options.segment_bytes));
+  }
+  return absl::OkStatus();
+}
+
+// Each segment is an open file.
+void AllowOpenFiles(uint64_t segments) {
+  constexpr uint64_t kOthers = 1024;
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= segments + kOthers) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+  if (limit.rlim_cur < segments + kOthers) {
+    base::LogWarning("the disks' directories need ", segments, " open files, ", limit.rlim_cur,
+                     " are allowed: make segments larger, or the limit (ulimit -n)");
+  }
+}
+
+SegmentLog::StoreId NewStoreId() {
+  std::random_device random;
+  SegmentLog::StoreId id;
+  for (uint8_t& byte : id) byte = static_cast<uint8_t>(random());
+  return id;
+}
+
+std::string Hex(const SegmentLog::StoreId& id) {
+  return absl::BytesToHexString({reinterpret_cast<const char*>(id.data()), id.size()});
+}
+
+// The first block of a segment, unparsed: through the page cache, whatever its alignment.
+absl::StatusOr<std::string> FirstBlock(const std::string& file) {
+  const base::Descriptor fd(open(file.c_str(), O_RDONLY | O_CLOEXEC));
+  std::string block(kMinSegmentAlignment, '\0');
+  if (fd.get() < 0) return absl::ErrnoToStatus(errno, absl::StrCat("open ", file));
+  const ssize_t got = pread(fd.get(), block.data(), block.size(), 0);
+  if (got < 0) return absl::ErrnoToStatus(errno, absl::StrCat("read ", file));
+  block.resize(static_cast<size_t>(got));
+  return block;
+}
+
+}  // namespace
+
+// ---- Open
+
+absl::StatusOr<std::unique_ptr<RecordLog>> SegmentLog::Open(const SegmentLogOptions& options,
+                                                            BlockIo* io, base::Executor* executor) {
+  VARVE_RETURN_IF_ERROR(Check(options));
+  uint64_t segments = 0;
+  for (const LogDirectory& directory : options.directories) {
+    segments += directory.capacity_bytes / options.segment_bytes;
+  }
+  AllowOpenFiles(segments);
+  std::unique_ptr<SegmentLog> log(new SegmentLog(options, io, executor));
+  for (const LogDirectory& directory : options.directories) {
+    VARVE_ASSIGN_OR_RETURN(auto opened,
+                           log->OpenDirectory(directory.path, directory.capacity_bytes));
+    base::MutexLock lock(log->state_.mutex);
+    log->directories_.push_back(std::move(opened));
+    VARVE_RETURN_IF_ERROR(log->OpenSegments(*log->directories_.back()));
+  }
+  if (!log->has_store_id_) log->store_id_ = NewStoreId();
+  return log;
+}
+
+absl::StatusOr<std::unique_ptr<Directory>> SegmentLog::OpenDirectory(const std::string& path,
+                                                                     uint64_t capacity_bytes) {
+  auto directory = std::make_unique<Directory>();
+  directory->path = path;
+  directory->capacity_bytes = capacity_bytes / options_.segment_bytes * options_.segment_bytes;
+  VARVE_ASSIGN_OR_RETURN(directory->files, SegmentFiles::Open(path));
+  Reclaimer::Owner* const owner = this;
+  directory->reclaimer =
+      std::make_unique<Reclaimer>(&state_, directory.get(), owner, io_, executor_);
+  const auto writer = [&](bool moves) {
+    return SegmentWriter::Create({options_.write_buffer_bytes, options_.write_buffers,
+                                  moves ? IoClass::kPrefetch : IoClass::kDemand},
+                                 {directory.get(), moves}, this, io_, executor_);
+  };
+  VARVE_ASSIGN_OR_RETURN(directory->appends, writer(false));
+  VARVE_ASSIGN_OR_RETURN(directory->moves, writer(true));
+  return directory;
+}
+
+absl::Status SegmentLog::CheckStoreId(const Directory& directory, const SegmentHeader& header) {
+  if (!has_store_id_) {
+    store_id_ = header.store_id;
+    has_store_id_ = true;
+  }
+  if (header.store_id == store_id_) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat(directory.path, " belongs to the log ", Hex(header.store_id),
+                   ", the directories before it to ", Hex(store_id_)));
+}
+
+absl::Status SegmentLog::OpenSegments(Directory& directory) {
+  VARVE_ASSIGN_OR_RETURN(const std::vector<uint64_t> numbers, directory.files->List());
+  for (const uint64_t number : numbers) {
+    VARVE_ASSIGN_OR_RETURN(const std::string block,
+                           FirstBlock(absl::StrCat(directory.path, "/", number, ".seg")));
+    absl::StatusOr<SegmentHeader> header = ParseSegmentHeader(std::as_bytes(std::span(block)));
+    if (absl::IsFailedPrecondition(header.status())) {
+      return base::Annotate(header.status(), directory.path);
+    }
+    if (!header.ok() || header->number != number) {
+      // Not written before a crash, or damaged: what can be found in it still counts.
+      if (block.find_first_not_of('\0') != std::string::npos) {
+        base::LogWarning(directory.path, ": the header of segment ", number, " is damaged");
+        ++state_.damaged_records;
+      }
+      header =
+          SegmentHeader{number, options_.segment_bytes, directory.files->alignment(), store_id_};
+    } else {
+      VARVE_RETURN_IF_ERROR(CheckStoreId(directory, *header));
+    }
+    if (state_.table.HasSegment(number)) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          directory.path, " has segment ", number, ", as another directory has: one is a copy"));
+    }
+    VARVE_ASSIGN_OR_RETURN(const int file, directory.files->OpenSegment(number, header->alignment));
+    auto segment = std::make_unique<Segment>(*header, file, io_);
+    segment->holding = &directory.holding;
+    segment->directory = &directory;
+    segment->sealed = true;
+    last_segment_ = std::max(last_segment_, number);
+    state_.table.Add(std::move(segment));
+  }
+  return absl::OkStatus();
+}
+
+// ---- Recover
+
+absl::Status SegmentLog::Recover(absl::FunctionRef<void(const Recovered&)> fn) {
+  std::vector<Segment*> segments;
+  {
+    base::MutexLock lock(state_.mutex);
+    for (const auto& [number, segment] : state_.table.segments()) segments.push_back(segment.get());
+  }
+  // Of copies of a record the oldest counts: a segment that records were being moved to when the
+  // process ended is empty then, and its space comes back.
+  std::sort(segments.begin(), segments.end(),
+            [](const Segment* a, const Segment* b) { return a->header.number < b->header.number; });
+  std::vector<absl::StatusOr<SegmentContents>> read(segments.size(), SegmentContents{});
+  const auto read_one = [&](uint32_t piece, uint32_t) {
+    read[piece] = ReadSegment(io_, segments[piece]->file.get(), segments[piece]->header);
+  };
+  base::ParallelFor(executor_, kReadsAtOnce, static_cast<uint32_t>(segments.size()), read_one);
+  std::vector<SegmentContents> contents;
+  for (absl::StatusOr<SegmentContents>& each : read) {
+    if (!each.ok()) return each.status();
+    contents.push_back(*std::move(each));
+  }
+  std::vector<Directory*> directories;
+  std::vector<const FooterEntry*> live;
+  uint64_t damaged = 0;
+  {
+    base::MutexLock lock(state_.mutex);
+    live = TakeContents(segments, contents);
+    damaged = state_.damaged_records;
+    for (const auto& directory : directories_) directories.push_back(directory.get());
+  }
+  if (damaged > 0) base::LogWarning(damaged, " damaged records on the disks were left out");
+  for (const FooterEntry* entry : live) fn({entry->sequence, entry->label, entry->payload_bytes});
+  for (Directory* directory : directories) directory->reclaimer->Wake();
+  return absl::OkStatus();
+}
+
+std::vector<const FooterEntry*> SegmentLog::TakeContents(const std::vector<Segment*>& segments,
+                                                         std::vector<SegmentContents>& contents) {
+  std::vector<const FooterEntry*> live;
+  absl::flat_hash_set<RecordId> gone;
+  for (size_t i = 0; i < segments.size(); ++i) {
+    // What was left free when it was sealed can be won by moving its records.
+    segments[i]->end_bytes = segments[i]->header.segment_bytes;
+    segments[i]->tombstones = std::move(contents[i].tombstones);
+    for (const Tombstone& tombstone : segments[i]->tombstones) gone.insert(tombstone.id);
+    last_id_ = std::max(last_id_, contents[i].last_sequence);
+    state_.damaged_records += contents[i].damaged_records;
+  }
+  for (size_t i = 0; i < segments.size(); ++i) {
+    for (const FooterEntry& entry : contents[i].records) {
+      const RecordId id = entry.sequence;
+      if (gone.contains(id)) continue;
+      if (state_.table.Find(id) != nullptr) {
+        segments[i]->ids.push_back(id);
+        state_.table.AddCopy(id, segments[i]);
+        continue;
+      }
+      const RecordExtent extent = ExtentOf(static_cast<uint32_t>(entry.label.size()),
+                                           entry.payload_bytes, segments[i]->header.alignment);
+      const Place place{segments[i], static_cast<uint32_t>(entry.offset),
+                        static_cast<uint32_t>(extent.payload_offset),
+                        static_cast<uint32_t>(extent.total_bytes)};
+      state_.table.Reserve(id, place);
+      state_.table.Commit(id, place);
+      live.push_back(&entry);
+    }
+  }
+  last_id_ += kIdGap;
+  last_segment_ += kSegmentGap;
+  return live;
+}
+
+// ---- AddDirectory
+
+absl::Status SegmentLog::AddDirectory(const std::string& path, uint64_t capacity_bytes) {
+  VARVE_RETURN_IF_ERROR(CheckCapacity(path, capacity_bytes, options_.segment_bytes));
+  VARVE_ASSIGN_OR_RETURN(std::unique_ptr<Directory> directory, OpenDirectory(path, capacity_bytes));
+  VARVE_ASSIGN_OR_RETURN(const std::vector<uint64_t> numbers, directory->files->List());
+  if (!numbers.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        path, " has ", numbers.size(), " segments: only an empty directory can be added"));
+  }
+  base::MutexLock lock(state_.mutex);
+  AllowOpenFiles(state_.table.segments().size() + capacity_bytes / options_.segment_bytes);
+  directories_.push_back(std::move(directory));
+  return absl::OkStatus();
+}
+
+}  // namespace varve::tier

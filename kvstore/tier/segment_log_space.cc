@@ -1,0 +1,363 @@
+// Where a log's records go, and what becomes of directories that refuse them.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kvstore/base/log.h"
+#include "kvstore/base/status.h"
+#include "kvstore/page/checksum.h"
+#include "kvstore/tier/segment_log_impl.h"
+
+namespace varve::tier {
+namespace {
+
+const char* NameOf(DirectoryState state) {
+  switch (state) {
+    case DirectoryState::kOk:
+      return "takes writes";
+    case DirectoryState::kFull:
+      return "is full";
+    case DirectoryState::kReadOnly:
+      return "is read-only";
+    case DirectoryState::kFailed:
+      return "failed";
+    case DirectoryState::kDraining:
+      return "drains";
+  }
+  return "?";
+}
+
+bool Refused(const std::vector<Directory*>& refused, const Directory* directory) {
+  return std::find(refused.begin(), refused.end(), directory) != refused.end();
+}
+
+}  // namespace
+
+// ---- which directory
+
+absl::StatusOr<Directory*> SegmentLog::Choose(uint64_t bytes,
+                                              const std::vector<Directory*>& refused) {
+  Directory* best = nullptr;
+  bool any = false;
+  const auto better = [&](const Directory& a, const Directory& b) {
+    const bool full_a = a.state == DirectoryState::kFull, full_b = b.state == DirectoryState::kFull;
+    if (full_a != full_b) return full_b;
+    return state_.space.FreeBytes(a) > state_.space.FreeBytes(b);
+  };
+  for (const auto& directory : directories_) {
+    if (!state_.space.TakesWrites(*directory) || Refused(refused, directory.get())) continue;
+    any = true;
+    if (state_.space.FreeBytes(*directory) < bytes) continue;
+    if (best == nullptr || better(*directory, *best)) best = directory.get();
+  }
+  if (best != nullptr) return best;
+  if (!any) return NoDirectory();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("no directory has room for ", bytes, " bytes more beside its live records"));
+}
+
+absl::StatusOr<Directory*> SegmentLog::ChooseForTombstones(const std::vector<Directory*>& refused) {
+  Directory* best = nullptr;
+  for (const auto& directory : directories_) {
+    if (!state_.space.TakesWrites(*directory) || Refused(refused, directory.get())) continue;
+    if (best == nullptr ||
+        state_.space.FreeSegments(*directory) > state_.space.FreeSegments(*best)) {
+      best = directory.get();
+    }
+  }
+  if (best != nullptr) return best;
+  return NoDirectory();
+}
+
+absl::Status SegmentLog::NoDirectory() const {
+  std::string text = "no directory takes writes";
+  for (const auto& directory : directories_) {
+    absl::StrAppend(&text, "; ", directory->path, " ", NameOf(directory->state));
+    if (!directory->problem.empty()) absl::StrAppend(&text, " (", directory->problem, ")");
+  }
+  return absl::UnavailableError(text);
+}
+
+bool SegmentLog::SendElsewhere(const WritePtr& write, absl::Status* status) {
+  SegmentWriter* writer = nullptr;
+  {
+    base::MutexLock lock(state_.mutex);
+    Dequeue(*write);
+    const bool value = write->kind == RecordKind::kValue;
+    if (value && write->place.segment != nullptr && !write->erased) {
+      state_.table.Abandon(write->id, write->place, true);
+    }
+    write->place = {};
+    if (write->move) return false;
+    if (write->erased) {
+      *status = absl::OkStatus();
+      return false;
+    }
+    Directory* to = write->directory;
+    if (value || to == nullptr || write->among_appends || !state_.space.TakesWrites(*to)) {
+      if (to != nullptr) write->refused.push_back(to);
+      write->among_appends = false;
+      const absl::StatusOr<Directory*> other =
+          value ? Choose(write->total_bytes, write->refused) : ChooseForTombstones(write->refused);
+      if (!other.ok()) {
+        if (!absl::IsResourceExhausted(*status)) *status = other.status();
+        return false;
+      }
+      to = *other;
+    } else {
+      write->among_appends = true;
+    }
+    write->directory = to;
+    if (value) Enqueue(*write, *to);
+    writer = value || write->among_appends ? to->appends.get() : to->moves.get();
+  }
+  writer->Add(write);
+  return true;
+}
+
+// ---- what the writers ask
+
+absl::StatusOr<bool> SegmentLog::Admit(const SegmentWriter::Stream& stream, RecordWrite& write) {
+  base::MutexLock lock(state_.mutex);
+  if (tombstones_.get() == &write) tombstones_ = nullptr;
+  if (!state_.space.TakesWrites(*stream.directory)) return NoDirectory();
+  if (write.kind == RecordKind::kValue) return !write.erased;
+  write.tombstones = state_.table.StillNeeded(write.tombstones, nullptr);
+  write.text = EncodeTombstones(write.tombstones);
+  write.payload = std::as_bytes(std::span(write.text));
+  write.payload_crc32c = page::Crc32c(write.text.data(), write.text.size());
+  return !write.tombstones.empty();
+}
+
+absl::StatusOr<Segment*> SegmentLog::NextSegment(const SegmentWriter::Stream& stream) {
+  Directory& directory = *stream.directory;
+  const uint64_t bytes = options_.segment_bytes;
+  SegmentHeader header;
+  bool wake = false;
+  {
+    base::MutexLock lock(state_.mutex);
+    Segment*& begun = directory.begun[stream.moves ? 1 : 0];
+    if (begun != nullptr) begun->sealing = true;
+    begun = nullptr;
+    if (!state_.space.TakesWrites(directory)) return NoDirectory();
+    if (!state_.space.MayGrow(directory, stream.moves)) {
+      if (stream.moves) {
+        if (state_.space.WillShrink(state_.table, directory)) return nullptr;
+        return absl::ResourceExhaustedError("no segment is free for moving");
+      }
+      wake = !std::exchange(directory.starved, true);
+      if (!state_.space.HasProspects(state_.table, directory)) {
+        directory.starved = false;
+        return absl::ResourceExhaustedError(
+            absl::StrCat(directory.path, ": no segment is free, and reclaim can make none so"));
+      }
+    } else {
+      directory.holding.used_bytes += bytes;
+      header = {++last_segment_, bytes, directory.files->alignment(), store_id_};
+    }
+  }
+  if (header.number == 0) {
+    if (wake) directory.reclaimer->Wake();
+    return nullptr;
+  }
+  absl::StatusOr<int> file = directory.files->Create(header.number, bytes);
+  Segment* added = nullptr;
+  {
+    base::MutexLock lock(state_.mutex);
+    directory.holding.used_bytes -= bytes;
+    if (!file.ok()) {
+      SetState(directory, file.status());
+      if (!absl::IsResourceExhausted(file.status())) return NoDirectory();
+      if (!state_.space.WillShrink(state_.table, directory)) return file.status();
+      if (!stream.moves) directory.starved = true;
+      return nullptr;
+    }
+    if (directory.state == DirectoryState::kFull) {
+      directory.state = DirectoryState::kOk;
+      directory.problem.clear();
+      base::LogInfo(directory.path, " takes writes again");
+    }
+    auto segment = std::make_unique<Segment>(header, *file, io_);
+    segment->holding = &directory.holding;
+    segment->directory = &directory;
+    segment->end_bytes = header.alignment;
+    added = state_.table.Add(std::move(segment));
+    directory.begun[stream.moves ? 1 : 0] = added;
+    if (stream.moves) {
+      directory.moved = true;
+      directory.move_room = bytes;
+    } else {
+      directory.starved = false;
+    }
+  }
+  directory.reclaimer->Wake();
+  return added;
+}
+
+bool SegmentLog::Lay(RecordWrite& write, const Place& place, uint64_t room) {
+  base::MutexLock lock(state_.mutex);
+  if (write.erased) return false;
+  Dequeue(write);
+  write.place = place;
+  Segment& segment = *place.segment;
+  segment.end_bytes = place.offset + place.total_bytes;
+  if (segment.directory->begun[1] == &segment) segment.directory->move_room = room;
+  if (write.kind == RecordKind::kValue) {
+    state_.table.Reserve(write.id, place);
+  } else {
+    segment.tombstones.insert(segment.tombstones.end(), write.tombstones.begin(),
+                              write.tombstones.end());
+  }
+  return true;
+}
+
+void SegmentLog::Failed(const SegmentWriter::Stream& stream, const absl::Status& status) {
+  {
+    base::MutexLock lock(state_.mutex);
+    ++write_errors_;
+    SetState(*stream.directory, status);
+  }
+  stream.directory->reclaimer->Wake();
+}
+
+void SegmentLog::SetState(Directory& directory, const absl::Status& status) {
+  DirectoryState state = DirectoryState::kFailed;
+  if (absl::IsResourceExhausted(status)) state = DirectoryState::kFull;
+  if (absl::IsPermissionDenied(status)) state = DirectoryState::kReadOnly;
+  const bool worse = directory.state == DirectoryState::kOk ||
+                     (directory.state != DirectoryState::kFailed && state != DirectoryState::kFull);
+  if (!worse || directory.state == state) return;
+  directory.state = state;
+  directory.problem = std::string(status.message());
+  base::LogWarning(directory.path, " ", NameOf(state), ": ", directory.problem);
+}
+
+void SegmentLog::Sealed(const SegmentWriter::Stream& stream, Segment& segment) {
+  {
+    base::MutexLock lock(state_.mutex);
+    Segment*& begun = stream.directory->begun[stream.moves ? 1 : 0];
+    if (begun == &segment) begun = nullptr;
+    segment.sealing = false;
+    segment.sealed = true;
+  }
+  stream.directory->reclaimer->Wake();
+}
+
+// ---- what reclaim asks
+
+void SegmentLog::Move(Directory& from, WritePtr write) {
+  SegmentWriter* writer = nullptr;
+  absl::Status status;
+  {
+    base::MutexLock lock(state_.mutex);
+    if (state_.table.Find(write->id) != nullptr) {
+      status = CheckSize(*write);
+      absl::StatusOr<Directory*> to = &from;
+      if (from.state == DirectoryState::kDraining) to = Choose(write->total_bytes, {&from});
+      status.Update(to.status());
+      if (status.ok()) {
+        Enqueue(*write, **to);
+        writer = *to == &from ? from.moves.get() : (*to)->appends.get();
+        pending_[write->id] = write;
+      }
+    }
+  }
+  if (writer != nullptr) {
+    writer->Add(std::move(write));
+  } else {
+    std::move(write->done)(status);  // erased, or an error
+  }
+}
+
+void SegmentLog::Repeat(std::vector<Tombstone> tombstones, Done done) {
+  Adds adds;
+  {
+    base::MutexLock lock(state_.mutex);
+    adds = Collect(std::move(tombstones), Sync::kYes, std::move(done));
+  }
+  Hand(std::move(adds));
+}
+
+void SegmentLog::SpaceChanged(Directory& directory) {
+  Adds adds;
+  {
+    base::MutexLock lock(state_.mutex);
+    if (!unwritten_.empty()) adds = Collect({}, Sync::kNo, [](absl::Status) {});
+  }
+  Hand(std::move(adds));
+  directory.moves->Wake();
+  directory.appends->Wake();
+}
+
+void SegmentLog::RemoveFailed(Directory& directory, const absl::Status& status) {
+  // Even for want of space, which removing needs on some file systems: nothing else makes any.
+  const bool read_only = absl::IsPermissionDenied(status);
+  base::MutexLock lock(state_.mutex);
+  SetState(directory, read_only ? status : absl::DataLossError(status.message()));
+}
+
+// ---- draining
+
+void SegmentLog::DrainDirectory(const std::string& path, Done done) {
+  absl::Status status = absl::NotFoundError(absl::StrCat(path, " is no directory of this log"));
+  Directory* drained = nullptr;
+  {
+    base::MutexLock lock(state_.mutex);
+    uint64_t room = 0;
+    for (const auto& directory : directories_) {
+      if (directory->path == path)
+        drained = directory.get();
+      else if (state_.space.TakesWrites(*directory))
+        room += state_.space.FreeBytes(*directory);
+    }
+    if (drained != nullptr) {
+      const uint64_t needed = drained->holding.live_bytes + drained->queued_bytes;
+      status = absl::OkStatus();
+      if (!state_.space.TakesWrites(*drained)) {
+        status = absl::FailedPreconditionError(absl::StrCat(path, " ", NameOf(drained->state)));
+      } else if (directories_.size() == 1 || room < needed) {
+        status =
+            absl::ResourceExhaustedError(absl::StrCat("the records of ", path, " take ", needed,
+                                                      " bytes, the other directories have ", room));
+      }
+    }
+    if (status.ok()) {
+      drained->state = DirectoryState::kDraining;
+      drained->drained = std::move(done);
+      drained->stuck = false;
+      for (const auto& [number, segment] : state_.table.segments()) {
+        if (segment->directory == drained) segment->unmovable = false;
+      }
+      ++operations_;
+    }
+  }
+  if (!status.ok()) {
+    CompleteLater(std::move(done), status);
+    return;
+  }
+  drained->appends->Rotate();
+  drained->moves->Rotate();
+  drained->reclaimer->Wake();
+}
+
+void SegmentLog::Drained(Directory& directory, const absl::Status& status) {
+  Done done;
+  {
+    base::MutexLock lock(state_.mutex);
+    done = std::exchange(directory.drained, nullptr);
+    if (!status.ok()) {
+      if (directory.state == DirectoryState::kDraining) directory.state = DirectoryState::kOk;
+      directory.stuck = false;
+    } else {
+      const auto at = std::find_if(directories_.begin(), directories_.end(),
+                                   [&](const auto& each) { return each.get() == &directory; });
+      retired_.push_back(std::move(*at));
+      directories_.erase(at);
+      directory.files->Leave();
+      directory.files.reset();
+    }
+  }
+  Complete(std::move(done), status);
+}
+
+}  // namespace varve::tier

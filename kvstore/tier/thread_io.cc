@@ -1,0 +1,109 @@
+// BlockIo by threads that call pread, pwrite and fdatasync.
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kvstore/base/executor.h"
+#include "kvstore/base/mutex.h"
+#include "kvstore/tier/block_io_queue.h"
+
+namespace varve::tier {
+namespace {
+
+constexpr uint32_t kMaxThreads = 32;
+
+int64_t Call(const IoRequest& request) {
+  const auto offset = static_cast<off_t>(request.offset + request.moved);
+  std::byte* const data = request.data + request.moved;
+  const size_t left = request.bytes - request.moved;
+  int64_t result = 0;
+  switch (request.op) {
+    case IoOp::kRead:
+      result = pread(request.fd, data, left, offset);
+      break;
+    case IoOp::kWrite:
+      result = pwrite(request.fd, data, left, offset);
+      break;
+    case IoOp::kSync:
+      result = fdatasync(request.fd);
+      break;
+  }
+  return result < 0 ? -errno : result;
+}
+
+class ThreadIo final : public BlockIo {
+ public:
+  explicit ThreadIo(const BlockIoOptions& options) : options_(options) {
+    const uint32_t threads = std::min(options.queue_depth, kMaxThreads);
+    for (uint32_t i = 0; i < threads; ++i) threads_.emplace_back([this] { Loop(); });
+  }
+  ~ThreadIo() override {
+    {
+      base::MutexLock lock(mutex_);
+      stopping_ = true;
+      wake_.NotifyAll();
+    }
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  const char* name() const override { return "threads"; }
+  void Read(int fd, uint64_t offset, std::span<std::byte> to, IoClass io_class,
+            Done done) override {
+    Add(io_class, {IoOp::kRead, fd, offset, to.data(), to.size(), 0, std::move(done)});
+  }
+  void Write(int fd, uint64_t offset, std::span<const std::byte> from, IoClass io_class,
+             Done done) override {
+    Add(io_class, {IoOp::kWrite, fd, offset, const_cast<std::byte*>(from.data()), from.size(), 0,
+                   std::move(done)});
+  }
+  void Sync(int fd, Done done) override {
+    Add(IoClass::kDemand, {IoOp::kSync, fd, 0, nullptr, 0, 0, std::move(done)});
+  }
+
+ private:
+  void Add(IoClass io_class, IoRequest request) {
+    base::MutexLock lock(mutex_);
+    queue_.Push(io_class, std::make_unique<IoRequest>(std::move(request)));
+    wake_.NotifyOne();
+  }
+
+  void Loop() {
+    base::NameThisThread("block-io");
+    while (std::unique_ptr<IoRequest> request = Next()) {
+      absl::Status status;
+      while (!Advance(*request, Call(*request), &status)) {
+      }
+      Finish(std::move(request), std::move(status), options_);
+    }
+  }
+
+  // Null when the threads shall end: what was asked for before is done first.
+  std::unique_ptr<IoRequest> Next() {
+    base::MutexLock lock(mutex_);
+    while (queue_.empty() && !stopping_) wake_.Wait(mutex_);
+    return queue_.Pop();
+  }
+
+  const BlockIoOptions options_;
+  base::Mutex mutex_;
+  base::CondVar wake_;
+  IoQueue queue_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<BlockIo>> MakeThreadIo(const BlockIoOptions& options) {
+  if (options.queue_depth < 1 || options.queue_depth > 4096) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("queue_depth is ", options.queue_depth, ", allowed: 1..4096"));
+  }
+  return std::make_unique<ThreadIo>(options);
+}
+
+}  // namespace varve::tier

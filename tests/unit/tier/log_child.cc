@@ -1,0 +1,102 @@
+// A process with a log of its own, for tests that kill it or give it a small disk.
+//   append FOLDER SEED   appends and erases until it is killed
+//   fill FOLDER          fills a small file system mounted there; exits with 0 when all is well
+#include <sched.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <random>
+
+#include "kvstore/base/executor.h"
+#include "kvstore/tier/segment_log.h"
+#include "tests/unit/tier/log_fixture.h"
+
+namespace varve::tier {
+namespace {
+
+// One line to the parent for each thing that is done, before the next begins.
+int AppendUntilKilled(const std::string& folder, uint64_t seed) {
+  auto io = MakeBlockIo({});
+  base::ThreadPool executor("log", 2);
+  SegmentLogOptions options;
+  options.segment_bytes = 1 << 20;
+  options.directories = {{folder, 8 << 20}};
+  options.write_buffer_bytes = 64 << 10;
+  auto log = OpenSegmentLog(options, io->get(), &executor);
+  std::vector<RecordId> live;
+  const auto take = [&](const RecordLog::Recovered& record) { live.push_back(record.id); };
+  if (!log.ok() || !(*log)->Recover(take).ok()) return 1;
+  std::mt19937_64 random(seed);
+  for (;;) {
+    uint64_t line[2] = {0, 0};  // id and bytes, or id and 0 when it was erased
+    Outcome outcome;
+    if (live.size() > 120 || (!live.empty() && random() % 4 == 0)) {
+      std::swap(live[random() % live.size()], live.back());
+      line[0] = live.back();
+      live.pop_back();
+      (*log)->Erase(std::span(line, 1), Sync::kNo, outcome.Done());
+      if (!outcome.Await().ok()) return 2;
+    } else {
+      line[1] = random() % 60000 + 1;
+      const std::string label = std::to_string(line[1]);
+      const std::string payload = PayloadOf(label, line[1]);
+      line[0] = (*log)->Append({label, std::as_bytes(std::span(payload)), CrcOf(payload)},
+                               outcome.Done());
+      if (!outcome.Await().ok()) return 3;
+      live.push_back(line[0]);
+    }
+    if (write(STDOUT_FILENO, line, sizeof(line)) != sizeof(line)) return 4;
+  }
+}
+
+// In a file system of its own, where the machine lets it mount one.
+int FillSmallFileSystem(const std::string& folder) {
+  if (unshare(CLONE_NEWNS) != 0 || mount("", "/", "", MS_REC | MS_PRIVATE, nullptr) != 0 ||
+      mount("tmpfs", folder.c_str(), "tmpfs", 0, "size=6m") != 0) {
+    return kCannotMount;
+  }
+  auto io = MakeThreadIo({});
+  base::ThreadPool executor("log", 2);
+  SegmentLogOptions options;
+  options.segment_bytes = 1 << 20;
+  options.directories = {{folder + "/log", 16 << 20}};
+  auto log = OpenSegmentLog(options, io->get(), &executor);
+  if (!log.ok() || !(*log)->Recover([](const auto&) {}).ok()) return 1;
+  const std::string payload(100000, 'x');
+  const auto put = [&](RecordId* id) {
+    Outcome outcome;
+    *id = (*log)->Append({"x", std::as_bytes(std::span(payload)), 0, Sync::kNo}, outcome.Done());
+    return outcome.Await();
+  };
+  std::vector<RecordId> ids(1);
+  while (ids.size() < 200 && put(&ids.back()).ok()) ids.push_back(0);
+  const RecordId refused = ids.back();
+  ids.pop_back();
+  if (ids.size() < 30 || ids.size() > 60) return 2;
+  if (!absl::IsResourceExhausted(put(&ids.emplace_back()))) return 3;
+  ids.pop_back();
+  if ((*log)->Usage().directories[0].state != DirectoryState::kFull) return 4;
+  // Room is made, and it goes on.
+  Outcome erased;
+  (*log)->Erase(std::span(ids).first(25), Sync::kYes, erased.Done());
+  if (!erased.Await().ok()) return 5;
+  RecordId id = 0;
+  absl::Status status;
+  for (int i = 0; i < 1000 && !(status = put(&id)).ok(); ++i) usleep(1000);
+  if (!status.ok() || id <= refused) return 6;
+  if ((*log)->Usage().directories[0].state != DirectoryState::kOk) return 7;
+  return 0;
+}
+
+int Run(int count, char** words) {
+  const std::string what = count > 2 ? words[1] : "";
+  if (what == "append" && count == 4) return AppendUntilKilled(words[2], std::stoull(words[3]));
+  if (what == "fill") return FillSmallFileSystem(words[2]);
+  return 64;
+}
+
+}  // namespace
+}  // namespace varve::tier
+
+int main(int count, char** words) { return varve::tier::Run(count, words); }

@@ -1,0 +1,215 @@
+// Files that a crash or a bad disk left behind.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <random>
+
+#include "gtest/gtest.h"
+#include "kvstore/base/descriptor.h"
+#include "kvstore/tier/segment_scan.h"
+#include "tests/support/assert_ok.h"
+#include "tests/unit/tier/log_fixture.h"
+
+namespace varve::tier {
+namespace {
+
+class SegmentLogDamageTest : public LogTest {
+ protected:
+  struct Found {
+    std::string file;
+    uint64_t offset = 0;  // of the record
+    RecordExtent extent;
+    uint64_t payload_bytes = 0;
+  };
+
+  static std::vector<std::string> Segments(const std::string& folder) {
+    std::vector<std::string> files;
+    for (const auto& file : std::filesystem::directory_iterator(folder)) {
+      if (file.path().extension() == ".seg") files.push_back(file.path());
+    }
+    std::sort(files.begin(), files.end());
+    return files;
+  }
+
+  // Where the values of a folder lie, by id.
+  std::map<RecordId, Found> Places(const std::string& folder) {
+    std::map<RecordId, Found> places;
+    for (const std::string& file : Segments(folder)) {
+      std::ifstream in(file);
+      std::string block(4096, '\0');
+      in.read(block.data(), static_cast<std::streamsize>(block.size()));
+      const auto header = ParseSegmentHeader(std::as_bytes(std::span(block)));
+      EXPECT_TRUE(header.ok()) << header.status();
+      const base::Descriptor fd(open(file.c_str(), O_RDONLY));
+      const auto contents = ReadSegment(io_.get(), fd.get(), *header);
+      EXPECT_TRUE(contents.ok()) << contents.status();
+      for (const FooterEntry& entry : contents->records) {
+        places[entry.sequence] = {file, entry.offset,
+                                  ExtentOf(static_cast<uint32_t>(entry.label.size()),
+                                           entry.payload_bytes, header->alignment),
+                                  entry.payload_bytes};
+      }
+    }
+    return places;
+  }
+
+  static void FlipByte(const std::string& file, uint64_t offset, uint8_t bits) {
+    std::fstream at(file, std::ios::in | std::ios::out | std::ios::binary);
+    at.seekg(static_cast<std::streamoff>(offset));
+    const auto byte = static_cast<char>(at.get() ^ bits);
+    at.seekp(static_cast<std::streamoff>(offset));
+    at.put(byte);
+  }
+
+  // Some records, one of which was erased.
+  void Fill(int records) {
+    for (int i = 0; i < records; ++i) {
+      const std::string label = "record " + std::to_string(i);
+      ids_.push_back(Put(label, Bytes(i)));
+      labels_[ids_.back()] = label;
+    }
+    gone_ = Put("gone", 3000);
+    ASSERT_OK(Erase({gone_}));
+  }
+  static size_t Bytes(int i) { return i * 3001 % 50000 + 1; }
+
+  void ExpectAllBut(RecordId missing) {
+    Records expected = labels_;
+    expected.erase(missing);
+    EXPECT_EQ(recovered_, expected);
+    for (size_t i = 0; i < ids_.size(); ++i) {
+      if (ids_[i] == missing) continue;
+      const auto read = Get(ids_[i], Bytes(static_cast<int>(i)));
+      ASSERT_OK(read.status());
+      EXPECT_TRUE(*read == PayloadOf(labels_[ids_[i]], Bytes(static_cast<int>(i)))) << i;
+    }
+  }
+
+  std::vector<RecordId> ids_;
+  Records labels_;
+  RecordId gone_ = 0;
+};
+
+TEST_F(SegmentLogDamageTest, WhatWasWrittenOutlivesACrash) {
+  const SegmentLogOptions options = Options();
+  Open(options);
+  Fill(60);
+  const SegmentLogOptions copy = Copy(options, "copy");
+  Open(copy);
+  ExpectAllBut(0);
+  EXPECT_EQ(log_->Usage().damaged_records, 0u);
+  // And the next one.
+  const RecordId next = Put("next", 100);
+  labels_[next] = "next";
+  Open(Copy(copy, "copy2"));
+  ExpectAllBut(0);
+}
+
+// Records at the end and in the middle, torn or changed: they alone are missed.
+TEST_F(SegmentLogDamageTest, TornRecordsAreLeftOut) {
+  const SegmentLogOptions options = Options();
+  Open(options);
+  Fill(12);
+  const SegmentLogOptions crashed = Copy(options, "crashed");
+  for (const size_t victim : {0, 5, 11}) {
+    for (const bool header : {true, false}) {
+      const SegmentLogOptions copy = Copy(crashed, "copy");
+      const Found place = Places(copy.directories[0].path).at(ids_[victim]);
+      FlipByte(place.file,
+               place.offset + (header ? 26 : place.extent.payload_offset + place.payload_bytes / 2),
+               0x10);
+      Open(copy);
+      ExpectAllBut(ids_[victim]);
+      EXPECT_EQ(log_->Usage().damaged_records, 1u) << victim << header;
+      Close();
+    }
+  }
+  // The file ends inside the last record.
+  const SegmentLogOptions copy = Copy(crashed, "copy");
+  const Found last = Places(copy.directories[0].path).at(ids_.back());
+  ASSERT_EQ(
+      truncate(last.file.c_str(), static_cast<off_t>(last.offset + last.extent.payload_offset)), 0);
+  Open(copy);
+  ExpectAllBut(ids_.back());
+}
+
+TEST_F(SegmentLogDamageTest, ADamagedHeaderOrFooterCostsNoRecord) {
+  const SegmentLogOptions options = Options();
+  Open(options);
+  Fill(12);
+  Close();
+  for (const bool footer : {true, false}) {
+    const SegmentLogOptions copy = Copy(options, "copy");
+    for (const std::string& file : Segments(copy.directories[0].path)) {
+      const uint64_t bytes = std::filesystem::file_size(file);
+      // The closing block, wherever the alignment puts it, or the header's checksum.
+      for (uint64_t at = footer ? bytes - 4096 + 12 : 12; at < (footer ? bytes : 512); at += 512) {
+        FlipByte(file, at, 0x01);
+      }
+    }
+    Open(copy);
+    ExpectAllBut(0);
+    Close();
+  }
+}
+
+TEST_F(SegmentLogDamageTest, ASegmentWithoutAHeaderYetIsNoObstacle) {
+  const SegmentLogOptions options = Options();
+  Open(options);
+  Fill(3);
+  Close();
+  std::ofstream(Folder("log/77.seg")).close();
+  std::filesystem::resize_file(Folder("log/77.seg"), 1 << 20);
+  std::ofstream(Folder("log/78.seg")).close();
+  Open(options);
+  ExpectAllBut(0);
+  EXPECT_EQ(log_->Usage().damaged_records, 0u);
+}
+
+// Whatever bits change, what comes back is a record that was there once, under its own label.
+TEST_F(SegmentLogDamageTest, FlippedBitsInventNothing) {
+  constexpr uint64_t kSeed = 4711;
+  SCOPED_TRACE(kSeed);
+  std::mt19937_64 random(kSeed);
+  const SegmentLogOptions options = Options();
+  Open(options);
+  Fill(25);  // one segment, without a footer as yet
+  const SegmentLogOptions crashed = Copy(options, "crashed");
+  Close();
+  std::map<RecordId, std::pair<std::string, size_t>> written = {{gone_, {"gone", 3000}}};
+  for (size_t i = 0; i < ids_.size(); ++i) {
+    written[ids_[i]] = {labels_[ids_[i]], Bytes(static_cast<int>(i))};
+  }
+  uint64_t damaged = 0;
+  for (int round = 0; round < 30; ++round) {
+    const bool sealed = round % 2 == 0;
+    const SegmentLogOptions copy = Copy(sealed ? options : crashed, "copy");
+    const std::vector<std::string> files = Segments(copy.directories[0].path);
+    for (uint64_t flips = random() % 200; flips > 0; --flips) {
+      const std::string& file = files[random() % files.size()];
+      FlipByte(file, random() % std::filesystem::file_size(file),
+               static_cast<uint8_t>(1 << random() % 8));
+    }
+    Open(copy);
+    if (HasFatalFailure()) return;
+    for (const auto& [id, label] : recovered_) {
+      ASSERT_TRUE(written.contains(id)) << id;
+      EXPECT_EQ(label, written[id].first);
+      EXPECT_EQ(recovered_bytes_[id], written[id].second);
+      const auto read = Get(id, written[id].second);
+      ASSERT_OK(read.status());
+      if (!sealed) {
+        EXPECT_TRUE(*read == PayloadOf(label, written[id].second)) << id;
+      }
+    }
+    damaged += log_->Usage().damaged_records;
+    Close();
+  }
+  EXPECT_GT(damaged, 50u);
+}
+
+}  // namespace
+}  // namespace varve::tier

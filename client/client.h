@@ -196,10 +196,28 @@ struct RecallResult {
   RecallTimings timings;
 };
 
+// One directory of the nvme tier.
+struct DirectoryInfo {
+  std::string path;
+  std::string state;    // ok, full, read_only, failed or draining
+  std::string problem;  // why it is not ok
+  uint64_t capacity_bytes = 0, used_bytes = 0, live_bytes = 0, segments = 0, records = 0;
+};
 struct TierInfo {
   Tier tier = Tier::kNone;
   uint64_t capacity_bytes = 0, used_bytes = 0, pinned_bytes = 0, objects = 0;
   double fragmentation_ratio = 0, low_watermark = 0, high_watermark = 0;
+  std::string eviction;
+  uint64_t evicted_objects = 0;      // to make room, since the store started
+  absl::Duration last_evicted_idle;  // from its last use to the last eviction
+  uint64_t queued_objects = 0;       // on their way to this tier ...
+  uint64_t queued_bytes = 0;         // ... nvme only
+  // Of nvme only.
+  std::string durability, io;
+  uint64_t live_bytes = 0;  // of used_bytes, what is still needed
+  uint64_t recovered_objects = 0;
+  absl::Duration recovery_time;
+  std::vector<DirectoryInfo> directories;
 };
 struct SessionInfo {
   std::string client_name, key_namespace, lane, peer;

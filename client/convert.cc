@@ -71,15 +71,40 @@ RecallHeadResult FromProto(const v1::HeadRecallResult& head) {
   return result;
 }
 
+DirectoryInfo FromProto(const v1::DirectoryStatus& directory) {
+  return {.path = directory.path(),
+          .state = directory.state(),
+          .problem = directory.problem(),
+          .capacity_bytes = directory.capacity_bytes(),
+          .used_bytes = directory.used_bytes(),
+          .live_bytes = directory.live_bytes(),
+          .segments = directory.segments(),
+          .records = directory.records()};
+}
+
 TierInfo FromProto(const v1::TierStatus& tier) {
-  return {.tier = FromProto(tier.tier()),
-          .capacity_bytes = tier.capacity_bytes(),
-          .used_bytes = tier.used_bytes(),
-          .pinned_bytes = tier.pinned_bytes(),
-          .objects = tier.objects(),
-          .fragmentation_ratio = tier.fragmentation_ratio(),
-          .low_watermark = tier.low_watermark(),
-          .high_watermark = tier.high_watermark()};
+  TierInfo info{.tier = FromProto(tier.tier()),
+                .capacity_bytes = tier.capacity_bytes(),
+                .used_bytes = tier.used_bytes(),
+                .pinned_bytes = tier.pinned_bytes(),
+                .objects = tier.objects(),
+                .fragmentation_ratio = tier.fragmentation_ratio(),
+                .low_watermark = tier.low_watermark(),
+                .high_watermark = tier.high_watermark(),
+                .eviction = tier.eviction(),
+                .evicted_objects = tier.evicted_objects(),
+                .last_evicted_idle = absl::Seconds(tier.last_evicted_idle_s()),
+                .queued_objects = tier.queued_objects(),
+                .queued_bytes = tier.queued_bytes(),
+                .durability = tier.durability(),
+                .io = tier.io(),
+                .live_bytes = tier.live_bytes(),
+                .recovered_objects = tier.recovered_objects(),
+                .recovery_time = absl::Seconds(tier.recovery_s())};
+  for (const v1::DirectoryStatus& directory : tier.directories()) {
+    info.directories.push_back(FromProto(directory));
+  }
+  return info;
 }
 
 SessionInfo FromProto(const v1::SessionStatus& session) {

@@ -137,6 +137,8 @@ class Sequence {
   absl::Status Resume(const SequenceOptions& options, const std::string& context_id);
   absl::Status LoadContext(const std::string& context_id);
   absl::Status LoadBlocks(const client::ContextInfo& info);
+  // Pages and digests of the context fit this worker's.
+  bool HasShapeOf(const client::ContextInfo& info) const;
   bool BringsToken(const LayerCache& layer, const AttendItem& item) const;
   uint32_t TokenCrc(const AttendItem& item) const;
   absl::Status CheckAppend(uint32_t layer, const void* k, const void* v, uint32_t tokens) const;
@@ -148,7 +150,7 @@ class Sequence {
   size_t Resubmit(uint32_t layer_index, size_t most = SIZE_MAX);
   void SendRest();
   absl::Status Rebuild();
-  absl::Status CheckSameBlocks(const client::ContextInfo& info) const;
+  absl::StatusOr<client::ContextInfo> TakeOver();
   absl::Status FindSaved(uint32_t layer_index);
   void MarkGone(LayerCache& layer, uint32_t block);
   void SendDigestsAgain(uint32_t layer_index);

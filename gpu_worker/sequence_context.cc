@@ -1,4 +1,7 @@
 // A sequence's beginning and end: its context in the store.
+#include <algorithm>
+#include <utility>
+
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "client/call_deadline.h"
@@ -7,6 +10,16 @@
 #include "kvstore/base/status.h"
 
 namespace varve::worker {
+namespace {
+
+// That have digests in every layer.
+uint32_t CompleteBlocks(const client::ContextInfo& info) {
+  uint32_t blocks = info.num_blocks;
+  for (const uint32_t digests : info.digest_blocks) blocks = std::min(blocks, digests);
+  return blocks;
+}
+
+}  // namespace
 
 Sequence::Sequence(const Services* services, SequenceId id, const SequenceOptions& options)
     : services_(services),
@@ -67,16 +80,29 @@ absl::Status Sequence::Resume(const SequenceOptions& options, const std::string&
 }
 
 absl::Status Sequence::LoadContext(const std::string& context_id) {
-  VARVE_ASSIGN_OR_RETURN(const client::ContextInfo info,
-                         services_->client->AttachContext(context_id));
+  client::Client* client = services_->client;
+  VARVE_ASSIGN_OR_RETURN(client::ContextInfo info, client->AttachContext(context_id));
+  // Blocks whose digests a crash has lost, or whose worker never sent them: nobody can use them.
+  // Unless somebody is about to send them.
+  const uint32_t complete = CompleteBlocks(info);
+  if (HasShapeOf(info) && complete < info.num_blocks && info.attached_sessions <= 1) {
+    std::vector<std::string> hashes = std::move(info.block_hashes);
+    VARVE_ASSIGN_OR_RETURN(info, client->TruncateContext(context_id, complete));
+    hashes.resize(std::min<size_t>(hashes.size(), complete));
+    info.block_hashes = std::move(hashes);
+  }
   log_ = std::make_shared<SaveLog>(context_id, info.epoch, geometry_.num_layers, info.num_blocks);
   return LoadBlocks(info);
 }
 
-absl::Status Sequence::LoadBlocks(const client::ContextInfo& info) {
+bool Sequence::HasShapeOf(const client::ContextInfo& info) const {
   page::Geometry theirs = info.geometry;
   theirs.num_query_heads = geometry_.num_query_heads;
-  if (!(theirs == geometry_) || info.digest_kind != services_->options.digest_kind) {
+  return theirs == geometry_ && info.digest_kind == services_->options.digest_kind;
+}
+
+absl::Status Sequence::LoadBlocks(const client::ContextInfo& info) {
+  if (!HasShapeOf(info)) {
     return absl::FailedPreconditionError(absl::StrCat(
         "it has geometry ", info.geometry.ToString(), " and digest ",
         base::Sv(page::Info(info.digest_kind).name), ", this worker ", geometry_.ToString(),

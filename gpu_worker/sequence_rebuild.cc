@@ -1,12 +1,12 @@
 // A store that came back: what a sequence finds there, and what it gives it again.
 //
 // A session with the store ends when the connection breaks, and when the store dies. After either
-// the context is looked for by name. Where it is as it was, attaching it is enough. Where it is
-// gone, or shorter than it was, the store is a new process without what the old one held: the
-// context is opened (or taken as found), its blocks are named again, its digests, which the worker
-// has, are sent again, and every block whose pages are all resident is saved again. Blocks that
-// another worker has saved meanwhile count as saved. Pages of other blocks are kept where they are
-// resident and are lost where not: they are not selected any more.
+// the context is looked for by name. Where it is as it was, attaching it is enough. Otherwise the
+// store is a new process, which has all, some or nothing of what the old one held: the context is
+// taken over as far as its blocks are this sequence's, or opened when it is gone, and is given what
+// it lacks. Blocks are named, digests, which the worker has, are sent, and every block that is not
+// stored and whose pages are all resident is saved again. Pages of other blocks that are not stored
+// are kept where they are resident and are lost where not: they are not selected any more.
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -64,13 +64,27 @@ void Sequence::SendRest() {
   for (uint32_t l = 0; l < layers_.size(); ++l) Resubmit(l);
 }
 
-absl::Status Sequence::CheckSameBlocks(const client::ContextInfo& info) const {
-  const bool same = info.num_blocks <= hashes_.size() &&
-                    info.block_hashes.size() == info.num_blocks &&
-                    std::equal(info.block_hashes.begin(), info.block_hashes.end(), hashes_.begin());
-  if (same && info.digest_blocks.size() == layers_.size()) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("context ", context_id(), " holds other blocks now than this sequence's"));
+// The context, cut to the blocks that are this sequence's: a store may remember an earlier life of
+// the name. What somebody else is attached to is not touched.
+absl::StatusOr<client::ContextInfo> Sequence::TakeOver() {
+  client::Client* client = services_->client;
+  VARVE_ASSIGN_OR_RETURN(const client::ContextInfo info, client->AttachContext(context_id()));
+  const auto differ = std::mismatch(info.block_hashes.begin(), info.block_hashes.end(),
+                                    hashes_.begin(), hashes_.end());
+  const auto common = static_cast<uint32_t>(differ.first - info.block_hashes.begin());
+  const bool same_shape = HasShapeOf(info);
+  if (same_shape && common == info.num_blocks) return info;
+  if (info.attached_sessions > 1) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("context ", context_id(), " holds other blocks now than this sequence's, and ",
+                     "another session is attached to it"));
+  }
+  base::LogWarning("context ", context_id(), ": of the ", info.num_blocks,
+                   " blocks that the store has under this name ", same_shape ? common : 0,
+                   " are this sequence's; the others are dropped");
+  if (same_shape) return client->TruncateContext(context_id(), common);
+  VARVE_RETURN_IF_ERROR(client->DropContext(context_id()));
+  return client->OpenContext(context_id(), geometry_, services_->options.digest_kind);
 }
 
 absl::Status Sequence::Rebuild() {
@@ -79,9 +93,11 @@ absl::Status Sequence::Rebuild() {
   // What the old log still has under way reads slots that would be submitted again, and may yet
   // name blocks: what the context holds is known only after it.
   VARVE_RETURN_IF_ERROR(log_->WaitIdle(Patience()));
-  VARVE_ASSIGN_OR_RETURN(const client::ContextInfo info,
-                         services_->client->AttachContext(context_id()));
-  VARVE_RETURN_IF_ERROR(CheckSameBlocks(info));
+  VARVE_ASSIGN_OR_RETURN(const client::ContextInfo info, TakeOver());
+  if (info.digest_blocks.size() != layers_.size()) {
+    return absl::DataLossError(
+        absl::StrCat("digests of ", info.digest_blocks.size(), " layers, of ", layers_.size()));
+  }
   stats_.lost_pages = 0;
   for (uint32_t l = 0; l < layers_.size(); ++l) VARVE_RETURN_IF_ERROR(FindSaved(l));
   auto log =
@@ -98,7 +114,7 @@ absl::Status Sequence::Rebuild() {
   services_->metrics->contexts_rebuilt.Increment();
   services_->metrics->pages_lost.Increment(static_cast<double>(lost));
   base::LogWarning("context ", context_id(), ": the store came back with ", info.num_blocks, " of ",
-                   hashes_.size(), " blocks; resident pages are saved again, ", lost,
+                   hashes_.size(), " blocks; resident pages that it lacks are saved again, ", lost,
                    " pages are nowhere any more and left out from now on");
   return absl::OkStatus();
 }

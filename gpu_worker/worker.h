@@ -79,9 +79,9 @@ struct SequenceOptions {
   Policy policy;
   // The store's context; empty: the worker makes a unique one, dropped on Close.
   std::string context_id;
-  // Resume this stored context: its blocks are the sequence's first tokens, attached by digests
-  // alone. In place when context_id is the same, else in a fork. FAILED_PRECONDITION: another
-  // sequence of this client works on context_id.
+  // Resume this stored context: its blocks, as far as all layers have their digests, are the
+  // sequence's first tokens, attached by digests alone. In place when context_id is the same, else
+  // in a fork. FAILED_PRECONDITION: another sequence of this client works on context_id.
   std::string resume_context_id;
 };
 

@@ -25,17 +25,43 @@ std::string Percent(double part, double whole) {
   return whole <= 0 ? "-" : absl::StrFormat("%.1f %%", 100 * part / whole);
 }
 
+void AddDisk(const client::TierInfo& tier, json& row) {
+  row["durability"] = tier.durability;
+  row["io"] = tier.io;
+  row["live_bytes"] = tier.live_bytes;
+  row["recovered_objects"] = tier.recovered_objects;
+  row["recovery_seconds"] = absl::ToDoubleSeconds(tier.recovery_time);
+  row["directories"] = json::array();
+  for (const client::DirectoryInfo& directory : tier.directories) {
+    row["directories"].push_back({{"path", directory.path},
+                                  {"state", directory.state},
+                                  {"problem", directory.problem},
+                                  {"capacity_bytes", directory.capacity_bytes},
+                                  {"used_bytes", directory.used_bytes},
+                                  {"live_bytes", directory.live_bytes},
+                                  {"segments", directory.segments},
+                                  {"records", directory.records}});
+  }
+}
+
 json TiersJson(const client::StoreStatus& status) {
   json rows = json::array();
   for (const client::TierInfo& tier : status.tiers) {
-    rows.push_back({{"tier", TierName(tier.tier)},
-                    {"capacity_bytes", tier.capacity_bytes},
-                    {"used_bytes", tier.used_bytes},
-                    {"pinned_bytes", tier.pinned_bytes},
-                    {"objects", tier.objects},
-                    {"fragmentation_ratio", tier.fragmentation_ratio},
-                    {"low_watermark", tier.low_watermark},
-                    {"high_watermark", tier.high_watermark}});
+    json row = {{"tier", TierName(tier.tier)},
+                {"capacity_bytes", tier.capacity_bytes},
+                {"used_bytes", tier.used_bytes},
+                {"pinned_bytes", tier.pinned_bytes},
+                {"objects", tier.objects},
+                {"fragmentation_ratio", tier.fragmentation_ratio},
+                {"low_watermark", tier.low_watermark},
+                {"high_watermark", tier.high_watermark},
+                {"eviction", tier.eviction},
+                {"evicted_objects", tier.evicted_objects},
+                {"last_evicted_idle_seconds", absl::ToDoubleSeconds(tier.last_evicted_idle)},
+                {"queued_objects", tier.queued_objects},
+                {"queued_bytes", tier.queued_bytes}};
+    if (tier.tier == client::Tier::kNvme) AddDisk(tier, row);
+    rows.push_back(std::move(row));
   }
   return rows;
 }
@@ -63,18 +89,48 @@ std::string TierTable(const client::StoreStatus& status) {
                {"full", Align::kRight},
                {"pinned", Align::kRight},
                {"objects", Align::kRight},
-               {"fragmented", Align::kRight},
+               {"queued", Align::kRight},
+               {"evicted", Align::kRight},
+               {"idle then", Align::kRight},
                {"evicts from .. to", Align::kRight}});
   for (const client::TierInfo& tier : status.tiers) {
     table.AddRow({TierName(tier.tier), base::FormatBytes(tier.used_bytes),
                   base::FormatBytes(tier.capacity_bytes),
                   Percent(tier.used_bytes, tier.capacity_bytes),
                   base::FormatBytes(tier.pinned_bytes), absl::StrCat(tier.objects),
-                  Percent(tier.fragmentation_ratio, 1),
+                  absl::StrCat(tier.queued_objects), absl::StrCat(tier.evicted_objects),
+                  tier.evicted_objects == 0 ? "-" : Age(tier.last_evicted_idle),
                   absl::StrFormat("%.0f %% .. %.0f %%", 100 * tier.high_watermark,
                                   100 * tier.low_watermark)});
   }
   return table.Render();
+}
+
+// What varvectl status leaves out.
+std::string TierDetails(const client::StoreStatus& status) {
+  std::string text;
+  for (const client::TierInfo& tier : status.tiers) {
+    if (tier.tier != client::Tier::kNvme) continue;
+    absl::StrAppend(&text, "\nnvme: durability ", tier.durability, ", ", tier.io, ", ",
+                    tier.recovered_objects, " objects found at the start in ",
+                    Age(tier.recovery_time), "\n\n");
+    Table table({{"directory"},
+                 {"state"},
+                 {"used", Align::kRight},
+                 {"live", Align::kRight},
+                 {"capacity", Align::kRight},
+                 {"files", Align::kRight},
+                 {"records", Align::kRight},
+                 {"problem"}});
+    for (const client::DirectoryInfo& directory : tier.directories) {
+      table.AddRow({directory.path, directory.state, base::FormatBytes(directory.used_bytes),
+                    base::FormatBytes(directory.live_bytes),
+                    base::FormatBytes(directory.capacity_bytes), absl::StrCat(directory.segments),
+                    absl::StrCat(directory.records), directory.problem});
+    }
+    absl::StrAppend(&text, table.Render());
+  }
+  return text;
 }
 
 std::string SessionTable(const client::StoreStatus& status) {
@@ -124,7 +180,7 @@ absl::Status ShowTiers(const Globals& globals) {
   if (globals.json) {
     PrintJson({{"tiers", TiersJson(status)}});
   } else {
-    std::printf("%s", TierTable(status).c_str());
+    std::printf("%s%s", TierTable(status).c_str(), TierDetails(status).c_str());
   }
   return absl::OkStatus();
 }
@@ -220,7 +276,8 @@ void AddStoreCommands(CLI::App& app, const Globals& globals, Action& action) {
   };
   add("status", "Is the store up, what does it hold, how full is it",
       "  varvectl status\n  varvectl status --json --store 10.0.0.7:7411", ShowStatus);
-  add("tiers", "Capacity, use and watermarks of each tier", "  varvectl tiers", ShowTiers);
+  add("tiers", "Each tier: capacity, use, pinned, queues, age at eviction; and its directories",
+      "  varvectl tiers", ShowTiers);
   add("sessions", "Who is connected, by which lane, with how much memory",
       "  varvectl sessions\n  varvectl sessions --json", ShowSessions);
   add("plugins", "Names that the store's settings may use: eviction, digests, codecs ...",

@@ -14,22 +14,28 @@ namespace {
 constexpr size_t kHashRowBytes = kBlockRowBytes;
 static_assert(page::kMaxBlockHashBytes < kHashRowBytes);
 
-std::vector<std::byte> EncodeHashes(std::span<const std::string> hashes) {
-  std::vector<std::byte> rows(hashes.size() * kHashRowBytes);
+std::string EncodeHashes(std::span<const std::string> hashes) {
+  std::string rows(hashes.size() * kHashRowBytes, '\0');
   for (size_t i = 0; i < hashes.size(); ++i) {
-    std::byte* row = rows.data() + i * kHashRowBytes;
-    row[0] = static_cast<std::byte>(hashes[i].size());
+    char* row = rows.data() + i * kHashRowBytes;
+    row[0] = static_cast<char>(hashes[i].size());
     std::memcpy(row + 1, hashes[i].data(), hashes[i].size());
   }
   return rows;
 }
 
+const std::byte* Data(std::string_view rows) {
+  return reinterpret_cast<const std::byte*>(rows.data());
+}
+
+}  // namespace
+
+RowFormat HashFormat() { return {1, kHashRowBytes}; }
+
 RowFormat DigestFormat(const ContextOptions& options) {
   const page::Geometry& g = options.geometry;
   return {g.num_kv_heads, page::DigestBytes(options.digest_kind, g.head_dim, g.dtype)};
 }
-
-}  // namespace
 
 std::vector<std::string> DecodeHashes(const RowList& blocks, uint32_t first, uint32_t count) {
   std::vector<std::string> hashes;
@@ -44,20 +50,38 @@ std::vector<std::string> DecodeHashes(const RowList& blocks, uint32_t first, uin
   return hashes;
 }
 
-Context::State::State(const ContextOptions& options)
-    : blocks(RowFormat{1, kHashRowBytes}),
-      layers(options.geometry.num_layers, RowList(DigestFormat(options))) {}
+Context::State::State(const ContextOptions& options, NoteKeeper* keeper)
+    : blocks(HashFormat()),
+      layers(options.geometry.num_layers, RowList(DigestFormat(options))),
+      notes(keeper) {}
 
 Context::Context(store::NamespaceId ns, std::string id, const ContextOptions& options,
-                 uint32_t epoch, store::PageStore* store, ContextBudgets* budgets)
+                 uint32_t epoch, store::PageStore* store, ContextBudgets* budgets,
+                 NoteKeeper* keeper)
     : ns_(ns),
       id_(std::move(id)),
       options_(options),
       store_(store),
       budgets_(budgets),
+      keeper_(keeper),
+      note_label_(keeper->keeps() ? EncodeLabel(ContextNote{store->NamespaceName(ns), id_, options,
+                                                            /*inherited=*/{}})
+                                  : ""),
       layer_mutexes_(new base::Mutex[options.geometry.num_layers]),
-      state_(options) {
+      state_(options, keeper) {
   state_.epoch = epoch;
+}
+
+void Context::Keep() {
+  base::MutexLock lock(mutex_);
+  state_.notes.Begin(note_label_);
+}
+
+void Context::Restore(RowList blocks, std::vector<RowList> layers, ContextNotes notes) {
+  base::MutexLock lock(mutex_);
+  state_.blocks = std::move(blocks);
+  state_.layers = std::move(layers);
+  state_.notes = std::move(notes);
 }
 
 absl::Status Context::NotFound() const {
@@ -99,7 +123,7 @@ ContextSnapshot Context::Snapshot(bool with_hashes) const {
 
 absl::StatusOr<std::shared_ptr<Context>> Context::Fork(const std::string& new_id,
                                                        uint32_t num_blocks, uint32_t epoch) const {
-  auto fork = std::make_shared<Context>(ns_, new_id, options_, epoch, store_, budgets_);
+  auto fork = std::make_shared<Context>(ns_, new_id, options_, epoch, store_, budgets_, keeper_);
   base::MutexLock lock(mutex_);
   if (state_.retired) return NotFound();
   const uint32_t blocks = num_blocks == 0 ? state_.blocks.rows() : num_blocks;
@@ -113,6 +137,7 @@ absl::StatusOr<std::shared_ptr<Context>> Context::Fork(const std::string& new_id
   for (size_t l = 0; l < state_.layers.size(); ++l) {
     fork->state_.layers[l] = state_.layers[l].Prefix(blocks);
   }
+  fork->state_.notes = state_.notes.Fork(blocks);
   return fork;
 }
 
@@ -147,7 +172,8 @@ absl::Status Context::CheckAppend(uint32_t first_block,
 absl::Status Context::Append(uint32_t first_block, std::span<const std::string> block_hashes) {
   base::MutexLock change(change_mutex_);
   VARVE_RETURN_IF_ERROR(CheckAppend(first_block, block_hashes));
-  const std::vector<std::byte> rows = EncodeHashes(block_hashes);
+  std::string rows = EncodeHashes(block_hashes);
+  const auto count = static_cast<uint32_t>(block_hashes.size());
   RowList blocks(RowFormat{});
   bool attached = false;
   {
@@ -155,12 +181,11 @@ absl::Status Context::Append(uint32_t first_block, std::span<const std::string> 
     blocks = state_.blocks;
     attached = !state_.attached.empty();
   }
-  VARVE_ASSIGN_OR_RETURN(
-      blocks,
-      blocks.Append(rows.data(), static_cast<uint32_t>(block_hashes.size()), &budgets_->blocks));
+  VARVE_ASSIGN_OR_RETURN(blocks, blocks.Append(Data(rows), count, &budgets_->blocks));
   if (attached) store_->Hold(ns_, block_hashes);
   base::MutexLock lock(mutex_);
   state_.blocks = std::move(blocks);
+  state_.notes.Add(RowsNote::kBlocks, first_block, count, std::move(rows));
   return absl::OkStatus();
 }
 
@@ -169,6 +194,7 @@ absl::Status Context::Truncate(uint32_t num_blocks, uint32_t new_epoch) {
   RowList before(RowFormat{});
   bool attached = false;
   {
+    ContextNotes notes(keeper_);  // destroyed after the lock
     base::MutexLock lock(mutex_);
     if (state_.retired) return NotFound();
     before = state_.blocks;
@@ -180,7 +206,11 @@ absl::Status Context::Truncate(uint32_t num_blocks, uint32_t new_epoch) {
     state_.blocks = before.Prefix(num_blocks);
     for (RowList& layer : state_.layers) layer = layer.Prefix(num_blocks);
     state_.epoch = new_epoch;
+    notes = state_.notes.Fork(num_blocks);
+    notes.Begin(note_label_);
+    std::swap(notes, state_.notes);
   }
+  keeper_->Sweep();
   if (attached) {
     store_->Release(ns_, DecodeHashes(before, num_blocks, before.rows() - num_blocks));
   }
@@ -226,14 +256,18 @@ bool Context::IsParked() const {
 void Context::Retire() {
   base::MutexLock change(change_mutex_);
   RowList blocks(RowFormat{});
+  bool attached = false;
   {
+    ContextNotes gone(keeper_);  // destroyed after the lock
     base::MutexLock lock(mutex_);
     state_.retired = true;
-    if (state_.attached.empty()) return;
+    attached = !state_.attached.empty();
     state_.attached.clear();
     blocks = state_.blocks;
+    std::swap(gone, state_.notes);
   }
-  store_->Release(ns_, DecodeHashes(blocks, 0, blocks.rows()));
+  keeper_->Sweep();
+  if (attached) store_->Release(ns_, DecodeHashes(blocks, 0, blocks.rows()));
 }
 
 bool Context::RetireIfParked() {
@@ -297,7 +331,7 @@ absl::StatusOr<uint32_t> Context::AppendDigests(uint32_t epoch, uint32_t layer,
         "digests of blocks ", first_block, "..", uint64_t{first_block} + num_blocks - 1,
         ", but context '", id_, "' has ", blocks, " blocks; append the blocks first"));
   }
-  const auto* bytes = reinterpret_cast<const std::byte*>(rows.data());
+  const std::byte* bytes = Data(rows);
   const uint32_t known = std::min(num_blocks, digests.rows() - first_block);
   if (!digests.Equals(first_block, known, bytes)) {
     return absl::FailedPreconditionError(
@@ -306,13 +340,18 @@ absl::StatusOr<uint32_t> Context::AppendDigests(uint32_t epoch, uint32_t layer,
                      "; allowed: the same bytes, or truncate first"));
   }
   if (known == num_blocks) return digests.rows();
-  VARVE_ASSIGN_OR_RETURN(digests, digests.Append(bytes + known * digests.format().row_bytes(),
-                                                 num_blocks - known, &budgets_->digests));
+  const uint32_t before = digests.rows();
+  rows.remove_prefix(known * digests.format().row_bytes());
+  VARVE_ASSIGN_OR_RETURN(digests,
+                         digests.Append(Data(rows), num_blocks - known, &budgets_->digests));
   const uint32_t digest_blocks = digests.rows();
+  std::string kept;
+  if (keeper_->keeps()) kept = rows;
   base::MutexLock lock(mutex_);
   // A truncate may have come in between: the rows copied meanwhile are then nobody's.
   VARVE_RETURN_IF_ERROR(CheckEpochLocked(epoch));
   state_.layers[layer] = std::move(digests);
+  state_.notes.Add(layer, before, num_blocks - known, std::move(kept));
   return digest_blocks;
 }
 

@@ -3,7 +3,8 @@
 // Threads: all methods may be called from any thread. Two locks: change_mutex_ orders whatever
 // changes blocks or attachments and is held while the page store takes or gives up holds; mutex_
 // guards the published state and is held for copies of references only. Digest rows are copied
-// under a lock of their layer alone, so neither a recall nor another layer waits for them. Order:
+// under a lock of their layer alone, so neither a recall nor another layer waits for them. Notes
+// are written under mutex_, so that they tell what is published; that does not wait. Order:
 // change_mutex_ or a layer's lock, then mutex_.
 #pragma once
 
@@ -19,11 +20,10 @@
 #include "absl/time/time.h"
 #include "kvstore/base/mutex.h"
 #include "kvstore/recall/context_table.h"
+#include "kvstore/recall/kept_notes.h"
 #include "kvstore/recall/shared_rows.h"
 
 namespace varve::recall {
-
-constexpr uint32_t kMaxBlocks = 1u << 22;
 
 // Shared by all contexts of a table.
 struct ContextBudgets {
@@ -31,20 +31,22 @@ struct ContextBudgets {
   ByteBudget blocks;
 };
 
-// What one block of a context's list takes.
-constexpr size_t kBlockRowBytes = 64;
-
 class Context {
  public:
-  // store and budgets outlive the context.
+  // store, budgets and keeper outlive the context.
   Context(store::NamespaceId ns, std::string id, const ContextOptions& options, uint32_t epoch,
-          store::PageStore* store, ContextBudgets* budgets);
+          store::PageStore* store, ContextBudgets* budgets, NoteKeeper* keeper);
   ~Context() = default;
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
 
   const std::string& id() const { return id_; }
   const ContextOptions& options() const { return options_; }
+
+  // From now on changes are kept. Before others know the context.
+  void Keep();
+  // Instead of Keep: takes what was kept before a restart.
+  void Restore(RowList blocks, std::vector<RowList> layers, ContextNotes notes);
 
   ContextSnapshot Snapshot(bool with_hashes) const;
   // A detached context of the first num_blocks blocks (0: all), sharing rows with this one.
@@ -58,10 +60,10 @@ class Context {
   void Park(uint64_t session);
   bool IsAttached(uint64_t session) const;
   bool IsParked() const;
-  // The end: gives up all holds; every later change is refused.
+  // The end: gives up all holds and notes; every later change is refused.
   void Retire();
-  // The same for a context that nobody is attached to: false, with nothing changed, when somebody
-  // is. Waits for nobody.
+  // The same for a context that nobody is attached to, but for the notes, which a Retire after it
+  // gives up: false, with nothing changed, when somebody is attached. Waits for nobody.
   bool RetireIfParked();
 
   // When somebody last asked the table for the context.
@@ -83,12 +85,13 @@ class Context {
 
  private:
   struct State {
-    explicit State(const ContextOptions& options);
+    State(const ContextOptions& options, NoteKeeper* keeper);
     RowList blocks;
     std::vector<RowList> layers;
     uint32_t epoch = 0;
     absl::flat_hash_set<uint64_t> attached;
     bool retired = false;
+    ContextNotes notes;
   };
 
   absl::Status CheckEpochLocked(uint32_t epoch) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -101,6 +104,8 @@ class Context {
   const ContextOptions options_;
   store::PageStore* const store_;
   ContextBudgets* const budgets_;
+  NoteKeeper* const keeper_;
+  const std::string note_label_;  // empty when nothing is kept
 
   std::atomic<int64_t> last_use_ns_{0};
   base::Mutex change_mutex_;
@@ -108,6 +113,9 @@ class Context {
   mutable base::Mutex mutex_;
   State state_ ABSL_GUARDED_BY(mutex_);
 };
+
+RowFormat HashFormat();
+RowFormat DigestFormat(const ContextOptions& options);
 
 // Block hashes as rows of a RowList.
 std::vector<std::string> DecodeHashes(const RowList& blocks, uint32_t first, uint32_t count);

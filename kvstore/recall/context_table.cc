@@ -1,16 +1,20 @@
 #include "kvstore/recall/context_table.h"
 
 #include <algorithm>
-#include <atomic>
 #include <utility>
 
 #include "absl/container/btree_map.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/executor.h"
+#include "kvstore/base/hash.h"
+#include "kvstore/base/log.h"
 #include "kvstore/base/mutex.h"
 #include "kvstore/base/status.h"
 #include "kvstore/recall/context.h"
+#include "kvstore/recall/epochs.h"
+#include "kvstore/recall/kept_notes.h"
+#include "kvstore/recall/recovery.h"
 #include "kvstore/recall/selection.h"
 
 namespace varve::recall {
@@ -27,9 +31,7 @@ absl::Status CheckContextId(const std::string& id) {
                                                  kMaxIdBytes, " of A-Z a-z 0-9 . _ : -"));
 }
 
-namespace {
-
-absl::Status CheckOptions(const ContextOptions& options) {
+absl::Status CheckContextOptions(const ContextOptions& options) {
   if (const std::optional<std::string> wrong = options.geometry.Invalid(); wrong.has_value()) {
     return absl::InvalidArgumentError(absl::StrCat("geometry: ", *wrong));
   }
@@ -44,6 +46,16 @@ absl::Status CheckOptions(const ContextOptions& options) {
       "digest_kind is ", static_cast<uint32_t>(options.digest_kind), ", allowed: ", names));
 }
 
+namespace {
+
+// Below 2^24.
+uint32_t RandomDistance() {
+  uint32_t distance = 0;
+  for (const char byte : base::RandomBytes(3))
+    distance = distance * 256 + static_cast<uint8_t>(byte);
+  return distance;
+}
+
 class ContextTableImpl final : public ContextTable {
  public:
   ContextTableImpl(store::PageStore* store, const ContextTableOptions& options)
@@ -51,12 +63,17 @@ class ContextTableImpl final : public ContextTable {
         options_(options),
         budgets_{ByteBudget(options.max_digest_bytes, "digests", "max_digest_bytes"),
                  ByteBudget(options.max_blocks * kBlockRowBytes, "block lists",
-                            "64 for each of max_blocks")} {
+                            "64 for each of max_blocks")},
+        keeper_(options.journal),
+        epochs_(&keeper_) {
     if (options_.threads > 1) {
       pool_ = std::make_unique<base::ThreadPool>("select", static_cast<int>(options_.threads - 1));
     }
   }
   ~ContextTableImpl() override;
+
+  // What the journal has. Once, before any other call.
+  absl::Status Recover();
 
   absl::StatusOr<ContextSnapshot> Open(store::NamespaceId ns, const std::string& id,
                                        const ContextOptions& options, uint64_t session) override;
@@ -100,26 +117,56 @@ class ContextTableImpl final : public ContextTable {
   absl::StatusOr<ContextPtr> Find(store::NamespaceId ns, const std::string& id) const;
   // ALREADY_EXISTS or RESOURCE_EXHAUSTED when a context `id` cannot be added.
   absl::Status CheckRoom(const Key& key) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Takes out the parked context that was used the longest ago, if there is one. To be destroyed
-  // after the lock: that frees all its digests.
+  // Takes out the parked context that was used the longest ago, if there is one. To be retired and
+  // destroyed after the lock: that erases its notes and frees all its digests.
   ContextPtr MakeRoom() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Attaches the session, then makes the context known.
   absl::StatusOr<ContextSnapshot> Add(const Key& key, ContextPtr context, uint64_t session);
-  uint32_t NextEpoch() { return next_epoch_.fetch_add(1, std::memory_order_relaxed); }
 
   store::PageStore* const store_;
   const ContextTableOptions options_;
   ContextBudgets budgets_;  // outlive the contexts
+  NoteKeeper keeper_;       // outlives the contexts
+  Epochs epochs_;
   std::unique_ptr<base::ThreadPool> pool_;
-  std::atomic<uint32_t> next_epoch_{1};
   mutable base::Mutex mutex_;
   absl::btree_map<Key, ContextPtr> contexts_ ABSL_GUARDED_BY(mutex_);
   ExpiredContexts expired_ ABSL_GUARDED_BY(mutex_);
 };
 
 ContextTableImpl::~ContextTableImpl() {
-  // The store lives on: what attached contexts hold is given back.
+  // The store lives on: what attached contexts hold is given back. What is kept stays.
+  keeper_.Close();
   for (auto& [key, context] : contexts_) context->Retire();
+}
+
+absl::Status ContextTableImpl::Recover() {
+  Recovery recovery(&keeper_, &budgets_);
+  if (keeper_.keeps()) VARVE_RETURN_IF_ERROR(recovery.Read(options_.journal));
+  VARVE_RETURN_IF_ERROR(epochs_.Begin(recovery.epochs_end()));
+  if (!keeper_.keeps()) return absl::OkStatus();
+  if (const absl::Status synced = options_.journal->Sync(); !synced.ok()) {
+    // The next process may not learn of these epochs: they are taken where it will hardly begin.
+    base::LogWarning("the epochs of contexts cannot be noted: ", synced.ToString());
+    VARVE_RETURN_IF_ERROR(epochs_.Begin(recovery.epochs_end() + RandomDistance()));
+  }
+  for (RecoveredContext& found : recovery.Take(options_.max_contexts)) {
+    const auto ns = store_->InternNamespace(found.namespace_name);
+    if (!ns.ok()) {
+      base::LogWarning("context ", found.id, " is dropped: ", ns.status().ToString());
+      continue;
+    }
+    const uint32_t blocks = found.blocks.rows();
+    auto context = std::make_shared<Context>(*ns, found.id, found.options, epochs_.Next(), store_,
+                                             &budgets_, &keeper_);
+    context->Restore(std::move(found.blocks), std::move(found.layers), std::move(found.notes));
+    if (found.cut) VARVE_RETURN_IF_ERROR(context->Truncate(blocks, epochs_.Next()));
+    context->Touch(options_.clock->Now());
+    base::MutexLock lock(mutex_);
+    contexts_.emplace(Key(*ns, found.id), std::move(context));
+  }
+  keeper_.Sweep();
+  return absl::OkStatus();
 }
 
 absl::StatusOr<ContextTableImpl::ContextPtr> ContextTableImpl::Find(store::NamespaceId ns,
@@ -168,17 +215,20 @@ ContextTableImpl::ContextPtr ContextTableImpl::MakeRoom() {
 void ContextTableImpl::ExpireParked() {
   if (options_.parked_ttl == absl::InfiniteDuration()) return;
   const absl::Time before = options_.clock->Now() - options_.parked_ttl;
-  std::vector<ContextPtr> gone;  // destroyed after the lock
-  base::MutexLock lock(mutex_);
-  for (auto it = contexts_.begin(); it != contexts_.end();) {
-    if (it->second->last_use() <= before && it->second->RetireIfParked()) {
-      gone.push_back(std::move(it->second));
-      it = contexts_.erase(it);
-      ++expired_.by_age;
-    } else {
-      ++it;
+  std::vector<ContextPtr> gone;
+  {
+    base::MutexLock lock(mutex_);
+    for (auto it = contexts_.begin(); it != contexts_.end();) {
+      if (it->second->last_use() <= before && it->second->RetireIfParked()) {
+        gone.push_back(std::move(it->second));
+        it = contexts_.erase(it);
+        ++expired_.by_age;
+      } else {
+        ++it;
+      }
     }
   }
+  for (const ContextPtr& context : gone) context->Retire();
 }
 
 ExpiredContexts ContextTableImpl::expired() const {
@@ -191,13 +241,18 @@ absl::StatusOr<ContextSnapshot> ContextTableImpl::Add(const Key& key, ContextPtr
   VARVE_RETURN_IF_ERROR(context->Attach(session));
   context->Touch(options_.clock->Now());
   absl::Status status;
-  ContextPtr gone;  // destroyed after the lock
+  ContextPtr gone;
   {
     base::MutexLock lock(mutex_);
     if (contexts_.size() >= options_.max_contexts && !contexts_.contains(key)) gone = MakeRoom();
     status = CheckRoom(key);
-    if (status.ok()) contexts_.emplace(key, context);
+    if (status.ok()) {
+      // Not earlier: of two notes of one name the newer one is believed.
+      context->Keep();
+      contexts_.emplace(key, context);
+    }
   }
+  if (gone != nullptr) gone->Retire();
   if (!status.ok()) {
     context->Retire();
     return status;
@@ -209,9 +264,11 @@ absl::StatusOr<ContextSnapshot> ContextTableImpl::Open(store::NamespaceId ns, co
                                                        const ContextOptions& options,
                                                        uint64_t session) {
   VARVE_RETURN_IF_ERROR(CheckContextId(id));
-  VARVE_RETURN_IF_ERROR(CheckOptions(options));
-  return Add(Key(ns, id),
-             std::make_shared<Context>(ns, id, options, NextEpoch(), store_, &budgets_), session);
+  VARVE_RETURN_IF_ERROR(CheckContextOptions(options));
+  return Add(
+      Key(ns, id),
+      std::make_shared<Context>(ns, id, options, epochs_.Next(), store_, &budgets_, &keeper_),
+      session);
 }
 
 absl::StatusOr<ContextSnapshot> ContextTableImpl::Append(
@@ -226,7 +283,7 @@ absl::StatusOr<ContextSnapshot> ContextTableImpl::Truncate(store::NamespaceId ns
                                                            const std::string& id,
                                                            uint32_t num_blocks) {
   VARVE_ASSIGN_OR_RETURN(const ContextPtr context, Find(ns, id));
-  VARVE_RETURN_IF_ERROR(context->Truncate(num_blocks, NextEpoch()));
+  VARVE_RETURN_IF_ERROR(context->Truncate(num_blocks, epochs_.Next()));
   return context->Snapshot(/*with_hashes=*/false);
 }
 
@@ -236,7 +293,7 @@ absl::StatusOr<ContextSnapshot> ContextTableImpl::Fork(store::NamespaceId ns, co
   VARVE_RETURN_IF_ERROR(CheckContextId(new_id));
   VARVE_ASSIGN_OR_RETURN(const ContextPtr context, Find(ns, id));
   const Key key(ns, new_id);
-  VARVE_ASSIGN_OR_RETURN(ContextPtr fork, context->Fork(new_id, num_blocks, NextEpoch()));
+  VARVE_ASSIGN_OR_RETURN(ContextPtr fork, context->Fork(new_id, num_blocks, epochs_.Next()));
   return Add(key, std::move(fork), session);
 }
 
@@ -348,9 +405,11 @@ absl::StatusOr<std::vector<LayerSelection>> ContextTableImpl::Select(
 
 }  // namespace
 
-std::unique_ptr<ContextTable> ContextTable::Create(store::PageStore* store,
-                                                   const ContextTableOptions& options) {
-  return std::make_unique<ContextTableImpl>(store, options);
+absl::StatusOr<std::unique_ptr<ContextTable>> ContextTable::Create(
+    store::PageStore* store, const ContextTableOptions& options) {
+  auto table = std::make_unique<ContextTableImpl>(store, options);
+  VARVE_RETURN_IF_ERROR(table->Recover());
+  return table;
 }
 
 }  // namespace varve::recall

@@ -11,6 +11,11 @@
 // truncate, or from a dropped context of the same id, is refused and nothing stale is ever
 // returned. 0 is no epoch.
 //
+// With a journal the contexts survive a restart: they are then parked, with the blocks and digests
+// that were acknowledged before, and each has a new epoch, as what was written last may be lost.
+// What is lost leaves a hole; blocks, and the digests of a layer, end there. Epochs given before
+// are not given again.
+//
 // Limits: ids 1..128 of [A-Za-z0-9._:-]; block hashes 4..59 bytes; 2^22 blocks a context.
 // Threads: all methods may be called from any thread; Select runs concurrently with everything else
 // on a snapshot. A session must not be used in a call that runs concurrently with its
@@ -34,6 +39,7 @@
 #include "kvstore/base/clock.h"
 #include "kvstore/page/digest/digest.h"
 #include "kvstore/page/digest/score.h"
+#include "kvstore/store/journal.h"
 #include "kvstore/store/page_store.h"
 
 namespace varve::recall {
@@ -101,6 +107,7 @@ struct ContextTableOptions {
   // A context that nobody is attached to or uses expires after so long.
   absl::Duration parked_ttl = absl::InfiniteDuration();
   const base::Clock* clock = &base::SystemClock::Get();  // outlives the table
+  store::Journal* journal = nullptr;  // null: nothing survives; outlives the table otherwise
 };
 
 // Parked contexts that the table dropped by itself. Monotonic.
@@ -111,12 +118,15 @@ struct ExpiredContexts {
 
 // INVALID_ARGUMENT, without the text, for what no context can be called.
 absl::Status CheckContextId(const std::string& id);
+// INVALID_ARGUMENT for a shape that no context can have.
+absl::Status CheckContextOptions(const ContextOptions& options);
 
 class ContextTable {
  public:
-  // store must outlive the table.
-  static std::unique_ptr<ContextTable> Create(store::PageStore* store,
-                                              const ContextTableOptions& options);
+  // store must outlive the table. Recovers from the journal: its errors; FAILED_PRECONDITION when
+  // it has notes of another version.
+  static absl::StatusOr<std::unique_ptr<ContextTable>> Create(store::PageStore* store,
+                                                              const ContextTableOptions& options);
   virtual ~ContextTable() = default;
 
   // The opening session is attached.

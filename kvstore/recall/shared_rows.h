@@ -40,6 +40,7 @@ class ByteBudget {
       : max_bytes_(max_bytes), what_(what), setting_(setting) {}
   bool Take(uint64_t bytes);
   void Give(uint64_t bytes) { used_bytes_.fetch_sub(bytes, std::memory_order_relaxed); }
+  uint64_t max_bytes() const { return max_bytes_; }
   uint64_t used_bytes() const { return used_bytes_.load(std::memory_order_relaxed); }
   // RESOURCE_EXHAUSTED: `bytes` more do not fit.
   absl::Status Refusal(uint64_t bytes) const;

@@ -10,13 +10,22 @@
 namespace varve::server {
 namespace {
 
+void FillEviction(const std::string& policy, const store::EvictionCounters& counters,
+                  varve::v1::TierStatus* tier) {
+  tier->set_eviction(policy);
+  tier->set_evicted_objects(counters.evicted_objects);
+  tier->set_last_evicted_idle_s(counters.last_evicted_idle_seconds);
+}
+
 void FillTier(const varve::v1::HostTierConfig& config, const store::PageStoreUsage& usage,
               varve::v1::TierStatus* tier) {
   tier->set_tier(varve::v1::TIER_HOST);
   tier->set_capacity_bytes(usage.host.capacity_bytes);
   tier->set_used_bytes(usage.host.used_bytes);
   tier->set_pinned_bytes(usage.pinned_bytes);
-  tier->set_objects(usage.objects);
+  tier->set_objects(usage.host_objects);
+  if (usage.disk.has_value()) tier->set_queued_objects(usage.disk->promoting_objects);
+  FillEviction(config.eviction(), usage.eviction, tier);
   const uint64_t free = usage.host.capacity_bytes - usage.host.used_bytes;
   if (free > 0) {
     tier->set_fragmentation_ratio(1 - static_cast<double>(usage.host.largest_free_bytes) /
@@ -24,6 +33,53 @@ void FillTier(const varve::v1::HostTierConfig& config, const store::PageStoreUsa
   }
   tier->set_low_watermark(config.low_watermark());
   tier->set_high_watermark(config.high_watermark());
+}
+
+const char* StateName(tier::DirectoryState state) {
+  switch (state) {
+    case tier::DirectoryState::kOk:
+      return "ok";
+    case tier::DirectoryState::kFull:
+      return "full";
+    case tier::DirectoryState::kReadOnly:
+      return "read_only";
+    case tier::DirectoryState::kFailed:
+      return "failed";
+    case tier::DirectoryState::kDraining:
+      return "draining";
+  }
+  return "";
+}
+
+void FillDisk(const varve::v1::NvmeTierConfig& config, const store::PageStoreUsage::Disk& disk,
+              varve::v1::TierStatus* tier) {
+  tier->set_tier(varve::v1::TIER_NVME);
+  tier->set_used_bytes(disk.log.used_bytes);
+  tier->set_live_bytes(disk.log.live_bytes);
+  tier->set_pinned_bytes(disk.pinned_bytes);
+  tier->set_objects(disk.objects);
+  FillEviction(config.eviction(), disk.eviction, tier);
+  tier->set_low_watermark(config.low_watermark());
+  tier->set_high_watermark(config.high_watermark());
+  tier->set_durability(config.durability());
+  tier->set_queued_objects(disk.queued_objects);
+  tier->set_queued_bytes(disk.queued_bytes);
+  tier->set_recovered_objects(disk.recovered_objects);
+  tier->set_recovery_s(disk.recovery_seconds);
+  uint64_t capacity = 0;
+  for (const tier::DirectoryUsage& usage : disk.log.directories) {
+    varve::v1::DirectoryStatus* directory = tier->add_directories();
+    directory->set_path(usage.path);
+    directory->set_state(StateName(usage.state));
+    directory->set_problem(usage.problem);
+    directory->set_capacity_bytes(usage.capacity_bytes);
+    directory->set_used_bytes(usage.used_bytes);
+    directory->set_live_bytes(usage.live_bytes);
+    directory->set_segments(usage.segments);
+    directory->set_records(usage.records);
+    capacity += usage.capacity_bytes;
+  }
+  tier->set_capacity_bytes(capacity);
 }
 
 void FillSession(const Session& session, absl::Time now, varve::v1::SessionStatus* out) {
@@ -47,6 +103,11 @@ void AdminService::FillStatus(varve::v1::StoreStatus* status) const {
   status->set_uptime_ms(static_cast<uint64_t>(absl::ToInt64Milliseconds(now - start_)));
   status->set_draining(core_.sessions.closed());
   FillTier(core_.config.host_tier(), usage, status->add_tiers());
+  if (usage.disk.has_value()) {
+    varve::v1::TierStatus* nvme = status->add_tiers();
+    FillDisk(core_.config.nvme_tier(), *usage.disk, nvme);
+    nvme->set_io(core_.io_name);
+  }
   for (const SessionRef& session : core_.sessions.List()) {
     FillSession(*session, now, status->add_sessions());
   }
@@ -72,7 +133,8 @@ absl::Status AdminService::Evict(const varve::v1::EvictRequest& request,
   base::LogInfo("evicted on request: ", evicted.objects, " objects of ", evicted.bytes,
                 " bytes in namespace ", base::Quoted(request.key_namespace()), ", ", evicted.kept,
                 " kept");
-  core_.metrics.evicted_on_request_bytes->Increment(static_cast<double>(evicted.bytes));
+  core_.metrics.tier(store::TierId::kHost)
+      .evicted_on_request_bytes->Increment(static_cast<double>(evicted.bytes));
   reply->set_objects(evicted.objects);
   reply->set_bytes(evicted.bytes);
   reply->set_kept(evicted.kept);

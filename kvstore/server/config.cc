@@ -1,5 +1,6 @@
 #include "kvstore/server/config.h"
 
+#include <set>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -18,15 +19,61 @@ using varve::v1::StoreConfig;
 // A store that evicts everything whenever it evicts keeps nothing.
 constexpr double kMinWatermark = 0.01;
 
+void CheckWatermarks(const std::string& tier, double low, double high, base::ConfigChecks& checks) {
+  checks.Range(tier + ".low_watermark", low, kMinWatermark, 1.0);
+  checks.Range(tier + ".high_watermark", high, 0.0, 1.0);
+  if (!(low <= high)) {
+    checks.Refuse(tier + ".low_watermark", absl::StrCat(low),
+                  absl::StrCat("at most ", tier, ".high_watermark, which is ", high));
+  }
+}
+
 void CheckHostTier(const varve::v1::HostTierConfig& tier, base::ConfigChecks& checks) {
   checks.Bytes("host_tier.capacity_bytes", tier.capacity_bytes(), 1 << 20, 1ull << 46);
   checks.OneOf("host_tier.eviction", tier.eviction(), store::EvictionPolicies().NameList());
-  checks.Range("host_tier.low_watermark", tier.low_watermark(), kMinWatermark, 1.0);
-  checks.Range("host_tier.high_watermark", tier.high_watermark(), 0.0, 1.0);
-  if (!(tier.low_watermark() <= tier.high_watermark())) {
-    checks.Refuse(
-        "host_tier.low_watermark", absl::StrCat(tier.low_watermark()),
-        absl::StrCat("at most host_tier.high_watermark, which is ", tier.high_watermark()));
+  CheckWatermarks("host_tier", tier.low_watermark(), tier.high_watermark(), checks);
+}
+
+void CheckNvmeTier(const StoreConfig& config, base::ConfigChecks& checks) {
+  const varve::v1::NvmeTierConfig& tier = config.nvme_tier();
+  checks.OneOf("nvme_tier.durability", tier.durability(), {"memory", "nvme_async", "nvme_sync"});
+  checks.OneOf("nvme_tier.io", tier.io(), {"auto", "io_uring", "threads"});
+  checks.OneOf("nvme_tier.eviction", tier.eviction(), store::EvictionPolicies().NameList());
+  checks.Range("nvme_tier.queue_depth", tier.queue_depth(), 1u, 4096u);
+  checks.Range("nvme_tier.promote_uses", tier.promote_uses(), 0u, 15u);
+  CheckWatermarks("nvme_tier", tier.low_watermark(), tier.high_watermark(), checks);
+  const uint64_t object = config.sessions().max_object_bytes();
+  checks.Bytes("nvme_tier.segment_bytes", tier.segment_bytes(), 1 << 20, 4ull << 30);
+  std::set<std::string> paths;
+  for (const std::string& text : tier.directories()) {
+    const absl::StatusOr<tier::LogDirectory> directory = ParseDirectory(text);
+    if (!directory.ok()) {
+      checks.Refuse("nvme_tier.directories", base::Quoted(text),
+                    "PATH=SIZE with a size such as 800GiB");
+      continue;
+    }
+    if (!paths.insert(directory->path).second) {
+      checks.Refuse("nvme_tier.directories", base::Quoted(text), "each path once");
+    }
+    if (directory->capacity_bytes / 4 < tier.segment_bytes()) {
+      checks.Refuse("nvme_tier.directories", base::Quoted(text),
+                    absl::StrCat("at least 4 segments (nvme_tier.segment_bytes is ",
+                                 base::FormatBytes(tier.segment_bytes()), ")"));
+    }
+  }
+  if (tier.directories().empty()) {
+    if (tier.durability() == "nvme_async" || tier.durability() == "nvme_sync") {
+      checks.Refuse("nvme_tier.durability", tier.durability(),
+                    "memory without nvme_tier.directories");
+    }
+    return;
+  }
+  checks.Bytes("nvme_tier.staging_bytes", tier.staging_bytes(), object + (8 << 10), 1ull << 46);
+  // A record has a header, and a segment a footer.
+  if (tier.segment_bytes() < object + (1 << 20)) {
+    checks.Refuse("nvme_tier.segment_bytes", base::FormatBytes(tier.segment_bytes()),
+                  absl::StrCat("at least 1MiB more than sessions.max_object_bytes, which is ",
+                               base::FormatBytes(object)));
   }
 }
 
@@ -59,6 +106,17 @@ varve::v1::StoreConfig DefaultStoreConfig() {
   tier->set_verify_reads(true);
   tier->set_huge_pages(true);
 
+  auto* nvme = config.mutable_nvme_tier();
+  nvme->set_durability("memory");
+  nvme->set_segment_bytes(256 << 20);
+  nvme->set_queue_depth(64);
+  nvme->set_io("auto");
+  nvme->set_eviction("lru");
+  nvme->set_low_watermark(0.90);
+  nvme->set_high_watermark(0.95);
+  nvme->set_staging_bytes(128 << 20);
+  nvme->set_promote_uses(2);
+
   auto* transport = config.mutable_transport();
   for (const char* lane : {"rdma", "shm", "tcp"}) transport->add_lanes(lane);
   transport->set_transfer_deadline_ms(10000);
@@ -82,12 +140,25 @@ varve::v1::StoreConfig DefaultStoreConfig() {
   return config;
 }
 
+absl::StatusOr<tier::LogDirectory> ParseDirectory(const std::string& text) {
+  const size_t equals = text.rfind('=');
+  if (equals == std::string::npos || equals == 0) {
+    return absl::InvalidArgumentError(absl::StrCat("no PATH=SIZE: ", base::Quoted(text)));
+  }
+  tier::LogDirectory directory;
+  directory.path = text.substr(0, equals);
+  while (directory.path.size() > 1 && directory.path.back() == '/') directory.path.pop_back();
+  VARVE_ASSIGN_OR_RETURN(directory.capacity_bytes, base::ParseBytes(text.substr(equals + 1)));
+  return directory;
+}
+
 absl::Status ValidateStoreConfig(const StoreConfig& config) {
   base::ConfigChecks checks;
   checks.Address("listen", config.listen());
   checks.HttpAddress("http_listen", config.http_listen());
   checks.LogLevel("log_level", config.log_level());
   CheckHostTier(config.host_tier(), checks);
+  CheckNvmeTier(config, checks);
   CheckTransport(config.transport(), checks);
   const auto& sessions = config.sessions();
   checks.Range("sessions.max_sessions", sessions.max_sessions(), 1u, 1000000u);

@@ -2,8 +2,12 @@
 // express.
 #pragma once
 
+#include <string>
+
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "kvstore/tier/segment_log.h"
 #include "varve/v1/config.pb.h"
 
 namespace varve::server {
@@ -21,5 +25,8 @@ constexpr int kMaxMessageBytes = 64 << 20;
 
 // INVALID_ARGUMENT lists every problem, one per line, each naming the field and what is allowed.
 absl::Status ValidateStoreConfig(const varve::v1::StoreConfig& config);
+
+// The directories of nvme_tier, each PATH=SIZE. INVALID_ARGUMENT for text of another form.
+absl::StatusOr<tier::LogDirectory> ParseDirectory(const std::string& text);
 
 }  // namespace varve::server

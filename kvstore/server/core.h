@@ -31,6 +31,7 @@ struct Core {
   base::Executor& recall_pool;   // scoring
   base::Executor& connect_pool;  // connecting to clients: blocks as long as they do not answer
   base::Executor& control_pool;  // importing, ending sessions
+  const char* io_name;           // how the disks are used; empty without any
   std::atomic<uint32_t> connecting{0};  // sessions being opened
 };
 

@@ -93,7 +93,9 @@ class DigestSource {
     DigestSource source(core, session.ns(), std::move(context), request.layer_begin(),
                         static_cast<uint32_t>(end));
     return SendCall<DigestBatch>::Source(
-        [source = std::move(source)](DigestBatch* batch) mutable { return source.Next(batch); });
+        [source = std::move(source)](DigestBatch* batch, SendCall<DigestBatch>&) mutable {
+          return source.Next(batch);
+        });
   }
 
  private:
@@ -105,12 +107,14 @@ class DigestSource {
     batch_blocks_ = std::max<uint32_t>(1, static_cast<uint32_t>(kMaxInlineChunkBytes / row_bytes));
   }
 
-  absl::StatusOr<bool> Next(DigestBatch* batch) {
+  using Pulled = SendCall<DigestBatch>::Pulled;
+
+  absl::StatusOr<Pulled> Next(DigestBatch* batch) {
     while (layer_ < end_ && block_ >= context_.digest_blocks[layer_]) {
       ++layer_;
       block_ = 0;
     }
-    if (layer_ >= end_) return false;
+    if (layer_ >= end_) return Pulled::kEnd;
     const uint32_t blocks = std::min(batch_blocks_, context_.digest_blocks[layer_] - block_);
     VARVE_ASSIGN_OR_RETURN(std::string rows,
                            core_->contexts.ReadDigests(ns_, context_.context_id, context_.epoch,
@@ -122,7 +126,7 @@ class DigestSource {
     batch->set_num_blocks(blocks);
     batch->set_rows(std::move(rows));
     block_ += blocks;
-    return true;
+    return Pulled::kMessage;
   }
 
   Core* core_;

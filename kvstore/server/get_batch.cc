@@ -34,6 +34,10 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
     Chunk chunk;
     for (int i = 0; i < request_.items_size(); ++i) {
       if (!Find(i)) continue;
+      if (!items_[i].handle->loaded()) {
+        Load(i);
+        continue;
+      }
       const Way way = CommonWay(items_[i].pieces);
       if (chunk.way != way) Start(std::exchange(chunk, {}));
       chunk.way = way;
@@ -49,8 +53,7 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
   // Checks its bytes while they are copied.
   struct Item final : transport::Copier {
     void Copy(void* to, const void* from, size_t bytes) override {
-      const auto offset = static_cast<const std::byte*>(from) - handle->memory().data();
-      handle->CopyTo(static_cast<uint64_t>(offset), to, bytes);
+      handle->CopyTo(to, from, bytes);
     }
 
     page::ObjectRange range;
@@ -94,6 +97,27 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
     });
   }
 
+  // What is on disk goes its own way, piece by piece as it comes.
+  void Load(int i) {
+    open_chunks_.fetch_add(1);
+    items_[i].handle->Load(
+        items_[i].range, deadline_, [self = shared_from_this(), i](const absl::Status& status) {
+          // Not on a thread of the disk.
+          self->core_.data_pool.Run([self, i, status] { self->OnLoaded(i, status); });
+        });
+  }
+
+  void OnLoaded(int i, const absl::Status& status) {
+    if (status.ok()) {
+      Start(Chunk{.items = {i}, .bytes = items_[i].bytes, .way = CommonWay(items_[i].pieces)});
+    } else {
+      SetMiss(core_, store::MissReason::kFailed, reply_->mutable_results(i));
+      reply_->mutable_results(i)->set_message(absl::StrCat("disk: ", status.message()));
+      items_[i].handle.reset();
+    }
+    CloseChunk();
+  }
+
   // OK with no handle: a miss.
   absl::Status Acquire(int i, store::Miss* miss) {
     const varve::v1::GetItem& wire = request_.items(i);
@@ -128,10 +152,9 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
     std::vector<transport::Segment> segments;
     for (int i : chunk) {
       PieceCursor cursor(items_[i].pieces);
-      const std::span<std::byte> memory = Mutable(items_[i].handle->memory());
-      ForEachPiece(items_[i].handle->meta(), items_[i].range, [&](page::Extent extent) {
-        cursor.Map(memory.subspan(extent.offset, extent.bytes), verify_now ? &items_[i] : nullptr,
-                   segments);
+      const store::GetHandle& handle = *items_[i].handle;
+      ForEachPiece(handle.meta(), items_[i].range, [&](page::Extent extent) {
+        cursor.Map(Mutable(handle.Bytes(extent)), verify_now ? &items_[i] : nullptr, segments);
       });
     }
     auto done = [self = shared_from_this(), chunk = std::move(chunk),
@@ -148,8 +171,10 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
     for (int i : chunk) {
       varve::v1::GetItemResult* result = reply_->mutable_results(i);
       if (status.ok()) {
+        const store::TierId tier = items_[i].handle->tier();
         SetHit(*items_[i].handle, items_[i].bytes, result);
-        CountHit(core_, items_[i].bytes);
+        CountHit(core_, tier, items_[i].bytes);
+        if (tier == store::TierId::kNvme) disk_hits_.store(true, std::memory_order_relaxed);
         hits_.store(true, std::memory_order_relaxed);
       } else {
         SetMiss(core_, store::MissReason::kFailed, result);
@@ -163,7 +188,9 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
   void CloseChunk() {
     if (open_chunks_.fetch_sub(1) != 1) return;
     if (hits_.load()) {
-      core_.metrics.get_seconds_host->Observe(absl::ToDoubleSeconds(absl::Now() - start_));
+      // The slowest tier decides how long a batch takes.
+      const auto tier = disk_hits_.load() ? store::TierId::kNvme : store::TierId::kHost;
+      core_.metrics.tier(tier).get_seconds->Observe(absl::ToDoubleSeconds(absl::Now() - start_));
     }
     std::move(answer_)(absl::OkStatus());
   }
@@ -178,6 +205,7 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
   Answer answer_;
   std::vector<Item> items_;
   std::atomic<bool> hits_{false};
+  std::atomic<bool> disk_hits_{false};
   std::atomic<size_t> open_chunks_{1};  // and one for Run itself
 };
 
@@ -213,9 +241,10 @@ void SetHit(const store::GetHandle& handle, uint64_t bytes, varve::v1::GetItemRe
   result->set_codec(handle.meta().codec);
 }
 
-void CountHit(Core& core, uint64_t bytes) {
-  core.metrics.hits_host->Increment();
-  core.metrics.served_bytes_host->Increment(static_cast<double>(bytes));
+void CountHit(Core& core, store::TierId tier, uint64_t bytes) {
+  TierMetrics& metrics = core.metrics.tier(tier);
+  metrics.hits->Increment();
+  metrics.served_bytes->Increment(static_cast<double>(bytes));
 }
 
 }  // namespace varve::server

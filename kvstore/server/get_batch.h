@@ -29,6 +29,6 @@ inline std::span<std::byte> Mutable(std::span<const std::byte> memory) {
 void SetMiss(Core& core, store::MissReason reason, varve::v1::GetItemResult* result);
 void SetHit(const store::GetHandle& handle, uint64_t bytes, varve::v1::GetItemResult* result);
 // Once the bytes are delivered.
-void CountHit(Core& core, uint64_t bytes);
+void CountHit(Core& core, store::TierId tier, uint64_t bytes);
 
 }  // namespace varve::server

@@ -33,25 +33,36 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
   // Copies and checksums: not on a gRPC thread.
   void OnRequest(std::unique_ptr<PutInlineRequest> request) override {
     core().streams.Expect(stream_id(), absl::InfiniteFuture());
-    core().data_pool.Run([this, self = shared_from_this(), request = std::move(request)] {
-      Respond(*request, Take(*request));
-    });
+    room_deadline_ = absl::Now() + IdleLimit(core());
+    TakeLater(std::move(request));
   }
 
-  std::unique_ptr<PutItemResult> Take(const PutInlineRequest& request) {
+  void TakeLater(std::shared_ptr<PutInlineRequest> request) {
+    core().data_pool.Run(
+        [this, self = shared_from_this(), request = std::move(request)] { Take(request); });
+  }
+
+  void Take(const std::shared_ptr<PutInlineRequest>& message) {
+    const PutInlineRequest& request = *message;
     if (!request.session_id().empty()) session_id_ = request.session_id();
     // Looked up each time: a stream must not keep the endpoint of an ended session alive.
     const absl::StatusOr<SessionRef> session = RequireSession(core(), session_id_);
     if (!session.ok()) {
       handle_.reset();
       End(session.status());
-      return nullptr;
+      return Respond(request, nullptr);
     }
     // It may end while the client is not sending: what is reserved must not outlive it.
     core().streams.Bind(stream_id(), (*session)->number());
     if ((*session)->ended()) End(SessionEnded());
     if (!open_) {
       BeginObject(**session, request);
+      if (absl::IsUnavailable(status_) && absl::Now() < room_deadline_) {
+        // Objects are on their way to disk, and there will be room.
+        open_ = false;
+        return core().pages.AwaitRoom(
+            room_deadline_, [this, self = shared_from_this(), message] { TakeLater(message); });
+      }
     } else if (status_.ok() && !request.key().empty() && request.key() != key_) {
       status_ = absl::InvalidArgumentError(
           "key differs from that of the object's first message; allowed: the same, or none, until "
@@ -59,11 +70,11 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
     }
     if (status_.ok()) status_ = Append(request.data());
     if (!status_.ok()) handle_.reset();
-    if (request.last()) return EndObject();
+    if (request.last()) return EndObject(message);
     if (handle_ != nullptr) {
       core().streams.Expect(stream_id(), absl::Now() + IdleLimit(core()));
     }
-    return nullptr;
+    Respond(request, nullptr);
   }
 
   absl::Status OnInputEnded() override {
@@ -104,23 +115,30 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
     return absl::OkStatus();
   }
 
-  std::unique_ptr<PutItemResult> EndObject() {
+  void EndObject(const std::shared_ptr<PutInlineRequest>& message) {
     open_ = false;
     if (status_.ok() && received_ < handle_->memory().size()) {
       status_ = absl::InvalidArgumentError(absl::StrCat(
           "last after ", received_, " bytes of total_bytes ", handle_->memory().size()));
     }
-    if (status_.ok()) status_ = handle_->Commit(crc32c_);
-    handle_.reset();
-    auto result = std::make_unique<PutItemResult>();
-    result->set_key(key_);
-    result->set_result(ToPutResult(status_));
-    if (!status_.ok()) result->set_message(std::string(status_.message()));
-    core().metrics.CountPut(result->result());
-    return result;
+    std::unique_ptr<store::PutHandle> handle = std::move(handle_);
+    auto answer = [this, self = shared_from_this(), message](const absl::Status& status) {
+      auto result = std::make_unique<PutItemResult>();
+      result->set_key(key_);
+      result->set_result(ToPutResult(status));
+      if (!status.ok()) result->set_message(std::string(status.message()));
+      core().metrics.CountPut(result->result());
+      Respond(*message, std::move(result));
+    };
+    if (!status_.ok()) {
+      handle.reset();
+      return answer(status_);
+    }
+    handle->Commit(crc32c_, std::move(answer));
   }
 
   std::string session_id_;
+  absl::Time room_deadline_;  // of the message being taken
   // Of the object whose messages are coming in. After an error its other messages are read and
   // dropped.
   bool open_ = false;
@@ -140,74 +158,99 @@ class InlineSource {
         core, "batch_items",
         CheckBatchSize("items", request.items_size(), core.config.sessions().max_batch_items())));
     return SendCall<GetInlineReply>::Source(
-        [source = InlineSource(core, session.ns(), request)](GetInlineReply* reply) mutable {
-          return source.Next(reply);
+        [source = InlineSource(core, session.ns(), request)](
+            GetInlineReply* reply, SendCall<GetInlineReply>& call) mutable {
+          return source.Next(reply, call);
         });
   }
 
  private:
+  using Pulled = SendCall<GetInlineReply>::Pulled;
+
   InlineSource(Core& core, store::NamespaceId ns, const GetInlineRequest& request)
       : core_(&core), ns_(ns), request_(&request) {}
 
   // Is asked again when the client has taken the message before.
-  absl::StatusOr<bool> Next(GetInlineReply* reply) {
-    if (sent_bytes_.has_value()) CountHit(*core_, *sent_bytes_);
-    sent_bytes_.reset();
-    if (item_ >= request_->items_size()) return false;
+  absl::StatusOr<Pulled> Next(GetInlineReply* reply, SendCall<GetInlineReply>& call) {
+    if (sent_.has_value()) CountHit(*core_, sent_->tier, sent_->bytes);
+    sent_.reset();
+    if (item_ >= request_->items_size()) return Pulled::kEnd;
+    if (handle_ == nullptr) {
+      Acquire(reply->mutable_result());
+      if (handle_ != nullptr && !handle_->loaded()) {
+        // The source lives, and is not called, until it resumes.
+        handle_->Load(range_, absl::Now() + IdleLimit(*core_),
+                      [this, resume = call.Resume()](absl::Status status) mutable {
+                        load_ = std::move(status);
+                        std::move(resume)();
+                      });
+        return Pulled::kLater;
+      }
+    }
+    if (handle_ != nullptr && extents_.empty()) BeginSending(reply->mutable_result());
     reply->set_item(item_);
-    if (handle_ == nullptr && !BeginItem(reply->mutable_result())) {
+    if (handle_ == nullptr) {
       reply->set_last(true);
       ++item_;
-      return true;
+      return Pulled::kMessage;
     }
     reply->clear_result();
     FillChunk(reply->mutable_data());
-    if (extent_ < extents_.size()) return true;
+    if (extent_ < extents_.size()) return Pulled::kMessage;
     SetHit(*handle_, item_bytes_, reply->mutable_result());
-    sent_bytes_ = item_bytes_;
+    sent_ = Sent{handle_->tier(), item_bytes_};
     reply->set_last(true);
     handle_.reset();
     ++item_;
-    return true;
+    return Pulled::kMessage;
   }
 
-  // False: the result says why there is nothing to send.
-  bool BeginItem(varve::v1::GetItemResult* result) {
+  // A handle, or the result says why there is none.
+  void Acquire(varve::v1::GetItemResult* result) {
     store::Miss miss;
-    absl::Status status = Acquire(&miss);
+    const absl::Status status = Acquire(&miss);
+    extents_.clear();
     if (!status.ok()) {
       handle_.reset();
       result->set_message(std::string(status.message()));
     } else if (handle_ == nullptr) {
       SetMiss(*core_, miss.reason, result);
     }
-    return handle_ != nullptr;
   }
 
   absl::Status Acquire(store::Miss* miss) {
     const varve::v1::GetInlineItem& item = request_->items(item_);
     VARVE_ASSIGN_OR_RETURN(const page::ObjectKey key, ParseKey(item.key()));
-    VARVE_ASSIGN_OR_RETURN(const page::ObjectRange range, ParseRange(item.range()));
+    VARVE_ASSIGN_OR_RETURN(range_, ParseRange(item.range()));
     handle_ = core_->pages.Acquire(ns_, key, miss);
     if (handle_ == nullptr) return absl::OkStatus();
-    VARVE_ASSIGN_OR_RETURN(item_bytes_, CheckRange(handle_->meta(), range));
-    if (core_->config.host_tier().verify_reads() && !handle_->Verify(range).ok()) {
-      handle_.reset();
-      miss->reason = store::MissReason::kCorrupt;
-      return absl::OkStatus();
-    }
-    extents_.clear();
-    ForEachPiece(handle_->meta(), range,
-                 [this](page::Extent extent) { extents_.push_back(extent); });
-    extent_ = 0;
+    VARVE_ASSIGN_OR_RETURN(item_bytes_, CheckRange(handle_->meta(), range_));
     return absl::OkStatus();
+  }
+
+  // The bytes are in memory, or the disk has failed: then the handle goes.
+  void BeginSending(varve::v1::GetItemResult* result) {
+    const absl::Status load = std::exchange(load_, absl::OkStatus());
+    if (!load.ok()) {
+      handle_.reset();
+      SetMiss(*core_, store::MissReason::kFailed, result);
+      result->set_message(absl::StrCat("disk: ", load.message()));
+    } else if (core_->config.host_tier().verify_reads() && !handle_->Verify(range_).ok()) {
+      handle_.reset();
+      SetMiss(*core_, store::MissReason::kCorrupt, result);
+    } else {
+      ForEachPiece(handle_->meta(), range_,
+                   [this](page::Extent extent) { extents_.push_back(extent); });
+      extent_ = 0;
+    }
   }
 
   void FillChunk(std::string* data) {
     while (extent_ < extents_.size() && data->size() < kMaxInlineChunkBytes) {
       page::Extent& extent = extents_[extent_];
       const size_t n = std::min(extent.bytes, kMaxInlineChunkBytes - data->size());
-      data->append(reinterpret_cast<const char*>(handle_->memory().data()) + extent.offset, n);
+      const std::span<const std::byte> bytes = handle_->Bytes({extent.offset, n});
+      data->append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
       extent.offset += n;
       extent.bytes -= n;
       if (extent.bytes == 0) ++extent_;
@@ -218,11 +261,17 @@ class InlineSource {
   store::NamespaceId ns_;
   const GetInlineRequest* request_;  // owned by gRPC, as long as the call
   int item_ = 0;
+  page::ObjectRange range_;                   // of item_
   std::unique_ptr<store::GetHandle> handle_;  // of item_, while it is being sent
-  std::vector<page::Extent> extents_;         // what is left of it
+  absl::Status load_;
+  std::vector<page::Extent> extents_;  // empty until it is being sent, then what is left of it
   size_t extent_ = 0;
   uint64_t item_bytes_ = 0;
-  std::optional<uint64_t> sent_bytes_;  // of an object whose last chunk is on its way
+  struct Sent {
+    store::TierId tier;
+    uint64_t bytes;
+  };
+  std::optional<Sent> sent_;  // of an object whose last chunk is on its way
 };
 
 }  // namespace

@@ -13,6 +13,8 @@
 #include "kvstore/base/rpc_metrics.h"
 #include "kvstore/server/rates.h"
 #include "kvstore/store/page_store.h"
+#include "kvstore/tier/block_io.h"
+#include "kvstore/tier/record_log.h"
 #include "varve/v1/store.pb.h"
 
 namespace varve::server {
@@ -28,6 +30,21 @@ struct LaneMetrics {
   std::map<std::string, prometheus::Counter*> errors;  // by reason
 };
 
+// Of one tier.
+struct TierMetrics {
+  prometheus::Gauge* objects;
+  prometheus::Gauge* capacity_bytes;
+  prometheus::Gauge* used_bytes;
+  prometheus::Gauge* pinned_bytes;
+  prometheus::Counter* hits;
+  prometheus::Counter* served_bytes;
+  prometheus::Histogram* get_seconds;
+  prometheus::Counter* checksum_failures;
+  prometheus::Counter* evicted_bytes;
+  prometheus::Counter* evicted_on_request_bytes;
+  prometheus::Histogram* evicted_idle_seconds;
+};
+
 class StoreMetrics {
  public:
   StoreMetrics(base::Metrics& metrics, const std::string& version, const std::string& commit);
@@ -40,7 +57,13 @@ class StoreMetrics {
   LaneMetrics& lane(const std::string& name) { return lanes_.at(name); }
   static const char* TransferErrorReason(const absl::Status& status);
   void Reject(const std::string& reason) { rejects_.at(reason)->Increment(); }
-  void ObserveEviction(uint64_t bytes, double idle_seconds);
+  TierMetrics& tier(store::TierId tier) { return tiers_.at(tier); }
+  void ObserveEviction(store::TierId tier, uint64_t bytes, double idle_seconds);
+  void CountMoved(store::TierId to, store::MoveCause cause, uint64_t bytes);
+  // An operation of a disk: on its thread.
+  void ObserveIo(const tier::IoReport& report);
+  // "io_uring" or "threads"
+  void SetIoEngine(const std::string& name) { io_engines_.at(name)->Set(1); }
   // What the status page shows as rates.
   Totals RateTotals() const;
   // Sets a counter that mirrors one kept elsewhere. One caller at a time.
@@ -53,11 +76,7 @@ class StoreMetrics {
   prometheus::Gauge* registered_bytes;
   prometheus::Counter* contexts_expired_by_age;
   prometheus::Counter* contexts_expired_for_room;
-  prometheus::Counter* evicted_on_request_bytes;
-  prometheus::Counter* hits_host;
-  prometheus::Counter* served_bytes_host;
   prometheus::Histogram* put_seconds;
-  prometheus::Histogram* get_seconds_host;
   prometheus::Histogram* recall_seconds;
   prometheus::Histogram* recall_score_seconds;
   prometheus::Histogram* recall_select_seconds;
@@ -68,7 +87,9 @@ class StoreMetrics {
   prometheus::Histogram* digest_lag_seconds;
 
  private:
-  void DeclareTier(base::Metrics& metrics);
+  void DeclareTiers(base::Metrics& metrics);
+  void DeclareDisk(base::Metrics& metrics);
+  void MirrorDisk(const store::PageStoreUsage::Disk& disk);
   void DeclareObjects(base::Metrics& metrics);
   void DeclareRecall(base::Metrics& metrics);
   void DeclareLanes(base::Metrics& metrics);
@@ -79,14 +100,25 @@ class StoreMetrics {
   std::array<prometheus::Counter*, 7> misses_{};  // by store::MissReason
   prometheus::Counter* miss_objects_;
   std::map<std::string, prometheus::Counter*> puts_;
-  prometheus::Gauge* objects_;
-  prometheus::Gauge* capacity_bytes_;
-  prometheus::Gauge* used_bytes_;
-  prometheus::Gauge* pinned_bytes_;
+  std::map<store::TierId, TierMetrics> tiers_;
   prometheus::Gauge* fragmentation_;
-  prometheus::Counter* checksum_failures_;
-  prometheus::Counter* evicted_bytes_;
-  prometheus::Histogram* evicted_idle_seconds_;
+  // ---- the disk's
+  std::map<store::MoveCause, prometheus::Counter*> moved_;
+  struct Io {
+    prometheus::Histogram* seconds;
+    prometheus::Counter* bytes;
+    prometheus::Counter* errors;
+  };
+  std::map<tier::IoOp, Io> io_;
+  std::map<std::string, prometheus::Gauge*> io_engines_;
+  prometheus::Gauge* write_queue_objects_;
+  prometheus::Gauge* promote_queue_objects_;
+  prometheus::Gauge* disk_live_bytes_;
+  std::map<tier::DirectoryState, prometheus::Gauge*> directories_;
+  prometheus::Counter* reclaimed_segments_;
+  prometheus::Counter* reclaim_moved_bytes_;
+  prometheus::Counter* damaged_records_;
+  prometheus::Counter* lost_notes_;
 };
 
 }  // namespace varve::server

@@ -64,14 +64,16 @@ void ObjectService::Get(const varve::v1::GetRequest& request, varve::v1::GetRepl
   StartGet(core_, *std::move(session), request, reply, *deadline, std::move(answer));
 }
 
-absl::Status ObjectService::Remove(const varve::v1::RemoveRequest& request,
-                                   varve::v1::RemoveReply* reply) {
-  VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
-  VARVE_ASSIGN_OR_RETURN(const auto keys, Keys(request.keys()));
-  for (const page::ObjectKey& key : keys) {
-    reply->add_removed(core_.pages.Remove(session->ns(), key, request.force()));
+void ObjectService::Remove(const varve::v1::RemoveRequest& request, varve::v1::RemoveReply* reply,
+                           Answer answer) {
+  const absl::StatusOr<SessionRef> session = RequireSession(core_, request.session_id());
+  if (!session.ok()) return std::move(answer)(session.status());
+  const auto keys = Keys(request.keys());
+  if (!keys.ok()) return std::move(answer)(keys.status());
+  for (const page::ObjectKey& key : *keys) {
+    reply->add_removed(core_.pages.Remove((*session)->ns(), key, request.force()));
   }
-  return absl::OkStatus();
+  core_.pages.AwaitRemoved(std::move(answer));
 }
 
 absl::Status ObjectService::Pin(const varve::v1::PinRequest& request, varve::v1::PinReply* reply) {

@@ -23,7 +23,9 @@ class ObjectService {
   // Bytes move: these answer later. Request and reply live until answer ran.
   void Put(const varve::v1::PutRequest& request, varve::v1::PutReply* reply, Answer answer);
   void Get(const varve::v1::GetRequest& request, varve::v1::GetReply* reply, Answer answer);
-  absl::Status Remove(const varve::v1::RemoveRequest& request, varve::v1::RemoveReply* reply);
+  // Answers when what was removed is gone for good.
+  void Remove(const varve::v1::RemoveRequest& request, varve::v1::RemoveReply* reply,
+              Answer answer);
   absl::Status Pin(const varve::v1::PinRequest& request, varve::v1::PinReply* reply);
   absl::Status List(const varve::v1::ListRequest& request, varve::v1::ListReply* reply);
 

@@ -34,11 +34,20 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
 
   void Run() {
     for (int i = 0; i < request_.items_size(); ++i) reply_->add_results();
+    RunFrom(0);
+  }
+
+ private:
+  void RunFrom(int first) {
     Chunk chunk;
-    for (int i = 0; i < request_.items_size(); ++i) {
+    for (int i = first; i < request_.items_size(); ++i) {
       const absl::Status status = Reserve(i);
+      if (absl::IsUnavailable(status) && absl::Now() < deadline_) {
+        Start(std::move(chunk));
+        return WaitForRoom(i);
+      }
       if (!status.ok()) {
-        SetResult(i, status);
+        Refuse(i, status);
         continue;
       }
       Item& item = items_[i];
@@ -54,7 +63,25 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
     CloseChunk();
   }
 
- private:
+  // Objects are on their way to disk, and there will be room for this item and those behind it.
+  void WaitForRoom(int i) {
+    core_.pages.AwaitRoom(deadline_, [self = shared_from_this(), i] {
+      self->core_.data_pool.Run([self, i] { self->RunFrom(i); });
+    });
+  }
+
+  void Refuse(int i, const absl::Status& status) {
+    const auto key = ParseKey(request_.items(i).key());
+    if (!absl::IsAlreadyExists(status) || !key.ok()) return SetResult(i, status);
+    // The other writer's object may not be as durable yet as this answer says.
+    open_chunks_.fetch_add(1);
+    core_.pages.AwaitDurable(session_->ns(), *key,
+                             [self = shared_from_this(), i, status](const absl::Status& durable) {
+                               self->SetResult(i, durable.ok() ? status : durable);
+                               self->CloseChunk();
+                             });
+  }
+
   // Computes checksums while its bytes are copied.
   struct Item final : transport::Copier {
     void Copy(void* to, const void* from, size_t bytes) override {
@@ -114,16 +141,22 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
   }
 
   void Commit(const std::vector<int>& items, const absl::Status& transferred) {
+    open_chunks_.fetch_add(items.size());
     for (int i : items) {
-      const varve::v1::PutItem& wire = request_.items(i);
+      // Before the answer: what is not committed is given back now.
+      std::unique_ptr<store::PutHandle> handle = std::move(items_[i].handle);
+      auto done = [self = shared_from_this(), i](const absl::Status& status) {
+        self->SetResult(i, status);
+        self->CloseChunk();
+      };
       if (transferred.ok()) {
-        SetResult(i, items_[i].handle->Commit(wire.has_crc32c() ? std::optional(wire.crc32c())
-                                                                : std::nullopt));
+        const varve::v1::PutItem& wire = request_.items(i);
+        handle->Commit(wire.has_crc32c() ? std::optional(wire.crc32c()) : std::nullopt,
+                       std::move(done));
       } else {
-        SetResult(i, absl::AbortedError(absl::StrCat("transfer: ", transferred.message())));
+        handle.reset();
+        done(absl::AbortedError(absl::StrCat("transfer: ", transferred.message())));
       }
-      // Before the answer: what was not committed is given back now.
-      items_[i].handle.reset();
     }
     CloseChunk();
   }
@@ -149,7 +182,7 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
   const absl::Time start_ = absl::Now();
   Answer answer_;
   std::vector<Item> items_;
-  std::atomic<size_t> open_chunks_{1};  // and one for Run itself
+  std::atomic<size_t> open_chunks_{1};  // items being committed too, and one for Run itself
 };
 
 }  // namespace
@@ -167,6 +200,7 @@ PutResult ToPutResult(const absl::Status& status) {
     case absl::StatusCode::kAlreadyExists:
       return varve::v1::PUT_RESULT_EXISTS;
     case absl::StatusCode::kResourceExhausted:
+    case absl::StatusCode::kUnavailable:
       return varve::v1::PUT_RESULT_NO_SPACE;
     case absl::StatusCode::kDataLoss:
       return varve::v1::PUT_RESULT_CORRUPT;

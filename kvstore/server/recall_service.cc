@@ -1,6 +1,7 @@
 #include "kvstore/server/recall_service.h"
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <string>
 #include <utility>
@@ -36,15 +37,15 @@ class LayerObjects {
         selection_(selection),
         objects_(selection.wanted_pages.size()) {}
 
-  // The page's object with `range` checked, or null and why.
+  // The page's object with `range` checked when it is in memory, or null and why.
   const store::GetHandle* Find(uint32_t page, const page::ObjectRange& range,
                                store::MissReason* reason) {
     const auto& pages = selection_.wanted_pages;
     const size_t i = std::lower_bound(pages.begin(), pages.end(), page) - pages.begin();
     Object& object = objects_[i];
     if (!object.asked) Acquire(i, object);
-    if (object.handle != nullptr && core_.config.host_tier().verify_reads() &&
-        !object.handle->Verify(range).ok()) {
+    if (object.handle != nullptr && object.handle->loaded() &&
+        core_.config.host_tier().verify_reads() && !object.handle->Verify(range).ok()) {
       // What travels already was checked range by range; the object is gone for the rest.
       Miss(object, store::MissReason::kCorrupt);
     }
@@ -52,14 +53,22 @@ class LayerObjects {
     return object.handle.get();
   }
 
-  // Hands the pins over to the transfer; answers how many objects are no misses.
+  // The page's object for a reader of its own. REQUIRES: Find found it. Null: it is gone meanwhile.
+  std::unique_ptr<store::GetHandle> Another(uint32_t page) {
+    const auto& pages = selection_.wanted_pages;
+    const size_t i = std::lower_bound(pages.begin(), pages.end(), page) - pages.begin();
+    const auto key = page::MakeObjectKey(selection_.block_hashes[i], selection_.layer);
+    return core_.pages.Acquire(ns_, *key, nullptr);
+  }
+
+  // Hands the pins over to the transfer; answers how many objects are in it.
   size_t Release(std::vector<std::unique_ptr<store::GetHandle>>& out) {
     size_t good = 0;
     for (Object& object : objects_) {
       if (object.spoiled != nullptr) out.push_back(std::move(object.spoiled));
       if (object.handle == nullptr) continue;
+      if (object.handle->loaded()) ++good;  // those on disk are counted when they are there
       out.push_back(std::move(object.handle));
-      ++good;
     }
     return good;
   }
@@ -121,11 +130,12 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
     for (size_t i = 0; i < selections->size(); ++i) Locate((*selections)[i], checked_.targets[i]);
     transfer_start_ = absl::Now();
     locate_ = transfer_start_ - located;
-    if (segments_.empty()) return Finish();
+    for (size_t i = 0; i < disk_pages_.size(); ++i) Load(i);
+    if (segments_.empty()) return EndPart();
     StartTransfer(core_, Direction::kToClient, checked_.session, std::move(segments_),
                   checked_.deadline, [self = shared_from_this()](const absl::Status& status) {
                     self->Deliver(status);
-                    self->Finish();
+                    self->EndPart();
                   });
   }
 
@@ -173,13 +183,97 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
       page->set_miss_reason(ToProto(reason));
       return;
     }
-    PieceCursor cursor(std::span(&target.slots[i], 1));
-    const std::span<std::byte> memory = Mutable(object->memory());
-    page::ForEachExtent(layout_, range, [&](page::Extent extent) {
-      cursor.Map(memory.subspan(extent.offset, extent.bytes), nullptr, segments_);
-      bytes_ += extent.bytes;
-    });
+    if (!object->loaded()) {
+      return AddDiskPage(head.missing[i], range, target.slots[i], objects, page);
+    }
+    bytes_ += AddSegments(*object, range, target.slots[i], segments_);
     travelling_.push_back(page);
+  }
+
+  uint64_t AddSegments(const store::GetHandle& object, const page::ObjectRange& range,
+                       const Piece& slot, std::vector<transport::Segment>& segments) const {
+    PieceCursor cursor(std::span(&slot, 1));
+    uint64_t bytes = 0;
+    page::ForEachExtent(layout_, range, [&](page::Extent extent) {
+      cursor.Map(Mutable(object.Bytes(extent)), nullptr, segments);
+      bytes += extent.bytes;
+    });
+    return bytes;
+  }
+
+  // ---- pages on disk: each its own way, as it comes
+
+  struct DiskPage {
+    std::unique_ptr<store::GetHandle> object;
+    page::ObjectRange range;
+    const Piece& slot;
+    varve::v1::RecalledPage* page;
+    uint64_t bytes = 0;
+  };
+
+  void AddDiskPage(uint32_t page_id, const page::ObjectRange& range, const Piece& slot,
+                   LayerObjects& objects, varve::v1::RecalledPage* page) {
+    std::unique_ptr<store::GetHandle> object = objects.Another(page_id);
+    if (object == nullptr) {
+      return MissDiskPage(page, store::MissReason::kEvicted, "it was removed meanwhile");
+    }
+    disk_pages_.push_back({std::move(object), range, slot, page});
+  }
+
+  void MissDiskPage(varve::v1::RecalledPage* page, store::MissReason reason, std::string message) {
+    page->set_miss_reason(ToProto(reason));
+    page->set_message(std::move(message));
+    core_.metrics.CountMiss(reason);
+  }
+
+  void Load(size_t i) {
+    parts_.fetch_add(1);
+    disk_pages_[i].object->Load(
+        disk_pages_[i].range, checked_.deadline,
+        [self = shared_from_this(), i](const absl::Status& status) {
+          // Not on a thread of the disk.
+          self->core_.recall_pool.Run([self, i, status] { self->OnLoaded(i, status); });
+        });
+  }
+
+  void OnLoaded(size_t i, const absl::Status& status) {
+    DiskPage& page = disk_pages_[i];
+    if (!status.ok()) {
+      MissDiskPage(page.page, store::MissReason::kFailed, absl::StrCat("disk: ", status.message()));
+      return EndDiskPage(page);
+    }
+    if (core_.config.host_tier().verify_reads() && !page.object->Verify(page.range).ok()) {
+      MissDiskPage(page.page, store::MissReason::kCorrupt, "");
+      return EndDiskPage(page);
+    }
+    std::vector<transport::Segment> segments;
+    page.bytes = AddSegments(*page.object, page.range, page.slot, segments);
+    StartTransfer(core_, Direction::kToClient, checked_.session, std::move(segments),
+                  checked_.deadline,
+                  [self = shared_from_this(), &page](const absl::Status& transferred) {
+                    self->DeliverDiskPage(page, transferred);
+                  });
+  }
+
+  void DeliverDiskPage(DiskPage& page, const absl::Status& status) {
+    page.page->set_done(status.ok());
+    if (status.ok()) {
+      CountHit(core_, store::TierId::kNvme, page.bytes);
+      core_.metrics.recall_pages_fetched->Increment();
+    } else {
+      MissDiskPage(page.page, store::MissReason::kFailed,
+                   absl::StrCat("transfer: ", status.message()));
+    }
+    EndDiskPage(page);
+  }
+
+  void EndDiskPage(DiskPage& page) {
+    page.object.reset();
+    EndPart();
+  }
+
+  void EndPart() {
+    if (parts_.fetch_sub(1) == 1) Finish();
   }
 
   // On a transport thread: quick, and nothing here waits.
@@ -198,8 +292,9 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
       return;
     }
     core_.metrics.recall_pages_fetched->Increment(static_cast<double>(travelling_.size()));
-    core_.metrics.served_bytes_host->Increment(static_cast<double>(bytes_));
-    core_.metrics.hits_host->Increment(static_cast<double>(good_objects_));
+    TierMetrics& host = core_.metrics.tier(store::TierId::kHost);
+    host.served_bytes->Increment(static_cast<double>(bytes_));
+    host.hits->Increment(static_cast<double>(good_objects_));
     core_.metrics.recall_transfer_seconds->Observe(absl::ToDoubleSeconds(transfer_));
   }
 
@@ -230,6 +325,8 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
   std::vector<std::unique_ptr<store::GetHandle>> handles_;  // pinned until the transfer is done
   std::vector<transport::Segment> segments_;
   std::vector<varve::v1::RecalledPage*> travelling_;
+  std::vector<DiskPage> disk_pages_;
+  std::atomic<size_t> parts_{1};  // pages on disk, and one for those in memory
   uint64_t bytes_ = 0;
   size_t good_objects_ = 0;
   size_t hot_ = 0;

@@ -27,9 +27,14 @@ template <typename Reply>
 class SendCall final : public grpc::ServerWriteReactor<Reply>,
                        public std::enable_shared_from_this<SendCall<Reply>> {
  public:
-  // Fills the next message; false: there is none, the stream is complete. Runs on the data pool,
-  // one call at a time.
-  using Source = absl::AnyInvocable<absl::StatusOr<bool>(Reply*)>;
+  enum class Pulled {
+    kMessage,
+    kEnd,    // the stream is complete
+    kLater,  // the source has taken Resume(), and will call it when it can go on
+  };
+  // Fills the next message. Runs on the data pool, one call at a time; the source lives until it
+  // has resumed.
+  using Source = absl::AnyInvocable<absl::StatusOr<Pulled>(Reply*, SendCall&)>;
 
   SendCall(Core& core, const char* method) : core_(core), metrics_(core.metrics.method(method)) {
     metrics_.Started();
@@ -61,10 +66,17 @@ class SendCall final : public grpc::ServerWriteReactor<Reply>,
     return this;
   }
 
+  // Any thread may call it, once.
+  base::Task Resume() {
+    return [self = this->shared_from_this()] { self->Pull(); };
+  }
+
  private:
   void Pull() {
     core_.data_pool.Run([this] {
-      if (Fill()) {
+      const Pulled pulled = Fill();
+      if (pulled == Pulled::kLater) return;
+      if (pulled == Pulled::kMessage) {
         core_.streams.Expect(stream_id_, absl::Now() + IdleLimit(core_));
         this->StartWrite(&message_);
       }
@@ -72,14 +84,13 @@ class SendCall final : public grpc::ServerWriteReactor<Reply>,
     });
   }
 
-  // False: there is nothing to write.
-  bool Fill() {
+  Pulled Fill() {
     base::MutexLock lock(mutex_);
-    if (end_.has_value()) return false;
+    if (end_.has_value()) return Pulled::kEnd;
     message_.Clear();
-    const absl::StatusOr<bool> more = source_(&message_);
-    if (!more.ok() || !*more) end_ = more.status();
-    return !end_.has_value();
+    const absl::StatusOr<Pulled> pulled = source_(&message_, *this);
+    if (!pulled.ok() || *pulled == Pulled::kEnd) end_ = pulled.status();
+    return pulled.value_or(Pulled::kEnd);
   }
 
   void OnWriteDone(bool ok) override {

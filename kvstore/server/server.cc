@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <future>
 #include <thread>
 #include <utility>
 
@@ -23,6 +24,7 @@
 #include "kvstore/server/admin_service.h"
 #include "kvstore/server/config.h"
 #include "kvstore/server/core.h"
+#include "kvstore/server/disk_stack.h"
 #include "kvstore/server/http_pages.h"
 #include "kvstore/server/store_service.h"
 #include "kvstore/server/ticker.h"
@@ -68,12 +70,15 @@ struct StoreServer::Impl {
   absl::Status ServeHttp();
   void StartDraining();
   void BeforeScrape();
+  // What is in host memory alone, as far as there is time.
+  void FlushToDisk(absl::Time deadline);
 
   // Destroyed in reverse: servers, pools (they finish what is queued), sessions, rooms, transport.
   ServerOptions options;
   base::Metrics registry;
   std::unique_ptr<StoreMetrics> metrics;
   std::unique_ptr<tier::HostTier> host_tier;
+  std::unique_ptr<DiskStack> disk;  // null without directories
   std::unique_ptr<store::PageStore> pages;
   std::unique_ptr<recall::ContextTable> contexts;
   std::unique_ptr<SessionTable> sessions;
@@ -125,9 +130,16 @@ absl::Status StoreServer::Impl::MakeRooms() {
   store_options.low_watermark = config.host_tier().low_watermark();
   store_options.high_watermark = config.host_tier().high_watermark();
   store_options.max_object_bytes = config.sessions().max_object_bytes();
-  store_options.on_evicted = [m = metrics.get()](uint64_t bytes, double idle_seconds) {
-    m->ObserveEviction(bytes, idle_seconds);
+  store_options.on_evicted = [m = metrics.get()](store::TierId tier, uint64_t bytes,
+                                                 double idle_seconds) {
+    m->ObserveEviction(tier, bytes, idle_seconds);
   };
+  store_options.on_moved = [m = metrics.get()](store::TierId to, store::MoveCause cause,
+                                               uint64_t bytes) { m->CountMoved(to, cause, bytes); };
+  if (!config.nvme_tier().directories().empty()) {
+    VARVE_ASSIGN_OR_RETURN(disk, DiskStack::Open(config.nvme_tier(), *metrics));
+    store_options.disk = disk->options();
+  }
   VARVE_ASSIGN_OR_RETURN(
       pages, store::PageStore::Create(host_tier.get(), store_options, &base::SystemClock::Get()));
   recall::ContextTableOptions context_options;
@@ -138,7 +150,8 @@ absl::Status StoreServer::Impl::MakeRooms() {
   context_options.parked_ttl = config.recall().parked_ttl_ms() == 0
                                    ? absl::InfiniteDuration()
                                    : absl::Milliseconds(config.recall().parked_ttl_ms());
-  contexts = recall::ContextTable::Create(pages.get(), context_options);
+  context_options.journal = pages->journal();
+  VARVE_ASSIGN_OR_RETURN(contexts, recall::ContextTable::Create(pages.get(), context_options));
 
   data_pool = std::make_unique<base::ThreadPool>("data", DataThreads());
   recall_pool =
@@ -155,7 +168,8 @@ absl::Status StoreServer::Impl::MakeRooms() {
       });
   connect_pool = std::make_unique<base::ThreadPool>("connect", kConnectThreads);
   core.reset(new Core{options.config, *metrics, *pages, *contexts, *sessions, streams,
-                      *options.transport, *data_pool, *recall_pool, *connect_pool, *control_pool});
+                      *options.transport, *data_pool, *recall_pool, *connect_pool, *control_pool,
+                      disk == nullptr ? "" : disk->io_name()});
   const absl::Duration idle = IdleLimit(*core);
   ticker = std::make_unique<Ticker>(
       "watch", std::clamp(idle / 4, absl::Milliseconds(10), absl::Seconds(1)), [this, idle] {
@@ -164,6 +178,7 @@ absl::Status StoreServer::Impl::MakeRooms() {
                              "the client let the stream wait for ", absl::FormatDuration(idle),
                              " (sessions.inline_idle_ms); what was held for it is given back")));
         contexts->ExpireParked();
+        pages->Tick();
       });
   return absl::OkStatus();
 }
@@ -246,10 +261,23 @@ void StoreServer::Impl::StartDraining() {
   streams.CloseAll(absl::UnavailableError("the store is draining"));
 }
 
+void StoreServer::Impl::FlushToDisk(absl::Time deadline) {
+  if (disk == nullptr || absl::Now() >= deadline) return;
+  auto flushed = std::make_shared<std::promise<void>>();
+  pages->Flush([flushed] { flushed->set_value(); });
+  if (flushed->get_future().wait_until(absl::ToChronoTime(deadline)) == std::future_status::ready) {
+    return;
+  }
+  base::LogWarning(
+      "host memory was not written to disk within drain_ms: what is missing there is "
+      "lost");
+}
+
 void StoreServer::StartDraining() { impl_->StartDraining(); }
 
 bool StoreServer::Shutdown(absl::Duration grace) {
   if (impl_->shut_down.exchange(true) || impl_->grpc_server == nullptr) return true;
+  const absl::Time deadline = absl::Now() + grace;
   impl_->StartDraining();
   const bool finished = impl_->sessions->AwaitNone(grace);
   if (!finished) {
@@ -259,6 +287,7 @@ bool StoreServer::Shutdown(absl::Duration grace) {
     }
     impl_->sessions->CloseEndpoints();
   }
+  impl_->FlushToDisk(deadline);
   impl_->http_server.reset();
   // Calls without a transfer: a moment is enough for those that are not waiting for something.
   impl_->grpc_server->Shutdown(absl::ToChronoTime(absl::Now() + absl::Seconds(1)));

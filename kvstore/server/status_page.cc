@@ -77,12 +77,31 @@ void AddHeader(const varve::v1::StoreStatus& status, std::string& html) {
   StrAppend(&html, "</p>");
 }
 
+void AddDirectories(const varve::v1::TierStatus& tier, std::string& html) {
+  StrAppend(
+      &html, "<h2>Directories of ", TierName(tier.tier()), ": ",
+      base::EscapeHtml(tier.durability()), ", ", base::EscapeHtml(tier.io()),
+      "</h2><div class=\"wrap\"><table><tr><th class=\"text\">path</th><th class=\"text\">state"
+      "</th><th>used</th><th>live</th><th>capacity</th><th>files</th><th>records</th></tr>");
+  for (const varve::v1::DirectoryStatus& directory : tier.directories()) {
+    const bool ok = directory.state() == "ok";
+    StrAppend(&html, "<tr><td class=\"text\">", base::EscapeHtml(directory.path()),
+              "</td><td class=\"text\">", ok ? "" : "<span class=\"warn\">", directory.state(),
+              ok ? "" : "</span> ", base::EscapeHtml(directory.problem()), "</td><td>",
+              base::FormatBytes(directory.used_bytes()), "</td><td>",
+              base::FormatBytes(directory.live_bytes()), "</td><td>",
+              base::FormatBytes(directory.capacity_bytes()), "</td><td>", directory.segments(),
+              "</td><td>", directory.records(), "</td></tr>");
+  }
+  StrAppend(&html, "</table></div>");
+}
+
 void AddTiers(const varve::v1::StoreStatus& status, std::string& html) {
   StrAppend(
       &html,
       "<h2>Tiers</h2><div class=\"wrap\"><table><tr><th>tier</th><th class=\"text\">used and pinned"
-      "</th><th>used</th><th>pinned</th><th>capacity</th><th>objects</th><th>fragmentation</th>"
-      "<th>evicts at</th></tr>");
+      "</th><th>used</th><th>pinned</th><th>capacity</th><th>objects</th><th>queued</th>"
+      "<th>evicted</th><th>fragmentation</th><th>evicts at</th></tr>");
   for (const varve::v1::TierStatus& tier : status.tiers()) {
     const double used = Percent(tier.used_bytes(), tier.capacity_bytes());
     const double pinned = Percent(tier.pinned_bytes(), tier.capacity_bytes());
@@ -94,10 +113,14 @@ void AddTiers(const varve::v1::StoreStatus& status, std::string& html) {
               absl::StrFormat(" (%.0f&thinsp;%%)", used), "</td><td>",
               base::FormatBytes(tier.pinned_bytes()), "</td><td>",
               base::FormatBytes(tier.capacity_bytes()), "</td><td>", tier.objects(), "</td><td>",
+              tier.queued_objects(), "</td><td>", tier.evicted_objects(), "</td><td>",
               absl::StrFormat("%.2f", tier.fragmentation_ratio()), "</td><td>",
               absl::StrFormat("%.0f&thinsp;%%", tier.high_watermark() * 100), "</td></tr>");
   }
   StrAppend(&html, "</table></div>");
+  for (const varve::v1::TierStatus& tier : status.tiers()) {
+    if (tier.directories_size() > 0) AddDirectories(tier, html);
+  }
 }
 
 void AddRates(const Totals& rates, std::string& html) {

@@ -46,7 +46,8 @@ class StoreService final : public v1::Store::CallbackService {
   }
   ServerUnaryReactor* Remove(CallbackServerContext*, const v1::RemoveRequest* request,
                              v1::RemoveReply* reply) override {
-    return Now("Remove", [&] { return objects_.Remove(*request, reply); });
+    return Unary("Remove",
+                 [&](Answer answer) { objects_.Remove(*request, reply, std::move(answer)); });
   }
   ServerUnaryReactor* Pin(CallbackServerContext*, const v1::PinRequest* request,
                           v1::PinReply* reply) override {

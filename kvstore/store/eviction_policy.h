@@ -24,7 +24,7 @@ struct EvictionNode {
   // The policy's own.
   uint8_t uses = 0;
   uint8_t queue = 0;
-  EvictionNode* newer = nullptr;  // null while the node is in no policy
+  EvictionNode* newer = nullptr;
   EvictionNode* older = nullptr;
 };
 

@@ -3,15 +3,6 @@
 #include <algorithm>
 
 namespace varve::store {
-namespace {
-
-uint32_t ReadGranule(std::span<const std::byte> object, size_t granule_bytes, size_t index) {
-  const size_t begin = index * granule_bytes;
-  return page::Crc32c(object.data() + begin, std::min(granule_bytes, object.size() - begin));
-}
-
-}  // namespace
-
 size_t GranuleBytes(const page::ObjectLayout& layout) {
   return layout.num_kv_heads == 0 ? kOpaqueGranuleBytes : layout.part_bytes;
 }
@@ -57,10 +48,10 @@ GranuleChecksums Summarize(std::span<const std::byte> object, size_t granule_byt
   const size_t granules = (object.size() + granule_bytes - 1) / granule_bytes;
   sums.crc32c.reserve(granules);
   for (size_t i = 0; i < granules; ++i) {
-    std::optional<uint32_t> crc = copier.crc32c(i);
-    if (!crc) crc = ReadGranule(object, granule_bytes, i);
-    sums.crc32c.push_back(*crc);
     const size_t bytes = std::min(granule_bytes, object.size() - i * granule_bytes);
+    std::optional<uint32_t> crc = copier.crc32c(i);
+    if (!crc) crc = page::Crc32c(object.data() + i * granule_bytes, bytes);
+    sums.crc32c.push_back(*crc);
     sums.whole_crc32c = page::Crc32cCombine(sums.whole_crc32c, *crc, bytes);
   }
   return sums;
@@ -68,12 +59,15 @@ GranuleChecksums Summarize(std::span<const std::byte> object, size_t granule_byt
 
 std::optional<size_t> FirstCorruptGranule(const GranuleChecksums& checksums,
                                           const page::Extent& extent,
-                                          std::span<const std::byte> bytes,
+                                          std::span<const std::byte> bytes, size_t bytes_offset,
                                           const GranuleCopier& copier) {
   const size_t size = checksums.granule_bytes;
   for (size_t i = extent.offset / size; i * size < extent.offset + extent.bytes; ++i) {
     std::optional<uint32_t> crc = copier.crc32c(i);
-    if (!crc) crc = ReadGranule(bytes, size, i);
+    if (!crc) {
+      const std::span<const std::byte> granule = bytes.subspan(i * size - bytes_offset);
+      crc = page::Crc32c(granule.data(), std::min(size, granule.size()));
+    }
     if (*crc != checksums.crc32c[i]) return i;
   }
   return std::nullopt;

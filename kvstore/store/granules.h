@@ -59,10 +59,11 @@ GranuleChecksums Summarize(std::span<const std::byte> object, size_t granule_byt
                            const GranuleCopier& copier);
 
 // The first granule overlapping the extent whose bytes do not match; nothing when all do. bytes:
-// the whole object, read where the copier has no checksum.
+// the object's from bytes_offset on, all granules of the extent among them; read where the copier
+// has no checksum.
 std::optional<size_t> FirstCorruptGranule(const GranuleChecksums& checksums,
                                           const page::Extent& extent,
-                                          std::span<const std::byte> bytes,
+                                          std::span<const std::byte> bytes, size_t bytes_offset,
                                           const GranuleCopier& copier);
 
 }  // namespace varve::store

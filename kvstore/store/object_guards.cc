@@ -21,38 +21,49 @@ uint32_t Object::pin_count() const {
 
 // ---- parking
 
-void ObjectIndex::Park(Object* object) {
-  object->parked = true;
+void ObjectIndex::Park(Object* object, TierId tier) {
+  Copy& copy = object->copies[tier];
+  copy.parked = true;
   if (object->group == nullptr) return;
-  object->parked_index = static_cast<uint32_t>(object->group->parked.size());
-  object->group->parked.push_back(object);
+  std::vector<Object*>& parked = object->group->parked[tier];
+  copy.parked_index = static_cast<uint32_t>(parked.size());
+  parked.push_back(object);
 }
 
-void ObjectIndex::LeaveParked(Object* object) {
-  object->parked = false;
+void ObjectIndex::LeaveParked(Object* object, TierId tier) {
+  Copy& copy = object->copies[tier];
+  copy.parked = false;
   if (object->group == nullptr) return;
-  std::vector<Object*>& parked = object->group->parked;
-  parked.back()->parked_index = object->parked_index;
-  parked[object->parked_index] = parked.back();
+  std::vector<Object*>& parked = object->group->parked[tier];
+  parked.back()->copies[tier].parked_index = copy.parked_index;
+  parked[copy.parked_index] = parked.back();
   parked.pop_back();
 }
 
-void ObjectIndex::Unpark(Object* object) {
-  LeaveParked(object);
-  policy_->Insert(*object);
+void ObjectIndex::Unpark(Object* object, TierId tier) {
+  LeaveParked(object, tier);
+  policies_[tier]->Insert(object->copies[tier]);
+}
+
+void ObjectIndex::UnparkGroup(const ObjectGroup& group, TierId tier) {
+  const std::vector<Object*>& parked = group.parked[tier];
+  for (size_t i = parked.size(); i-- > 0;) {
+    if (!parked[i]->self_guarded()) Unpark(parked[i], tier);
+  }
 }
 
 void ObjectIndex::GuardsChanged(Object* object, bool was_self_guarded) {
   const bool is_self_guarded = object->self_guarded();
   if (is_self_guarded == was_self_guarded) return;
-  ObjectGroup* group = object->group;
-  if (group != nullptr) {
-    group->unguarded_bytes +=
-        is_self_guarded ? -object->slot.extent_bytes : object->slot.extent_bytes;
-  }
-  if (group == nullptr || group->holds == 0) {
-    guarded_bytes_ += is_self_guarded ? object->slot.extent_bytes : -object->slot.extent_bytes;
-    if (!is_self_guarded && object->parked) Unpark(object);
+  for (TierId tier : kTiers) {
+    const uint64_t bytes = object->copies[tier].tier_bytes;
+    if (bytes == 0) continue;
+    if (object->group != nullptr) {
+      object->group->unguarded_bytes[tier] += is_self_guarded ? -bytes : bytes;
+    }
+    if (hold_guards_[tier] && object->held()) continue;
+    guarded_bytes_[tier] += is_self_guarded ? bytes : -bytes;
+    if (!is_self_guarded && object->copies[tier].parked) Unpark(object, tier);
   }
 }
 
@@ -66,15 +77,12 @@ void ObjectIndex::JoinGroup(Object* object) {
   if (group == nullptr) group = std::make_unique<ObjectGroup>();
   object->group = group.get();
   ++group->objects;
-  group->unguarded_bytes += object->slot.extent_bytes;
-  if (group->holds > 0) guarded_bytes_ += object->slot.extent_bytes;
 }
 
 void ObjectIndex::LeaveGroup(Object* object) {
   ObjectGroup* group = std::exchange(object->group, nullptr);
   if (group == nullptr) return;
   --group->objects;
-  if (!object->self_guarded()) group->unguarded_bytes -= object->slot.extent_bytes;
   if (group->objects > 0 || group->holds > 0) return;
   const std::string_view key = object->key.key.bytes();
   groups_.erase(
@@ -84,7 +92,20 @@ void ObjectIndex::LeaveGroup(Object* object) {
 void ObjectIndex::Hold(NamespaceId ns, const std::string& group_name) {
   std::unique_ptr<ObjectGroup>& group = groups_[GroupKey(ns, group_name)];
   if (group == nullptr) group = std::make_unique<ObjectGroup>();
-  if (group->holds++ == 0) guarded_bytes_ += group->unguarded_bytes;
+  if (group->holds++ > 0) return;
+  for (TierId tier : kTiers) {
+    if (hold_guards_[tier]) guarded_bytes_[tier] += group->unguarded_bytes[tier];
+  }
+}
+
+void ObjectIndex::HoldsGuardHost(bool guard) {
+  if (std::exchange(hold_guards_[TierId::kHost], guard) == guard) return;
+  for (auto& [name, group] : groups_) {
+    if (group->holds == 0) continue;
+    const uint64_t bytes = group->unguarded_bytes[TierId::kHost];
+    guarded_bytes_[TierId::kHost] += guard ? bytes : -bytes;
+    if (!guard) UnparkGroup(*group, TierId::kHost);
+  }
 }
 
 bool ObjectIndex::Release(NamespaceId ns, const std::string& group_name) {
@@ -92,9 +113,9 @@ bool ObjectIndex::Release(NamespaceId ns, const std::string& group_name) {
   if (found == groups_.end() || found->second->holds == 0) return false;
   ObjectGroup& group = *found->second;
   if (--group.holds > 0) return true;
-  guarded_bytes_ -= group.unguarded_bytes;
-  for (size_t i = group.parked.size(); i-- > 0;) {
-    if (!group.parked[i]->self_guarded()) Unpark(group.parked[i]);
+  for (TierId tier : kTiers) {
+    if (hold_guards_[tier]) guarded_bytes_[tier] -= group.unguarded_bytes[tier];
+    UnparkGroup(group, tier);
   }
   if (group.objects == 0) groups_.erase(found);
   return true;

@@ -4,7 +4,13 @@
 
 namespace varve::store {
 
-ObjectIndex::ObjectIndex(std::unique_ptr<EvictionPolicy> policy) : policy_(std::move(policy)) {}
+ObjectIndex::ObjectIndex(std::unique_ptr<EvictionPolicy> host,
+                         std::unique_ptr<EvictionPolicy> disk) {
+  hold_guards_[TierId::kHost] = disk == nullptr;
+  hold_guards_[TierId::kNvme] = true;
+  policies_[TierId::kHost] = std::move(host);
+  policies_[TierId::kNvme] = std::move(disk);
+}
 ObjectIndex::~ObjectIndex() = default;
 
 // ---- order
@@ -47,13 +53,12 @@ Object* ObjectIndex::Publish(std::unique_ptr<Object>& reserved, absl::Time now) 
   by_key_.insert(std::move(reserved));
   object->state = ObjectState::kResident;
   object->last_use = now;
-  object->bytes = object->meta.bytes;
   object->identity = absl::Hash<FullKey>()(object->key);
   ordered_.insert(OrderedOf(*object));
-  object_bytes_ += object->bytes;
-  slot_bytes_ += object->slot.extent_bytes;
+  object_bytes_ += object->meta.bytes;
   JoinGroup(object);
-  policy_->Insert(*object);
+  if (object->slot.bytes > 0) AddCopy(object, TierId::kHost, object->slot.extent_bytes);
+  if (object->record != 0) AddCopy(object, TierId::kNvme, object->meta.bytes);
   return object;
 }
 
@@ -62,65 +67,90 @@ Object* ObjectIndex::Find(const FullKey& key) const {
   return found == by_key_.end() ? nullptr : found->get();
 }
 
-bool ObjectIndex::BeginMove(Object* object) {
-  if (object->state != ObjectState::kResident || object->handles > 0) return false;
-  object->state = ObjectState::kMoving;
-  // The mover is a handle: what it copies from stays where it is.
-  ++object->handles;
-  GuardsChanged(object, !object->pins.empty());
-  return true;
+// ---- copies
+
+void ObjectIndex::AddCopy(Object* object, TierId tier, uint64_t tier_bytes) {
+  Copy& copy = object->copies[tier];
+  copy.object = object;
+  copy.identity = object->identity;
+  copy.bytes = object->meta.bytes;
+  copy.tier_bytes = tier_bytes;
+  ++tier_objects_[tier];
+  tier_bytes_[tier] += tier_bytes;
+  if (guarded(*object, tier)) guarded_bytes_[tier] += tier_bytes;
+  if (object->group != nullptr && !object->self_guarded()) {
+    object->group->unguarded_bytes[tier] += tier_bytes;
+  }
+  policies_[tier]->Insert(copy);
 }
 
-ObjectIndex::MoveEnd ObjectIndex::EndMove(Object* object, TierId tier, const tier::Slot& to) {
-  if (object->state == ObjectState::kGone) return {false, Close(object)};
-  object->state = ObjectState::kResident;
-  MoveEnd end;
-  if (object->handles == 1) {
-    object->tier = tier;
-    // The mover's handle guards the object.
-    const uint64_t more = to.extent_bytes - object->slot.extent_bytes;
-    slot_bytes_ += more;
-    guarded_bytes_ += more;
-    end = {true, std::exchange(object->slot, to)};
+void ObjectIndex::RemoveCopy(Object* object, TierId tier) {
+  Copy& copy = object->copies[tier];
+  if (copy.parked) {
+    LeaveParked(object, tier);
+  } else if (!std::exchange(copy.victim, false)) {
+    policies_[tier]->Erase(copy);
   }
-  Close(object);
-  return end;
+  --tier_objects_[tier];
+  tier_bytes_[tier] -= copy.tier_bytes;
+  if (guarded(*object, tier)) guarded_bytes_[tier] -= copy.tier_bytes;
+  if (object->group != nullptr && !object->self_guarded()) {
+    object->group->unguarded_bytes[tier] -= copy.tier_bytes;
+  }
+  copy.tier_bytes = 0;
 }
 
-std::optional<tier::Slot> ObjectIndex::Drop(Object* object) {
-  if (object->state != ObjectState::kResident && object->state != ObjectState::kMoving) {
-    return std::nullopt;
-  }
-  if (object->parked) {
-    LeaveParked(object);
-  } else {
-    policy_->Erase(*object);
-  }
-  return Unlink(object);
+void ObjectIndex::AddRecord(Object* object, tier::RecordId record) {
+  object->record = record;
+  AddCopy(object, TierId::kNvme, object->meta.bytes);
 }
 
-std::optional<tier::Slot> ObjectIndex::Unlink(Object* object) {
-  if (object->guarded()) guarded_bytes_ -= object->slot.extent_bytes;
+void ObjectIndex::AddSlot(Object* object, const tier::Slot& slot) {
+  object->slot = slot;
+  AddCopy(object, TierId::kHost, slot.extent_bytes);
+}
+
+ObjectIndex::Freed ObjectIndex::LeaveTier(Object* object, TierId tier) {
+  RemoveCopy(object, tier);
+  if (tier == TierId::kNvme) return {.slot = {}, .record = std::exchange(object->record, 0)};
+  return {.slot = std::exchange(object->slot, {}), .record = 0};
+}
+
+ObjectIndex::Freed ObjectIndex::Drop(Object* object) {
+  if (object->state != ObjectState::kResident) return {};
+  for (TierId tier : kTiers) {
+    if (object->copies[tier].tier_bytes > 0) RemoveCopy(object, tier);
+  }
   LeaveGroup(object);
   while (!object->pins.empty()) ForgetPin(object, object->pins.size() - 1);
-  object_bytes_ -= object->bytes;
-  slot_bytes_ -= object->slot.extent_bytes;
+  object_bytes_ -= object->meta.bytes;
   ordered_.erase(OrderedOf(*object));
   object->state = ObjectState::kGone;
   std::unique_ptr<Object> owned = std::move(by_key_.extract(by_key_.find(object->key)).value());
-  if (object->handles == 0) return object->slot;
-  detached_.emplace(object, std::move(owned));
-  return std::nullopt;
+  Freed freed{.slot = {}, .record = std::exchange(object->record, 0)};
+  if (object->handles == 0) {
+    freed.slot = object->slot;
+  } else {
+    detached_.emplace(object, std::move(owned));
+  }
+  return freed;
 }
 
 // ---- handles
 
-void ObjectIndex::Open(Object* object, absl::Time now) {
+void ObjectIndex::OpenUnused(Object* object) {
   const bool was_self_guarded = object->self_guarded();
   ++object->handles;
-  object->last_use = now;
-  if (!object->parked) policy_->Touch(*object);
   GuardsChanged(object, was_self_guarded);
+}
+
+void ObjectIndex::Open(Object* object, absl::Time now) {
+  OpenUnused(object);
+  object->last_use = now;
+  for (TierId tier : kTiers) {
+    Copy& copy = object->copies[tier];
+    if (copy.tier_bytes > 0 && !copy.parked) policies_[tier]->Touch(copy);
+  }
 }
 
 std::optional<tier::Slot> ObjectIndex::Close(Object* object) {
@@ -137,26 +167,25 @@ std::optional<tier::Slot> ObjectIndex::Close(Object* object) {
 
 // ---- eviction
 
-std::optional<ObjectIndex::Evicted> ObjectIndex::EvictNext(uint32_t& steps) {
+Object* ObjectIndex::NextVictim(TierId tier, uint32_t& steps) {
   while (steps > 0) {
     --steps;
-    EvictionNode* node = policy_->Victim();
-    if (node == nullptr) return std::nullopt;
-    auto* object = static_cast<Object*>(node);
-    if (!object->guarded()) {
-      const Evicted evicted = EvictedOf(*object);
-      Unlink(object);
-      return evicted;
+    EvictionNode* node = policies_[tier]->Victim();
+    if (node == nullptr) return nullptr;
+    Object* object = static_cast<Copy*>(node)->object;
+    if (!guarded(*object, tier)) {
+      object->copies[tier].victim = true;
+      return object;
     }
-    Park(object);
+    Park(object, tier);
   }
-  return std::nullopt;
+  return nullptr;
 }
 
-ObjectIndex::Evicted ObjectIndex::Evict(Object* object) {
-  const Evicted evicted = EvictedOf(*object);
-  Drop(object);
-  return evicted;
+void ObjectIndex::KeepVictim(Object* object, TierId tier) {
+  Copy& copy = object->copies[tier];
+  copy.victim = false;
+  policies_[tier]->Insert(copy);
 }
 
 }  // namespace varve::store

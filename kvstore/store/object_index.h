@@ -1,22 +1,25 @@
-// The states of objects, who keeps them, and where keys lead. A state machine without locks, clocks
-// or bytes.
+// The states of objects, who keeps them, in which tiers they are, and where keys lead. A state
+// machine without locks, clocks or bytes.
 //
-//   Reserved --Publish--> Resident --BeginMove--> Moving --EndMove--> Resident
-//                            |                       |
-//                            +--------- Drop --------+----> gone (destroyed with its last handle)
+//   Reserved --Publish--> Resident --Drop--> gone (destroyed with its last handle)
 //
 // A Reserved object belongs to its writer (unique_ptr) and is in no table, so that nothing
 // half-written can be found; Publish takes it over or, when the key is there already, leaves it
-// with the writer. Every other transition is checked and refused by its return value.
+// with the writer. A Resident object has a copy in host memory, one on disk, or both: AddRecord and
+// AddSlot make the second one, LeaveTier gives one up while there is another. Each tier has an
+// eviction policy of its own.
 //
-// Kept from eviction ("guarded") is an object with an open handle, a pin, or a hold on its group.
-// Guarded objects are taken out of the eviction policy lazily, when they come up as victims, and go
-// back when the last guard falls; so a hold on a group costs O(1) whatever the group's size.
+// Kept from eviction ("guarded") is an object with an open handle or a pin, in all tiers. A hold on
+// its group keeps it from being lost: it guards the copies on disk, and those in host memory as
+// well when there is no disk to move to. Guarded objects are taken out of an eviction policy
+// lazily, when they come up as victims, and go back when the last guard falls; so a hold on a group
+// costs O(1) whatever the group's size.
 // Groups: all keys that differ only in their last 4 bytes; keys shorter than 8 bytes have none.
 //
 // Not thread-safe; the page store locks. Look-ups O(1), the ordered index O(log n).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -32,6 +35,7 @@
 #include "kvstore/store/eviction_policy.h"
 #include "kvstore/store/granules.h"
 #include "kvstore/store/page_store.h"
+#include "kvstore/tier/record_log.h"
 
 namespace varve::store {
 
@@ -46,7 +50,19 @@ struct FullKey {
   }
 };
 
-enum class ObjectState : uint8_t { kReserved, kResident, kMoving, kGone };
+enum class ObjectState : uint8_t { kReserved, kResident, kGone };
+
+// The tiers of an index, from the fastest.
+constexpr std::array<TierId, 2> kTiers = {TierId::kHost, TierId::kNvme};
+template <typename T>
+class PerTier {
+ public:
+  T& operator[](TierId tier) { return of_[tier == TierId::kNvme]; }
+  const T& operator[](TierId tier) const { return of_[tier == TierId::kNvme]; }
+
+ private:
+  std::array<T, kTiers.size()> of_{};
+};
 
 struct OwnerPin {
   uint64_t owner = 0;
@@ -61,61 +77,83 @@ struct Object;
 struct ObjectGroup {
   uint32_t objects = 0;
   uint32_t holds = 0;
-  uint64_t unguarded_bytes = 0;  // slots of members without handles and pins of their own
-  std::vector<Object*> parked;   // members that are out of the policy
+  PerTier<uint64_t> unguarded_bytes;     // copies of members without handles and pins of their own
+  PerTier<std::vector<Object*>> parked;  // members that are out of the policy
+};
+
+// An object's copy in one tier.
+struct Copy : EvictionNode {
+  Object* object = nullptr;
+  uint64_t tier_bytes = 0;  // what it takes there; 0: there is no copy
+  bool victim = false;      // named by its policy, which it has left
+  bool parked = false;
+  uint32_t parked_index = 0;  // in group->parked
 };
 
 // Fields of the first part never change once published, so a handle reads them without a lock;
-// `slot` and `tier` change only while no handle is open.
-struct Object : EvictionNode {
+// `slot` leaves only while no handle is open.
+struct Object {
   FullKey key;
   ObjectMeta meta;
   GranuleChecksums checksums;
-  tier::Slot slot;
-  TierId tier = TierId::kHost;
+  uint64_t identity = 0;
+  tier::Slot slot;            // in host memory; 0 bytes: not there
+  tier::RecordId record = 0;  // on disk; 0: not there
+
+  // The page store's own.
+  bool writing = false;    // a record of it is being made, with a handle of the store's own
+  bool demoting = false;   // and then it leaves host memory
+  bool promoting = false;  // it is being brought into host memory, likewise with a handle
+  tier::RecordId record_written = 0;  // its id, while it is with the log
 
   // The index's own.
   ObjectState state = ObjectState::kReserved;
+  PerTier<Copy> copies;
   uint32_t handles = 0;
   std::vector<OwnerPin> pins;
   ObjectGroup* group = nullptr;
-  bool parked = false;
-  uint32_t parked_index = 0;  // in group->parked
   absl::Time last_use;
 
+  TierId tier() const { return slot.bytes > 0 ? TierId::kHost : TierId::kNvme; }
   uint32_t pin_count() const;
   bool self_guarded() const { return handles > 0 || !pins.empty(); }
-  bool guarded() const { return self_guarded() || (group != nullptr && group->holds > 0); }
+  bool held() const { return group != nullptr && group->holds > 0; }
 };
 
 class ObjectIndex {
  public:
-  explicit ObjectIndex(std::unique_ptr<EvictionPolicy> policy);
+  // disk: null when there is none.
+  ObjectIndex(std::unique_ptr<EvictionPolicy> host, std::unique_ptr<EvictionPolicy> disk);
   ~ObjectIndex();
   ObjectIndex(const ObjectIndex&) = delete;
   ObjectIndex& operator=(const ObjectIndex&) = delete;
 
   // ---- states
-  // Reserved -> Resident. Null, with the object left where it was, when the key is there already.
+  // Reserved -> Resident, with the copies it has. Null, with the object left where it was, when the
+  // key is there already.
   Object* Publish(std::unique_ptr<Object>& reserved, absl::Time now);
   Object* Find(const FullKey& key) const;
-  // Resident -> Moving: false when not Resident, or a handle is open. A moving object can be found
-  // and read.
-  bool BeginMove(Object* object);
-  // Moving -> Resident. Once after each BeginMove that answered true. The new place is taken only
-  // if nobody opened or dropped the object meanwhile; otherwise it stays where it was. May destroy
-  // the object when it is gone.
-  struct MoveEnd {
-    bool taken = false;                  // false: `to` is still the caller's
-    std::optional<tier::Slot> free_now;  // the old place, when nobody needs it any more
+  // A copy more. REQUIRES: resident, and none in that tier.
+  void AddRecord(Object* object, tier::RecordId record);
+  void AddSlot(Object* object, const tier::Slot& slot);
+  // What to free or erase now.
+  struct Freed {
+    tier::Slot slot;  // 0 bytes: none
+    tier::RecordId record = 0;
   };
-  MoveEnd EndMove(Object* object, TierId tier, const tier::Slot& to);
-  // Resident or Moving -> gone: out of every table at once. The slot to free now; nothing while
-  // handles are open (Close answers it then) or the object is gone already. May destroy the object.
-  std::optional<tier::Slot> Drop(Object* object);
+  // A copy less. REQUIRES: resident, and another copy; for the one in host memory no open handles.
+  Freed LeaveTier(Object* object, TierId tier);
+  // Resident -> gone: out of every table at once. While handles are open the slot comes from the
+  // last Close. May destroy the object.
+  Freed Drop(Object* object);
+
+  // Whether holds keep copies in host memory: not as long as they can move to disk. O(groups).
+  void HoldsGuardHost(bool guard);
 
   // ---- handles
   void Open(Object* object, absl::Time now);
+  // A handle that is no use of the object: of whoever moves it.
+  void OpenUnused(Object* object);
   // The slot to free when this was the last handle of an object that is gone. May destroy the
   // object.
   std::optional<tier::Slot> Close(Object* object);
@@ -131,22 +169,24 @@ class ObjectIndex {
   bool Release(NamespaceId ns, const std::string& group_name);
 
   // ---- eviction
-  struct Evicted {
-    tier::Slot slot;  // free it
-    uint64_t identity = 0;
-    uint64_t bytes = 0;
-    absl::Time last_use;
-  };
-  // Drops the next object that is not guarded. Nothing when there is none, or when `steps` ran out
-  // first: each node looked at costs one step.
-  std::optional<Evicted> EvictNext(uint32_t& steps);
-  // Drops this one. REQUIRES: resident, not guarded.
-  Evicted Evict(Object* object);
-  // Calls fn(Object&) for every resident object that is not guarded.
+  // The next object that is not guarded in this tier, taken out of its policy: what comes next must
+  // be LeaveTier, Drop or KeepVictim. Null when there is none, or when `steps` ran out first: each
+  // node looked at costs one step.
+  Object* NextVictim(TierId tier, uint32_t& steps);
+  void KeepVictim(Object* object, TierId tier);
+  bool guarded(const Object& object, TierId tier) const {
+    return object.self_guarded() || (hold_guards_[tier] && object.held());
+  }
+  // Calls fn(Object&) for every resident object.
   template <typename Fn>
-  void ForEachEvictable(Fn&& fn) const {
+  void ForEach(Fn&& fn) const {
+    for (const std::unique_ptr<Object>& object : by_key_) fn(*object);
+  }
+  // Calls fn(Object&) for every object with a copy in the tier that is not guarded there.
+  template <typename Fn>
+  void ForEachEvictable(TierId tier, Fn&& fn) const {
     for (const std::unique_ptr<Object>& object : by_key_) {
-      if (object->state == ObjectState::kResident && !object->guarded()) fn(*object);
+      if (object->copies[tier].tier_bytes > 0 && !guarded(*object, tier)) fn(*object);
     }
   }
 
@@ -157,9 +197,10 @@ class ObjectIndex {
 
   size_t objects() const { return by_key_.size(); }
   uint64_t object_bytes() const { return object_bytes_; }
-  // What objects, and the guarded among them, take in their tiers.
-  uint64_t slot_bytes() const { return slot_bytes_; }
-  uint64_t guarded_bytes() const { return guarded_bytes_; }
+  // What objects, and the guarded among them, take in a tier.
+  uint64_t tier_objects(TierId tier) const { return tier_objects_[tier]; }
+  uint64_t tier_bytes(TierId tier) const { return tier_bytes_[tier]; }
+  uint64_t guarded_bytes(TierId tier) const { return guarded_bytes_[tier]; }
   size_t groups() const { return groups_.size(); }
 
  private:
@@ -197,23 +238,22 @@ class ObjectIndex {
   using OwnedSet = absl::flat_hash_set<std::unique_ptr<Object>, KeyHash, KeyEq>;
 
   static uint64_t Head(std::string_view key);
-  static Evicted EvictedOf(const Object& object) {
-    return {object.slot, object.identity, object.bytes, object.last_use};
-  }
   static Ordered OrderedOf(Object& object);
-  // Out of all tables but the policy; answers the slot to free now.
-  std::optional<tier::Slot> Unlink(Object* object);
+  void AddCopy(Object* object, TierId tier, uint64_t tier_bytes);
+  void RemoveCopy(Object* object, TierId tier);
   void JoinGroup(Object* object);
   void LeaveGroup(Object* object);
   // Bracket every change of handles and pins.
   void GuardsChanged(Object* object, bool was_self_guarded);
-  void Park(Object* object);
-  void Unpark(Object* object);
-  void LeaveParked(Object* object);
+  void Park(Object* object, TierId tier);
+  void Unpark(Object* object, TierId tier);
+  void LeaveParked(Object* object, TierId tier);
+  void UnparkGroup(const ObjectGroup& group, TierId tier);
   void ForgetPin(Object* object, size_t pin_index);
   void ClearSoftPin(Object* object, OwnerPin& pin);
 
-  std::unique_ptr<EvictionPolicy> policy_;
+  PerTier<std::unique_ptr<EvictionPolicy>> policies_;
+  PerTier<bool> hold_guards_;
   OwnedSet by_key_;
   absl::btree_set<Ordered, Less> ordered_;
   absl::flat_hash_map<GroupKey, std::unique_ptr<ObjectGroup>> groups_;
@@ -222,8 +262,9 @@ class ObjectIndex {
   // Gone, with handles still open.
   absl::flat_hash_map<Object*, std::unique_ptr<Object>> detached_;
   uint64_t object_bytes_ = 0;
-  uint64_t slot_bytes_ = 0;
-  uint64_t guarded_bytes_ = 0;
+  PerTier<uint64_t> tier_objects_;
+  PerTier<uint64_t> tier_bytes_;
+  PerTier<uint64_t> guarded_bytes_;
 };
 
 template <typename Fn>

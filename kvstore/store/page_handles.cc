@@ -1,9 +1,11 @@
 #include "kvstore/store/page_handles.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kvstore/base/status.h"
 #include "kvstore/store/granules.h"
 
 namespace varve::store {
@@ -21,7 +23,7 @@ class PutHandleImpl final : public PutHandle {
   PutHandleImpl& operator=(const PutHandleImpl&) = delete;
 
   std::span<std::byte> memory() override {
-    return reserved_ == nullptr ? std::span<std::byte>() : store_->Map(*reserved_);
+    return reserved_ == nullptr ? std::span<std::byte>() : store_->Map(reserved_->slot);
   }
 
   void CopyFrom(uint64_t offset, const void* bytes, size_t count) override {
@@ -29,24 +31,27 @@ class PutHandleImpl final : public PutHandle {
   }
   bool checksummed() const override { return copier_.complete(); }
 
-  absl::Status Commit(std::optional<uint32_t> expected_crc32c) override {
+  void Commit(std::optional<uint32_t> expected_crc32c, CommitDone done) override {
+    absl::Status status = TryCommit(expected_crc32c, done);
+    Abandon();
+    if (!status.ok()) std::move(done)(std::move(status));
+  }
+
+ private:
+  // OK: the store has the object, and `done`.
+  absl::Status TryCommit(std::optional<uint32_t> expected_crc32c, CommitDone& done) {
     if (reserved_ == nullptr) {
       return absl::FailedPreconditionError("Commit was called before on this handle");
     }
     reserved_->checksums = Summarize(memory(), granule_bytes_, copier_);
     const uint32_t crc = reserved_->checksums.whole_crc32c;
-    absl::Status status;
     if (expected_crc32c.has_value() && *expected_crc32c != crc) {
-      status = absl::DataLossError(
+      return absl::DataLossError(
           absl::StrCat("the value's crc32c is ", crc, ", expected ", *expected_crc32c));
-    } else {
-      status = store_->Commit(reserved_);
     }
-    Abandon();
-    return status;
+    return store_->Commit(reserved_, done);
   }
 
- private:
   void Abandon() {
     if (reserved_ != nullptr) store_->Abandon(reserved_->slot);
     reserved_.reset();
@@ -60,52 +65,87 @@ class PutHandleImpl final : public PutHandle {
 
 class GetHandleImpl final : public GetHandle {
  public:
-  GetHandleImpl(HandleOwner* store, Object* object)
+  GetHandleImpl(HandleOwner* store, Object* object, std::span<const std::byte> memory)
       : store_(store),
         object_(object),
-        memory_(store->Map(*object)),
-        copier_(memory_.size(), object->checksums.granule_bytes) {}
+        tier_(memory.empty() ? TierId::kNvme : TierId::kHost),
+        memory_(memory),
+        copier_(object->meta.bytes, object->checksums.granule_bytes) {}
   ~GetHandleImpl() override { store_->Close(object_); }
   GetHandleImpl(const GetHandleImpl&) = delete;
   GetHandleImpl& operator=(const GetHandleImpl&) = delete;
 
   const ObjectMeta& meta() const override { return object_->meta; }
-  TierId tier() const override { return object_->tier; }
+  TierId tier() const override { return tier_; }
   uint32_t crc32c() const override { return object_->checksums.whole_crc32c; }
+  bool loaded() const override { return !memory_.empty(); }
   std::span<const std::byte> memory() const override { return memory_; }
+  std::span<const std::byte> Bytes(const page::Extent& extent) const override {
+    return memory_.subspan(extent.offset - offset_, extent.bytes);
+  }
+
+  void Load(const page::ObjectRange& range, absl::Time deadline, LoadDone done) override {
+    absl::Status status = CheckRange(range);
+    if (!status.ok() || loaded()) return std::move(done)(std::move(status));
+    uint64_t begin = UINT64_MAX, end = 0;
+    ForEachExtentOf(range, [&](const page::Extent& extent) {
+      begin = std::min<uint64_t>(begin, extent.offset);
+      end = std::max<uint64_t>(end, extent.offset + extent.bytes);
+    });
+    const uint64_t aligned = begin / tier::kReadAlignment * tier::kReadAlignment;
+    store_->Load(object_, aligned, end - aligned, deadline,
+                 [this, begin, aligned, bytes = end - begin,
+                  done = std::move(done)](absl::StatusOr<Staging::Buffer> read) mutable {
+                   if (!read.ok()) return std::move(done)(read.status());
+                   buffer_ = *std::move(read);
+                   offset_ = begin;
+                   memory_ = buffer_.memory().subspan(begin - aligned, bytes);
+                   std::move(done)(absl::OkStatus());
+                 });
+  }
 
   absl::Status Verify(const page::ObjectRange& range) override {
-    const page::ObjectLayout& layout = object_->meta.layout;
-    if (!range.whole() && !page::RangeBytes(layout, range).has_value()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("heads from ", range.head_begin, ", ", range.head_count,
-                       " of them, are not in the object, which has ", layout.num_kv_heads,
-                       " KV heads (0: opaque, only the whole object is a range)"));
-    }
+    VARVE_RETURN_IF_ERROR(CheckRange(range));
     std::optional<size_t> corrupt;
-    const auto check = [&](const page::Extent& extent) {
-      if (!corrupt) corrupt = FirstCorruptGranule(object_->checksums, extent, memory_, copier_);
-    };
-    if (range.whole()) {
-      check({0, memory_.size()});
-    } else {
-      page::ForEachExtent(layout, range, check);
-    }
+    ForEachExtentOf(range, [&](const page::Extent& extent) {
+      if (!corrupt) {
+        corrupt = FirstCorruptGranule(object_->checksums, extent, memory_, offset_, copier_);
+      }
+    });
     if (!corrupt.has_value()) return absl::OkStatus();
-    store_->DropCorrupt(object_);
+    store_->DropCorrupt(object_, tier_);
     return absl::DataLossError(absl::StrCat("object ", object_->key.key.ToHex(),
                                             ": checksum of granule ", *corrupt,
                                             " does not match; the object was dropped"));
   }
 
-  void CopyTo(uint64_t offset, void* bytes, size_t count) override {
-    copier_.Copy(offset, bytes, memory_.data() + offset, count, page::CopyMode::kCache);
+  void CopyTo(void* to, const void* from, size_t count) override {
+    const auto at = static_cast<const std::byte*>(from) - memory_.data();
+    copier_.Copy(offset_ + static_cast<size_t>(at), to, from, count, page::CopyMode::kCache);
   }
 
  private:
+  absl::Status CheckRange(const page::ObjectRange& range) const {
+    const page::ObjectLayout& layout = object_->meta.layout;
+    if (range.whole() || page::RangeBytes(layout, range).has_value()) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("heads from ", range.head_begin, ", ", range.head_count,
+                     " of them, are not in the object, which has ", layout.num_kv_heads,
+                     " KV heads (0: opaque, only the whole object is a range)"));
+  }
+
+  template <typename Fn>
+  void ForEachExtentOf(const page::ObjectRange& range, Fn&& fn) const {
+    if (range.whole()) return fn(page::Extent{0, object_->meta.bytes});
+    page::ForEachExtent(object_->meta.layout, range, fn);
+  }
+
   HandleOwner* const store_;
   Object* const object_;
-  const std::span<const std::byte> memory_;
+  const TierId tier_;
+  Staging::Buffer buffer_;  // of what was read from disk
+  size_t offset_ = 0;       // of memory_ in the object
+  std::span<const std::byte> memory_;
   GranuleCopier copier_;
 };
 
@@ -115,8 +155,9 @@ std::unique_ptr<PutHandle> MakePutHandle(HandleOwner* store, std::unique_ptr<Obj
   return std::make_unique<PutHandleImpl>(store, std::move(reserved));
 }
 
-std::unique_ptr<GetHandle> MakeGetHandle(HandleOwner* store, Object* object) {
-  return std::make_unique<GetHandleImpl>(store, object);
+std::unique_ptr<GetHandle> MakeGetHandle(HandleOwner* store, Object* object,
+                                         std::span<const std::byte> memory) {
+  return std::make_unique<GetHandleImpl>(store, object, memory);
 }
 
 }  // namespace varve::store

@@ -3,99 +3,55 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/log.h"
-#include "kvstore/base/mutex.h"
 #include "kvstore/base/status.h"
 #include "kvstore/page/codec/codec.h"
 #include "kvstore/store/eviction_policy.h"
-#include "kvstore/store/miss_memory.h"
-#include "kvstore/store/object_index.h"
-#include "kvstore/store/page_handles.h"
-#include "kvstore/store/window.h"
+#include "kvstore/store/page_store_impl.h"
 
 namespace varve::store {
 namespace {
 
 // How much is done under one lock, so that nobody waits long behind a batch.
-constexpr uint32_t kEvictionSteps = 256;
 constexpr size_t kHoldsPerLock = 128;
 constexpr size_t kPinsPerLock = 1024;
 constexpr size_t kRowsPerLock = 256;
 
+// Of host memory and disk together, as far as uses are told apart.
+constexpr uint64_t kSketchObjectBytes = 256 << 10;
+
 uint64_t KeyHash(const FullKey& key) { return absl::Hash<FullKey>()(key); }
 
-class PageStoreImpl final : public PageStore, private HandleOwner {
- public:
-  PageStoreImpl(tier::Tier* host, const PageStoreOptions& options,
-                std::unique_ptr<EvictionPolicy> policy, const base::Clock* clock)
-      : host_(host),
-        options_(options),
-        clock_(clock),
-        low_bytes_(static_cast<uint64_t>(options.low_watermark *
-                                         static_cast<double>(host->capacity_bytes()))),
-        high_bytes_(static_cast<uint64_t>(options.high_watermark *
-                                          static_cast<double>(host->capacity_bytes()))),
-        index_(std::move(policy)),
-        misses_(options.evicted_memory) {}
+uint64_t SketchKeys(const tier::Tier& host, const std::optional<DiskOptions>& disk) {
+  if (!disk.has_value()) return 0;
+  return (host.capacity_bytes() + disk->log->Usage().usable_bytes) / kSketchObjectBytes;
+}
 
-  absl::StatusOr<NamespaceId> InternNamespace(std::string_view name) override;
-  absl::StatusOr<std::unique_ptr<PutHandle>> Reserve(NamespaceId ns, const page::ObjectKey& key,
-                                                     const ObjectMeta& meta) override;
-  std::unique_ptr<GetHandle> Acquire(NamespaceId ns, const page::ObjectKey& key,
-                                     Miss* miss) override;
-  bool Exists(NamespaceId ns, const page::ObjectKey& key) const override;
-  bool Remove(NamespaceId ns, const page::ObjectKey& key, bool force) override;
-  bool Pin(NamespaceId ns, const page::ObjectKey& key, uint64_t owner, absl::Duration ttl) override;
-  bool Unpin(NamespaceId ns, const page::ObjectKey& key, uint64_t owner) override;
-  void UnpinAll(uint64_t owner) override;
-  void Hold(NamespaceId ns, std::span<const std::string> block_hashes) override;
-  void Release(NamespaceId ns, std::span<const std::string> block_hashes) override;
-  std::vector<ObjectRow> List(NamespaceId ns, std::string_view prefix, std::string_view after,
-                              size_t limit) const override;
-  absl::StatusOr<EvictedMatching> EvictMatching(std::string_view ns_name,
-                                                std::string_view prefix) override;
-  PageStoreUsage Usage() const override;
+uint64_t Share(double watermark, uint64_t bytes) {
+  return static_cast<uint64_t>(watermark * static_cast<double>(bytes));
+}
 
- private:
-  // ---- HandleOwner
-  absl::Status Commit(std::unique_ptr<Object>& reserved) override;
-  void Abandon(const tier::Slot& slot) override { host_->Free(slot); }
-  std::span<std::byte> Map(const Object& object) override { return host_->Map(object.slot); }
-  void Close(Object* object) override;
-  void DropCorrupt(Object* object) override;
+}  // namespace
 
-  absl::Status Validate(const ObjectMeta& meta) const;
-  absl::StatusOr<tier::Slot> ReserveSlot(uint64_t bytes);
-  // For what fits no hole: evicts the least that makes one, or nothing. O(objects) under the lock.
-  absl::StatusOr<tier::Slot> ReserveWindow(uint64_t bytes);
-  absl::StatusOr<tier::Slot> ReserveWindow(uint64_t bytes,
-                                           std::vector<ObjectIndex::Evicted>& evicted);
-  // Evicts until no more than used_bytes of the tier are used; answers how many objects.
-  size_t EvictTo(uint64_t used_bytes);
-  // True: there is more to do.
-  bool EvictSome(uint64_t used_bytes, std::vector<ObjectIndex::Evicted>& evicted);
-  void FreeEvictedLocked(const ObjectIndex::Evicted& victim,
-                         std::vector<ObjectIndex::Evicted>& evicted)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void ReportEvicted(const std::vector<ObjectIndex::Evicted>& evicted) const;
-  absl::Status NoRoomLocked(uint64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-
-  tier::Tier* const host_;
-  const PageStoreOptions options_;
-  const base::Clock* const clock_;
-  const uint64_t low_bytes_;
-  const uint64_t high_bytes_;
-
-  // The tier's own lock is taken inside this one, never the other way round.
-  mutable base::Mutex mutex_;
-  mutable ObjectIndex index_ ABSL_GUARDED_BY(mutex_);  // soft pins expire when somebody looks
-  MissMemory misses_ ABSL_GUARDED_BY(mutex_);
-  absl::flat_hash_map<std::string, NamespaceId> namespaces_ ABSL_GUARDED_BY(mutex_);
-  EvictionCounters eviction_ ABSL_GUARDED_BY(mutex_);
-  uint64_t checksum_failures_ ABSL_GUARDED_BY(mutex_) = 0;
-};
+PageStoreImpl::PageStoreImpl(tier::Tier* host, const PageStoreOptions& options,
+                             std::unique_ptr<EvictionPolicy> host_policy,
+                             std::unique_ptr<EvictionPolicy> disk_policy, const base::Clock* clock)
+    : host_(host),
+      options_(options),
+      clock_(clock),
+      low_bytes_(Share(options.low_watermark, host->capacity_bytes())),
+      high_bytes_(Share(options.high_watermark, host->capacity_bytes())),
+      index_(std::move(host_policy), std::move(disk_policy)),
+      misses_(options.evicted_memory),
+      uses_(SketchKeys(*host, options.disk)) {
+  if (!has_disk()) return;
+  journal_ = std::make_unique<LogJournal>(
+      options.disk->log,
+      options.disk->durability == Durability::kNvmeSync ? tier::Sync::kYes : tier::Sync::kNo);
+  staging_ = std::make_unique<Staging>(options.disk->staging);
+  disk_usable_ = true;
+}
 
 // ---- writing
 
@@ -135,117 +91,47 @@ absl::StatusOr<std::unique_ptr<PutHandle>> PageStoreImpl::Reserve(NamespaceId ns
   return MakePutHandle(this, std::move(object));
 }
 
-absl::StatusOr<tier::Slot> PageStoreImpl::ReserveSlot(uint64_t bytes) {
-  for (;;) {
-    absl::StatusOr<tier::Slot> slot = host_->Reserve(bytes);
-    const uint64_t used = host_->Usage().used_bytes;
-    if (slot.ok()) {
-      if (used > high_bytes_) EvictTo(low_bytes_);
-      return slot;
+absl::Status PageStoreImpl::Commit(std::unique_ptr<Object>& reserved, PutHandle::CommitDone& done) {
+  bool wait = false;
+  std::vector<Left> left;
+  {
+    base::MutexLock lock(mutex_);
+    Object* object = index_.Publish(reserved, clock_->Now());
+    if (object == nullptr) {
+      return absl::AlreadyExistsError("another writer stored the object first");
     }
-    if (!absl::IsResourceExhausted(slot.status())) return slot;
-    {
-      // What eviction cannot make possible must not cost the cache its content.
-      base::MutexLock lock(mutex_);
-      index_.ExpirePins(clock_->Now());
-      const uint64_t evictable = index_.slot_bytes() - index_.guarded_bytes();
-      const uint64_t free = host_->capacity_bytes() - used;
-      if (evictable == 0 || evictable + free < bytes) return NoRoomLocked(bytes);
-    }
-    if (EvictTo(std::min(low_bytes_, host_->capacity_bytes() - bytes)) == 0) {
-      return ReserveWindow(bytes);
+    misses_.Forget(object->identity);
+    if (has_disk() && options_.disk->durability != Durability::kMemory) {
+      wait = options_.disk->durability == Durability::kNvmeSync;
+      if (wait) durable_waiters_[object].push_back(std::move(done));
+      QueueWriteLocked(object, /*demote=*/false);
+      PumpWritesLocked(left);
     }
   }
-}
-
-absl::StatusOr<tier::Slot> PageStoreImpl::ReserveWindow(uint64_t bytes) {
-  std::vector<ObjectIndex::Evicted> evicted;
-  absl::StatusOr<tier::Slot> slot = ReserveWindow(bytes, evicted);
-  ReportEvicted(evicted);
-  return slot;
-}
-
-absl::StatusOr<tier::Slot> PageStoreImpl::ReserveWindow(
-    uint64_t bytes, std::vector<ObjectIndex::Evicted>& evicted) {
-  base::MutexLock lock(mutex_);
-  // Again only when another writer takes one of the holes meanwhile.
-  for (;;) {
-    absl::StatusOr<tier::Slot> slot = host_->Reserve(bytes);
-    if (slot.ok()) return slot;
-    std::vector<Piece> pieces;
-    for (const tier::Tier::Extent& hole : host_->Holes()) {
-      pieces.push_back({hole.offset, hole.bytes, nullptr});
-    }
-    index_.ForEachEvictable([&](Object& object) {
-      pieces.push_back({object.slot.offset, object.slot.extent_bytes, &object});
-    });
-    const std::span<const Piece> window = CheapestWindow(pieces, bytes);
-    if (window.empty()) return NoRoomLocked(bytes);
-    for (const Piece& piece : window) {
-      if (piece.object != nullptr) FreeEvictedLocked(index_.Evict(piece.object), evicted);
-    }
-  }
-}
-
-absl::Status PageStoreImpl::NoRoomLocked(uint64_t bytes) const {
-  const tier::TierUsage usage = host_->Usage();
-  return absl::ResourceExhaustedError(absl::StrCat(
-      "no room for ", bytes, " bytes: of ", usage.capacity_bytes, " bytes ", usage.used_bytes,
-      " are used, ", index_.guarded_bytes(),
-      " of them by objects that are pinned, held by an attached context or being read; the "
-      "largest hole has ",
-      usage.largest_free_bytes, " bytes"));
-}
-
-void PageStoreImpl::FreeEvictedLocked(const ObjectIndex::Evicted& victim,
-                                      std::vector<ObjectIndex::Evicted>& evicted) {
-  // Freed under the lock: whoever then finds nothing to evict finds the room.
-  host_->Free(victim.slot);
-  misses_.Remember(victim.identity, MissReason::kEvicted);
-  ++eviction_.evicted_objects;
-  eviction_.evicted_bytes += victim.bytes;
-  eviction_.last_evicted_idle_seconds = absl::ToDoubleSeconds(clock_->Now() - victim.last_use);
-  evicted.push_back(victim);
-}
-
-void PageStoreImpl::ReportEvicted(const std::vector<ObjectIndex::Evicted>& evicted) const {
-  if (!options_.on_evicted) return;
-  const absl::Time now = clock_->Now();
-  for (const ObjectIndex::Evicted& e : evicted) {
-    options_.on_evicted(e.bytes, absl::ToDoubleSeconds(now - e.last_use));
-  }
-}
-
-bool PageStoreImpl::EvictSome(uint64_t used_bytes, std::vector<ObjectIndex::Evicted>& evicted) {
-  base::MutexLock lock(mutex_);
-  index_.ExpirePins(clock_->Now());
-  uint32_t steps = kEvictionSteps;
-  // Looked up each time: others evict, and give space back, too.
-  while (host_->Usage().used_bytes > used_bytes) {
-    const std::optional<ObjectIndex::Evicted> victim = index_.EvictNext(steps);
-    if (!victim.has_value()) return steps == 0;
-    FreeEvictedLocked(*victim, evicted);
-  }
-  return false;
-}
-
-size_t PageStoreImpl::EvictTo(uint64_t used_bytes) {
-  size_t count = 0;
-  for (bool more = true; more;) {
-    std::vector<ObjectIndex::Evicted> evicted;
-    more = EvictSome(used_bytes, evicted);
-    ReportEvicted(evicted);
-    count += evicted.size();
-  }
-  return count;
-}
-
-absl::Status PageStoreImpl::Commit(std::unique_ptr<Object>& reserved) {
-  base::MutexLock lock(mutex_);
-  const Object* object = index_.Publish(reserved, clock_->Now());
-  if (object == nullptr) return absl::AlreadyExistsError("another writer stored the object first");
-  misses_.Forget(object->identity);
+  ReportLeft(left);
+  if (!wait) std::move(done)(absl::OkStatus());
   return absl::OkStatus();
+}
+
+void PageStoreImpl::Abandon(const tier::Slot& slot) {
+  {
+    base::MutexLock lock(mutex_);
+    host_->Free(slot);
+  }
+  WakeRoomWaiters();
+}
+
+void PageStoreImpl::AwaitDurable(NamespaceId ns, const page::ObjectKey& key,
+                                 PutHandle::CommitDone done) {
+  if (has_disk() && options_.disk->durability == Durability::kNvmeSync) {
+    base::MutexLock lock(mutex_);
+    const Object* object = index_.Find(FullKey{ns, key});
+    if (object != nullptr && object->writing) {
+      durable_waiters_[object].push_back(std::move(done));
+      return;
+    }
+  }
+  std::move(done)(absl::OkStatus());
 }
 
 // ---- reading
@@ -254,36 +140,57 @@ std::unique_ptr<GetHandle> PageStoreImpl::Acquire(NamespaceId ns, const page::Ob
                                                   Miss* miss) {
   const FullKey full{ns, key};
   Object* object = nullptr;
+  tier::Slot slot;
   {
     base::MutexLock lock(mutex_);
     object = index_.Find(full);
     if (object != nullptr) {
       index_.Open(object, clock_->Now());
+      slot = object->slot;
+      if (has_disk()) {
+        uses_.Add(object->identity);
+        if (slot.bytes == 0) QueuePromotionLocked(object, MoveCause::kPromote);
+      }
     } else if (miss != nullptr) {
       miss->reason = misses_.Find(KeyHash(full)).value_or(MissReason::kNeverStored);
     }
   }
   if (object == nullptr) return nullptr;
-  return MakeGetHandle(this, object);
+  return MakeGetHandle(this, object,
+                       slot.bytes > 0 ? host_->Map(slot) : std::span<const std::byte>());
+}
+
+void PageStoreImpl::FreeSlotLocked(const tier::Slot& slot) {
+  if (slot.bytes > 0) host_->Free(slot);
+}
+
+void PageStoreImpl::FreeLocked(const ObjectIndex::Freed& freed) {
+  FreeSlotLocked(freed.slot);
+  if (freed.record != 0) {
+    log().Erase(std::span(&freed.record, 1), tier::Sync::kNo, [](const absl::Status&) {});
+  }
+}
+
+void PageStoreImpl::CloseLocked(Object* object) {
+  if (const std::optional<tier::Slot> slot = index_.Close(object)) FreeSlotLocked(*slot);
 }
 
 void PageStoreImpl::Close(Object* object) {
-  std::optional<tier::Slot> slot;
   {
     base::MutexLock lock(mutex_);
-    slot = index_.Close(object);
+    CloseLocked(object);
   }
-  if (slot.has_value()) host_->Free(*slot);
+  WakeRoomWaiters();
 }
 
-void PageStoreImpl::DropCorrupt(Object* object) {
+void PageStoreImpl::DropCorrupt(Object* object, TierId tier) {
   {
     base::MutexLock lock(mutex_);
     // Another reader may have found it first.
     if (object->state == ObjectState::kGone) return;
-    index_.Drop(object);
     misses_.Remember(object->identity, MissReason::kCorrupt);
-    ++checksum_failures_;
+    ++checksum_failures_[tier];
+    FreeLocked(index_.Drop(object));
   }
   base::LogError("dropped object ", object->key.key.ToHex(),
                  ": its bytes do not match its checksum");
@@ -295,18 +202,30 @@ bool PageStoreImpl::Exists(NamespaceId ns, const page::ObjectKey& key) const {
 }
 
 bool PageStoreImpl::Remove(NamespaceId ns, const page::ObjectKey& key, bool force) {
-  std::optional<tier::Slot> slot;
   {
     base::MutexLock lock(mutex_);
     index_.ExpirePins(clock_->Now());
     Object* object = index_.Find(FullKey{ns, key});
     if (object == nullptr) return false;
-    const bool held = object->group != nullptr && object->group->holds > 0;
-    if (!force && (held || !object->pins.empty())) return false;
-    slot = index_.Drop(object);
+    if (!force && (object->held() || !object->pins.empty())) return false;
+    const tier::RecordId written = object->record_written;
+    ObjectIndex::Freed freed = index_.Drop(object);
+    if (freed.record == 0) freed.record = written;
+    if (freed.record != 0 && options_.disk->durability == Durability::kNvmeSync) {
+      EraseForGoodLocked(std::exchange(freed.record, 0));
+    }
+    FreeLocked(freed);
   }
-  if (slot.has_value()) host_->Free(*slot);
+  WakeRoomWaiters();
   return true;
+}
+
+void PageStoreImpl::AwaitRemoved(PutHandle::CommitDone done) {
+  {
+    base::MutexLock lock(mutex_);
+    if (erasing_ > 0) return removed_waiters_.push_back(std::move(done));
+  }
+  std::move(done)(absl::OkStatus());
 }
 
 // ---- pins and holds
@@ -365,7 +284,14 @@ absl::StatusOr<NamespaceId> PageStoreImpl::InternNamespace(std::string_view name
                      " namespaces since it started, and allows no more; use one of them"));
   }
   const auto next = static_cast<NamespaceId>(namespaces_.size() + 1);
-  return namespaces_.try_emplace(std::string(name), next).first->second;
+  const auto [found, is_new] = namespaces_.try_emplace(std::string(name), next);
+  if (is_new) namespace_names_.emplace_back(name);
+  return found->second;
+}
+
+std::string PageStoreImpl::NamespaceName(NamespaceId ns) const {
+  base::MutexLock lock(mutex_);
+  return namespace_names_.at(ns - 1);
 }
 
 std::vector<ObjectRow> PageStoreImpl::List(NamespaceId ns, std::string_view prefix,
@@ -378,7 +304,7 @@ std::vector<ObjectRow> PageStoreImpl::List(NamespaceId ns, std::string_view pref
     base::MutexLock lock(mutex_);
     index_.Scan(ns, prefix, from, [&](const Object& object) {
       if (rows.size() == stop) return false;
-      rows.push_back({object.key.key, object.meta, object.tier, object.pin_count(),
+      rows.push_back({object.key.key, object.meta, object.tier(), object.pin_count(),
                       object.checksums.whole_crc32c});
       return true;
     });
@@ -388,46 +314,6 @@ std::vector<ObjectRow> PageStoreImpl::List(NamespaceId ns, std::string_view pref
   return rows;
 }
 
-absl::StatusOr<EvictedMatching> PageStoreImpl::EvictMatching(std::string_view ns_name,
-                                                             std::string_view prefix) {
-  NamespaceId ns = 0;
-  {
-    base::MutexLock lock(mutex_);
-    const auto found = namespaces_.find(std::string(ns_name));
-    if (found == namespaces_.end()) {
-      return absl::NotFoundError(
-          absl::StrCat("no session has used the namespace ", base::Quoted(std::string(ns_name))));
-    }
-    ns = found->second;
-  }
-  EvictedMatching matching;
-  std::string from;
-  for (bool more = true; more;) {
-    std::vector<ObjectIndex::Evicted> evicted;
-    {
-      base::MutexLock lock(mutex_);
-      index_.ExpirePins(clock_->Now());
-      std::vector<Object*> objects;
-      index_.Scan(ns, prefix, from, [&](Object& object) {
-        objects.push_back(&object);
-        return objects.size() < kRowsPerLock;
-      });
-      more = objects.size() == kRowsPerLock;
-      if (more) from = objects.back()->key.key.bytes();
-      for (Object* object : objects) {
-        if (object->state == ObjectState::kResident && !object->guarded()) {
-          FreeEvictedLocked(index_.Evict(object), evicted);
-        } else {
-          ++matching.kept;
-        }
-      }
-    }
-    for (const ObjectIndex::Evicted& e : evicted) matching.bytes += e.bytes;
-    matching.objects += evicted.size();
-  }
-  return matching;
-}
-
 PageStoreUsage PageStoreImpl::Usage() const {
   PageStoreUsage usage;
   base::MutexLock lock(mutex_);
@@ -435,10 +321,54 @@ PageStoreUsage PageStoreImpl::Usage() const {
   usage.host = host_->Usage();
   usage.objects = index_.objects();
   usage.object_bytes = index_.object_bytes();
-  usage.pinned_bytes = index_.guarded_bytes();
-  usage.eviction = eviction_;
-  usage.checksum_failures = checksum_failures_;
+  usage.host_objects = index_.tier_objects(TierId::kHost);
+  usage.pinned_bytes = index_.guarded_bytes(TierId::kHost);
+  usage.eviction = eviction_[TierId::kHost];
+  usage.checksum_failures = checksum_failures_[TierId::kHost];
+  if (!has_disk()) return usage;
+  usage.disk = PageStoreUsage::Disk{.log = log().Usage(),
+                                    .objects = index_.tier_objects(TierId::kNvme),
+                                    .pinned_bytes = index_.guarded_bytes(TierId::kNvme),
+                                    .eviction = eviction_[TierId::kNvme],
+                                    .checksum_failures = checksum_failures_[TierId::kNvme],
+                                    .queued_objects = queued_objects_,
+                                    .queued_bytes = queued_bytes_,
+                                    .promoting_objects = promotions_.size() + promotions_reading_,
+                                    .read_errors = read_errors_,
+                                    .lost_notes = journal_->lost_notes(),
+                                    .recovered_objects = recovered_objects_,
+                                    .recovery_seconds = recovery_seconds_};
   return usage;
+}
+
+// ---- making one
+
+namespace {
+
+// Written so that NaN fails too.
+absl::Status CheckWatermarks(const char* tier, double low, double high) {
+  if (low > 0 && low <= high && high <= 1) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("watermarks of the ", tier, " tier are low ", low,
+                                                 " and high ", high,
+                                                 ", allowed: 0 < low <= high <= 1"));
+}
+
+absl::Status CheckOptions(const PageStoreOptions& options) {
+  VARVE_RETURN_IF_ERROR(CheckWatermarks("host", options.low_watermark, options.high_watermark));
+  if (options.max_object_bytes == 0) {
+    return absl::InvalidArgumentError("max_object_bytes is 0, allowed: at least 1");
+  }
+  if (!options.disk.has_value()) return absl::OkStatus();
+  const DiskOptions& disk = *options.disk;
+  VARVE_RETURN_IF_ERROR(CheckWatermarks("nvme", disk.low_watermark, disk.high_watermark));
+  // What is read begins and ends at multiples of the alignment.
+  const uint64_t needed = options.max_object_bytes + 2 * tier::kReadAlignment;
+  if (disk.staging->capacity_bytes() < needed) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("staging memory of ", disk.staging->capacity_bytes(),
+                     " bytes, allowed: at least ", needed, " for the largest object"));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -447,17 +377,17 @@ absl::StatusOr<std::unique_ptr<PageStore>> PageStore::Create(tier::Tier* host,
                                                              const PageStoreOptions& options,
                                                              const base::Clock* clock) {
   VARVE_ASSIGN_OR_RETURN(const EvictionPolicyRow* row, EvictionPolicies().Find(options.eviction));
-  // Written so that NaN fails too.
-  if (!(options.low_watermark > 0 && options.low_watermark <= options.high_watermark &&
-        options.high_watermark <= 1)) {
-    return absl::InvalidArgumentError(absl::StrCat("watermarks are low ", options.low_watermark,
-                                                   " and high ", options.high_watermark,
-                                                   ", allowed: 0 < low <= high <= 1"));
+  VARVE_RETURN_IF_ERROR(CheckOptions(options));
+  std::unique_ptr<EvictionPolicy> disk_policy;
+  if (options.disk.has_value()) {
+    VARVE_ASSIGN_OR_RETURN(const EvictionPolicyRow* disk_row,
+                           EvictionPolicies().Find(options.disk->eviction));
+    disk_policy = disk_row->create();
   }
-  if (options.max_object_bytes == 0) {
-    return absl::InvalidArgumentError("max_object_bytes is 0, allowed: at least 1");
-  }
-  return std::make_unique<PageStoreImpl>(host, options, row->create(), clock);
+  auto store =
+      std::make_unique<PageStoreImpl>(host, options, row->create(), std::move(disk_policy), clock);
+  if (options.disk.has_value()) VARVE_RETURN_IF_ERROR(store->Recover());
+  return store;
 }
 
 }  // namespace varve::store

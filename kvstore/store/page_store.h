@@ -19,12 +19,16 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "kvstore/base/clock.h"
+#include "kvstore/base/executor.h"
 #include "kvstore/page/geometry.h"
 #include "kvstore/page/object_key.h"
+#include "kvstore/store/journal.h"
+#include "kvstore/tier/record_log.h"
 #include "kvstore/tier/tier.h"
 
 namespace varve::store {
@@ -50,6 +54,8 @@ struct ObjectMeta {
 // A reserved object being filled. Destroying it without Commit gives the space back.
 class PutHandle {
  public:
+  using CommitDone = absl::AnyInvocable<void(absl::Status) &&>;
+
   virtual ~PutHandle() = default;
   // Where the value goes, meta.bytes long: for a device. What the processor copies is better given
   // to CopyFrom.
@@ -60,27 +66,41 @@ class PutHandle {
   // Whether Commit need not read anything.
   virtual bool checksummed() const = 0;
   // Computes the checksum, compares it with `expected` when given, and makes the object visible.
-  // DATA_LOSS when the checksum differs, ALREADY_EXISTS when another writer was first; in both
-  // cases the space is given back. Unless checksummed() it reads: call it off the transport
+  // done: when it is as durable as the store promises, before Commit returns or later on a thread
+  // of the disk. DATA_LOSS when the checksum differs, ALREADY_EXISTS when another writer was first;
+  // in both cases the space is given back. Unless checksummed() it reads: call it off the transport
   // threads.
-  virtual absl::Status Commit(std::optional<uint32_t> expected_crc32c) = 0;
+  virtual void Commit(std::optional<uint32_t> expected_crc32c, CommitDone done) = 0;
 };
 
 // A pinned object being read.
 class GetHandle {
  public:
+  using LoadDone = absl::AnyInvocable<void(absl::Status) &&>;
+
   virtual ~GetHandle() = default;
   virtual const ObjectMeta& meta() const = 0;
+  // Where it is read from.
   virtual TierId tier() const = 0;
   virtual uint32_t crc32c() const = 0;
+  // Whether its bytes are in memory: from the start for host memory, else after Load.
+  virtual bool loaded() const = 0;
+  // Brings the range into memory; done here when it is there already, else on a thread of the disk
+  // or of Tick. Once at most, and the handle must live until done. INVALID_ARGUMENT for a range
+  // that is not in the object, NOT_FOUND when it was removed meanwhile, DATA_LOSS when the disk
+  // failed (the object has been dropped), DEADLINE_EXCEEDED when the disk has not answered by then.
+  virtual void Load(const page::ObjectRange& range, absl::Time deadline, LoadDone done) = 0;
+  // The whole object. REQUIRES: loaded, all of it.
   virtual std::span<const std::byte> memory() const = 0;
-  // Checks the bytes of the range against the checksums taken at Commit (granules: one part of one
-  // head; 64 KiB for opaque objects). On DATA_LOSS the object has been dropped and counted.
+  // Bytes of the loaded range.
+  virtual std::span<const std::byte> Bytes(const page::Extent& extent) const = 0;
+  // Checks the bytes of the loaded range, or of a part of it, against the checksums taken at Commit
+  // (granules: one part of one head; 64 KiB for opaque objects). On DATA_LOSS the object has been
+  // dropped and counted.
   virtual absl::Status Verify(const page::ObjectRange& range) = 0;
-  // Copies from memory() + offset and computes the checksums in the same pass: Verify then tells
-  // whether the copy is good, and need not read granules copied front to back. REQUIRES: it is in
-  // the object.
-  virtual void CopyTo(uint64_t offset, void* bytes, size_t count) = 0;
+  // Copies from Bytes() and computes the checksums in the same pass: Verify then tells whether the
+  // copy is good, and need not read granules copied front to back.
+  virtual void CopyTo(void* to, const void* from, size_t count) = 0;
 };
 
 struct Miss {
@@ -95,7 +115,8 @@ struct ObjectRow {
   uint32_t crc32c = 0;
 };
 
-struct EvictionCounters {  // monotonic
+// Objects that left the store to make room. Monotonic.
+struct EvictionCounters {
   uint64_t evicted_objects = 0;
   uint64_t evicted_bytes = 0;
   double last_evicted_idle_seconds = 0;
@@ -109,11 +130,52 @@ struct EvictedMatching {
 
 struct PageStoreUsage {
   tier::TierUsage host;
-  uint64_t objects = 0;
-  uint64_t object_bytes = 0;
-  uint64_t pinned_bytes = 0;  // used by objects with pins, holds or open handles
+  uint64_t objects = 0;       // each once, wherever it is
+  uint64_t object_bytes = 0;  // likewise
+  uint64_t host_objects = 0;
+  uint64_t pinned_bytes = 0;  // of host memory, by objects with pins or open handles
   EvictionCounters eviction;
-  uint64_t checksum_failures = 0;
+  uint64_t checksum_failures = 0;  // in host memory
+
+  struct Disk {
+    tier::LogUsage log;
+    uint64_t objects = 0;
+    uint64_t pinned_bytes = 0;  // by objects with pins, holds or open handles
+    EvictionCounters eviction;  // from the disk, whether or not a copy in host memory remains
+    uint64_t checksum_failures = 0;
+    uint64_t queued_objects = 0;     // to be written
+    uint64_t queued_bytes = 0;       // likewise, those being written included
+    uint64_t promoting_objects = 0;  // to be read into host memory
+    uint64_t read_errors = 0;
+    uint64_t lost_notes = 0;  // of the journal: not written
+    uint64_t recovered_objects = 0;
+    double recovery_seconds = 0;
+  };
+  std::optional<Disk> disk;
+};
+
+// What an acknowledged Put means.
+enum class Durability : uint8_t {
+  kMemory,     // the object is in host memory; it is written to disk when it has to leave
+  kNvmeAsync,  // ... and is being written to disk: a crash loses what was put last
+  kNvmeSync,   // the object is on disk, and the device has said so
+};
+
+enum class MoveCause : uint8_t { kPut, kDemote, kPromote, kPrefetch, kDrain };
+
+// The disks under the host tier. Everything outlives the store.
+struct DiskOptions {
+  tier::RecordLog* log = nullptr;
+  // Memory for what is read for a Get and not kept: a tier of its own, aligned for the log's reads.
+  tier::Tier* staging = nullptr;
+  // Where promotions are checked and demotions go on: not a thread of the log.
+  base::Executor* executor = nullptr;
+  Durability durability = Durability::kMemory;
+  std::string eviction = "lru";
+  double low_watermark = 0.90;  // of what the log can use
+  double high_watermark = 0.95;
+  uint32_t promote_uses = 2;  // of an object on disk, before it returns to host memory; 0: never
+  uint64_t max_pending_bytes = 64 << 20;  // given to the log and not yet written
 };
 
 struct PageStoreOptions {
@@ -123,14 +185,18 @@ struct PageStoreOptions {
   uint32_t evicted_memory = 1 << 16;  // keys remembered to tell "evicted" from "never stored"
   uint64_t max_object_bytes = 64ull << 20;
   uint32_t max_namespaces = 1 << 16;
-  // Called for each object that was evicted to make room, outside locks: bytes and seconds since the
-  // last use (metrics).
-  std::function<void(uint64_t bytes, double idle_seconds)> on_evicted;
+  std::optional<DiskOptions> disk;
+  // For metrics; called outside locks.
+  // An object has left the tier, and the store unless another tier has it, to make room.
+  std::function<void(TierId tier, uint64_t bytes, double idle_seconds)> on_evicted;
+  // So many bytes were written to another tier.
+  std::function<void(TierId to, MoveCause cause, uint64_t bytes)> on_moved;
 };
 
 class PageStore {
  public:
-  // host must outlive the store. INVALID_ARGUMENT for unknown policies and watermarks out of order.
+  // host must outlive the store. With a disk: recovers what is on it. INVALID_ARGUMENT for unknown
+  // policies and watermarks out of order; or the log's error.
   static absl::StatusOr<std::unique_ptr<PageStore>> Create(tier::Tier* host,
                                                            const PageStoreOptions& options,
                                                            const base::Clock* clock);
@@ -138,21 +204,32 @@ class PageStore {
 
   // RESOURCE_EXHAUSTED over max_namespaces: ids are never given back.
   virtual absl::StatusOr<NamespaceId> InternNamespace(std::string_view name) = 0;
+  // Of an id that InternNamespace answered.
+  virtual std::string NamespaceName(NamespaceId ns) const = 0;
 
   // ALREADY_EXISTS when the key is resident; RESOURCE_EXHAUSTED when eviction cannot make room (the
-  // message says how much is pinned): the cache is then at most evicted to its low watermark. What
+  // message says how much is pinned): the cache is then at most evicted to its low watermark;
+  // UNAVAILABLE when objects are on their way to disk, and there will be room (AwaitRoom). What
   // fits no hole evicts the cheapest neighbours, whatever the policy says of them. INVALID_ARGUMENT
   // for sizes out of range, a layout that does not match, an unknown codec.
   virtual absl::StatusOr<std::unique_ptr<PutHandle>> Reserve(NamespaceId ns,
                                                              const page::ObjectKey& key,
                                                              const ObjectMeta& meta) = 0;
-  // A handle, or why not. Touches the eviction policy.
+  // After UNAVAILABLE: `done` on some thread, once, when some room was made, and at `deadline` at
+  // the latest.
+  virtual void AwaitRoom(absl::Time deadline, base::Task done) = 0;
+  // ALREADY_EXISTS was the answer: done when that object is as durable as the store promises.
+  virtual void AwaitDurable(NamespaceId ns, const page::ObjectKey& key,
+                            PutHandle::CommitDone done) = 0;
+  // A handle, or why not. Touches the eviction policies.
   virtual std::unique_ptr<GetHandle> Acquire(NamespaceId ns, const page::ObjectKey& key,
                                              Miss* miss) = 0;
 
   virtual bool Exists(NamespaceId ns, const page::ObjectKey& key) const = 0;
   // False: not stored, or pinned or held and not forced. Open handles keep their bytes.
   virtual bool Remove(NamespaceId ns, const page::ObjectKey& key, bool force) = 0;
+  // done when what was removed before is gone for good, as far as the store promises.
+  virtual void AwaitRemoved(PutHandle::CommitDone done) = 0;
 
   // Pins by owner (a session). Infinite ttl: a hard pin, counted, Unpin takes one back. Finite ttl:
   // a soft pin, one per object and owner, that lapses by itself; pinning again can only prolong it,
@@ -180,6 +257,16 @@ class PageStore {
   // namespace.
   virtual absl::StatusOr<EvictedMatching> EvictMatching(std::string_view ns_name,
                                                         std::string_view prefix) = 0;
+  // Begins to bring objects of the disk into host memory where there is room to be made; the rest
+  // of the keys is left out.
+  virtual void Prefetch(NamespaceId ns, std::span<const page::ObjectKey> keys) = 0;
+  // Looks after what waits for time. To be called now and then.
+  virtual void Tick() = 0;
+  // done when everything in host memory is on disk as well, or could not be written. Without a disk
+  // at once.
+  virtual void Flush(base::Task done) = 0;
+  // Null without a disk.
+  virtual Journal* journal() = 0;
   virtual PageStoreUsage Usage() const = 0;
 };
 

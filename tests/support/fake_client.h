@@ -27,6 +27,7 @@ struct FakeContext {
   std::vector<std::string> rows;  // by layer
   std::vector<uint32_t> digest_blocks;
   bool parked = false;
+  uint32_t others_attached = 0;
 };
 
 class FakeClient : public client::Client {
@@ -38,6 +39,8 @@ class FakeClient : public client::Client {
   void HoldPuts();
   void ReleasePuts();
   size_t held_puts() const;
+  uint64_t put_items() const;
+  uint64_t digest_rows() const;  // sent
   // The next calls fail so: counted in calls.
   void FailPuts(int calls, absl::Status status);
   void FailGets(int calls, absl::Status status);
@@ -63,6 +66,10 @@ class FakeClient : public client::Client {
   void Stop();
   // A store without anything, in a new session.
   void Restart();
+  // A store with all that it had, in a new session: contexts are parked and in a new epoch.
+  void RestartWithAll();
+  // Another session is attached to the context too.
+  void AttachAnother(const std::string& id);
 
   std::string lane() const override { return "fake"; }
   uint64_t session() const override;
@@ -153,6 +160,9 @@ class FakeClient : public client::Client {
   uint64_t get_calls_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t get_items_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t recall_calls_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint32_t next_epoch_ ABSL_GUARDED_BY(mutex_) = 1;
+  uint64_t put_items_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t digest_rows_ ABSL_GUARDED_BY(mutex_) = 0;
   std::thread thread_;
 };
 

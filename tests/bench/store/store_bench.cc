@@ -11,6 +11,7 @@
 #include "kvstore/recall/context_table.h"
 #include "kvstore/store/page_store.h"
 #include "kvstore/tier/host_tier.h"
+#include "tests/support/commit_now.h"
 
 namespace varve {
 namespace {
@@ -31,7 +32,7 @@ Stack MakeStack(uint64_t capacity_bytes, uint32_t threads) {
   stack.tier = *tier::HostTier::Create(
       {.capacity_bytes = capacity_bytes, .huge_pages = true, .slot_alignment_bytes = 64});
   stack.store = *store::PageStore::Create(stack.tier.get(), {}, &base::SystemClock::Get());
-  stack.table = recall::ContextTable::Create(stack.store.get(), {.threads = threads});
+  stack.table = *recall::ContextTable::Create(stack.store.get(), {.threads = threads});
   stack.ns = *stack.store->InternNamespace("bench");
   return stack;
 }
@@ -49,7 +50,7 @@ void PutAll(Stack& stack, const std::vector<std::string>& hashes, uint32_t layer
   for (const std::string& hash : hashes) {
     for (uint32_t layer = 0; layer < layers; ++layer) {
       auto put = stack.store->Reserve(stack.ns, *page::MakeObjectKey(hash, layer), {.bytes = 64});
-      (*put)->Commit(std::nullopt).IgnoreError();
+      store::CommitNow(**put, std::nullopt).IgnoreError();
     }
   }
 }
@@ -64,7 +65,7 @@ void BM_ReserveCommit(benchmark::State& state) {
         *page::MakeObjectKey(hashes[n % hashes.size()], static_cast<uint32_t>(n / hashes.size()));
     ++n;
     auto put = stack.store->Reserve(stack.ns, key, {.bytes = 256});
-    (*put)->Commit(std::nullopt).IgnoreError();
+    store::CommitNow(**put, std::nullopt).IgnoreError();
   }
   state.SetItemsProcessed(state.iterations());
   state.counters["evicted"] = static_cast<double>(stack.store->Usage().eviction.evicted_objects);

@@ -157,7 +157,8 @@ TEST_F(EverythingMovesTest, WhenAnEngineDecodes) {
                                            "varve_worker_rebuilt_contexts_total",
                                            "varve_worker_store_up"};
   EXPECT_EQ(Unmoved(before, after), elsewhere);
-  // Faults: store_faults_test. Evictions, expiries and refusals: the tests above.
+  // Faults: store_faults_test. Evictions, expiries and refusals: the tests above. Disks:
+  // store_nvme_test.
   const std::set<std::string> of_others = {"varve_build_info",
                                            "varve_admission_rejects_total",
                                            "varve_checksum_failures_total",
@@ -165,6 +166,18 @@ TEST_F(EverythingMovesTest, WhenAnEngineDecodes) {
                                            "varve_evicted_bytes_total",
                                            "varve_evicted_idle_seconds",
                                            "varve_miss_total",
+                                           "varve_move_queue_objects",
+                                           "varve_moved_bytes_total",
+                                           "varve_nvme_damaged_records_total",
+                                           "varve_nvme_directories",
+                                           "varve_nvme_io_bytes_total",
+                                           "varve_nvme_io_duration_seconds",
+                                           "varve_nvme_io_errors_total",
+                                           "varve_nvme_io_info",
+                                           "varve_nvme_live_bytes",
+                                           "varve_nvme_lost_notes_total",
+                                           "varve_nvme_reclaim_moved_bytes_total",
+                                           "varve_nvme_reclaimed_segments_total",
                                            "varve_tier_capacity_bytes",
                                            "varve_tier_fragmentation_ratio",
                                            "varve_transfer_errors_total"};

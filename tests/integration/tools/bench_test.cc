@@ -2,6 +2,9 @@
 #include <gmock/gmock.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <unistd.h>
+
+#include <filesystem>
 
 #include "absl/time/clock.h"
 #include "client/client.h"
@@ -89,6 +92,66 @@ TEST(Bench, Exists) {
   ExpectRow(results[0], "exists", {"ratio_grpc_echo"});
 }
 
+// A folder of its own, empty again at the end.
+class Nvme : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = ::testing::TempDir() + "varve-bench-" + std::to_string(getpid());
+    ASSERT_TRUE(std::filesystem::create_directory(folder_));
+  }
+  void TearDown() override {
+    EXPECT_TRUE(std::filesystem::is_empty(folder_));
+    std::filesystem::remove_all(folder_);
+  }
+  ToolResult Run(const std::string& flags) const {
+    return RunTool("varve-bench", "nvme --dir " + folder_ + kQuick + "--size 64MiB " + flags);
+  }
+
+  std::string folder_;
+};
+
+class NvmeIo : public Nvme, public ::testing::WithParamInterface<const char*> {};
+
+TEST_P(NvmeIo, WritesReadsAndAppends) {
+  const auto results = Results(Run("--depth 4 --io " + std::string(GetParam())));
+  const std::vector<std::pair<std::string, uint64_t>> rows = {{"nvme/write/small", 1 << 20},
+                                                              {"nvme/read/small", 128 << 10},
+                                                              {"nvme/write/huge", 1 << 20},
+                                                              {"nvme/read/huge", 128 << 10},
+                                                              {"nvme/append", 128 << 10}};
+  ASSERT_EQ(results.size(), rows.size());
+  for (size_t i = 0; i < results.size(); ++i) {
+    const auto& [op, value_bytes] = rows[i];
+    ExpectRow(results[i], op, {});
+    EXPECT_EQ(results[i]["op"], op);
+    EXPECT_EQ(results[i]["transport"], GetParam());
+    EXPECT_EQ(results[i]["value_bytes"], value_bytes);
+    EXPECT_EQ(results[i]["batch"], 4);
+    EXPECT_GT(results[i]["p50_us"].get<double>(), 0);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, NvmeIo, ::testing::Values("io_uring", "threads"));
+
+TEST_F(Nvme, AgainstFio) {
+  const ToolResult result = Run("--depth 2 --memory small --against fio");
+  if (access("/usr/bin/fio", X_OK) != 0) {
+    EXPECT_EQ(result.exit_code, 1);
+    EXPECT_THAT(result.errors, HasSubstr("apt-get install fio"));
+    return;
+  }
+  const auto results = Results(result);
+  ASSERT_EQ(results.size(), 3u);
+  for (const auto& row : results)
+    ExpectRow(row, "nvme/", {"ratio_fio", "fio_gb_per_s", "fio_p50_us", "fio_p99_us"});
+}
+
+TEST(Bench, NvmeNamesADirectoryThatTakesNoFiles) {
+  const ToolResult result = RunTool("varve-bench", "nvme --dir /proc");
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_THAT(result.errors, HasSubstr("/proc/varve-bench-"));
+}
+
 TEST(Bench, WrongUse) {
   for (const char* flags : {"",
                             "nosuch",
@@ -103,6 +166,14 @@ TEST(Bench, WrongUse) {
                             "get --working-set 1EiB",
                             "get --rounds 0",
                             "get --seconds 0",
+                            "nvme",
+                            "nvme --dir /nosuch",
+                            "nvme --dir /tmp --size 63MiB",
+                            "nvme --dir /tmp --size 100MiB --depth 1,13",
+                            "nvme --dir /tmp --depth 0",
+                            "nvme --dir /tmp --io sync",
+                            "nvme --dir /tmp --memory gpu",
+                            "nvme --dir /tmp --against redis",
                             "recall --pages 0",
                             "recall --missing 0",
                             "recall --missing 99999999",

@@ -183,6 +183,77 @@ TEST_P(StoreRestartProcesses, DecodingGoesOnOverWhatIsThere) {
   ExpectHonest(resumed, 700);
 }
 
+// A store whose objects and contexts are on a disk.
+class StoreOnDiskProcesses : public StoreRestartProcesses {
+ protected:
+  StoreOnDiskProcesses() : directory_(absl::StrCat(socket_, ".nvme")) {
+    std::filesystem::create_directories(directory_);
+  }
+  ~StoreOnDiskProcesses() override {
+    std::error_code ignored;
+    std::filesystem::remove_all(directory_, ignored);
+  }
+  void SetUp() override {
+    StartStoreOnDisk({});
+    if (HasFatalFailure()) return;
+    ASSERT_OK(GetParam().sidecar ? StartSidecar() : Link());
+  }
+  void StartStoreOnDisk(std::vector<std::string> flags) {
+    for (const std::string& flag :
+         {absl::StrCat("--nvme_tier.directories=", directory_, "=", 128 << 20),
+          std::string("--sessions.max_object_bytes=512KiB"),
+          std::string("--nvme_tier.durability=nvme_sync"),
+          std::string("--nvme_tier.segment_bytes=4MiB"),
+          std::string("--nvme_tier.staging_bytes=4MiB")}) {
+      flags.push_back(flag);
+    }
+    StartStore(flags);
+  }
+
+  const std::string directory_;
+};
+
+// What the killed store had acknowledged is there: no page is lost, and a worker that knows nothing
+// resumes the context after another restart.
+TEST_P(StoreOnDiskProcesses, NothingIsLost) {
+  Feeder sparse(worker_.get(), &text_);
+  ASSERT_OK(sparse.Open("arkvale(budget=6p,hot=1,generated=paged)", "kept"));
+  ASSERT_OK(sparse.Feed(kPrompt));
+  ASSERT_OK(sparse.Finish());
+  uint32_t step = 0;
+  for (; step < 10; ++step) ASSERT_OK(sparse.Step(step));
+  KillStore();
+  StartStoreOnDisk({"--listen=" + address_});
+  for (; step < 60; ++step) {
+    ASSERT_OK(sparse.Announce());
+    ASSERT_OK(AttendUntilDone(sparse, step));
+    ExpectHonest(sparse, step);
+  }
+  EXPECT_EQ(sparse.Info().stats.lost_pages, 0u);
+  ASSERT_OK(worker_->Close(sparse.id()));
+  // In order this time: everything that was sent is kept.
+  store_->Signal(SIGTERM);
+  ASSERT_TRUE(store_->Wait(absl::Seconds(30)).ok());
+  StartStoreOnDisk({"--listen=" + address_});
+  Feeder resumed(worker_.get(), &text_);
+  const absl::Time deadline = absl::Now() + absl::Seconds(60);
+  absl::Status opened;
+  do {
+    opened = resumed.Open("quest(budget=0.2)", "", "kept");
+  } while ((absl::IsUnavailable(opened) || absl::IsDeadlineExceeded(opened)) &&
+           absl::Now() < deadline);
+  ASSERT_OK(opened);
+  EXPECT_EQ(resumed.tokens(), (kPrompt + 60) / 8 * 8);
+  ASSERT_OK(resumed.Finish());
+  ASSERT_OK(resumed.Step(700));
+  ExpectHonest(resumed, 700);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, StoreOnDiskProcesses,
+                         ::testing::Values(Setting{"shm", false},
+                                           Setting{"tcp", true, worker::RecallPath::kStore}),
+                         ::testing::PrintToStringParamName());
+
 INSTANTIATE_TEST_SUITE_P(All, StoreRestartProcesses,
                          ::testing::Values(Setting{"shm", false},
                                            Setting{"tcp", false, worker::RecallPath::kStore},

@@ -12,6 +12,7 @@
 #include "kvstore/recall/context_table.h"
 #include "kvstore/store/page_store.h"
 #include "kvstore/tier/host_tier.h"
+#include "tests/support/commit_now.h"
 #include "tests/support/manual_clock.h"
 
 namespace varve::recall {
@@ -85,7 +86,9 @@ class RecallTest : public testing::Test {
     ASSERT_TRUE(store.ok()) << store.status();
     store_ = *std::move(store);
     ns_ = *store_->InternNamespace("model");
-    table_ = ContextTable::Create(store_.get(), table_options);
+    auto table = ContextTable::Create(store_.get(), table_options);
+    ASSERT_TRUE(table.ok()) << table.status();
+    table_ = *std::move(table);
   }
 
   // A context of `blocks` blocks with digests in every layer; answers its epoch.
@@ -117,7 +120,7 @@ class RecallTest : public testing::Test {
     auto put = store_->Reserve(ns_, *page::MakeObjectKey(hash, layer), {.bytes = bytes});
     ASSERT_TRUE(put.ok()) << put.status();
     std::memset((*put)->memory().data(), 1, bytes);
-    ASSERT_TRUE((*put)->Commit(std::nullopt).ok());
+    ASSERT_TRUE(store::CommitNow(**put, std::nullopt).ok());
   }
   uint64_t PinnedObjects() { return store_->Usage().pinned_bytes / 4096; }
 

@@ -2,12 +2,14 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <random>
 #include <set>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/unit/recall/fake_journal.h"
 #include "tests/unit/recall/recall_fixture.h"
 
 namespace varve::recall {
@@ -210,6 +212,69 @@ TEST_F(RecallThreadsTest, P13TruncateBesideRecallIsNeverMixed) {
   }
   stop = true;
   for (std::thread& reader : readers) reader.join();
+}
+
+// What many threads change is noted as it was published.
+TEST_F(RecallThreadsTest, NotesTellWhatIsPublished) {
+  constexpr uint32_t kThreads = 8;
+  constexpr int kChanges = 300;
+  FakeJournal journal;
+  Start({.journal = &journal});
+  Build("c0", 20);
+  std::atomic<uint32_t> unique{1000};
+  std::vector<std::thread> threads;
+  for (uint32_t t = 0; t < kThreads; ++t) {
+    threads.emplace_back([this, &unique, t] {
+      std::mt19937_64 random(20261121 + t);
+      for (int change = 0; change < kChanges; ++change) {
+        // Refusals are part of it: somebody else was first.
+        const std::string id = "c" + std::to_string(random() % 4);
+        const std::string other = "c" + std::to_string(random() % 4);
+        const auto context = table_->Get(ns_, id);
+        if (!context.ok()) {
+          table_->Open(ns_, id, {SmallGeometry()}, kSession).IgnoreError();
+          continue;
+        }
+        const uint32_t blocks = context->num_blocks;
+        const uint32_t layer = random() % 2;
+        const uint32_t rows = context->digest_blocks[layer];
+        const uint32_t what = random() % 100;
+        if (what < 40) {
+          table_->Append(ns_, id, blocks, Hashes(++unique, blocks, 1 + random() % 5)).IgnoreError();
+        } else if (what < 80 && rows < blocks) {
+          AddDigests(id, context->epoch, layer, rows, blocks - rows, {SmallGeometry()}, ++unique)
+              .IgnoreError();
+        } else if (what < 88) {
+          table_->Truncate(ns_, id, blocks - blocks / 3).IgnoreError();
+        } else if (what < 97) {
+          table_->Fork(ns_, id, other, 0, kSession).IgnoreError();
+        } else {
+          table_->Drop(ns_, id).IgnoreError();
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  const auto look = [this] {
+    std::vector<std::string> all;
+    for (const ContextSnapshot& listed : table_->List(ns_, "", 10)) {
+      all.push_back(listed.context_id);
+      const auto found = table_->Attach(ns_, listed.context_id, kSession);
+      all.insert(all.end(), found->block_hashes.begin(), found->block_hashes.end());
+      for (uint32_t l = 0; l < 2; ++l) {
+        all.push_back(*ReadDigests(listed.context_id, l, 0, listed.digest_blocks[l]));
+      }
+    }
+    return all;
+  };
+  const std::vector<std::string> before = look();
+  Start({.journal = &journal});
+  EXPECT_TRUE(look() == before);
+  for (const ContextSnapshot& listed : table_->List(ns_, "", 10)) {
+    EXPECT_TRUE(table_->Drop(ns_, listed.context_id).ok());
+  }
+  EXPECT_EQ(journal.notes().size(), 1u);
+  table_.reset();  // before its journal
 }
 
 }  // namespace

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <map>
 #include <memory>
-#include <optional>
 #include <random>
 #include <set>
 #include <string>
@@ -21,7 +20,8 @@ page::ObjectKey Key(std::string_view bytes) { return *page::ObjectKey::FromBytes
 
 struct ModelObject {
   uint64_t bytes = 0;
-  uint64_t slot_generation = 0;
+  uint64_t slot_generation = 0;  // 0: not in host memory
+  uint64_t record = 0;           // 0: not on disk
   uint32_t handles = 0;
   std::map<uint64_t, uint32_t> hard;
   std::map<uint64_t, absl::Time> soft;
@@ -34,7 +34,7 @@ class RandomWalk {
 
   void Step() {
     now_ += absl::Milliseconds(1);
-    switch (random_() % 12) {
+    switch (random_() % 16) {
       case 0:
       case 1:
       case 2:
@@ -62,7 +62,17 @@ class RandomWalk {
         Release();
         break;
       case 10:
-        Evict();
+        Evict(TierId::kHost);
+        break;
+      case 11:
+        Evict(TierId::kNvme);
+        break;
+      case 12:
+      case 13:
+        AddCopy();
+        break;
+      case 14:
+        if (random_() % 8 == 0) index_.HoldsGuardHost(hold_guards_host_ = !hold_guards_host_);
         break;
       default:
         index_.ExpirePins(now_);
@@ -115,7 +125,8 @@ class RandomWalk {
       --it->second.handles;
       ASSERT_EQ(freed.has_value(), it->second.handles == 0);
       if (!freed) return;
-      Freed(*freed);
+      ASSERT_EQ(freed->bytes > 0, it->second.slot_generation != 0);
+      if (freed->bytes > 0) Freed(*freed);
       detached_.erase(it);
       return;
     }
@@ -130,8 +141,10 @@ class RandomWalk {
     ModelObject* m = AnyLive(&key);
     if (m == nullptr) return;
     const auto freed = index_.Drop(m->object);
-    ASSERT_EQ(freed.has_value(), m->handles == 0);
-    if (freed) Freed(*freed);
+    const bool frees = freed.slot.bytes > 0;
+    ASSERT_EQ(frees, m->handles == 0 && m->slot_generation != 0);
+    ASSERT_EQ(freed.record, m->record);
+    if (frees) Freed(freed.slot);
     if (m->handles > 0) detached_[m->object] = *m;
     live_.erase(key);
   }
@@ -188,25 +201,55 @@ class RandomWalk {
       std::erase_if(m.soft, [this](const auto& pin) { return pin.second <= now_; });
     }
   }
-  void Evict() {
-    uint32_t steps = 1000;
-    const auto evicted = index_.EvictNext(steps);
-    std::optional<std::string> gone;
-    bool any = false;
-    for (const auto& [key, m] : live_) {
-      any = any || !Guarded(key, m);
-      if (evicted && m.slot_generation == evicted->slot.generation) gone = key;
+  void AddCopy() {
+    std::string key;
+    ModelObject* m = AnyLive(&key);
+    if (m == nullptr) return;
+    if (m->record == 0) {
+      m->record = next_++;
+      index_.AddRecord(m->object, m->record);
+    } else if (m->slot_generation == 0) {
+      m->slot_generation = next_;
+      index_.AddSlot(m->object, tier::Slot{next_ * 4096, m->bytes, next_, m->bytes + 7});
+      held_slots_.insert(next_++);
     }
-    ASSERT_EQ(evicted.has_value(), any);
-    if (!evicted) return;
-    ASSERT_TRUE(gone.has_value());
-    ASSERT_FALSE(Guarded(*gone, live_[*gone])) << *gone;
-    Freed(evicted->slot);
-    live_.erase(*gone);
+  }
+  // The victim leaves the tier, or goes when it is in no other one, or is kept after all.
+  void Evict(TierId tier) {
+    uint32_t steps = 1000;
+    Object* victim = index_.NextVictim(tier, steps);
+    bool any = false;
+    for (const auto& [key, m] : live_) any = any || (In(m, tier) && !Guarded(key, m, tier));
+    ASSERT_EQ(victim != nullptr, any);
+    if (victim == nullptr) return;
+    const std::string key(victim->key.key.bytes());
+    ModelObject& m = live_.at(key);
+    ASSERT_TRUE(In(m, tier));
+    ASSERT_FALSE(Guarded(key, m, tier)) << key;
+    if (random_() % 4 == 0) return index_.KeepVictim(victim, tier);
+    if (m.record == 0 || m.slot_generation == 0) {
+      const ObjectIndex::Freed freed = index_.Drop(victim);
+      ASSERT_EQ(freed.record, m.record);
+      if (m.slot_generation != 0) Freed(freed.slot);
+      live_.erase(key);
+      return;
+    }
+    const ObjectIndex::Freed freed = index_.LeaveTier(victim, tier);
+    if (tier == TierId::kHost) {
+      Freed(freed.slot);
+      m.slot_generation = 0;
+    } else {
+      ASSERT_EQ(freed.record, m.record);
+      m.record = 0;
+    }
   }
 
-  bool Guarded(const std::string& key, const ModelObject& m) {
-    return m.handles > 0 || !m.hard.empty() || !m.soft.empty() || holds_.contains(GroupOf(key));
+  static bool In(const ModelObject& m, TierId tier) {
+    return (tier == TierId::kHost ? m.slot_generation : m.record) != 0;
+  }
+  bool Guarded(const std::string& key, const ModelObject& m, TierId tier) {
+    const bool held = holds_.contains(GroupOf(key)) && (tier == TierId::kNvme || hold_guards_host_);
+    return m.handles > 0 || !m.hard.empty() || !m.soft.empty() || held;
   }
   void Freed(const tier::Slot& slot) {
     ASSERT_EQ(held_slots_.erase(slot.generation), 1u) << "a slot was freed twice or never held";
@@ -214,20 +257,29 @@ class RandomWalk {
   void Check() {
     uint64_t bytes = 0;
     uint64_t slots = 0;
-    uint64_t guarded = 0;
+    size_t held = 0;
+    PerTier<uint64_t> taken, guarded;
     std::vector<std::string> keys;
     for (const auto& [key, m] : live_) {
       bytes += m.bytes;
-      slots += m.bytes + 7;
-      if (Guarded(key, m)) guarded += m.bytes + 7;
+      if (m.slot_generation != 0) ++slots;
+      for (TierId tier : kTiers) {
+        if (!In(m, tier)) continue;
+        const uint64_t in_tier = m.bytes + (tier == TierId::kHost ? 7 : 0);
+        taken[tier] += in_tier;
+        if (Guarded(key, m, tier)) guarded[tier] += in_tier;
+      }
       keys.push_back(key);
       ASSERT_EQ(index_.Find(FullKey{1, Key(key)}), m.object);
     }
+    for (const auto& [object, m] : detached_) held += m.slot_generation != 0 ? 1 : 0;
     ASSERT_EQ(index_.objects(), live_.size());
     ASSERT_EQ(index_.object_bytes(), bytes);
-    ASSERT_EQ(index_.slot_bytes(), slots);
-    ASSERT_EQ(index_.guarded_bytes(), guarded);
-    ASSERT_EQ(held_slots_.size(), live_.size() + detached_.size());
+    for (TierId tier : kTiers) {
+      ASSERT_EQ(index_.tier_bytes(tier), taken[tier]);
+      ASSERT_EQ(index_.guarded_bytes(tier), guarded[tier]);
+    }
+    ASSERT_EQ(held_slots_.size(), slots + held);
     std::vector<std::string> listed;
     index_.Scan(1, "", "", [&](const Object& object) {
       listed.emplace_back(object.key.key.bytes());
@@ -239,7 +291,8 @@ class RandomWalk {
   std::mt19937_64 random_;
   absl::Time now_ = kStart;
   uint64_t next_ = 1;
-  ObjectIndex index_{MakeLruPolicy()};
+  ObjectIndex index_{MakeLruPolicy(), MakeLruPolicy()};
+  bool hold_guards_host_ = false;
   std::map<std::string, ModelObject> live_;
   std::map<Object*, ModelObject> detached_;
   std::map<std::string, uint32_t> holds_;

@@ -35,12 +35,16 @@ class ObjectIndexTest : public testing::Test {
     return index_.Publish(object, kStart);
   }
   // Drops one; answers the key's identity or nothing.
-  std::optional<uint64_t> EvictOne() {
+  std::optional<uint64_t> EvictOne(TierId tier = TierId::kHost) {
     uint32_t steps = 1000;
-    const auto evicted = index_.EvictNext(steps);
-    if (!evicted) return std::nullopt;
-    return evicted->identity;
+    Object* victim = index_.NextVictim(tier, steps);
+    if (victim == nullptr) return std::nullopt;
+    const uint64_t identity = victim->identity;
+    index_.Drop(victim);
+    return identity;
   }
+  uint64_t GuardedBytes(TierId tier = TierId::kHost) { return index_.guarded_bytes(tier); }
+  static bool FreesSlot(const ObjectIndex::Freed& freed) { return freed.slot.bytes > 0; }
   static uint64_t Identity(std::string_view key, NamespaceId ns = 1) {
     return absl::Hash<FullKey>()(FullKey{ns, Key(key)});
   }
@@ -54,7 +58,22 @@ class ObjectIndexTest : public testing::Test {
   }
 
   uint64_t next_slot_ = 1;
-  ObjectIndex index_{MakeLruPolicy()};
+  ObjectIndex index_{MakeLruPolicy(), nullptr};
+};
+
+class TwoTiersTest : public ObjectIndexTest {
+ protected:
+  TwoTiersTest() : tiers_(MakeLruPolicy(), MakeLruPolicy()) {}
+  Object* PutBoth(std::string_view key, uint64_t bytes = 100) {
+    std::unique_ptr<Object> object = Reserved(key, bytes);
+    object->record = next_slot_;
+    return tiers_.Publish(object, kStart);
+  }
+  Object* Victim(TierId tier) {
+    uint32_t steps = 1000;
+    return tiers_.NextVictim(tier, steps);
+  }
+  ObjectIndex tiers_;
 };
 
 TEST_F(ObjectIndexTest, ReservedObjectsAreInNoTable) {
@@ -62,8 +81,7 @@ TEST_F(ObjectIndexTest, ReservedObjectsAreInNoTable) {
   EXPECT_EQ(object->state, ObjectState::kReserved);
   EXPECT_EQ(index_.Find(object->key), nullptr);
   EXPECT_EQ(index_.objects(), 0u);
-  EXPECT_FALSE(index_.BeginMove(object.get()));
-  EXPECT_EQ(index_.Drop(object.get()), std::nullopt);
+  EXPECT_FALSE(FreesSlot(index_.Drop(object.get())));
   EXPECT_EQ(object->state, ObjectState::kReserved);
 }
 
@@ -91,8 +109,8 @@ TEST_F(ObjectIndexTest, DropFreesAtOnceWithoutHandles) {
   Object* object = Put("key-1");
   const tier::Slot slot = object->slot;
   const auto freed = index_.Drop(object);
-  ASSERT_TRUE(freed.has_value());
-  EXPECT_EQ(freed->generation, slot.generation);
+  ASSERT_TRUE(FreesSlot(freed));
+  EXPECT_EQ(freed.slot.generation, slot.generation);
   EXPECT_EQ(index_.objects(), 0u);
   EXPECT_EQ(index_.object_bytes(), 0u);
   EXPECT_EQ(index_.groups(), 0u);
@@ -102,12 +120,11 @@ TEST_F(ObjectIndexTest, DropWithHandlesFreesWithTheLast) {
   Object* object = Put("key-1");
   index_.Open(object, kStart);
   index_.Open(object, kStart);
-  EXPECT_EQ(index_.Drop(object), std::nullopt);
+  EXPECT_FALSE(FreesSlot(index_.Drop(object)));
   EXPECT_EQ(object->state, ObjectState::kGone);
   EXPECT_EQ(index_.Find(FullKey{1, Key("key-1")}), nullptr);
-  EXPECT_EQ(index_.guarded_bytes(), 0u);
-  EXPECT_EQ(index_.Drop(object), std::nullopt) << "gone is final";
-  EXPECT_FALSE(index_.BeginMove(object));
+  EXPECT_EQ(GuardedBytes(), 0u);
+  EXPECT_FALSE(FreesSlot(index_.Drop(object))) << "gone is final";
   // The key may live again while the old bytes are still read.
   EXPECT_NE(Put("key-1"), nullptr);
   EXPECT_EQ(index_.Close(object), std::nullopt);
@@ -115,67 +132,93 @@ TEST_F(ObjectIndexTest, DropWithHandlesFreesWithTheLast) {
   EXPECT_EQ(index_.objects(), 1u);
 }
 
-TEST_F(ObjectIndexTest, MoveChangesThePlace) {
-  Object* object = Put("key-1");
-  const tier::Slot old = object->slot;
-  ASSERT_TRUE(index_.BeginMove(object));
-  EXPECT_EQ(object->state, ObjectState::kMoving);
-  EXPECT_FALSE(index_.BeginMove(object)) << "one mover at a time";
-  EXPECT_EQ(index_.Find(object->key), object) << "a moving object can be read";
-  EXPECT_EQ(EvictOne(), std::nullopt) << "and is no victim";
-  const auto end = index_.EndMove(object, TierId::kNvme, tier::Slot{1 << 20, 100, 99, 512});
-  EXPECT_TRUE(end.taken);
-  EXPECT_EQ(end.free_now->generation, old.generation);
-  EXPECT_EQ(object->state, ObjectState::kResident);
-  EXPECT_EQ(object->tier, TierId::kNvme);
-  EXPECT_EQ(object->slot.generation, 99u);
-  EXPECT_EQ(index_.slot_bytes(), 512u);
-  EXPECT_EQ(index_.guarded_bytes(), 0u);
-  EXPECT_EQ(EvictOne(), Identity("key-1"));
+TEST_F(TwoTiersTest, CopiesComeAndGoUntilTheLast) {
+  std::unique_ptr<Object> reserved = Reserved("key-1", 100);
+  const tier::Slot first = reserved->slot;
+  Object* object = tiers_.Publish(reserved, kStart);
+  EXPECT_EQ(Victim(TierId::kNvme), nullptr);
+  tiers_.AddRecord(object, 7);
+  EXPECT_EQ(tiers_.tier_bytes(TierId::kNvme), 100u);
+  EXPECT_EQ(tiers_.LeaveTier(object, TierId::kHost).slot.generation, first.generation);
+  EXPECT_EQ(object->tier(), TierId::kNvme);
+  EXPECT_EQ(tiers_.tier_bytes(TierId::kHost), 0u);
+  EXPECT_EQ(Victim(TierId::kHost), nullptr);
+  EXPECT_EQ(tiers_.Find(object->key), object);
+  tiers_.AddSlot(object, tier::Slot{1 << 20, 100, 99, 512});
+  EXPECT_EQ(tiers_.tier_bytes(TierId::kHost), 512u);
+  EXPECT_EQ(tiers_.LeaveTier(object, TierId::kNvme).record, 7u);
+  EXPECT_EQ(object->tier(), TierId::kHost);
+  EXPECT_EQ(tiers_.Drop(object).slot.generation, 99u);
+  EXPECT_EQ(tiers_.objects(), 0u);
 }
 
-TEST_F(ObjectIndexTest, MoveGivesUpWhenSomebodyReads) {
-  Object* object = Put("key-1");
-  index_.Open(object, kStart);
-  EXPECT_FALSE(index_.BeginMove(object));
-  index_.Close(object);
-  ASSERT_TRUE(index_.BeginMove(object));
-  index_.Open(object, kStart);
-  const tier::Slot old = object->slot;
-  const auto end = index_.EndMove(object, TierId::kNvme, tier::Slot{1 << 20, 100, 99, 100});
-  EXPECT_FALSE(end.taken);
-  EXPECT_FALSE(end.free_now.has_value());
-  EXPECT_EQ(object->state, ObjectState::kResident);
-  EXPECT_EQ(object->slot.generation, old.generation) << "the reader's bytes stay where they are";
-  index_.Close(object);
+TEST_F(TwoTiersTest, DropAnswersBothCopiesAndTheRecordAtOnce) {
+  Object* object = PutBoth("key-1");
+  const tier::RecordId record = object->record;
+  tiers_.Open(object, kStart);
+  const ObjectIndex::Freed freed = tiers_.Drop(object);
+  EXPECT_EQ(freed.record, record);
+  EXPECT_FALSE(FreesSlot(freed)) << "somebody reads it";
+  EXPECT_TRUE(tiers_.Close(object).has_value());
 }
 
-TEST_F(ObjectIndexTest, MoveOfADroppedObjectFreesTheOldPlace) {
-  Object* object = Put("key-1");
-  const tier::Slot old = object->slot;
-  ASSERT_TRUE(index_.BeginMove(object));
-  EXPECT_EQ(index_.Drop(object), std::nullopt) << "the mover still reads it";
-  const auto end = index_.EndMove(object, TierId::kNvme, tier::Slot{1 << 20, 100, 99, 100});
-  EXPECT_FALSE(end.taken);
-  ASSERT_TRUE(end.free_now.has_value());
-  EXPECT_EQ(end.free_now->generation, old.generation);
+TEST_F(TwoTiersTest, AVictimLeavesItsPolicyUntilKept) {
+  Object* object = PutBoth("key-1");
+  EXPECT_EQ(Victim(TierId::kHost), object);
+  EXPECT_EQ(Victim(TierId::kHost), nullptr);
+  tiers_.KeepVictim(object, TierId::kHost);
+  EXPECT_EQ(Victim(TierId::kHost), object);
+  tiers_.LeaveTier(object, TierId::kHost);
+  EXPECT_EQ(Victim(TierId::kNvme), object);
+  tiers_.Drop(object);
+}
+
+TEST_F(TwoTiersTest, AHoldKeepsFromLossAndNotFromMoving) {
+  Object* object = PutBoth("block-hash-0001");
+  tiers_.Hold(1, "block-hash-");
+  EXPECT_EQ(tiers_.guarded_bytes(TierId::kHost), 0u);
+  EXPECT_EQ(tiers_.guarded_bytes(TierId::kNvme), 100u);
+  EXPECT_EQ(Victim(TierId::kNvme), nullptr);
+  EXPECT_EQ(Victim(TierId::kHost), object);
+  tiers_.KeepVictim(object, TierId::kHost);
+  // The disk is gone.
+  tiers_.HoldsGuardHost(true);
+  EXPECT_EQ(tiers_.guarded_bytes(TierId::kHost), 100u);
+  EXPECT_EQ(Victim(TierId::kHost), nullptr);
+  // And there again.
+  tiers_.HoldsGuardHost(false);
+  EXPECT_EQ(tiers_.guarded_bytes(TierId::kHost), 0u);
+  EXPECT_EQ(Victim(TierId::kHost), object);
+  tiers_.KeepVictim(object, TierId::kHost);
+  EXPECT_TRUE(tiers_.Release(1, "block-hash-"));
+  EXPECT_EQ(Victim(TierId::kNvme), object);
+}
+
+TEST_F(TwoTiersTest, AHandleGuardsBothCopies) {
+  Object* object = PutBoth("key-1");
+  tiers_.OpenUnused(object);
+  EXPECT_EQ(Victim(TierId::kHost), nullptr);
+  EXPECT_EQ(Victim(TierId::kNvme), nullptr);
+  tiers_.Close(object);
+  EXPECT_EQ(Victim(TierId::kHost), object);
+  EXPECT_EQ(Victim(TierId::kNvme), object);
 }
 
 TEST_F(ObjectIndexTest, GuardedBytesCountEachObjectOnce) {
   Object* object = Put("block-hash-0001", 100);
   Put("block-hash-0002", 30);
-  EXPECT_EQ(index_.guarded_bytes(), 0u);
+  EXPECT_EQ(GuardedBytes(), 0u);
   index_.Hold(1, "block-hash-");
-  EXPECT_EQ(index_.guarded_bytes(), 130u);
+  EXPECT_EQ(GuardedBytes(), 130u);
   index_.Open(object, kStart);
   index_.Pin(object, 7, absl::InfiniteFuture());
-  EXPECT_EQ(index_.guarded_bytes(), 130u);
+  EXPECT_EQ(GuardedBytes(), 130u);
   EXPECT_TRUE(index_.Release(1, "block-hash-"));
-  EXPECT_EQ(index_.guarded_bytes(), 100u);
+  EXPECT_EQ(GuardedBytes(), 100u);
   index_.Close(object);
-  EXPECT_EQ(index_.guarded_bytes(), 100u);
+  EXPECT_EQ(GuardedBytes(), 100u);
   EXPECT_TRUE(index_.Unpin(object, 7));
-  EXPECT_EQ(index_.guarded_bytes(), 0u);
+  EXPECT_EQ(GuardedBytes(), 0u);
 }
 
 TEST_F(ObjectIndexTest, HoldsAreCountedAndCoverWhatComesLater) {
@@ -224,9 +267,9 @@ TEST_F(ObjectIndexTest, UnpinSomeStopsAtItsLimit) {
     index_.Pin(Put("key-" + std::to_string(i)), 7, absl::InfiniteFuture());
   }
   EXPECT_TRUE(index_.UnpinSome(7, 3));
-  EXPECT_EQ(index_.guarded_bytes(), 200u);
+  EXPECT_EQ(GuardedBytes(), 200u);
   EXPECT_FALSE(index_.UnpinSome(7, 3));
-  EXPECT_EQ(index_.guarded_bytes(), 0u);
+  EXPECT_EQ(GuardedBytes(), 0u);
 }
 
 TEST_F(ObjectIndexTest, SoftPinsLapseAndOnlyGrow) {
@@ -240,7 +283,7 @@ TEST_F(ObjectIndexTest, SoftPinsLapseAndOnlyGrow) {
   index_.ExpirePins(kStart + absl::Seconds(10));
   EXPECT_EQ(object->pin_count(), 1u) << "the hard pin stays";
   EXPECT_TRUE(index_.Unpin(object, 7));
-  EXPECT_EQ(index_.guarded_bytes(), 0u);
+  EXPECT_EQ(GuardedBytes(), 0u);
   index_.Pin(object, 7, kStart + absl::Seconds(20));
   index_.Drop(object);
   index_.ExpirePins(kStart + absl::Seconds(20));
@@ -252,10 +295,10 @@ TEST_F(ObjectIndexTest, EvictionStopsWhenItsStepsRunOut) {
   }
   Put("last");
   uint32_t steps = 5;
-  EXPECT_FALSE(index_.EvictNext(steps).has_value());
+  EXPECT_EQ(index_.NextVictim(TierId::kHost, steps), nullptr);
   EXPECT_EQ(steps, 0u);
   steps = 1;
-  EXPECT_TRUE(index_.EvictNext(steps).has_value()) << "guarded objects were put aside";
+  EXPECT_NE(index_.NextVictim(TierId::kHost, steps), nullptr) << "guarded objects were put aside";
 }
 
 TEST_F(ObjectIndexTest, EvictsLeastRecentlyOpened) {

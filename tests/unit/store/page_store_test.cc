@@ -13,6 +13,7 @@
 #include "gtest/gtest.h"
 #include "kvstore/page/checksum.h"
 #include "kvstore/tier/host_tier.h"
+#include "tests/support/commit_now.h"
 #include "tests/support/manual_clock.h"
 
 namespace varve::store {
@@ -54,7 +55,7 @@ class PageStoreTest : public testing::Test {
     if (!put.ok()) return put.status();
     const auto value = Value(key, meta.bytes);
     std::memcpy((*put)->memory().data(), value.data(), value.size());
-    return (*put)->Commit(std::nullopt);
+    return CommitNow(**put, std::nullopt);
   }
   // What a reader sees: "hit", "wrong bytes" or the reason of the miss.
   std::string Read(std::string_view key) {
@@ -157,10 +158,10 @@ TEST_F(PageStoreTest, NothingIsVisibleBeforeCommit) {
   EXPECT_FALSE(store_->Exists(ns_, Key("key-1")));
   EXPECT_EQ(Read("key-1"), "never stored");
   EXPECT_THAT(store_->List(ns_, "", "", 10), IsEmpty());
-  ASSERT_TRUE((*put)->Commit(std::nullopt).ok());
+  ASSERT_TRUE(CommitNow(**put, std::nullopt).ok());
   EXPECT_TRUE(store_->Exists(ns_, Key("key-1")));
   EXPECT_TRUE((*put)->memory().empty()) << "committed bytes are immutable";
-  EXPECT_EQ((*put)->Commit(std::nullopt).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(CommitNow(**put, std::nullopt).code(), absl::StatusCode::kFailedPrecondition);
 }
 
 TEST_F(PageStoreTest, AbandonedReservationsGiveTheirSpaceBack) {
@@ -174,8 +175,8 @@ TEST_F(PageStoreTest, FirstCommitWins) {
   ASSERT_TRUE(a.ok() && b.ok());
   std::memset((*a)->memory().data(), 'a', 100);
   std::memset((*b)->memory().data(), 'b', 100);
-  EXPECT_TRUE((*b)->Commit(std::nullopt).ok());
-  EXPECT_EQ((*a)->Commit(std::nullopt).code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_TRUE(CommitNow(**b, std::nullopt).ok());
+  EXPECT_EQ(CommitNow(**a, std::nullopt).code(), absl::StatusCode::kAlreadyExists);
   EXPECT_EQ(tier_->Usage().slots, 1u) << "the loser's space is given back at once";
   EXPECT_EQ(store_->Acquire(ns_, Key("key-1"), nullptr)->memory()[0], std::byte{'b'});
   EXPECT_EQ(store_->Reserve(ns_, Key("key-1"), {.bytes = 100}).status().code(),
@@ -190,7 +191,7 @@ TEST_F(PageStoreTest, WrongChecksumIsNotStored) {
       auto put = store_->Reserve(ns_, Key("key-1"), {.bytes = 4000, .layout = layout});
       ASSERT_TRUE(put.ok());
       std::memcpy((*put)->memory().data(), value.data(), value.size());
-      EXPECT_EQ((*put)->Commit(expected).code(),
+      EXPECT_EQ(CommitNow(**put, expected).code(),
                 expected == crc ? absl::StatusCode::kOk : absl::StatusCode::kDataLoss);
       EXPECT_EQ(store_->Exists(ns_, Key("key-1")), expected == crc);
     }
@@ -260,7 +261,7 @@ TEST_F(PageStoreTest, ReadObjectsOutliveUnreadOnes) {
 
 TEST_F(PageStoreTest, ReportsEvictedObjectsWithTheirIdleTime) {
   std::vector<std::pair<uint64_t, double>> evicted;
-  Start({.on_evicted = [&](uint64_t bytes, double idle) { evicted.emplace_back(bytes, idle); }});
+  Start({.on_evicted = [&](TierId, uint64_t n, double s) { evicted.emplace_back(n, s); }});
   Fill(95);
   clock_.Advance(absl::Seconds(100));
   ASSERT_TRUE(Put("one-more").ok());
@@ -376,15 +377,15 @@ TEST_F(PageStoreTest, VerifyJudgesWhatWasCopied) {
   std::vector<std::byte> copy(4096);
   {
     const auto get = store_->Acquire(ns_, Key("key-1"), nullptr);
-    get->CopyTo(0, copy.data(), 1000);
-    get->CopyTo(1000, copy.data() + 1000, 3096);
+    get->CopyTo(copy.data(), get->memory().data(), 1000);
+    get->CopyTo(copy.data() + 1000, get->memory().data() + 1000, 3096);
     EXPECT_TRUE(std::ranges::equal(copy, get->memory()));
     EXPECT_TRUE(get->Verify({}).ok());
   }
   const auto get = store_->Acquire(ns_, Key("key-1"), nullptr);
   std::byte& last = const_cast<std::byte&>(get->memory()[4095]);
   last ^= std::byte{1};
-  get->CopyTo(0, copy.data(), 4096);
+  get->CopyTo(copy.data(), get->memory().data(), 4096);
   last ^= std::byte{1};
   EXPECT_TRUE(get->Verify({page::Part::kKV, 0, 3}).ok()) << "other granules are still good";
   EXPECT_EQ(get->Verify({}).code(), absl::StatusCode::kDataLoss);
@@ -404,11 +405,11 @@ TEST_F(PageStoreTest, CopiedBytesHaveTheSameChecksum) {
     std::memcpy((*put)->memory().data(), value.data(), value.size());
     (*put)->CopyFrom(0, value.data(), copied);
     EXPECT_EQ((*put)->checksummed(), copied == value.size());
-    EXPECT_TRUE((*put)->Commit(crc).ok());
+    EXPECT_TRUE(CommitNow(**put, crc).ok());
     auto wrong = store_->Reserve(ns_, Key("wrong"), {.bytes = value.size()});
     ASSERT_TRUE(wrong.ok());
     (*wrong)->CopyFrom(0, value.data(), value.size());
-    EXPECT_EQ((*wrong)->Commit(crc ^ 1).code(), absl::StatusCode::kDataLoss);
+    EXPECT_EQ(CommitNow(**wrong, crc ^ 1).code(), absl::StatusCode::kDataLoss);
   }
 }
 
@@ -438,7 +439,7 @@ TEST_F(PageStoreTest, ListsAscendingAndPaged) {
   for (const std::string& name : names) {
     auto put = (*store)->Reserve(ns, Key(name), {.bytes = 8});
     ASSERT_TRUE(put.ok());
-    ASSERT_TRUE((*put)->Commit(std::nullopt).ok());
+    ASSERT_TRUE(CommitNow(**put, std::nullopt).ok());
   }
   std::sort(names.begin(), names.end());
   for (size_t limit : {1u, 7u, 256u, 257u, 2000u}) {

@@ -13,6 +13,7 @@
 #include "gtest/gtest.h"
 #include "kvstore/store/page_store.h"
 #include "kvstore/tier/host_tier.h"
+#include "tests/support/commit_now.h"
 
 namespace varve::store {
 namespace {
@@ -39,8 +40,9 @@ TEST(PageStoreThreadsTest, ReadersSeeWholeValuesAndNothingLeaks) {
   auto tier = tier::HostTier::Create({.capacity_bytes = 1 << 20});
   ASSERT_TRUE(tier.ok());
   std::atomic<uint64_t> evicted{0};
-  auto created = PageStore::Create(
-      tier->get(), {.on_evicted = [&](uint64_t, double) { ++evicted; }}, &base::SystemClock::Get());
+  auto created =
+      PageStore::Create(tier->get(), {.on_evicted = [&](TierId, uint64_t, double) { ++evicted; }},
+                        &base::SystemClock::Get());
   ASSERT_TRUE(created.ok());
   PageStore& store = **created;
   const NamespaceId ns = *store.InternNamespace("n");
@@ -58,7 +60,7 @@ TEST(PageStoreThreadsTest, ReadersSeeWholeValuesAndNothingLeaks) {
           auto put = store.Reserve(ns, KeyOf(n), {.bytes = 1000 + n * 20});
           if (!put.ok()) break;
           FillValue(n, (*put)->memory());
-          if (random() % 8 != 0) (*put)->Commit(std::nullopt).IgnoreError();
+          if (random() % 8 != 0) CommitNow(**put, std::nullopt).IgnoreError();
           break;
         }
         case 3:
@@ -120,7 +122,7 @@ TEST(PageStoreThreadsTest, OneOfManyWritersWins) {
           return;
         }
         FillValue(round, (*put)->memory());
-        const absl::Status status = (*put)->Commit(std::nullopt);
+        const absl::Status status = CommitNow(**put, std::nullopt);
         if (status.ok()) ++winners;
         EXPECT_TRUE(status.ok() || status.code() == absl::StatusCode::kAlreadyExists);
       });
@@ -178,7 +180,7 @@ TEST(PageStoreThreadsTest, WritersTogetherEvictNoMoreThanOneAlone) {
   uint64_t n = 0;
   for (; n < 180; ++n) {
     auto put = store.Reserve(ns, KeyOf(n), {.bytes = kSlot});
-    ASSERT_TRUE(put.ok() && (*put)->Commit(std::nullopt).ok());
+    ASSERT_TRUE(put.ok() && CommitNow(**put, std::nullopt).ok());
   }
   ASSERT_EQ(store.Usage().eviction.evicted_objects, 0u);
   tier.Meet(kThreads);

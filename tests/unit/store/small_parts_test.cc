@@ -28,7 +28,8 @@ GranuleChecksums Granules(const page::ObjectLayout& layout, std::span<const std:
 // The first corrupt granule by reading all bytes.
 std::optional<size_t> FirstRead(const GranuleChecksums& sums, const page::Extent& extent,
                                 std::span<const std::byte> bytes) {
-  return FirstCorruptGranule(sums, extent, bytes, GranuleCopier(bytes.size(), sums.granule_bytes));
+  return FirstCorruptGranule(sums, extent, bytes, 0,
+                             GranuleCopier(bytes.size(), sums.granule_bytes));
 }
 
 TEST(GranulesTest, FoldToTheWholeChecksum) {
@@ -131,7 +132,7 @@ TEST(GranulesTest, CopyAndCheck) {
       GranuleCopier copier(good.size(), 512);
       const auto copy = copy_all(good, copier);
       EXPECT_EQ(std::memcmp(copy.data(), good.data() + extent.offset, copy.size()), 0);
-      EXPECT_EQ(FirstCorruptGranule(sums, extent, good, copier), std::nullopt);
+      EXPECT_EQ(FirstCorruptGranule(sums, extent, good, 0, copier), std::nullopt);
       EXPECT_EQ(copier.complete(), extent.bytes == good.size());
       for (size_t at = extent.offset; at < extent.offset + extent.bytes; at += 211) {
         auto bad = good;
@@ -139,7 +140,7 @@ TEST(GranulesTest, CopyAndCheck) {
         GranuleCopier sees(good.size(), 512);
         copy_all(bad, sees);
         // Judged by the copy, not by what the memory holds now.
-        EXPECT_EQ(FirstCorruptGranule(sums, extent, good, sees), at / 512) << step;
+        EXPECT_EQ(FirstCorruptGranule(sums, extent, good, 0, sees), at / 512) << step;
       }
     }
   }

@@ -1,7 +1,8 @@
-// A store that comes back empty while sequences decode.
+// A store that comes back while sequences decode: empty, with all that it had, or with some of it.
 #include <string>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gpu_worker/worker.h"
 #include "gtest/gtest.h"
@@ -181,6 +182,163 @@ TEST_P(StoreRestart, BlocksThatAnotherSavedAreFound) {
   ASSERT_OK(sparse.Step(0));
   ExpectHonest(sparse, 0);
   EXPECT_EQ(sparse.Info().stats.lost_pages, 0u);
+}
+
+// The store has everything, under new epochs: nothing is lost, and nothing is sent a second time.
+TEST_P(StoreRestart, WhatTheStoreRememberedIsTakenOver) {
+  Feeder feeder(worker_.get(), &text_);
+  ASSERT_OK(feeder.Open("arkvale(budget=6p,hot=2,generated=paged)", "kept"));
+  ASSERT_OK(feeder.Feed(400));
+  ASSERT_OK(feeder.Finish());
+  for (uint32_t step = 0; step < 5; ++step) ASSERT_OK(feeder.Step(step));
+  const uint64_t puts = client_.put_items();
+  const uint64_t digests = client_.digest_rows();
+  client_.RestartWithAll();
+  ASSERT_OK(feeder.Step(5));
+  ExpectHonest(feeder, 5);
+  EXPECT_EQ(feeder.Info().stats.lost_pages, 0u);
+  EXPECT_EQ(client_.put_items(), puts);
+  EXPECT_EQ(client_.digest_rows(), digests);
+  EXPECT_FALSE(client_.context("kept").parked);
+  for (uint32_t step = 6; step < 60; ++step) {  // new blocks in the new epoch
+    ASSERT_OK(feeder.Step(step));
+    ExpectHonest(feeder, step);
+  }
+  ASSERT_OK(worker_->Close(feeder.id()));
+  const auto blocks = static_cast<uint32_t>(client_.context("kept").hashes.size());
+  EXPECT_EQ(blocks, (400u + 60u) / 8);
+  EXPECT_EQ(client_.context("kept").digest_blocks, (std::vector<uint32_t>{blocks, blocks}));
+  EXPECT_EQ(client_.put_items(), 2 * blocks);
+  EXPECT_EQ(Metric("varve_worker_lost_pages_total"), 0);
+}
+
+// The end of the journal was lost: the store is given the blocks, digests and objects that it
+// lacks, and no others.
+TEST_P(StoreRestart, WhatTheStoreForgotIsGivenAgain) {
+  Feeder feeder(worker_.get(), &text_);
+  ASSERT_OK(feeder.Open("arkvale(budget=60p,hot=1)", "kept"));
+  ASSERT_OK(feeder.Feed(400));
+  ASSERT_OK(feeder.Finish());
+  ASSERT_OK(feeder.Step(0));
+  const std::vector<std::string> hashes = client_.context("kept").hashes;
+  ASSERT_EQ(hashes.size(), 50u);
+  client_.RestartWithAll();
+  ASSERT_OK(client_.TruncateContext("kept", 30).status());
+  for (uint32_t block : {7u, 49u}) client_.Forget(*page::MakeObjectKey(hashes[block], 1));
+  const uint64_t puts = client_.put_items();
+  const uint64_t digests = client_.digest_rows();
+  ASSERT_OK(feeder.Step(1));
+  ExpectHonest(feeder, 1);
+  ASSERT_OK(worker_->Close(feeder.id()));
+  EXPECT_EQ(client_.context("kept").hashes, hashes);
+  EXPECT_EQ(client_.context("kept").digest_blocks, (std::vector<uint32_t>{50, 50}));
+  EXPECT_EQ(client_.put_items(), puts + 2);
+  EXPECT_EQ(client_.digest_rows(), digests + 2 * 20);
+  EXPECT_EQ(client_.objects(), 2 * 50u);
+  EXPECT_EQ(Metric("varve_worker_lost_pages_total"), 0);
+}
+
+// Only what is neither stored nor resident is lost.
+TEST_P(StoreRestart, ObjectsThatTheStoreForgotAreLost) {
+  Feeder feeder(worker_.get(), &text_);
+  ASSERT_OK(feeder.Open("arkvale(budget=6p,hot=1,generated=paged)", "kept"));
+  ASSERT_OK(feeder.Feed(400));
+  ASSERT_OK(feeder.Finish());
+  for (uint32_t step = 0; step < 5; ++step) ASSERT_OK(feeder.Step(step));
+  client_.RestartWithAll();
+  const std::vector<std::string> hashes = client_.context("kept").hashes;
+  for (uint32_t block = 10; block < 20; ++block) {
+    client_.Forget(*page::MakeObjectKey(hashes[block], 0));
+  }
+  for (uint32_t step = 5; step < 30; ++step) {
+    ASSERT_OK(feeder.Step(step));
+    ExpectHonest(feeder, step);
+  }
+  EXPECT_GT(feeder.Info().stats.lost_pages, 0u);
+  EXPECT_LE(feeder.Info().stats.lost_pages, 2 * 10u);
+}
+
+// The store remembers an earlier life of the name: as far as it is this sequence's it is used.
+TEST_P(StoreRestart, AnEarlierLifeOfTheNameIsReplaced) {
+  const auto other_shape = [] {
+    page::Geometry shape = kShape;
+    shape.head_dim = 64;
+    return shape;
+  }();
+  for (const uint32_t common : {0u, 20u}) {
+    for (const page::Geometry& shape : {kShape, other_shape}) {
+      const std::string id =
+          "life-" + std::to_string(common) + "-" + std::to_string(shape.head_dim);
+      SCOPED_TRACE(id);
+      Feeder feeder(worker_.get(), &text_);
+      ASSERT_OK(feeder.Open("arkvale(budget=60p,hot=1)", id));
+      ASSERT_OK(feeder.Feed(400));
+      ASSERT_OK(feeder.Finish());
+      ASSERT_OK(feeder.Step(0));
+      const std::vector<std::string> hashes = client_.context(id).hashes;
+      std::vector<std::string> others(hashes.begin(), hashes.begin() + common);
+      others.resize(80, "another block");
+      client_.RestartWithAll();
+      ASSERT_OK(client_.DropContext(id));
+      ASSERT_OK(client_.OpenContext(id, shape, page::DigestKind::kMinMax).status());
+      ASSERT_OK(client_.AppendContext(id, 0, others).status());
+      ASSERT_OK(client_.ParkContext(id).status());
+      ASSERT_OK(feeder.Step(1));
+      ExpectHonest(feeder, 1);
+      ASSERT_OK(worker_->Close(feeder.id()));
+      EXPECT_EQ(client_.context(id).hashes, hashes);
+      EXPECT_EQ(client_.context(id).geometry, kShape);
+      EXPECT_EQ(client_.context(id).digest_blocks, (std::vector<uint32_t>{50, 50}));
+    }
+  }
+  EXPECT_EQ(Metric("varve_worker_lost_pages_total"), 0);
+}
+
+// Somebody else works under the name by now: it stays theirs.
+TEST_P(StoreRestart, AContextThatAnotherIsAttachedToIsLeftAlone) {
+  Feeder feeder(worker_.get(), &text_);
+  ASSERT_OK(feeder.Open("arkvale(budget=4p,hot=1)", "contested"));
+  ASSERT_OK(feeder.Feed(400));
+  ASSERT_OK(feeder.Finish());
+  ASSERT_OK(feeder.Step(0));
+  client_.Restart();
+  ASSERT_OK(client_.OpenContext("contested", kShape, page::DigestKind::kMinMax).status());
+  const std::vector<std::string> theirs(60, "another block");
+  ASSERT_OK(client_.AppendContext("contested", 0, theirs).status());
+  client_.AttachAnother("contested");
+  ASSERT_OK(feeder.Announce());
+  absl::Status status;
+  for (uint32_t query = 1; status.ok() && query < 50; ++query) {
+    status = feeder.AttendWithToken(query);
+  }
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("another session"));
+  EXPECT_EQ(client_.context("contested").hashes, theirs);
+}
+
+// A crash kept blocks and lost some of their digests: what has all is resumed, in place or forked.
+TEST_P(StoreRestart, AContextThatLacksDigestsIsResumedAsFarAsItHasThem) {
+  const std::string rows(10 * page::DigestRowBytes(page::DigestKind::kMinMax, kShape), '\0');
+  ASSERT_OK(client_.OpenContext("cut", kShape, page::DigestKind::kMinMax).status());
+  std::vector<std::string> hashes;
+  for (uint32_t b = 0; b < 10; ++b) hashes.push_back("block " + std::to_string(b));
+  ASSERT_OK(client_.AppendContext("cut", 0, hashes).status());
+  const uint32_t epoch = client_.context("cut").epoch;
+  ASSERT_OK(client_.SendDigests("cut", epoch, 0, 0, 10, rows, absl::Now()));
+  ASSERT_OK(client_.SendDigests("cut", epoch, 1, 0, 7, rows.substr(0, rows.size() / 10 * 7),
+                                absl::Now()));
+  ASSERT_OK(client_.ParkContext("cut").status());
+  for (const char* id : {"fork", "cut"}) {
+    Feeder feeder(worker_.get(), &text_);
+    ASSERT_OK(feeder.Open("full", id, "cut"));
+    EXPECT_EQ(feeder.tokens(), 7u * 8);
+    EXPECT_EQ(client_.context(id).hashes.size(), 7u);
+    EXPECT_EQ(client_.context(id).digest_blocks, (std::vector<uint32_t>{7, 7}));
+    if (std::string(id) == "fork") {
+      EXPECT_EQ(client_.context("cut").hashes.size(), 10u);
+    }
+    ASSERT_OK(worker_->Close(feeder.id()));
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Paths, StoreRestart,

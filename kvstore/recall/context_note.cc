@@ -1,0 +1,223 @@
+#include "kvstore/recall/context_note.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kvstore/base/status.h"
+
+namespace varve::recall {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "the format is little-endian");
+
+constexpr char kMagic[4] = {'V', 'C', 'T', 'X'};
+constexpr uint16_t kVersion = 1;
+constexpr uint32_t kMaxLayers = 1024;
+
+enum class NoteKind : uint16_t { kContext = 1, kRows = 2, kEpochs = 3 };
+
+struct Header {
+  char magic[4];
+  uint16_t version;
+  uint16_t kind;
+};
+static_assert(sizeof(Header) == 8);
+
+// Followed by the namespace's name and the id.
+struct ContextLabel {
+  Header header;
+  uint32_t num_layers;
+  uint32_t num_kv_heads;
+  uint32_t num_query_heads;
+  uint32_t head_dim;
+  uint32_t page_tokens;
+  uint16_t dtype;
+  uint16_t digest_kind;
+  uint32_t namespace_bytes;
+  uint32_t id_bytes;
+};
+static_assert(sizeof(ContextLabel) == 40);
+
+struct InheritedEntry {
+  uint64_t under;
+  uint64_t last;
+  uint32_t blocks;
+  uint32_t zero;
+};
+static_assert(sizeof(InheritedEntry) == 24);
+
+struct RowsLabel {
+  Header header;
+  uint64_t under;
+  uint32_t layer;
+  uint32_t first;
+  uint32_t count;
+  uint32_t zero;
+};
+static_assert(sizeof(RowsLabel) == 32);
+
+struct EpochsLabel {
+  Header header;
+  uint32_t end;
+  uint32_t zero;
+};
+static_assert(sizeof(EpochsLabel) == 16);
+
+Header MakeHeader(NoteKind kind) {
+  Header header{};
+  std::memcpy(header.magic, kMagic, sizeof(kMagic));
+  header.version = kVersion;
+  header.kind = static_cast<uint16_t>(kind);
+  return header;
+}
+
+template <typename Block>
+std::string Bytes(const Block& block) {
+  return {reinterpret_cast<const char*>(&block), sizeof(block)};
+}
+
+// REQUIRES: they are there.
+template <typename Block>
+Block Load(std::string_view bytes) {
+  Block block;
+  std::memcpy(&block, bytes.data(), sizeof(block));
+  return block;
+}
+
+absl::Status Damaged(const char* what) {
+  return absl::DataLossError(absl::StrCat("a note of contexts is damaged: ", what));
+}
+
+absl::StatusOr<std::vector<Inherited>> ParseInherited(std::string_view payload) {
+  if (payload.size() % sizeof(InheritedEntry) != 0) return Damaged("its size");
+  std::vector<Inherited> inherited;
+  inherited.reserve(payload.size() / sizeof(InheritedEntry));
+  store::NoteId before = 0;
+  for (; !payload.empty(); payload.remove_prefix(sizeof(InheritedEntry))) {
+    const auto entry = Load<InheritedEntry>(payload);
+    if (entry.under <= before || entry.last < entry.under || entry.blocks == 0 ||
+        entry.blocks > kMaxBlocks || entry.zero != 0) {
+      return Damaged("what it inherits");
+    }
+    before = entry.under;
+    inherited.push_back({entry.under, entry.last, entry.blocks});
+  }
+  return inherited;
+}
+
+absl::StatusOr<ParsedNote> ParseContext(std::string_view label, std::string_view payload) {
+  if (label.size() < sizeof(ContextLabel)) return Damaged("its size");
+  const auto found = Load<ContextLabel>(label);
+  label.remove_prefix(sizeof(ContextLabel));
+  if (label.size() != uint64_t{found.namespace_bytes} + found.id_bytes) return Damaged("its size");
+  ContextNote note;
+  note.namespace_name = label.substr(0, found.namespace_bytes);
+  note.id = label.substr(found.namespace_bytes);
+  note.options.geometry = {found.num_layers,      found.num_kv_heads,
+                           found.num_query_heads, found.head_dim,
+                           found.page_tokens,     static_cast<page::DType>(found.dtype)};
+  note.options.digest_kind = static_cast<page::DigestKind>(found.digest_kind);
+  // The enumerations are narrower than the fields.
+  if (static_cast<uint16_t>(note.options.geometry.dtype) != found.dtype ||
+      static_cast<uint16_t>(note.options.digest_kind) != found.digest_kind ||
+      !CheckContextOptions(note.options).ok()) {
+    return Damaged("the shape of the context");
+  }
+  if (!CheckContextId(note.id).ok()) return Damaged("the context's id");
+  VARVE_ASSIGN_OR_RETURN(note.inherited, ParseInherited(payload));
+  return note;
+}
+
+bool IsHashRow(std::string_view row) {
+  const size_t bytes = static_cast<uint8_t>(row[0]);
+  if (bytes < page::ObjectKey::kMinBytes || bytes > page::kMaxBlockHashBytes) return false;
+  const std::string_view rest = row.substr(1 + bytes);
+  return std::all_of(rest.begin(), rest.end(), [](char c) { return c == 0; });
+}
+
+absl::StatusOr<ParsedNote> ParseRows(std::string_view label, std::string_view payload) {
+  if (label.size() != sizeof(RowsLabel)) return Damaged("its size");
+  const auto found = Load<RowsLabel>(label);
+  const bool blocks = found.layer == RowsNote::kBlocks;
+  if (found.under == 0 || (!blocks && found.layer >= kMaxLayers) || found.count == 0 ||
+      found.count > kMaxBlocks || found.first > kMaxBlocks - found.count || found.zero != 0) {
+    return Damaged("which rows it has");
+  }
+  if (payload.empty() || payload.size() % found.count != 0) return Damaged("the size of its rows");
+  if (blocks) {
+    if (payload.size() != found.count * kBlockRowBytes) return Damaged("the size of its rows");
+    for (; !payload.empty(); payload.remove_prefix(kBlockRowBytes)) {
+      if (!IsHashRow(payload.substr(0, kBlockRowBytes))) return Damaged("a block's hash");
+    }
+  }
+  return RowsNote{found.under, found.layer, found.first, found.count};
+}
+
+absl::StatusOr<ParsedNote> ParseEpochs(std::string_view label, std::string_view payload) {
+  if (label.size() != sizeof(EpochsLabel) || !payload.empty()) return Damaged("its size");
+  const auto found = Load<EpochsLabel>(label);
+  if (found.end == 0 || found.zero != 0) return Damaged("its epochs");
+  return EpochsNote{found.end};
+}
+
+}  // namespace
+
+std::string EncodeLabel(const ContextNote& note) {
+  const page::Geometry& g = note.options.geometry;
+  const ContextLabel label{MakeHeader(NoteKind::kContext),
+                           g.num_layers,
+                           g.num_kv_heads,
+                           g.num_query_heads,
+                           g.head_dim,
+                           g.page_tokens,
+                           static_cast<uint16_t>(g.dtype),
+                           static_cast<uint16_t>(note.options.digest_kind),
+                           static_cast<uint32_t>(note.namespace_name.size()),
+                           static_cast<uint32_t>(note.id.size())};
+  return Bytes(label) + note.namespace_name + note.id;
+}
+
+std::string EncodePayload(const std::vector<Inherited>& inherited) {
+  std::string payload;
+  payload.reserve(inherited.size() * sizeof(InheritedEntry));
+  for (const Inherited& from : inherited) {
+    payload += Bytes(InheritedEntry{from.under, from.last, from.blocks, 0});
+  }
+  return payload;
+}
+
+std::string EncodeLabel(const RowsNote& note) {
+  return Bytes(
+      RowsLabel{MakeHeader(NoteKind::kRows), note.under, note.layer, note.first, note.count, 0});
+}
+
+std::string EncodeLabel(const EpochsNote& note) {
+  return Bytes(EpochsLabel{MakeHeader(NoteKind::kEpochs), note.end, 0});
+}
+
+absl::StatusOr<ParsedNote> ParseNote(std::string_view label, std::string_view payload) {
+  if (!label.starts_with(std::string_view(kMagic, sizeof(kMagic)))) {
+    return absl::NotFoundError("no note of contexts");
+  }
+  if (label.size() < sizeof(Header)) return Damaged("its size");
+  const auto header = Load<Header>(label);
+  if (header.version != kVersion) {
+    return absl::FailedPreconditionError(absl::StrCat("notes of contexts of version ",
+                                                      header.version,
+                                                      "; this program reads version ", kVersion));
+  }
+  switch (static_cast<NoteKind>(header.kind)) {
+    case NoteKind::kContext:
+      return ParseContext(label, payload);
+    case NoteKind::kRows:
+      return ParseRows(label, payload);
+    case NoteKind::kEpochs:
+      return ParseEpochs(label, payload);
+  }
+  return Damaged("its kind");
+}
+
+}  // namespace varve::recall

@@ -1,0 +1,470 @@
+// What goes to the disk and comes from there: objects being written, read for a Get, and brought
+// back into host memory.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kvstore/base/log.h"
+#include "kvstore/base/status.h"
+#include "kvstore/page/checksum.h"
+#include "kvstore/store/page_store_impl.h"
+#include "kvstore/store/record_label.h"
+
+namespace varve::store {
+namespace {
+
+constexpr size_t kMaxPromotions = 1024;
+constexpr uint32_t kPromotionsReading = 8;
+// How much is done under one lock, so that nobody waits long behind it.
+constexpr uint32_t kDiskEvictionSteps = 256;
+
+bool TakesWrites(const tier::LogUsage& usage) {
+  return std::any_of(usage.directories.begin(), usage.directories.end(),
+                     [](const tier::DirectoryUsage& directory) {
+                       return directory.state == tier::DirectoryState::kOk ||
+                              directory.state == tier::DirectoryState::kFull;
+                     });
+}
+
+uint64_t Share(double watermark, uint64_t bytes) {
+  return static_cast<uint64_t>(watermark * static_cast<double>(bytes));
+}
+
+}  // namespace
+
+PageStoreImpl::~PageStoreImpl() {
+  std::vector<PutHandle::CommitDone> abandoned;
+  {
+    base::MutexLock lock(mutex_);
+    stopping_ = true;
+    for (Object* object : std::exchange(write_queue_, {})) {
+      for (auto& done : durable_waiters_[object]) abandoned.push_back(std::move(done));
+      durable_waiters_.erase(object);
+    }
+    promotions_.clear();
+    while (operations_ > 0) idle_.Wait(mutex_);
+  }
+  for (auto& done : abandoned) {
+    std::move(done)(absl::UnavailableError("the store ended before the object was on disk"));
+  }
+  WakeRoomWaiters();
+}
+
+// ---- at start
+
+absl::Status PageStoreImpl::Recover() {
+  const absl::Time start = clock_->Now();
+  std::vector<std::unique_ptr<Object>> found;
+  std::vector<tier::RecordId> strange;
+  VARVE_RETURN_IF_ERROR(log().Recover([&](const tier::RecordLog::Recovered& record) {
+    if (IsNoteLabel(record.label)) return journal_->Found(record);
+    absl::StatusOr<ObjectLabel> label = ParseObjectLabel(record.label, record.payload_bytes);
+    if (!label.ok()) return strange.push_back(record.id);
+    auto object = std::make_unique<Object>();
+    {
+      base::MutexLock lock(mutex_);
+      const auto next = static_cast<NamespaceId>(namespaces_.size() + 1);
+      const auto [ns, is_new] = namespaces_.try_emplace(label->ns_name, next);
+      if (is_new) namespace_names_.push_back(label->ns_name);
+      object->key = FullKey{ns->second, label->key};
+    }
+    object->meta = std::move(label->meta);
+    object->checksums = std::move(label->checksums);
+    object->record = record.id;
+    found.push_back(std::move(object));
+  }));
+  // The order in which they were written: of two with one key the later one counts, and eviction
+  // begins with the oldest.
+  std::sort(found.begin(), found.end(),
+            [](const auto& a, const auto& b) { return a->record < b->record; });
+  base::MutexLock lock(mutex_);
+  const absl::Time now = clock_->Now();
+  for (std::unique_ptr<Object>& object : found) {
+    if (Object* older = index_.Find(object->key)) {
+      strange.push_back(index_.Drop(older).record);
+    }
+    index_.Publish(object, now);
+  }
+  recovered_objects_ = index_.objects();
+  recovery_seconds_ = absl::ToDoubleSeconds(clock_->Now() - start);
+  if (!found.empty() || !strange.empty()) {
+    base::LogInfo("recovered ", recovered_objects_, " objects of ", index_.object_bytes(),
+                  " bytes from disk in ", recovery_seconds_, " s; ", strange.size(),
+                  " records were superseded or of no use");
+  }
+  if (!strange.empty()) log().Erase(strange, tier::Sync::kNo, [](const absl::Status&) {});
+  NoteDiskStateLocked();
+  return absl::OkStatus();
+}
+
+// ---- operations under way
+
+void PageStoreImpl::End() {
+  base::MutexLock lock(mutex_);
+  if (--operations_ == 0 && stopping_) idle_.NotifyAll();
+}
+
+void PageStoreImpl::RunLater(base::Task task) {
+  BeginLocked();
+  options_.disk->executor->Run([this, task = std::move(task)]() mutable {
+    std::move(task)();
+    End();
+  });
+}
+
+void PageStoreImpl::NoteDiskStateLocked() {
+  const bool usable = TakesWrites(log().Usage());
+  if (std::exchange(disk_usable_, usable) == usable) return;
+  if (usable) {
+    base::LogInfo("the disk takes objects again");
+  } else {
+    base::LogError("the disk takes no objects: what leaves host memory is lost from now on");
+  }
+  index_.HoldsGuardHost(!usable);
+  // What it missed.
+  if (usable && options_.disk->durability != Durability::kMemory) QueueAllLocked();
+}
+
+void PageStoreImpl::EraseForGoodLocked(tier::RecordId record) {
+  ++erasing_;
+  BeginLocked();
+  log().Erase(std::span(&record, 1), tier::Sync::kYes,
+              [this](const absl::Status& status) { OnErased(status); });
+}
+
+void PageStoreImpl::OnErased(const absl::Status& status) {
+  std::vector<PutHandle::CommitDone> waiters;
+  absl::Status all;
+  {
+    base::MutexLock lock(mutex_);
+    erase_status_.Update(status);
+    if (--erasing_ == 0) {
+      waiters.swap(removed_waiters_);
+      all = std::exchange(erase_status_, absl::OkStatus());
+    }
+  }
+  for (auto& done : waiters) std::move(done)(all);
+  End();
+}
+
+// ---- writing
+
+void PageStoreImpl::QueueWriteLocked(Object* object, bool demote) {
+  index_.OpenUnused(object);
+  object->writing = true;
+  object->demoting = demote;
+  ++queued_objects_;
+  queued_bytes_ += object->meta.bytes;
+  if (demote) demoting_bytes_ += object->slot.extent_bytes;
+  write_queue_.push_back(object);
+}
+
+void PageStoreImpl::QueueAllLocked() {
+  index_.ForEach([this](Object& object) {
+    if (object.record == 0 && !object.writing) QueueWriteLocked(&object, /*demote=*/false);
+  });
+}
+
+void PageStoreImpl::PumpWritesLocked(std::vector<Left>& left) {
+  while (!write_queue_.empty() && pending_bytes_ < options_.disk->max_pending_bytes) {
+    Object* object = write_queue_.front();
+    write_queue_.pop_front();
+    BeginLocked();
+    pending_bytes_ += object->meta.bytes;
+    if (object->state == ObjectState::kGone) {
+      RunLater([this, object] { OnWritten(object, absl::OkStatus()); });
+      continue;
+    }
+    EvictFromDiskLocked(object->meta.bytes, left);
+    tier::RecordLog::AppendRequest request;
+    request.label = EncodeObjectLabel(namespace_names_[object->key.ns - 1], object->key.key,
+                                      object->meta, object->checksums);
+    request.payload = host_->Map(object->slot);
+    request.payload_crc32c = object->checksums.whole_crc32c;
+    request.sync =
+        options_.disk->durability == Durability::kNvmeSync ? tier::Sync::kYes : tier::Sync::kNo;
+    // Done takes the lock first, so it finds the id.
+    object->record_written = log().Append(
+        std::move(request), [this, object](absl::Status status) { OnWritten(object, status); });
+  }
+}
+
+void PageStoreImpl::OnWritten(Object* object, const absl::Status& status) {
+  std::vector<Left> left;
+  std::vector<PutHandle::CommitDone> waiters;
+  std::vector<base::Task> flushed;
+  const uint64_t bytes = object->meta.bytes;
+  MoveCause cause;
+  {
+    base::MutexLock lock(mutex_);
+    object->writing = false;
+    pending_bytes_ -= bytes;
+    queued_bytes_ -= bytes;
+    --queued_objects_;
+    const bool demoting = std::exchange(object->demoting, false);
+    cause = demoting ? MoveCause::kDemote : MoveCause::kPut;
+    if (demoting) demoting_bytes_ -= object->slot.extent_bytes;
+    const auto waiting = durable_waiters_.find(object);
+    if (waiting != durable_waiters_.end()) {
+      waiters = std::move(waiting->second);
+      durable_waiters_.erase(waiting);
+    }
+    const tier::RecordId record = std::exchange(object->record_written, 0);
+    const bool gone = object->state == ObjectState::kGone;
+    if (gone && record != 0) FreeLocked({.slot = {}, .record = record});
+    if (!gone && status.ok()) index_.AddRecord(object, record);
+    CloseLocked(object);  // may be the end of it when it is gone
+    if (!gone && !status.ok()) WriteFailedLocked(object, demoting, !waiters.empty(), status, left);
+    if (!gone && status.ok() && demoting && !index_.guarded(*object, TierId::kHost)) {
+      FreeLocked(index_.LeaveTier(object, TierId::kHost));
+    }
+    PumpWritesLocked(left);
+    if (queued_objects_ == 0) flushed.swap(flush_waiters_);
+  }
+  if (status.ok() && options_.on_moved) options_.on_moved(TierId::kNvme, cause, bytes);
+  ReportLeft(left);
+  for (auto& done : waiters) std::move(done)(status);
+  for (base::Task& task : flushed) std::move(task)();
+  WakeRoomWaiters();
+  End();
+}
+
+void PageStoreImpl::WriteFailedLocked(Object* object, bool demoting, bool promised,
+                                      const absl::Status& status, std::vector<Left>& left) {
+  NoteDiskStateLocked();
+  if (write_errors_++ == 0) {
+    base::LogError("an object was not written to disk (later ones are only counted): ",
+                   status.message());
+  }
+  if (index_.guarded(*object, TierId::kHost) || object->held()) return;
+  // Nobody was told that it is stored; or it has to leave, and the disk is full of what must stay.
+  if (promised || (demoting && absl::IsResourceExhausted(status))) {
+    EvictLocked(object, TierId::kHost, left);
+  }
+}
+
+void PageStoreImpl::EvictFromDiskLocked(uint64_t bytes, std::vector<Left>& left) {
+  const tier::LogUsage usage = log().Usage();
+  const uint64_t high = Share(options_.disk->high_watermark, usage.usable_bytes);
+  if (usage.live_bytes + usage.pending_bytes + bytes <= high) return;
+  const uint64_t low = Share(options_.disk->low_watermark, usage.usable_bytes);
+  const uint64_t taken = usage.live_bytes + usage.pending_bytes + bytes;
+  uint64_t excess = taken > low ? taken - low : 0;
+  index_.ExpirePins(clock_->Now());
+  uint32_t steps = kDiskEvictionSteps;
+  std::vector<tier::RecordId> erased;
+  while (excess > 0) {
+    Object* victim = index_.NextVictim(TierId::kNvme, steps);
+    if (victim == nullptr) break;
+    excess -= std::min(excess, victim->meta.bytes);
+    erased.push_back(victim->record);
+    if (victim->slot.bytes > 0) {
+      CountLeftLocked(*victim, TierId::kNvme, left);
+      index_.LeaveTier(victim, TierId::kNvme);
+    } else {
+      victim->record = 0;  // erased with the others
+      EvictLocked(victim, TierId::kNvme, left);
+    }
+  }
+  if (!erased.empty()) log().Erase(erased, tier::Sync::kNo, [](const absl::Status&) {});
+}
+
+void PageStoreImpl::Flush(base::Task done) {
+  std::vector<Left> left;
+  {
+    base::MutexLock lock(mutex_);
+    if (has_disk() && disk_usable_) {
+      QueueAllLocked();
+      if (queued_objects_ > 0) flush_waiters_.push_back(std::move(done));
+      PumpWritesLocked(left);
+    }
+  }
+  ReportLeft(left);
+  if (done) std::move(done)();
+}
+
+// ---- reading
+
+void PageStoreImpl::Load(Object* object, uint64_t offset, uint64_t bytes, absl::Time deadline,
+                         Loaded done) {
+  auto reading = std::make_shared<Reading>(Reading{object, deadline, std::move(done)});
+  {
+    base::MutexLock lock(mutex_);
+    BeginLocked();
+    readings_.insert(reading);
+  }
+  staging_->Take(bytes, [this, reading = std::move(reading), offset](Staging::Buffer buffer) {
+    ReadInto(reading, offset, std::move(buffer));
+  });
+}
+
+void PageStoreImpl::ReadInto(const std::shared_ptr<Reading>& reading, uint64_t offset,
+                             Staging::Buffer buffer) {
+  tier::RecordId record = 0;
+  {
+    base::MutexLock lock(mutex_);
+    // Nobody waits for it any more: then the object may be gone, too.
+    if (reading->done) record = reading->object->record;
+  }
+  const std::span<std::byte> memory = buffer.memory();
+  log().Read(record, offset, memory, tier::IoClass::kDemand,
+             [this, reading, buffer = std::move(buffer)](absl::Status status) mutable {
+               if (status.ok()) {
+                 EndReading(reading, std::move(buffer));
+               } else {
+                 EndReading(reading, std::move(status));
+               }
+               End();
+             });
+}
+
+void PageStoreImpl::EndReading(const std::shared_ptr<Reading>& reading,
+                               absl::StatusOr<Staging::Buffer> result) {
+  Loaded done;
+  {
+    base::MutexLock lock(mutex_);
+    readings_.erase(reading);
+    done = std::exchange(reading->done, nullptr);
+  }
+  if (!done) return;
+  if (!result.ok()) NoteReadError(reading->object, result.status());
+  std::move(done)(std::move(result));
+}
+
+void PageStoreImpl::NoteReadError(Object* object, const absl::Status& status) {
+  if (absl::IsNotFound(status)) return;  // removed meanwhile
+  base::MutexLock lock(mutex_);
+  if (read_errors_++ == 0) {
+    base::LogError("an object was not read from disk (later ones are only counted): ",
+                   status.message());
+  }
+  if (!absl::IsDataLoss(status) || object->state == ObjectState::kGone) return;
+  misses_.Remember(object->identity, MissReason::kFailed);
+  FreeLocked(index_.Drop(object));
+}
+
+// ---- back to host memory
+
+void PageStoreImpl::Prefetch(NamespaceId ns, std::span<const page::ObjectKey> keys) {
+  if (!has_disk()) return;
+  base::MutexLock lock(mutex_);
+  for (const page::ObjectKey& key : keys) {
+    Object* object = index_.Find(FullKey{ns, key});
+    if (object != nullptr && object->slot.bytes == 0) {
+      QueuePromotionLocked(object, MoveCause::kPrefetch);
+    }
+  }
+}
+
+void PageStoreImpl::QueuePromotionLocked(Object* object, MoveCause cause) {
+  const uint32_t needed = options_.disk->promote_uses;
+  if (cause == MoveCause::kPromote && (needed == 0 || uses_.Estimate(object->identity) < needed)) {
+    return;
+  }
+  if (stopping_ || promotions_.size() >= kMaxPromotions || object->promoting) return;
+  object->promoting = true;
+  index_.OpenUnused(object);
+  promotions_.push_back({.object = object, .cause = cause, .slot = {}});
+  if (promotions_reading_ < kPromotionsReading) RunLater([this] { StartPromotions(); });
+}
+
+void PageStoreImpl::StartPromotions() {
+  for (;;) {
+    Promotion promotion;
+    tier::RecordId record = 0;
+    {
+      base::MutexLock lock(mutex_);
+      if (promotions_.empty() || promotions_reading_ >= kPromotionsReading) return;
+      promotion = promotions_.front();
+      promotions_.pop_front();
+      ++promotions_reading_;
+      record = promotion.object->slot.bytes == 0 ? promotion.object->record : 0;
+      BeginLocked();
+    }
+    absl::StatusOr<tier::Slot> slot = absl::NotFoundError("");
+    if (record != 0) slot = ReserveSlot(promotion.object->meta.bytes);
+    if (!slot.ok()) {
+      EndPromotion(promotion, false);
+      continue;
+    }
+    promotion.slot = *slot;
+    tier::Slot whole = *slot;
+    whole.bytes = slot->extent_bytes;
+    log().Read(record, 0, host_->Map(whole), tier::IoClass::kPrefetch,
+               [this, promotion](const absl::Status& status) {
+                 base::MutexLock lock(mutex_);
+                 RunLater([this, promotion, status] { OnPromotionRead(promotion, status); });
+               });
+  }
+}
+
+void PageStoreImpl::OnPromotionRead(const Promotion& promotion, const absl::Status& status) {
+  if (!status.ok()) {
+    NoteReadError(promotion.object, status);
+    return EndPromotion(promotion, false);
+  }
+  const std::span<const std::byte> memory = host_->Map(promotion.slot);
+  const bool good =
+      page::Crc32c(memory.data(), memory.size()) == promotion.object->checksums.whole_crc32c;
+  if (!good) DropCorrupt(promotion.object, TierId::kNvme);
+  EndPromotion(promotion, good);
+}
+
+void PageStoreImpl::EndPromotion(const Promotion& promotion, bool good) {
+  bool taken = false;
+  {
+    base::MutexLock lock(mutex_);
+    Object* object = promotion.object;
+    taken = good && object->state == ObjectState::kResident && object->slot.bytes == 0;
+    if (taken) {
+      index_.AddSlot(object, promotion.slot);
+    } else {
+      FreeSlotLocked(promotion.slot);
+    }
+    object->promoting = false;
+    --promotions_reading_;
+    if (!promotions_.empty()) RunLater([this] { StartPromotions(); });
+  }
+  if (taken && options_.on_moved) {
+    options_.on_moved(TierId::kHost, promotion.cause, promotion.object->meta.bytes);
+  }
+  {
+    base::MutexLock lock(mutex_);
+    CloseLocked(promotion.object);
+  }
+  End();
+}
+
+// ---- time
+
+void PageStoreImpl::Tick() {
+  std::vector<base::Task> late;
+  std::vector<std::shared_ptr<Reading>> slow;
+  std::vector<Left> left;
+  {
+    base::MutexLock lock(mutex_);
+    index_.ExpirePins(clock_->Now());
+    if (!has_disk()) return;
+    NoteDiskStateLocked();
+    PumpWritesLocked(left);
+    const absl::Time now = clock_->Now();
+    for (auto waiter = room_waiters_.begin(); waiter != room_waiters_.end();) {
+      if (now < waiter->deadline) {
+        ++waiter;
+        continue;
+      }
+      late.push_back(std::move(waiter->done));
+      waiter = room_waiters_.erase(waiter);
+    }
+    for (const std::shared_ptr<Reading>& reading : readings_) {
+      if (reading->deadline <= now) slow.push_back(reading);
+    }
+  }
+  for (const std::shared_ptr<Reading>& reading : slow) {
+    EndReading(reading, absl::DeadlineExceededError("the disk has not answered in time"));
+  }
+  ReportLeft(left);
+  for (base::Task& done : late) std::move(done)();
+}
+
+}  // namespace varve::store

@@ -1,0 +1,207 @@
+// The page store's one implementation: an index under one lock, host memory, and below it, maybe, a
+// disk. Puts, gets and pins are in page_store.cc, making room in page_store_room.cc, what goes to
+// the disk and comes from there in page_store_disk.cc.
+//
+// Locks: the tier's, the staging's and the log's own are taken inside mutex_, never the other way
+// round; whatever calls back is called outside of it.
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "kvstore/base/mutex.h"
+#include "kvstore/store/frequency_sketch.h"
+#include "kvstore/store/log_journal.h"
+#include "kvstore/store/miss_memory.h"
+#include "kvstore/store/object_index.h"
+#include "kvstore/store/page_handles.h"
+#include "kvstore/store/page_store.h"
+#include "kvstore/store/staging.h"
+
+namespace varve::store {
+
+class PageStoreImpl final : public PageStore, private HandleOwner {
+ public:
+  PageStoreImpl(tier::Tier* host, const PageStoreOptions& options,
+                std::unique_ptr<EvictionPolicy> host_policy,
+                std::unique_ptr<EvictionPolicy> disk_policy, const base::Clock* clock);
+  // Waits for what is being written and read.
+  ~PageStoreImpl() override;
+
+  // What is on the disk; before any other call.
+  absl::Status Recover();
+
+  absl::StatusOr<NamespaceId> InternNamespace(std::string_view name) override;
+  std::string NamespaceName(NamespaceId ns) const override;
+  absl::StatusOr<std::unique_ptr<PutHandle>> Reserve(NamespaceId ns, const page::ObjectKey& key,
+                                                     const ObjectMeta& meta) override;
+  void AwaitRoom(absl::Time deadline, base::Task done) override;
+  void AwaitDurable(NamespaceId ns, const page::ObjectKey& key,
+                    PutHandle::CommitDone done) override;
+  std::unique_ptr<GetHandle> Acquire(NamespaceId ns, const page::ObjectKey& key,
+                                     Miss* miss) override;
+  bool Exists(NamespaceId ns, const page::ObjectKey& key) const override;
+  bool Remove(NamespaceId ns, const page::ObjectKey& key, bool force) override;
+  void AwaitRemoved(PutHandle::CommitDone done) override;
+  bool Pin(NamespaceId ns, const page::ObjectKey& key, uint64_t owner, absl::Duration ttl) override;
+  bool Unpin(NamespaceId ns, const page::ObjectKey& key, uint64_t owner) override;
+  void UnpinAll(uint64_t owner) override;
+  void Hold(NamespaceId ns, std::span<const std::string> block_hashes) override;
+  void Release(NamespaceId ns, std::span<const std::string> block_hashes) override;
+  std::vector<ObjectRow> List(NamespaceId ns, std::string_view prefix, std::string_view after,
+                              size_t limit) const override;
+  absl::StatusOr<EvictedMatching> EvictMatching(std::string_view ns_name,
+                                                std::string_view prefix) override;
+  void Prefetch(NamespaceId ns, std::span<const page::ObjectKey> keys) override;
+  void Tick() override;
+  void Flush(base::Task done) override;
+  Journal* journal() override { return journal_.get(); }
+  PageStoreUsage Usage() const override;
+
+ private:
+  // An object that left a tier, to be reported outside the lock.
+  struct Left {
+    TierId tier;
+    uint64_t bytes;
+    absl::Time last_use;
+  };
+  struct RoomWaiter {
+    absl::Time deadline;
+    base::Task done;
+  };
+  // A read for a handle, which may have gone when the disk answers at last.
+  struct Reading {
+    Object* object = nullptr;
+    absl::Time deadline;
+    Loaded done;  // null: answered
+  };
+  struct Promotion {
+    Object* object = nullptr;  // with a handle of ours
+    MoveCause cause = MoveCause::kPromote;
+    tier::Slot slot;  // once it has one
+  };
+
+  // ---- HandleOwner
+  absl::Status Commit(std::unique_ptr<Object>& reserved, PutHandle::CommitDone& done) override;
+  void Abandon(const tier::Slot& slot) override;
+  std::span<std::byte> Map(const tier::Slot& slot) override { return host_->Map(slot); }
+  void Load(Object* object, uint64_t offset, uint64_t bytes, absl::Time deadline,
+            Loaded done) override;
+  void Close(Object* object) override;
+  void DropCorrupt(Object* object, TierId tier) override;
+
+  absl::Status Validate(const ObjectMeta& meta) const;
+  bool has_disk() const { return options_.disk.has_value(); }
+  tier::RecordLog& log() const { return *options_.disk->log; }
+  // Gives back what an index operation freed. The slot under the lock: whoever then finds nothing
+  // to evict finds the room.
+  void FreeLocked(const ObjectIndex::Freed& freed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void FreeSlotLocked(const tier::Slot& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Closes a handle of the store's own.
+  void CloseLocked(Object* object) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // ---- page_store_room.cc
+  absl::StatusOr<tier::Slot> ReserveSlot(uint64_t bytes);
+  // For what fits no hole: evicts the least that makes one, or nothing. O(objects) under the lock.
+  absl::StatusOr<tier::Slot> ReserveWindow(uint64_t bytes);
+  absl::StatusOr<tier::Slot> ReserveWindow(uint64_t bytes, std::vector<Left>& left);
+  // Makes objects leave host memory until no more than used_bytes are used, or will be when those
+  // on their way to disk have left; answers how many have left.
+  size_t EvictTo(uint64_t used_bytes);
+  // True: there is more to do.
+  bool EvictSome(uint64_t used_bytes, std::vector<Left>& left);
+  // One that its policy named, or a neighbour: leaves host memory for good, or starts to.
+  void EvictFromHostLocked(Object* object, std::vector<Left>& left)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Out of the store.
+  void EvictLocked(Object* object, TierId tier, std::vector<Left>& left)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CountLeftLocked(const Object& object, TierId tier, std::vector<Left>& left)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ReportLeft(const std::vector<Left>& left) const;
+  absl::Status NoRoomLocked(uint64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Room was made, or will not be: those who wait look again.
+  void WakeRoomWaiters();
+
+  // ---- page_store_disk.cc
+  // Operations: what is with the log, the executor or the staging, and calls back.
+  void BeginLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { ++operations_; }
+  void End();
+  void RunLater(base::Task task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether the log takes records now decides what becomes of objects that leave host memory.
+  void NoteDiskStateLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // AwaitRemoved waits for it.
+  void EraseForGoodLocked(tier::RecordId record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void OnErased(const absl::Status& status);
+  // Queues the object for the log. REQUIRES: in host memory, not on disk, not queued.
+  void QueueWriteLocked(Object* object, bool demote) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void QueueAllLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Gives the log as much of the queue as it may have.
+  void PumpWritesLocked(std::vector<Left>& left) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void OnWritten(Object* object, const absl::Status& status);
+  // promised: a Put waits for it.
+  void WriteFailedLocked(Object* object, bool demoting, bool promised, const absl::Status& status,
+                         std::vector<Left>& left) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // So that `bytes` more fit under the high watermark.
+  void EvictFromDiskLocked(uint64_t bytes, std::vector<Left>& left)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ReadInto(const std::shared_ptr<Reading>& reading, uint64_t offset, Staging::Buffer buffer);
+  void EndReading(const std::shared_ptr<Reading>& reading, absl::StatusOr<Staging::Buffer> result);
+  void NoteReadError(Object* object, const absl::Status& status);
+  void QueuePromotionLocked(Object* object, MoveCause cause) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void StartPromotions();
+  void OnPromotionRead(const Promotion& promotion, const absl::Status& status);
+  void EndPromotion(const Promotion& promotion, bool good);
+
+  tier::Tier* const host_;
+  const PageStoreOptions options_;
+  const base::Clock* const clock_;
+  const uint64_t low_bytes_;
+  const uint64_t high_bytes_;
+  std::unique_ptr<LogJournal> journal_;
+  std::unique_ptr<Staging> staging_;
+
+  mutable base::Mutex mutex_;
+  mutable ObjectIndex index_ ABSL_GUARDED_BY(mutex_);  // soft pins expire when somebody looks
+  MissMemory misses_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<std::string, NamespaceId> namespaces_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::string> namespace_names_ ABSL_GUARDED_BY(mutex_);  // of id i + 1
+  PerTier<EvictionCounters> eviction_ ABSL_GUARDED_BY(mutex_);
+  PerTier<uint64_t> checksum_failures_ ABSL_GUARDED_BY(mutex_);
+
+  // ---- the disk's
+  std::deque<Object*> write_queue_ ABSL_GUARDED_BY(mutex_);  // each with a handle of ours
+  uint64_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;        // in the queue or in the log's hands
+  uint64_t queued_objects_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t pending_bytes_ ABSL_GUARDED_BY(mutex_) = 0;   // in the log's hands
+  uint64_t demoting_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of slots that become free when written
+  bool disk_usable_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::flat_hash_map<const Object*, std::vector<PutHandle::CommitDone>> durable_waiters_
+      ABSL_GUARDED_BY(mutex_);
+  uint64_t erasing_ ABSL_GUARDED_BY(mutex_) = 0;  // for good: removals that are not yet safe
+  absl::Status erase_status_ ABSL_GUARDED_BY(mutex_);
+  std::vector<PutHandle::CommitDone> removed_waiters_ ABSL_GUARDED_BY(mutex_);
+  std::deque<RoomWaiter> room_waiters_ ABSL_GUARDED_BY(mutex_);
+  std::atomic<bool> room_awaited_{false};  // there may be some
+  std::vector<base::Task> flush_waiters_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_set<std::shared_ptr<Reading>> readings_ ABSL_GUARDED_BY(mutex_);
+  FrequencySketch uses_ ABSL_GUARDED_BY(mutex_);
+  std::deque<Promotion> promotions_ ABSL_GUARDED_BY(mutex_);
+  uint32_t promotions_reading_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t read_errors_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t write_errors_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t recovered_objects_ ABSL_GUARDED_BY(mutex_) = 0;
+  double recovery_seconds_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t operations_ ABSL_GUARDED_BY(mutex_) = 0;  // with the log, the executor or the staging
+  base::CondVar idle_;
+};
+
+}  // namespace varve::store

@@ -1,0 +1,217 @@
+// Making room in host memory: demotion where there is a disk, eviction where there is none.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kvstore/base/status.h"
+#include "kvstore/store/page_store_impl.h"
+#include "kvstore/store/window.h"
+
+namespace varve::store {
+namespace {
+
+// How much is done under one lock, so that nobody waits long behind a batch.
+constexpr uint32_t kEvictionSteps = 256;
+constexpr size_t kRowsPerLock = 256;
+
+}  // namespace
+
+absl::StatusOr<tier::Slot> PageStoreImpl::ReserveSlot(uint64_t bytes) {
+  for (;;) {
+    absl::StatusOr<tier::Slot> slot = host_->Reserve(bytes);
+    const uint64_t used = host_->Usage().used_bytes;
+    if (slot.ok()) {
+      if (used > high_bytes_) EvictTo(low_bytes_);
+      return slot;
+    }
+    if (!absl::IsResourceExhausted(slot.status())) return slot;
+    {
+      // What eviction cannot make possible must not cost the cache its content.
+      base::MutexLock lock(mutex_);
+      index_.ExpirePins(clock_->Now());
+      const uint64_t evictable =
+          index_.tier_bytes(TierId::kHost) - index_.guarded_bytes(TierId::kHost);
+      const uint64_t free = host_->capacity_bytes() - used;
+      if (evictable == 0 || evictable + free < bytes) return NoRoomLocked(bytes);
+    }
+    if (EvictTo(std::min(low_bytes_, host_->capacity_bytes() - bytes)) == 0) {
+      return ReserveWindow(bytes);
+    }
+  }
+}
+
+absl::StatusOr<tier::Slot> PageStoreImpl::ReserveWindow(uint64_t bytes) {
+  std::vector<Left> left;
+  absl::StatusOr<tier::Slot> slot = ReserveWindow(bytes, left);
+  ReportLeft(left);
+  return slot;
+}
+
+absl::StatusOr<tier::Slot> PageStoreImpl::ReserveWindow(uint64_t bytes, std::vector<Left>& left) {
+  base::MutexLock lock(mutex_);
+  // Again only when another writer takes one of the holes meanwhile.
+  for (;;) {
+    absl::StatusOr<tier::Slot> slot = host_->Reserve(bytes);
+    if (slot.ok()) return slot;
+    // What is on its way to disk leaves holes soon.
+    if (demoting_bytes_ > 0) return NoRoomLocked(bytes);
+    std::vector<Piece> pieces;
+    for (const tier::Tier::Extent& hole : host_->Holes()) {
+      pieces.push_back({hole.offset, hole.bytes, nullptr});
+    }
+    index_.ForEachEvictable(TierId::kHost, [&](Object& object) {
+      pieces.push_back({object.slot.offset, object.slot.extent_bytes, &object});
+    });
+    const std::span<const Piece> window = CheapestWindow(pieces, bytes);
+    if (window.empty()) return NoRoomLocked(bytes);
+    for (const Piece& piece : window) {
+      if (piece.object != nullptr) EvictFromHostLocked(piece.object, left);
+    }
+    PumpWritesLocked(left);
+  }
+}
+
+absl::Status PageStoreImpl::NoRoomLocked(uint64_t bytes) const {
+  const tier::TierUsage usage = host_->Usage();
+  // What waits for the disk keeps its memory until it is there.
+  if (disk_usable_ && queued_bytes_ > 0) {
+    return absl::UnavailableError(absl::StrCat("no room yet for ", bytes, " bytes: ", queued_bytes_,
+                                               " bytes are on their way to disk"));
+  }
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "no room for ", bytes, " bytes: of ", usage.capacity_bytes, " bytes ", usage.used_bytes,
+      " are used, ", index_.guarded_bytes(TierId::kHost),
+      " of them by objects that are pinned, held by an attached context or being read; the "
+      "largest hole has ",
+      usage.largest_free_bytes, " bytes"));
+}
+
+// ---- leaving
+
+void PageStoreImpl::CountLeftLocked(const Object& object, TierId tier, std::vector<Left>& left) {
+  EvictionCounters& counters = eviction_[tier];
+  ++counters.evicted_objects;
+  counters.evicted_bytes += object.meta.bytes;
+  counters.last_evicted_idle_seconds = absl::ToDoubleSeconds(clock_->Now() - object.last_use);
+  left.push_back({tier, object.meta.bytes, object.last_use});
+}
+
+void PageStoreImpl::EvictLocked(Object* object, TierId tier, std::vector<Left>& left) {
+  CountLeftLocked(*object, tier, left);
+  misses_.Remember(object->identity, MissReason::kEvicted);
+  FreeLocked(index_.Drop(object));
+}
+
+void PageStoreImpl::EvictFromHostLocked(Object* object, std::vector<Left>& left) {
+  if (object->record != 0) {
+    FreeLocked(index_.LeaveTier(object, TierId::kHost));
+  } else if (disk_usable_) {
+    QueueWriteLocked(object, /*demote=*/true);
+  } else {
+    EvictLocked(object, TierId::kHost, left);
+  }
+}
+
+bool PageStoreImpl::EvictSome(uint64_t used_bytes, std::vector<Left>& left) {
+  base::MutexLock lock(mutex_);
+  index_.ExpirePins(clock_->Now());
+  uint32_t steps = kEvictionSteps;
+  Object* victim = nullptr;
+  // Looked up each time: others evict, and give space back, too.
+  while (host_->Usage().used_bytes > used_bytes + demoting_bytes_) {
+    victim = index_.NextVictim(TierId::kHost, steps);
+    if (victim == nullptr) break;
+    if (victim->record == 0 && disk_usable_) index_.KeepVictim(victim, TierId::kHost);
+    EvictFromHostLocked(victim, left);
+  }
+  PumpWritesLocked(left);
+  return victim == nullptr && steps == 0;
+}
+
+size_t PageStoreImpl::EvictTo(uint64_t used_bytes) {
+  const uint64_t before = host_->Usage().slots;
+  for (bool more = true; more;) {
+    std::vector<Left> left;
+    more = EvictSome(used_bytes, left);
+    ReportLeft(left);
+  }
+  const uint64_t after = host_->Usage().slots;
+  return before > after ? before - after : 0;
+}
+
+void PageStoreImpl::ReportLeft(const std::vector<Left>& left) const {
+  if (!options_.on_evicted) return;
+  const absl::Time now = clock_->Now();
+  for (const Left& l : left) {
+    options_.on_evicted(l.tier, l.bytes, absl::ToDoubleSeconds(now - l.last_use));
+  }
+}
+
+absl::StatusOr<EvictedMatching> PageStoreImpl::EvictMatching(std::string_view ns_name,
+                                                             std::string_view prefix) {
+  NamespaceId ns = 0;
+  {
+    base::MutexLock lock(mutex_);
+    const auto found = namespaces_.find(std::string(ns_name));
+    if (found == namespaces_.end()) {
+      return absl::NotFoundError(
+          absl::StrCat("no session has used the namespace ", base::Quoted(std::string(ns_name))));
+    }
+    ns = found->second;
+  }
+  EvictedMatching matching;
+  std::string from;
+  for (bool more = true; more;) {
+    std::vector<Left> left;
+    {
+      base::MutexLock lock(mutex_);
+      index_.ExpirePins(clock_->Now());
+      std::vector<Object*> objects;
+      index_.Scan(ns, prefix, from, [&](Object& object) {
+        objects.push_back(&object);
+        return objects.size() < kRowsPerLock;
+      });
+      more = objects.size() == kRowsPerLock;
+      if (more) from = objects.back()->key.key.bytes();
+      for (Object* object : objects) {
+        // That it is being written is no reason to keep it.
+        const uint32_t own_handles = object->writing ? 1 : 0;
+        if (object->handles == own_handles && object->pins.empty() && !object->held()) {
+          EvictLocked(object, object->tier(), left);
+        } else {
+          ++matching.kept;
+        }
+      }
+    }
+    for (const Left& l : left) matching.bytes += l.bytes;
+    matching.objects += left.size();
+  }
+  WakeRoomWaiters();
+  return matching;
+}
+
+// ---- waiting for it
+
+void PageStoreImpl::AwaitRoom(absl::Time deadline, base::Task done) {
+  {
+    base::MutexLock lock(mutex_);
+    if (queued_bytes_ > 0 && clock_->Now() < deadline) {
+      room_waiters_.push_back({deadline, std::move(done)});
+      room_awaited_.store(true);
+      return;
+    }
+  }
+  std::move(done)();
+}
+
+void PageStoreImpl::WakeRoomWaiters() {
+  if (!room_awaited_.exchange(false)) return;
+  std::deque<RoomWaiter> waiters;
+  {
+    base::MutexLock lock(mutex_);
+    waiters.swap(room_waiters_);
+  }
+  for (RoomWaiter& waiter : waiters) std::move(waiter.done)();
+}
+
+}  // namespace varve::store

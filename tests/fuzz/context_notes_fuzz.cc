@@ -1,0 +1,154 @@
+// Notes of contexts, as a journal brings them: a table recovers from whatever they say, and what it
+// has then is in order and survives the next restart.
+#include <algorithm>
+#include <map>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "kvstore/base/log.h"
+#include "kvstore/recall/context_note.h"
+#include "kvstore/recall/context_table.h"
+#include "kvstore/tier/host_tier.h"
+#include "tests/fuzz/fuzz.h"
+
+namespace varve::fuzz {
+namespace {
+
+constexpr page::Geometry kShape{2, 1, 1, 32, 8, page::DType::kBF16};
+constexpr uint64_t kMaxDigestBytes = 1 << 20;
+constexpr uint32_t kMaxContextBlocks = 4096;
+
+// A note in the input: the sizes of label and payload, two bytes each, label, payload.
+std::string Framed(const std::string& label, const std::string& payload) {
+  std::string out;
+  for (const size_t size : {label.size(), payload.size()}) {
+    out += static_cast<char>(size % 256);
+    out += static_cast<char>(size / 256);
+  }
+  return out + label + payload;
+}
+
+std::string Hashes(uint32_t count) {
+  std::string rows;
+  for (uint32_t i = 0; i < count; ++i) {
+    std::string row = "\x08hash" + std::to_string(1000 + i);
+    row.resize(recall::kBlockRowBytes);
+    rows += row;
+  }
+  return rows;
+}
+
+std::string Digests(uint32_t count) {
+  return std::string(count * page::DigestRowBytes(page::DigestKind::kMinMax, kShape), '\0');
+}
+
+struct Note {
+  std::string label;
+  std::string payload;
+};
+
+class Journal final : public store::Journal {
+ public:
+  explicit Journal(std::string_view input) {
+    while (input.size() >= 4) {
+      const auto byte = [&](size_t i) { return size_t{static_cast<uint8_t>(input[i])}; };
+      const size_t label = byte(0) + 256 * byte(1);
+      const size_t payload = byte(2) + 256 * byte(3);
+      input.remove_prefix(4);
+      const std::string_view bytes = input.substr(0, label + payload);
+      Write(std::string(bytes.substr(0, label)),
+            std::string(bytes.substr(std::min(label, bytes.size()))));
+      input.remove_prefix(bytes.size());
+    }
+  }
+  store::NoteId Write(std::string label, std::string payload) override {
+    notes_[++last_] = {std::move(label), std::move(payload)};
+    return last_;
+  }
+  void Erase(std::span<const store::NoteId> ids) override {
+    for (const store::NoteId id : ids) {
+      Require(notes_.erase(id) == 1, "a note is erased that is not there");
+    }
+  }
+  absl::Status Sync() override { return absl::OkStatus(); }
+  absl::Status Recover(
+      absl::FunctionRef<void(store::NoteId, std::string_view, std::string_view)> fn) override {
+    for (const auto& [id, note] : notes_) fn(id, note.label, note.payload);
+    return absl::OkStatus();
+  }
+
+ private:
+  std::map<store::NoteId, Note> notes_;
+  store::NoteId last_ = 0;
+};
+
+// Everything visible in a table but the epochs, by namespace and id.
+std::map<std::string, std::string> Describe(recall::ContextTable& table, store::PageStore& pages) {
+  std::map<std::string, std::string> all;
+  for (store::NamespaceId ns = 1; ns <= table.size(); ++ns) {
+    for (const recall::ContextSnapshot& listed : table.List(ns, "", 100)) {
+      const auto found = table.Attach(ns, listed.context_id, 1);
+      Require(found.ok() && table.Park(ns, listed.context_id, 1).ok(), "a context is not there");
+      Require(found->block_hashes.size() == found->num_blocks, "blocks without hashes");
+      std::string& context = all[pages.NamespaceName(ns) + "/" + listed.context_id];
+      for (const std::string& hash : found->block_hashes) context += hash + ",";
+      for (uint32_t l = 0; l < found->digest_blocks.size(); ++l) {
+        const uint32_t blocks = found->digest_blocks[l];
+        Require(blocks <= found->num_blocks, "digests of blocks that are not there");
+        const auto rows = table.ReadDigests(ns, listed.context_id, found->epoch, l, 0, blocks);
+        Require(rows.ok(), "digests cannot be read");
+        context += *rows + ";";
+      }
+    }
+  }
+  return all;
+}
+
+}  // namespace
+
+std::vector<std::string> Seeds() {
+  using recall::RowsNote;
+  recall::ContextNote own{"ns", "parent", {kShape}, {}};
+  const std::string parent = Framed(EncodeLabel(own), "");
+  own.id = "fork";
+  const std::string fork = Framed(EncodeLabel(own), recall::EncodePayload({{1, 3, 4}}));
+  const auto rows = [](RowsNote note, std::string payload) {
+    return Framed(EncodeLabel(note), std::move(payload));
+  };
+  const std::string built = parent + rows({1, RowsNote::kBlocks, 0, 5}, Hashes(5)) +
+                            rows({1, 0, 0, 3}, Digests(3)) + rows({1, 0, 3, 2}, Digests(2)) +
+                            rows({1, 1, 0, 4}, Digests(4));
+  return {Framed(EncodeLabel(recall::EpochsNote{5}), ""), parent, built, built + fork,
+          built + fork + rows({6, RowsNote::kBlocks, 4, 2}, Hashes(2)) +
+              rows({6, 0, 3, 3}, Digests(3))};
+}
+
+}  // namespace varve::fuzz
+
+int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace varve;  // NOLINT(google-build-using-namespace): a fuzzer of several rooms
+  using fuzz::Require;
+  static const auto tier = *tier::HostTier::Create({.capacity_bytes = 1 << 20});
+  static const bool quiet = base::SetLogLevel("off").ok();
+  Require(quiet, "there is no log level 'off'");
+  fuzz::Journal journal({reinterpret_cast<const char*>(data), size});
+  std::map<std::string, std::string> before;
+  for (int restart = 0; restart < 2; ++restart) {
+    const auto pages = *store::PageStore::Create(tier.get(), {}, &base::SystemClock::Get());
+    recall::ContextTableOptions options;
+    options.max_digest_bytes = fuzz::kMaxDigestBytes;
+    options.max_blocks = fuzz::kMaxContextBlocks;
+    options.journal = &journal;
+    const auto table = recall::ContextTable::Create(pages.get(), options);
+    if (!table.ok()) {
+      Require(!table.status().message().empty(), "an error without a message");
+      return 0;
+    }
+    Require((*table)->digest_bytes() <= fuzz::kMaxDigestBytes, "more digests than allowed");
+    const auto now = fuzz::Describe(**table, *pages);
+    Require(restart == 0 || now == before, "another restart changes what is there");
+    before = now;
+  }
+  return 0;
+}

@@ -1,0 +1,144 @@
+// The bytes of notes: what is written parses, what is damaged does not.
+#include "kvstore/recall/context_note.h"
+
+#include <cstring>
+#include <string>
+
+#include "gtest/gtest.h"
+
+namespace varve::recall {
+namespace {
+
+ContextNote Sample() {
+  ContextNote note;
+  note.namespace_name = "tenant/model";
+  note.id = "chat-17";
+  note.options.geometry = {32, 8, 32, 128, 32, page::DType::kBF16};
+  note.options.digest_kind = page::DigestKind::kBoxMean;
+  note.inherited = {{7, 9, 100}, {12, 40, 2000}};
+  return note;
+}
+
+std::string HashRow(const std::string& hash) {
+  std::string row(1, static_cast<char>(hash.size()));
+  row += hash;
+  row.resize(kBlockRowBytes);
+  return row;
+}
+
+TEST(ContextNote, WhatIsWrittenParses) {
+  const ContextNote note = Sample();
+  const auto parsed = ParseNote(EncodeLabel(note), EncodePayload(note.inherited));
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  const auto& found = std::get<ContextNote>(*parsed);
+  EXPECT_EQ(found.namespace_name, note.namespace_name);
+  EXPECT_EQ(found.id, note.id);
+  EXPECT_EQ(found.options.geometry, note.options.geometry);
+  EXPECT_EQ(found.options.digest_kind, note.options.digest_kind);
+  EXPECT_EQ(found.inherited, note.inherited);
+
+  const RowsNote blocks{5, RowsNote::kBlocks, 10, 2};
+  const auto hashes = ParseNote(EncodeLabel(blocks), HashRow("abcd") + HashRow("0123456789"));
+  ASSERT_TRUE(hashes.ok()) << hashes.status();
+  EXPECT_EQ(std::get<RowsNote>(*hashes), blocks);
+
+  const RowsNote digests{5, 3, 10, 2};
+  const auto rows = ParseNote(EncodeLabel(digests), std::string(256, 'x'));
+  ASSERT_TRUE(rows.ok()) << rows.status();
+  EXPECT_EQ(std::get<RowsNote>(*rows), digests);
+
+  const auto epochs = ParseNote(EncodeLabel(EpochsNote{77}), "");
+  ASSERT_TRUE(epochs.ok()) << epochs.status();
+  EXPECT_EQ(std::get<EpochsNote>(*epochs).end, 77u);
+}
+
+// The layout is fixed: these bytes are on disks.
+TEST(ContextNote, TheBytesOfVersion1) {
+  const std::string label = EncodeLabel(RowsNote{0x0102030405060708, 3, 10, 2});
+  const std::string expected("VCTX\1\0\2\0\x08\7\6\5\4\3\2\1\3\0\0\0\x0a\0\0\0\2\0\0\0\0\0\0\0",
+                             32);
+  EXPECT_EQ(label, expected);
+  EXPECT_EQ(EncodeLabel(EpochsNote{77}), std::string("VCTX\1\0\3\0M\0\0\0\0\0\0\0", 16));
+  const std::string context = EncodeLabel(Sample());
+  const std::string head("VCTX\1\0\1\0 \0\0\0\x08\0\0\0 \0\0\0\x80\0\0\0 \0\0\0", 28);
+  EXPECT_EQ(context.substr(0, head.size()), head);
+  EXPECT_EQ(context.substr(40), "tenant/modelchat-17");
+}
+
+TEST(ContextNote, OfOthersAndOfOtherVersions) {
+  EXPECT_EQ(ParseNote("", "").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(ParseNote("some other room's", "").status().code(), absl::StatusCode::kNotFound);
+  std::string label = EncodeLabel(EpochsNote{77});
+  label[4] = 2;
+  EXPECT_EQ(ParseNote(label, "").status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+void ExpectDamaged(const std::string& label, const std::string& payload) {
+  EXPECT_EQ(ParseNote(label, payload).status().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST(ContextNote, WhatIsOutOfRangeIsDamaged) {
+  for (const RowsNote& note : {RowsNote{0, 0, 0, 1}, RowsNote{1, 1024, 0, 1}, RowsNote{1, 0, 0, 0},
+                               RowsNote{1, 0, kMaxBlocks, 1}, RowsNote{1, 0, 0, kMaxBlocks + 1},
+                               RowsNote{1, 0, UINT32_MAX, 2}}) {
+    ExpectDamaged(EncodeLabel(note), std::string(note.count, 'x'));
+  }
+  const std::string rows = EncodeLabel(RowsNote{1, 0, 0, 3});
+  ExpectDamaged(rows, "");
+  ExpectDamaged(rows, std::string(100, 'x'));
+  const std::string block = EncodeLabel(RowsNote{1, RowsNote::kBlocks, 0, 1});
+  ExpectDamaged(block, HashRow("abcd") + HashRow("efgh"));
+  ExpectDamaged(block, HashRow("abc"));
+  ExpectDamaged(block, HashRow(std::string(60, 'x')));
+  ExpectDamaged(block, HashRow("abcd").replace(63, 1, "x"));
+  ExpectDamaged(EncodeLabel(EpochsNote{0}), "");
+
+  ContextNote note = Sample();
+  for (const std::vector<Inherited>& wrong : {std::vector<Inherited>{{0, 1, 1}},
+                                              {{5, 4, 1}},
+                                              {{5, 5, 0}},
+                                              {{5, 5, kMaxBlocks + 1}},
+                                              {{5, 5, 1}, {5, 6, 1}},
+                                              {{5, 5, 1}, {4, 6, 1}}}) {
+    ExpectDamaged(EncodeLabel(note), EncodePayload(wrong));
+  }
+  ExpectDamaged(EncodeLabel(note), "x");
+  note.id = "not an id";
+  ExpectDamaged(EncodeLabel(note), "");
+  note = Sample();
+  note.options.geometry.head_dim = 31;
+  ExpectDamaged(EncodeLabel(note), "");
+  note = Sample();
+  note.options.digest_kind = static_cast<page::DigestKind>(99);
+  ExpectDamaged(EncodeLabel(note), "");
+}
+
+// A flipped bit is found, or gives another note that is in range: never a crash, never the same
+// note. A cut label is never one.
+TEST(ContextNote, EveryFlippedBitAndEveryCut) {
+  const ContextNote context = Sample();
+  const std::pair<std::string, std::string> notes[] = {
+      {EncodeLabel(context), EncodePayload(context.inherited)},
+      {EncodeLabel(RowsNote{5, RowsNote::kBlocks, 10, 1}), HashRow("abcd")},
+      {EncodeLabel(RowsNote{5, 3, 10, 2}), std::string(256, 'x')},
+      {EncodeLabel(EpochsNote{77}), ""}};
+  for (const auto& [label, payload] : notes) {
+    for (size_t bit = 0; bit < 8 * label.size(); ++bit) {
+      std::string flipped = label;
+      flipped[bit / 8] = static_cast<char>(flipped[bit / 8] ^ (1 << bit % 8));
+      const auto parsed = ParseNote(flipped, payload);
+      if (!parsed.ok()) continue;
+      std::string again;
+      if (const auto* note = std::get_if<ContextNote>(&*parsed)) again = EncodeLabel(*note);
+      if (const auto* note = std::get_if<RowsNote>(&*parsed)) again = EncodeLabel(*note);
+      if (const auto* note = std::get_if<EpochsNote>(&*parsed)) again = EncodeLabel(*note);
+      EXPECT_EQ(again, flipped) << "bit " << bit;
+    }
+    for (size_t size = 0; size < label.size(); ++size) {
+      EXPECT_FALSE(ParseNote(label.substr(0, size), payload).ok()) << size;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace varve::recall

@@ -1,0 +1,357 @@
+// The page store over a disk, step by step.
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/unit/store/disk_fixture.h"
+
+namespace varve::store {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::string Name(int i) { return "block-hash-" + std::to_string(100000 + i); }
+
+void Fill(DiskFixture& f, int from, int to) {
+  for (int i = from; i < to; ++i) {
+    f.clock().Advance(absl::Seconds(1));
+    const auto answer = f.Put(Name(i));
+    ASSERT_TRUE(answer->has_value() && (*answer)->ok()) << Name(i) << ": " << **answer;
+    f.Settle();
+  }
+}
+
+TEST(PageStoreDiskTest, AFullMemoryMovesDownAndLosesNothing) {
+  DiskFixture f({});
+  Fill(f, 0, 40);
+  EXPECT_EQ(f.store().Usage().objects, 40u);
+  EXPECT_LE(f.store().Usage().host_objects, DiskFixture::kHostSlots);
+  EXPECT_EQ(f.store().Usage().eviction.evicted_objects, 0u);
+  for (int i = 0; i < 40; ++i) EXPECT_EQ(f.Read(Name(i)), 0) << i;
+  EXPECT_EQ(f.Read(Name(0)), 0);
+  EXPECT_EQ(f.Disk().queued_objects, 0u);
+}
+
+TEST(PageStoreDiskTest, AFullDiskLosesTheOldest) {
+  DiskFixture f({.disk_slots = 20});
+  Fill(f, 0, 60);
+  EXPECT_EQ(f.Read(Name(59)), 0);
+  EXPECT_EQ(f.Read(Name(0)), std::nullopt);
+  EXPECT_EQ(f.last_miss(), MissReason::kEvicted);
+  EXPECT_GT(f.Disk().eviction.evicted_objects, 0u);
+  EXPECT_LE(f.log().Usage().live_bytes, 20 * DiskFixture::kSlot);
+}
+
+TEST(PageStoreDiskTest, WhatIsReadTwiceComesBackToMemory) {
+  DiskFixture f({});
+  Fill(f, 0, 40);
+  EXPECT_EQ(f.Read(Name(0)), 0);
+  EXPECT_EQ(f.last_tier(), TierId::kNvme);
+  f.Settle();
+  EXPECT_EQ(f.Read(Name(0)), 0);
+  EXPECT_EQ(f.last_tier(), TierId::kNvme) << "read once: not yet";
+  f.Settle();
+  EXPECT_EQ(f.Read(Name(0)), 0);
+  EXPECT_EQ(f.last_tier(), TierId::kHost);
+}
+
+TEST(PageStoreDiskTest, PrefetchBringsBackAtOnce) {
+  DiskFixture f({.promote_uses = 0});
+  Fill(f, 0, 40);
+  const page::ObjectKey keys[] = {f.Key(Name(0)), f.Key(Name(1)), f.Key("unknown")};
+  f.store().Prefetch(f.ns(), keys);
+  f.Settle();
+  EXPECT_EQ(f.Read(Name(1)), 0);
+  EXPECT_EQ(f.last_tier(), TierId::kHost);
+}
+
+TEST(PageStoreDiskTest, AGetDoesNotWaitForItsPromotion) {
+  DiskFixture f({.promote_uses = 1});
+  Fill(f, 0, 40);
+  auto get = f.store().Acquire(f.ns(), f.Key(Name(0)), nullptr);
+  ASSERT_TRUE(f.Load(*get)) << "with the promotion still queued: " << f.executor().pending();
+  EXPECT_GT(f.executor().pending(), 0u);
+  EXPECT_TRUE(get->Verify({}).ok());
+  get.reset();
+  f.Settle();
+  EXPECT_EQ(f.Read(Name(0)), 0);
+  EXPECT_EQ(f.last_tier(), TierId::kHost);
+}
+
+TEST(PageStoreDiskTest, RangesAreReadAlone) {
+  DiskFixture f({});
+  const page::ObjectLayout layout{4, 8192};
+  ASSERT_TRUE((*f.Put("ranged-object", 0, {.bytes = 65536, .layout = layout}))->ok());
+  Fill(f, 0, 40);
+  const auto whole = f.Value("ranged-object/0", 65536);
+  for (const page::ObjectRange range :
+       {page::ObjectRange{page::Part::kV, 2, 1}, page::ObjectRange{page::Part::kKV, 1, 2},
+        page::ObjectRange{page::Part::kK, 0, 0}}) {
+    auto get = f.store().Acquire(f.ns(), f.Key("ranged-object"), nullptr);
+    ASSERT_FALSE(get->loaded());
+    std::optional<absl::Status> loaded;
+    get->Load(range, absl::InfiniteFuture(), [&](absl::Status s) { loaded = std::move(s); });
+    f.log().EndAll();
+    ASSERT_TRUE(loaded.has_value() && loaded->ok());
+    EXPECT_TRUE(get->Verify(range).ok());
+    page::ForEachExtent(layout, range, [&](const page::Extent& extent) {
+      EXPECT_TRUE(std::ranges::equal(get->Bytes(extent),
+                                     std::span(whole).subspan(extent.offset, extent.bytes)));
+    });
+    get.reset();
+    f.Settle();
+  }
+}
+
+TEST(PageStoreDiskTest, PutWaitsForRoomThatIsOnItsWay) {
+  DiskFixture f({});
+  for (int i = 0; i < 16; ++i) f.Put(Name(i));
+  ASSERT_GT(f.log().pending(), 0u);
+  const auto refused = f.Put("one-more-0001");
+  ASSERT_TRUE(absl::IsUnavailable(**refused)) << **refused;
+  EXPECT_THAT((*refused)->ToString(), HasSubstr("on their way to disk"));
+  bool woken = false;
+  f.store().AwaitRoom(f.clock().Now() + absl::Seconds(10), [&] { woken = true; });
+  EXPECT_FALSE(woken);
+  f.log().End(0);
+  EXPECT_TRUE(woken);
+  EXPECT_TRUE((*f.Put("one-more-0001"))->ok());
+  EXPECT_EQ(f.store().Usage().eviction.evicted_objects, 0u);
+}
+
+TEST(PageStoreDiskTest, WaitingForRoomEndsAtItsDeadline) {
+  DiskFixture f({});
+  for (int i = 0; i < 16; ++i) f.Put(Name(i));
+  bool woken = false;
+  f.store().AwaitRoom(f.clock().Now() + absl::Seconds(10), [&] { woken = true; });
+  f.clock().Advance(absl::Seconds(9));
+  f.store().Tick();
+  EXPECT_FALSE(woken);
+  f.clock().Advance(absl::Seconds(1));
+  f.store().Tick();
+  EXPECT_TRUE(woken);
+}
+
+TEST(PageStoreDiskTest, SyncPutAnswersWhenTheDiskHas) {
+  DiskFixture f({.durability = Durability::kNvmeSync});
+  const auto put = f.Put("key-1");
+  EXPECT_FALSE(put->has_value());
+  const auto again = f.Put("key-1");
+  EXPECT_TRUE(absl::IsAlreadyExists(**again));
+  std::optional<absl::Status> durable;
+  f.store().AwaitDurable(f.ns(), f.Key("key-1"), [&](absl::Status s) { durable = std::move(s); });
+  EXPECT_FALSE(durable.has_value()) << "exists, and is not safe yet";
+  f.log().EndAll();
+  ASSERT_TRUE(put->has_value() && (*put)->ok());
+  ASSERT_TRUE(durable.has_value() && durable->ok());
+  f.Crash();
+  EXPECT_EQ(f.Read("key-1"), 0);
+}
+
+TEST(PageStoreDiskTest, SyncPutThatFailsIsNotStored) {
+  DiskFixture f({.durability = Durability::kNvmeSync});
+  f.log().FailAppends(1, absl::DataLossError("EIO"));
+  const auto put = f.Put("key-1");
+  f.Settle();
+  EXPECT_TRUE(absl::IsDataLoss(**put)) << **put;
+  EXPECT_FALSE(f.store().Exists(f.ns(), f.Key("key-1")));
+  EXPECT_EQ(f.host().Usage().slots, 0u);
+}
+
+TEST(PageStoreDiskTest, AsyncPutAnswersAtOnceAndIsWrittenBehind) {
+  DiskFixture f({.durability = Durability::kNvmeAsync});
+  EXPECT_TRUE((*f.Put("key-1"))->ok());
+  EXPECT_TRUE((*f.Put("key-2"))->ok());
+  f.log().End(0);
+  f.Crash();
+  EXPECT_EQ(f.Read("key-1"), 0);
+  EXPECT_EQ(f.Read("key-2"), std::nullopt) << "was on its way";
+}
+
+TEST(PageStoreDiskTest, WhatWasRemovedStaysSo) {
+  DiskFixture f({.durability = Durability::kNvmeAsync});
+  f.Put("key-1");
+  f.Put("key-2");
+  f.Settle();
+  EXPECT_TRUE(f.store().Remove(f.ns(), f.Key("key-1"), false));
+  f.Settle();
+  EXPECT_TRUE((*f.Put("key-2", 1))->ToString().starts_with("ALREADY_EXISTS"));
+  EXPECT_TRUE(f.store().Remove(f.ns(), f.Key("key-2"), false));
+  f.Put("key-2", 1);
+  f.Settle();
+  f.Crash();
+  EXPECT_EQ(f.Read("key-1"), std::nullopt);
+  EXPECT_EQ(f.Read("key-2", 2), 1) << "not the value before";
+}
+
+TEST(PageStoreDiskTest, SyncRemovalIsSafeWhenItAnswers) {
+  DiskFixture f({.durability = Durability::kNvmeSync});
+  f.Put("key-1");
+  f.Settle();
+  f.Put("key-2");
+  std::optional<absl::Status> removed;
+  EXPECT_TRUE(f.store().Remove(f.ns(), f.Key("key-1"), false));
+  EXPECT_TRUE(f.store().Remove(f.ns(), f.Key("key-2"), false)) << "while it is being written";
+  f.store().AwaitRemoved([&](absl::Status status) { removed = std::move(status); });
+  EXPECT_FALSE(removed.has_value());
+  while (!removed.has_value()) f.log().End(f.log().pending() - 1);
+  EXPECT_TRUE(removed->ok());
+  f.Crash();
+  EXPECT_EQ(f.Read("key-1"), std::nullopt);
+  EXPECT_EQ(f.Read("key-2"), std::nullopt);
+  removed.reset();
+  f.store().AwaitRemoved([&](absl::Status status) { removed = std::move(status); });
+  EXPECT_TRUE(removed.has_value()) << "nothing to wait for";
+}
+
+TEST(PageStoreDiskTest, RemovedWhileBeingWrittenLeavesNoRecord) {
+  DiskFixture f({.durability = Durability::kNvmeAsync});
+  f.Put("key-1");
+  EXPECT_TRUE(f.store().Remove(f.ns(), f.Key("key-1"), false));
+  f.Settle();
+  EXPECT_TRUE(f.log().records().empty());
+  EXPECT_EQ(f.host().Usage().slots, 0u);
+  f.Crash();
+  EXPECT_EQ(f.Read("key-1"), std::nullopt);
+}
+
+TEST(PageStoreDiskTest, HeldBlocksMoveButAreNotLost) {
+  DiskFixture f({.disk_slots = 24});
+  const std::string group = "held-block-";
+  const std::vector<std::string> hashes = {group};
+  f.store().Hold(f.ns(), hashes);
+  for (int i = 0; i < 12; ++i) {
+    ASSERT_TRUE((*f.Put(group + std::to_string(1000 + i)))->ok());
+    f.Settle();
+  }
+  Fill(f, 0, 60);
+  for (int i = 0; i < 12; ++i) EXPECT_EQ(f.Read(group + std::to_string(1000 + i)), 0) << i;
+  EXPECT_EQ(f.Read(Name(0)), std::nullopt);
+}
+
+TEST(PageStoreDiskTest, WithoutItsDiskTheStoreEvictsAndHeldBlocksStay) {
+  DiskFixture f({});
+  const std::string group = "held-block-";
+  const std::vector<std::string> hashes = {group};
+  f.store().Hold(f.ns(), hashes);
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE((*f.Put(group + std::to_string(1000 + i)))->ok());
+  f.log().SetState(tier::DirectoryState::kFailed);
+  f.store().Tick();
+  Fill(f, 0, 40);
+  EXPECT_GT(f.store().Usage().eviction.evicted_objects, 0u);
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(f.Read(group + std::to_string(1000 + i)), 0) << i;
+  // And back.
+  f.log().SetState(tier::DirectoryState::kOk);
+  f.store().Tick();
+  const uint64_t lost = f.store().Usage().eviction.evicted_objects;
+  Fill(f, 40, 80);
+  EXPECT_EQ(f.store().Usage().eviction.evicted_objects, lost);
+}
+
+TEST(PageStoreDiskTest, AReadErrorIsAMissAndTheObjectGoes) {
+  DiskFixture f({});
+  Fill(f, 0, 40);
+  f.log().FailReads(1, absl::DataLossError("EIO"));
+  EXPECT_EQ(f.Read(Name(0)), std::nullopt);
+  EXPECT_TRUE(absl::IsDataLoss(f.load_status()));
+  EXPECT_FALSE(f.store().Exists(f.ns(), f.Key(Name(0))));
+  EXPECT_EQ(f.Disk().read_errors, 1u);
+  f.log().FailReads(1, absl::InternalError("EAGAIN or so"));
+  EXPECT_EQ(f.Read(Name(1)), std::nullopt);
+  f.Settle();
+  EXPECT_EQ(f.Read(Name(1)), 0) << "it may work the next time";
+}
+
+TEST(PageStoreDiskTest, ChangedBytesOnDiskAreNeverServed) {
+  DiskFixture f({});
+  Fill(f, 0, 40);
+  for (auto& [id, record] : f.log().records()) record.payload[5000] ^= std::byte{4};
+  int wrong = 0;
+  for (int i = 0; i < 40; ++i) {
+    const std::optional<int> version = f.Read(Name(i));
+    if (version == -1) ++wrong;
+    f.Settle();
+  }
+  EXPECT_EQ(wrong, 0);
+  EXPECT_GT(f.Disk().checksum_failures, 20u);
+  EXPECT_EQ(f.Read(Name(0)), std::nullopt);
+  EXPECT_EQ(f.last_miss(), MissReason::kCorrupt);
+}
+
+TEST(PageStoreDiskTest, APromotionOfChangedBytesDropsThem) {
+  DiskFixture f({});
+  Fill(f, 0, 40);
+  for (auto& [id, record] : f.log().records()) record.payload[1] ^= std::byte{4};
+  const page::ObjectKey keys[] = {f.Key(Name(0))};
+  f.store().Prefetch(f.ns(), keys);
+  f.Settle();
+  EXPECT_FALSE(f.store().Exists(f.ns(), keys[0]));
+  EXPECT_EQ(f.Disk().checksum_failures, 1u);
+}
+
+TEST(PageStoreDiskTest, ASlowDiskAnswersAtTheDeadlineAndTheBytesComeToNobody) {
+  DiskFixture f({});
+  Fill(f, 0, 40);
+  auto get = f.store().Acquire(f.ns(), f.Key(Name(0)), nullptr);
+  std::optional<absl::Status> loaded;
+  get->Load({}, f.clock().Now() + absl::Seconds(2),
+            [&](absl::Status status) { loaded = std::move(status); });
+  f.clock().Advance(absl::Seconds(3));
+  f.store().Tick();
+  ASSERT_TRUE(loaded.has_value());
+  EXPECT_TRUE(absl::IsDeadlineExceeded(*loaded)) << *loaded;
+  get.reset();
+  EXPECT_TRUE(f.store().Remove(f.ns(), f.Key(Name(0)), false));
+  f.Settle();
+}
+
+TEST(PageStoreDiskTest, FlushWritesWhatMemoryAloneHas) {
+  DiskFixture f({});
+  for (int i = 0; i < 8; ++i) f.Put(Name(i));
+  bool flushed = false;
+  f.store().Flush([&] { flushed = true; });
+  EXPECT_FALSE(flushed);
+  f.Settle();
+  EXPECT_TRUE(flushed);
+  f.Crash();
+  for (int i = 0; i < 8; ++i) EXPECT_EQ(f.Read(Name(i)), 0);
+  bool again = false;
+  f.store().Flush([&] { again = true; });
+  EXPECT_TRUE(again) << "nothing to do";
+}
+
+TEST(PageStoreDiskTest, TheLaterOfTwoRecordsOfOneKeyCounts) {
+  DiskFixture f({.durability = Durability::kNvmeAsync});
+  f.Put("key-1", 0);
+  f.Settle();
+  tier::FakeRecordLog::Record old = f.log().records().begin()->second;
+  f.store().Remove(f.ns(), f.Key("key-1"), false);
+  f.Put("key-1", 1);
+  f.Settle();
+  // As if the removal had been lost.
+  std::optional<absl::Status> done;
+  f.log().records()[1] = std::move(old);
+  EXPECT_EQ(f.Read("key-1", 2), 1);
+}
+
+TEST(PageStoreDiskTest, BadOptionsNameWhatIsAllowed) {
+  auto host = *tier::HostTier::Create({.capacity_bytes = 1 << 20});
+  tier::FakeRecordLog log(1 << 20);
+  base::ManualExecutor executor;
+  testing_support::ManualClock clock;
+  PageStoreOptions options;
+  options.disk = DiskOptions{.log = &log, .staging = host.get(), .executor = &executor};
+  EXPECT_THAT(PageStore::Create(host.get(), options, &clock).status().ToString(),
+              HasSubstr("staging memory of 1048576 bytes, allowed: at least 67117056"));
+  options.max_object_bytes = 4096;
+  options.disk->low_watermark = 0.99;
+  EXPECT_THAT(PageStore::Create(host.get(), options, &clock).status().ToString(),
+              HasSubstr("watermarks of the nvme tier are low 0.99"));
+  options.disk->low_watermark = 0.5;
+  options.disk->eviction = "fifo";
+  EXPECT_THAT(PageStore::Create(host.get(), options, &clock).status().ToString(),
+              HasSubstr("known: lru"));
+}
+
+}  // namespace
+}  // namespace varve::store

@@ -24,10 +24,7 @@ BenchRow MakeRow(const std::string& op, const BenchOptions& options, uint64_t va
       value_bytes > 0 ? series.rate() / static_cast<double>(value_bytes) : series.rate();
   row.p50_us = Quantile(series.batch_seconds, 0.5) * 1e6;
   row.p99_us = Quantile(series.batch_seconds, 0.99) * 1e6;
-  const auto [low, high] =
-      std::minmax_element(series.rate_per_round.begin(), series.rate_per_round.end());
-  if (low != series.rate_per_round.end() && series.rate() > 0)
-    row.spread = (*high - *low) / series.rate();
+  row.spread = Spread(series);
   return row;
 }
 

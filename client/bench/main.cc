@@ -11,6 +11,8 @@
 #include "absl/strings/str_format.h"
 #include "client/bench/bare_peer.h"
 #include "client/bench/bench.h"
+#include "client/bench/nvme_bench.h"
+#include "client/bench/tier_bench.h"
 #include "client/bench/trace_command.h"
 #include "client/console/output.h"
 #include "client/console/stop.h"
@@ -26,13 +28,15 @@ namespace varve::client {
 namespace {
 
 constexpr char kExamples[] = R"(
-Each operation starts the store it needs, unless --store names one: there it removes what it stored when it ends, also
+Each operation but nvme starts the store it needs, unless --store names one: there it removes what it stored when it ends, also
 after Ctrl-C. Contestants (varve, memcpy, the bare transport loop,
-redis) take turns; a ratio is the median over rounds. Examples:
+redis, fio) take turns; a ratio is the median over rounds. Examples:
   varve-bench get --transport shm --size 1MiB --batch 16
   varve-bench put --transport tcp --size 64KiB,1MiB --batch 1,16 --against redis --json
   varve-bench recall --pages 4096 --missing 64
   varve-bench score
+  varve-bench nvme --dir /mnt/nvme0 --against fio --depth 1,16
+  varve-bench tiers --dir /mnt/nvme0 --objects 100000
   varve-bench trace requests.jsonl.gz --policies lru,s3fifo --host-capacity 2GiB --plot hits.svg
   varve-bench trace requests.jsonl.gz --simulate --capacity-blocks 10000,50000
 )";
@@ -62,6 +66,7 @@ void PrintTable(const std::vector<BenchRow>& rows) {
   }
   std::cout << table.Render();
   for (const BenchRow& row : rows) {
+    if (row.extra.empty()) continue;
     std::cout << row.op << ' ' << row.transport << ' ' << base::FormatBytes(row.value_bytes) << ':';
     for (const auto& [name, value] : row.extra) std::cout << "  " << name << '=' << Text(value);
     std::cout << '\n';
@@ -161,16 +166,21 @@ void CheckMissing(const BenchOptions& options) {
                                                        all, ", the pages of all KV heads"));
 }
 
-absl::StatusOr<std::vector<BenchRow>> Measure(const std::string& op, const BenchOptions& options) {
+absl::StatusOr<std::vector<BenchRow>> Measure(const std::string& op, const BenchOptions& options,
+                                              const NvmeOptions& nvme,
+                                              const TierBenchOptions& tiers) {
+  if (op == "nvme") return BenchNvme(nvme, options);
+  if (op == "tiers") return BenchTiers(tiers, options);
   if (op == "exists") return BenchExists(options);
   if (op == "recall") return BenchRecall(options);
   if (op == "score") return BenchScore(options);
   return BenchObjects(op, options);
 }
 
-absl::Status Run(const CLI::App& app, const BenchOptions& options) {
+absl::Status Run(const CLI::App& app, const BenchOptions& options, const NvmeOptions& nvme,
+                 const TierBenchOptions& tiers) {
   VARVE_ASSIGN_OR_RETURN(const std::vector<BenchRow> rows,
-                         Measure(app.get_subcommands()[0]->get_name(), options));
+                         Measure(app.get_subcommands()[0]->get_name(), options, nvme, tiers));
   options.json ? PrintJson(rows, options) : PrintTable(rows);
   return absl::OkStatus();
 }
@@ -190,6 +200,8 @@ int Main(int argc, char** argv) {
   base::SetUpProcess();
   if (const int code = MaybeRunBarePeer(argc, argv); code >= 0) return code;
   BenchOptions options;
+  NvmeOptions nvme;
+  TierBenchOptions tiers;
   std::vector<std::string> sizes = {"1MiB"};
   std::string working_set, against;
 
@@ -235,6 +247,8 @@ int Main(int argc, char** argv) {
           "--missing", options.missing_pages,
           "Pages fetched per request, of all KV heads together: as many of each, at least one");
   }
+  AddNvmeCommand(app, nvme);
+  AddTiersCommand(app, tiers);
   TraceCommand trace(app);
   try {
     app.parse(argc, argv);
@@ -251,7 +265,8 @@ int Main(int argc, char** argv) {
   options.against_redis = against == "redis";
   console::StopOnSignals();
 
-  const absl::Status done = app.got_subcommand("trace") ? trace.Run(options) : Run(app, options);
+  const absl::Status done =
+      app.got_subcommand("trace") ? trace.Run(options) : Run(app, options, nvme, tiers);
   if (!done.ok()) {
     std::cerr << "varve-bench: " << done.message() << '\n';
     return console::Stopped() ? console::kInterrupted : 1;

@@ -30,6 +30,12 @@ absl::StatusOr<std::map<std::string, Series>> Compete(const std::vector<Contesta
   return series;
 }
 
+double Spread(const Series& series) {
+  const std::vector<double>& rates = series.rate_per_round;
+  const auto [low, high] = std::minmax_element(rates.begin(), rates.end());
+  return rates.empty() || series.rate() <= 0 ? 0 : (*high - *low) / series.rate();
+}
+
 double MedianRatio(const Series& a, const Series& b) {
   std::vector<double> ratios;
   const size_t rounds = std::min(a.rate_per_round.size(), b.rate_per_round.size());

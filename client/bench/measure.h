@@ -44,6 +44,8 @@ struct Contestant {
 absl::StatusOr<std::map<std::string, Series>> Compete(const std::vector<Contestant>& contestants,
                                                       int rounds, double seconds_per_round);
 
+// (max - min) / median of the rounds' rates.
+double Spread(const Series& series);
 // Median over rounds of a's rate / b's rate in the same round.
 double MedianRatio(const Series& a, const Series& b);
 

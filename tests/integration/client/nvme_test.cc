@@ -1,0 +1,294 @@
+// A store with a disk under its memory, from outside: values move, survive orderly ends, and damage
+// on disk is found.
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <random>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client/client.h"
+#include "client/process/child_process.h"
+#include "gmock/gmock.h"
+#include "tests/support/store_process.h"
+
+namespace varve::client {
+namespace {
+
+using ::testing::HasSubstr;
+using varve::testing::MetricValue;
+using varve::testing::StoreProcess;
+
+constexpr page::ObjectLayout kLayout{4, 32 << 10};
+constexpr size_t kValueBytes = 256 << 10;
+constexpr int kValues = 96;  // three times host memory
+
+page::ObjectKey Key(int i) {
+  return page::ObjectKey::FromBytes(absl::StrCat("block-hash-", 100000 + i)).value();
+}
+
+std::vector<std::byte> Value(int i) {
+  std::mt19937_64 random(static_cast<uint64_t>(i) + 1);
+  std::vector<std::byte> value(kValueBytes);
+  for (size_t at = 0; at < value.size(); at += 8) {
+    const uint64_t word = random();
+    std::memcpy(value.data() + at, &word, 8);
+  }
+  return value;
+}
+
+class NvmeTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = ::testing::TempDir() + "/varve_nvme_XXXXXX";
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    folder_ = pattern;
+    directory_ = folder_ + "/disk";
+  }
+  void TearDown() override {
+    store_.reset();
+    // The kernel may let go of io_uring's files a little later.
+    if (!mounted_.empty()) umount2(mounted_.c_str(), MNT_DETACH);
+    std::filesystem::remove_all(folder_);
+  }
+
+  std::vector<std::string> Flags(const std::string& durability,
+                                 uint64_t capacity = 64 << 20) const {
+    return {"--host_tier.capacity_bytes=8MiB",
+            "--sessions.max_object_bytes=512KiB",
+            absl::StrCat("--nvme_tier.directories=", directory_, "=", capacity),
+            "--nvme_tier.segment_bytes=4MiB",
+            "--nvme_tier.staging_bytes=4MiB",
+            absl::StrCat("--nvme_tier.durability=", durability)};
+  }
+  void Start(const std::vector<std::string>& flags) {
+    auto store = StoreProcess::Start(flags);
+    ASSERT_TRUE(store.ok()) << store.status();
+    store_ = *std::move(store);
+  }
+  void Connect(const std::string& lane) {
+    memory_.reset();
+    ClientOptions options;
+    options.address = store_->grpc_address();
+    options.lanes = {lane};
+    auto client = Client::Connect(options);
+    ASSERT_TRUE(client.ok()) << client.status();
+    client_ = *std::move(client);
+    auto memory = client_->Allocate(kValueBytes);
+    ASSERT_TRUE(memory.ok()) << memory.status();
+    memory_ = *std::move(memory);
+  }
+  void PutAll() {
+    for (int i = 0; i < kValues; ++i) {
+      const std::vector<std::byte> value = Value(i);
+      std::copy(value.begin(), value.end(), memory_->bytes().begin());
+      const auto put = client_->Put(std::vector<PutItem>{
+          {.key = Key(i), .sources = {{memory_.get(), 0, kValueBytes}}, .layout = kLayout}});
+      ASSERT_TRUE(put.ok()) << put.status();
+      ASSERT_EQ(put->front().outcome, PutOutcome::kStored) << i << ": " << put->front().message;
+    }
+  }
+  GetResult Get(int i, const page::ObjectRange& range = {}) {
+    std::fill(memory_->bytes().begin(), memory_->bytes().end(), std::byte{0});
+    const auto get = client_->Get(std::vector<GetItem>{
+        {.key = Key(i), .range = range, .destinations = {{memory_.get(), 0, kValueBytes}}}});
+    EXPECT_TRUE(get.ok()) << get.status();
+    return get.ok() ? get->front() : GetResult{};
+  }
+  // Whether it is a hit, whose bytes are then right.
+  bool IsThere(int i) {
+    const GetResult result = Get(i);
+    const std::vector<std::byte> value = Value(i);
+    EXPECT_TRUE(!result.hit || std::equal(value.begin(), value.end(), memory_->bytes().begin()))
+        << "wrong bytes of value " << i;
+    return result.hit;
+  }
+  int CountThere() {
+    int there = 0;
+    for (int i = 0; i < kValues; ++i) there += IsThere(i) ? 1 : 0;
+    return there;
+  }
+  double Metric(const std::string& series) const {
+    return MetricValue(store_->HttpGet("/metrics"), series);
+  }
+  std::vector<std::string> Segments() const {
+    std::vector<std::string> files;
+    for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
+      if (entry.path().extension() == ".seg") files.push_back(entry.path().string());
+    }
+    std::sort(files.begin(), files.end());
+    return files;
+  }
+  // What a store that does not start says.
+  std::string Refusal(const std::vector<std::string>& flags) const {
+    ChildProcess::Options options;
+    options.binary = "varve-store";
+    options.args = {"--listen=127.0.0.1:0", "--http_listen=127.0.0.1:0"};
+    options.args.insert(options.args.end(), flags.begin(), flags.end());
+    options.log_path = folder_ + "/log";
+    const auto store = ChildProcess::Start(options);
+    EXPECT_FALSE(store.ok()) << "it has started";
+    std::ifstream log(options.log_path);
+    std::stringstream text;
+    text << log.rdbuf();
+    return text.str();
+  }
+
+  std::string folder_, directory_;
+  std::string mounted_;  // a file system of the test's own
+  std::unique_ptr<StoreProcess> store_;
+  std::unique_ptr<Client> client_;
+  std::unique_ptr<Memory> memory_;
+};
+
+TEST_F(NvmeTest, AFullMemoryMovesDownAndServesFromThere) {
+  Start(Flags("memory"));
+  for (const char* lane : {"shm", "tcp"}) {
+    SCOPED_TRACE(lane);
+    Connect(lane);
+    if (lane == std::string("shm")) PutAll();
+    EXPECT_EQ(CountThere(), kValues);
+    // Parts of heads, from disk too.
+    for (int i = 0; i < kValues; i += 7) {
+      const GetResult result = Get(i, {page::Part::kV, 2, 1});
+      ASSERT_TRUE(result.hit) << i;
+      ASSERT_EQ(result.bytes, kLayout.part_bytes);
+      const std::vector<std::byte> value = Value(i);
+      EXPECT_TRUE(std::equal(value.begin() + 5 * kLayout.part_bytes,
+                             value.begin() + 6 * kLayout.part_bytes, memory_->bytes().begin()));
+    }
+  }
+  std::string value;
+  const auto inlined = client_->GetInline(Key(0), {}, &value);
+  ASSERT_TRUE(inlined.ok() && inlined->hit) << inlined.status();
+  EXPECT_EQ(std::memcmp(value.data(), Value(0).data(), kValueBytes), 0);
+  const std::string metrics = store_->HttpGet("/metrics");
+  const auto metric = [&](const std::string& series) { return MetricValue(metrics, series); };
+  EXPECT_EQ(metric("varve_evicted_bytes_total{reason=\"capacity\",tier=\"host\"}"), 0);
+  EXPECT_GT(metric("varve_moved_bytes_total{cause=\"demote\",from=\"host\",to=\"nvme\"}"), 0);
+  EXPECT_GT(metric("varve_moved_bytes_total{cause=\"promote\",from=\"nvme\",to=\"host\"}"), 0);
+  EXPECT_GT(metric("varve_get_objects_total{result=\"hit\",tier=\"nvme\"}"), 0);
+  EXPECT_GT(metric("varve_get_duration_seconds_count{tier=\"nvme\"}"), 0);
+  EXPECT_GT(metric("varve_nvme_io_bytes_total{op=\"write\"}"), 0);
+  EXPECT_GT(metric("varve_nvme_io_duration_seconds_count{op=\"read\"}"), 0);
+  EXPECT_EQ(metric("varve_nvme_io_info{engine=\"io_uring\"}") +
+                metric("varve_nvme_io_info{engine=\"threads\"}"),
+            1);
+  EXPECT_EQ(metric("varve_nvme_directories{state=\"ok\"}"), 1);
+  EXPECT_GT(metric("varve_nvme_live_bytes"), 0);
+}
+
+TEST_F(NvmeTest, ADiskTooSmallLosesTheOldestAndSaysSo) {
+  Start(Flags("nvme_async", 20 << 20));
+  Connect("shm");
+  PutAll();
+  EXPECT_TRUE(IsThere(kValues - 1));
+  EXPECT_EQ(Get(0).reason, MissReason::kEvicted);
+  EXPECT_GT(Metric("varve_evicted_bytes_total{reason=\"capacity\",tier=\"nvme\"}"), 0);
+  EXPECT_GT(Metric("varve_nvme_reclaimed_segments_total"), 0);
+  EXPECT_LE(Segments().size(), 5u);
+}
+
+TEST_F(NvmeTest, AnOrderlyEndWritesMemoryToDisk) {
+  Start(Flags("memory"));
+  Connect("shm");
+  PutAll();
+  ASSERT_EQ(*store_->Stop(), 0);
+  Start(Flags("memory"));
+  Connect("shm");
+  EXPECT_EQ(CountThere(), kValues);
+}
+
+TEST_F(NvmeTest, ChangedBytesAreMissesAndNeverServed) {
+  Start(Flags("nvme_async"));
+  Connect("shm");
+  PutAll();
+  ASSERT_EQ(*store_->Stop(), 0);
+  std::mt19937_64 random(20261121);
+  for (const std::string& file : Segments()) {
+    std::fstream bytes(file, std::ios::in | std::ios::out | std::ios::binary);
+    for (int flips = 0; flips < 5; ++flips) {
+      const auto at = static_cast<std::streamoff>(random() % (4 << 20));
+      bytes.seekg(at);
+      const char byte = static_cast<char>(bytes.get());
+      bytes.seekp(at);
+      bytes.put(static_cast<char>(byte ^ 16));
+    }
+  }
+  Start(Flags("nvme_async"));
+  Connect("shm");
+  const int there = CountThere();
+  EXPECT_LT(there, kValues);
+  EXPECT_GT(there, kValues / 4);
+  EXPECT_GT(Metric("varve_checksum_failures_total{tier=\"nvme\"}") +
+                Metric("varve_nvme_damaged_records_total"),
+            0);
+}
+
+TEST_F(NvmeTest, ATruncatedFileCostsWhatIsMissing) {
+  Start(Flags("nvme_async"));
+  Connect("shm");
+  PutAll();
+  ASSERT_EQ(*store_->Stop(), 0);
+  ASSERT_EQ(truncate(Segments().front().c_str(), 2 << 20), 0);
+  Start(Flags("nvme_async"));
+  Connect("shm");
+  const int there = CountThere();
+  EXPECT_LT(there, kValues);
+  EXPECT_GT(there, kValues / 2);
+}
+
+TEST_F(NvmeTest, WhatCannotBeUsedIsRefusedAtStart) {
+  Start(Flags("memory"));
+  EXPECT_THAT(Refusal(Flags("memory")), HasSubstr(directory_)) << "another store has it";
+  ASSERT_EQ(*store_->Stop(), 0);
+  std::vector<std::string> flags = Flags("memory");
+  flags[2] = "--nvme_tier.directories=/proc/varve=64MiB";
+  EXPECT_THAT(Refusal(flags), HasSubstr("/proc/varve"));
+  flags[2] = absl::StrCat("--nvme_tier.directories=", folder_, "/no/such/parent=64MiB");
+  EXPECT_THAT(Refusal(flags), HasSubstr("/no/such/parent"));
+  flags[2] = "--nvme_tier.directories=somewhere";
+  EXPECT_THAT(Refusal(flags), HasSubstr("PATH=SIZE"));
+  flags[2] = absl::StrCat("--nvme_tier.directories=", directory_, "=8MiB");
+  EXPECT_THAT(Refusal(flags), HasSubstr("at least 4 segments"));
+  flags.erase(flags.begin() + 2);
+  flags.back() = "--nvme_tier.durability=nvme_sync";
+  EXPECT_THAT(Refusal(flags), HasSubstr("memory without nvme_tier.directories"));
+}
+
+TEST_F(NvmeTest, AFullFileSystemIsADirectoryThatIsFull) {
+  ASSERT_TRUE(std::filesystem::create_directory(directory_));
+  if (mount("tmpfs", directory_.c_str(), "tmpfs", 0, "size=12m") != 0) {
+    GTEST_SKIP() << "needs to mount a small file system: " << std::strerror(errno);
+  }
+  mounted_ = directory_;
+  directory_ += "/disk";
+  Start(Flags("nvme_async"));
+  Connect("shm");
+  for (int i = 0; i < kValues; ++i) {
+    const std::vector<std::byte> value = Value(i);
+    std::copy(value.begin(), value.end(), memory_->bytes().begin());
+    const auto put = client_->Put(std::vector<PutItem>{
+        {.key = Key(i), .sources = {{memory_.get(), 0, kValueBytes}}, .layout = kLayout}});
+    ASSERT_TRUE(put.ok() && put->front().outcome == PutOutcome::kStored)
+        << i << ": " << put.status() << put->front().message;
+  }
+  EXPECT_TRUE(IsThere(kValues - 1));
+  EXPECT_GT(CountThere(), 30) << "memory, and what the file system takes";
+  EXPECT_EQ(Metric("varve_nvme_directories{state=\"full\"}"), 1);
+}
+
+}  // namespace
+}  // namespace varve::client

@@ -88,6 +88,7 @@ absl::StatusOr<ObjectLabel> ParseObjectLabel(std::string_view label, uint64_t pa
   if (block.version != kVersion) {
     return NoLabel("of another version of the format");
   }
+  if (block.zero != 0) return NoLabel("bits that no version has set");
   const size_t names = size_t{block.namespace_bytes} + block.key_bytes + block.codec_bytes;
   if (label.size() != sizeof(block) + names + size_t{block.granules} * sizeof(uint32_t)) {
     return NoLabel("lengths that do not add up");

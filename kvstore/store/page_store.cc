@@ -25,7 +25,7 @@ uint64_t KeyHash(const FullKey& key) { return absl::Hash<FullKey>()(key); }
 
 uint64_t SketchKeys(const tier::Tier& host, const std::optional<DiskOptions>& disk) {
   if (!disk.has_value()) return 0;
-  return (host.capacity_bytes() + disk->log->Usage().usable_bytes) / kSketchObjectBytes;
+  return (host.capacity_bytes() + disk->log->Room().usable_bytes) / kSketchObjectBytes;
 }
 
 uint64_t Share(double watermark, uint64_t bytes) {

@@ -18,14 +18,6 @@ constexpr uint32_t kPromotionsReading = 8;
 // How much is done under one lock, so that nobody waits long behind it.
 constexpr uint32_t kDiskEvictionSteps = 256;
 
-bool TakesWrites(const tier::LogUsage& usage) {
-  return std::any_of(usage.directories.begin(), usage.directories.end(),
-                     [](const tier::DirectoryUsage& directory) {
-                       return directory.state == tier::DirectoryState::kOk ||
-                              directory.state == tier::DirectoryState::kFull;
-                     });
-}
-
 uint64_t Share(double watermark, uint64_t bytes) {
   return static_cast<uint64_t>(watermark * static_cast<double>(bytes));
 }
@@ -113,7 +105,7 @@ void PageStoreImpl::RunLater(base::Task task) {
 }
 
 void PageStoreImpl::NoteDiskStateLocked() {
-  const bool usable = TakesWrites(log().Usage());
+  const bool usable = log().Room().takes_writes;
   if (std::exchange(disk_usable_, usable) == usable) return;
   if (usable) {
     base::LogInfo("the disk takes objects again");
@@ -244,11 +236,10 @@ void PageStoreImpl::WriteFailedLocked(Object* object, bool demoting, bool promis
 }
 
 void PageStoreImpl::EvictFromDiskLocked(uint64_t bytes, std::vector<Left>& left) {
-  const tier::LogUsage usage = log().Usage();
-  const uint64_t high = Share(options_.disk->high_watermark, usage.usable_bytes);
-  if (usage.live_bytes + usage.pending_bytes + bytes <= high) return;
-  const uint64_t low = Share(options_.disk->low_watermark, usage.usable_bytes);
-  const uint64_t taken = usage.live_bytes + usage.pending_bytes + bytes;
+  const tier::LogRoom room = log().Room();
+  const uint64_t taken = room.live_bytes + room.pending_bytes + bytes;
+  if (taken <= Share(options_.disk->high_watermark, room.usable_bytes)) return;
+  const uint64_t low = Share(options_.disk->low_watermark, room.usable_bytes);
   uint64_t excess = taken > low ? taken - low : 0;
   index_.ExpirePins(clock_->Now());
   uint32_t steps = kDiskEvictionSteps;

@@ -52,13 +52,18 @@ struct DirectoryUsage {
   uint64_t records = 0;
 };
 
-struct LogUsage {
+// What decides whether one more record may come: quickly told.
+struct LogRoom {
   // What records may take, so that room for moving them is left: eviction works against this.
   uint64_t usable_bytes = 0;
   uint64_t live_bytes = 0;
+  uint64_t pending_bytes = 0;  // appended, not yet written
+  bool takes_writes = false;   // a directory does
+};
+
+struct LogUsage : LogRoom {
   uint64_t used_bytes = 0;
   uint64_t records = 0;
-  uint64_t pending_bytes = 0;  // appended, not yet written
   // Monotonic.
   uint64_t written_bytes = 0;  // payloads
   uint64_t moved_bytes = 0;    // payloads copied forward by reclaim
@@ -108,6 +113,7 @@ class RecordLog {
   // The records are gone at once, and for good when done. Ids that are no record's are skipped.
   virtual void Erase(std::span<const RecordId> ids, Sync sync, Done done) = 0;
 
+  virtual LogRoom Room() const = 0;
   virtual LogUsage Usage() const = 0;
 
   // ---- administration

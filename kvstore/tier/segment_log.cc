@@ -288,22 +288,39 @@ void SegmentLog::Hand(Adds adds) {
 
 // ---- Usage
 
+LogRoom SegmentLog::Room() const {
+  base::MutexLock lock(state_.mutex);
+  return RoomLocked();
+}
+
+LogRoom SegmentLog::RoomLocked() const {
+  LogRoom room;
+  for (const auto& directory : directories_) {
+    room.live_bytes += directory->holding.live_bytes;
+    if (!state_.space.TakesWrites(*directory)) {
+      // What lies there takes nothing from the others.
+      room.usable_bytes += directory->holding.live_bytes;
+      continue;
+    }
+    room.takes_writes = true;
+    room.usable_bytes += state_.space.UsableBytes(*directory);
+  }
+  room.pending_bytes = pending_bytes_;
+  return room;
+}
+
 LogUsage SegmentLog::Usage() const {
   base::MutexLock lock(state_.mutex);
   LogUsage usage;
+  static_cast<LogRoom&>(usage) = RoomLocked();
   for (const auto& directory : directories_) {
     const Holding& holding = directory->holding;
     usage.directories.push_back({directory->path, directory->state, directory->problem,
                                  directory->capacity_bytes, holding.live_bytes, holding.used_bytes,
                                  holding.segments, holding.records});
-    usage.usable_bytes += state_.space.TakesWrites(*directory)
-                              ? state_.space.UsableBytes(*directory)
-                              : holding.live_bytes;
-    usage.live_bytes += holding.live_bytes;
     usage.used_bytes += holding.used_bytes;
   }
   usage.records = state_.table.records();
-  usage.pending_bytes = pending_bytes_;
   usage.written_bytes = written_bytes_;
   usage.moved_bytes = state_.moved_bytes;
   usage.reclaimed_segments = state_.reclaimed_segments;

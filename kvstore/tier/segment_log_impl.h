@@ -35,6 +35,7 @@ class SegmentLog final : public RecordLog, private SegmentWriter::Owner, private
   void Read(RecordId id, uint64_t offset, std::span<std::byte> to, IoClass io_class,
             Done done) override;
   void Erase(std::span<const RecordId> ids, Sync sync, Done done) override;
+  LogRoom Room() const override;
   LogUsage Usage() const override;
   absl::Status AddDirectory(const std::string& path, uint64_t capacity_bytes) override;
   void DrainDirectory(const std::string& path, Done done) override;
@@ -67,6 +68,8 @@ class SegmentLog final : public RecordLog, private SegmentWriter::Owner, private
   void SpaceChanged(Directory& directory) override;
   void RemoveFailed(Directory& directory, const absl::Status& status) override;
   void Drained(Directory& directory, const absl::Status& status) override;
+
+  LogRoom RoomLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
 
   // ---- where things go
   absl::StatusOr<Directory*> Choose(uint64_t bytes, const std::vector<Directory*>& refused)

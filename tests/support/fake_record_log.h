@@ -111,13 +111,17 @@ class FakeRecordLog final : public RecordLog {
       std::move(done)(absl::OkStatus());
     });
   }
+  LogRoom Room() const override {
+    return {.usable_bytes = usable_bytes_,
+            .live_bytes = Live(),
+            .pending_bytes = pending_bytes_,
+            .takes_writes = state_ == DirectoryState::kOk};
+  }
   LogUsage Usage() const override {
     LogUsage usage;
-    usage.usable_bytes = usable_bytes_;
-    usage.live_bytes = Live();
+    static_cast<LogRoom&>(usage) = Room();
     usage.used_bytes = usage.live_bytes;
     usage.records = records_.size();
-    usage.pending_bytes = pending_bytes_;
     DirectoryUsage directory;
     directory.path = "fake";
     directory.state = state_;

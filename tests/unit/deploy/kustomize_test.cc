@@ -183,5 +183,40 @@ TEST(Kustomize, SelectorsMatchPods) {
   }
 }
 
+// The overlay changes what the base has, and its settings are ones of the store.
+TEST(Kustomize, TheNvmeOverlayFitsTheBase) {
+  const std::string overlay = VARVE_ROOT "/deploy/k8s/overlays/nvme/";
+  const YAML::Node kustomization = YAML::LoadFile(overlay + "kustomization.yaml");
+  ASSERT_EQ(kustomization["resources"][0].as<std::string>(), "../../base");
+  const YAML::Node patch =
+      YAML::LoadFile(overlay + kustomization["patches"][0]["path"].as<std::string>());
+  YAML::Node base;
+  for (const YAML::Node& workload : Workloads()) {
+    if (workload["metadata"]["name"].as<std::string>() ==
+        patch["metadata"]["name"].as<std::string>()) {
+      base = workload;
+    }
+  }
+  ASSERT_TRUE(base) << "no workload of that name";
+  EXPECT_EQ(patch["kind"].as<std::string>(), base["kind"].as<std::string>());
+  EXPECT_EQ(patch["metadata"]["namespace"].as<std::string>(),
+            Kustomization()["namespace"].as<std::string>());
+  const YAML::Node container = patch["spec"]["template"]["spec"]["containers"][0];
+  EXPECT_EQ(container["name"].as<std::string>(),
+            base["spec"]["template"]["spec"]["containers"][0]["name"].as<std::string>());
+  const YAML::Node claim = patch["spec"]["volumeClaimTemplates"][0];
+  EXPECT_EQ(claim["metadata"]["name"].as<std::string>(),
+            container["volumeMounts"][0]["name"].as<std::string>());
+  std::string arguments;
+  for (const auto& argument : container["args"]) arguments += argument.as<std::string>() + "\n";
+  EXPECT_NE(arguments.find("--nvme_tier.directories=" +
+                           container["volumeMounts"][0]["mountPath"].as<std::string>() + "/"),
+            std::string::npos)
+      << arguments;
+  // Its first argument is the base's.
+  EXPECT_EQ(container["args"][0].as<std::string>(),
+            base["spec"]["template"]["spec"]["containers"][0]["args"][0].as<std::string>());
+}
+
 }  // namespace
 }  // namespace varve

@@ -55,7 +55,6 @@ void FillDisk(const varve::v1::NvmeTierConfig& config, const store::PageStoreUsa
               varve::v1::TierStatus* tier) {
   tier->set_tier(varve::v1::TIER_NVME);
   tier->set_used_bytes(disk.log.used_bytes);
-  tier->set_live_bytes(disk.log.live_bytes);
   tier->set_pinned_bytes(disk.pinned_bytes);
   tier->set_objects(disk.objects);
   FillEviction(config.eviction(), disk.eviction, tier);
@@ -66,7 +65,7 @@ void FillDisk(const varve::v1::NvmeTierConfig& config, const store::PageStoreUsa
   tier->set_queued_bytes(disk.queued_bytes);
   tier->set_recovered_objects(disk.recovered_objects);
   tier->set_recovery_s(disk.recovery_seconds);
-  uint64_t capacity = 0;
+  uint64_t capacity = 0, live = 0;
   for (const tier::DirectoryUsage& usage : disk.log.directories) {
     varve::v1::DirectoryStatus* directory = tier->add_directories();
     directory->set_path(usage.path);
@@ -78,8 +77,10 @@ void FillDisk(const varve::v1::NvmeTierConfig& config, const store::PageStoreUsa
     directory->set_segments(usage.segments);
     directory->set_records(usage.records);
     capacity += usage.capacity_bytes;
+    live += usage.live_bytes;
   }
   tier->set_capacity_bytes(capacity);
+  tier->set_live_bytes(live);
 }
 
 void FillSession(const Session& session, absl::Time now, varve::v1::SessionStatus* out) {

@@ -89,6 +89,7 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
     received_ = 0;
     key_ = request.key();
     crc32c_ = request.has_crc32c() ? std::optional(request.crc32c()) : std::nullopt;
+    ns_ = session.ns();
     status_ = Reserve(session, request);
   }
 
@@ -122,19 +123,25 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
           "last after ", received_, " bytes of total_bytes ", handle_->memory().size()));
     }
     std::unique_ptr<store::PutHandle> handle = std::move(handle_);
-    auto answer = [this, self = shared_from_this(), message](const absl::Status& status) {
-      auto result = std::make_unique<PutItemResult>();
-      result->set_key(key_);
-      result->set_result(ToPutResult(status));
-      if (!status.ok()) result->set_message(std::string(status.message()));
-      core().metrics.CountPut(result->result());
-      Respond(*message, std::move(result));
-    };
     if (!status_.ok()) {
       handle.reset();
-      return answer(status_);
+      return Settle(message, status_);
     }
-    handle->Commit(crc32c_, std::move(answer));
+    handle->Commit(crc32c_, [this, self = shared_from_this(), message](const absl::Status& status) {
+      Settle(message, status);
+    });
+  }
+
+  void Settle(const std::shared_ptr<PutInlineRequest>& message, const absl::Status& status) {
+    AwaitSettled(core(), ns_, key_, status,
+                 [this, self = shared_from_this(), message](const absl::Status& settled) {
+                   auto result = std::make_unique<PutItemResult>();
+                   result->set_key(key_);
+                   result->set_result(ToPutResult(settled));
+                   if (!settled.ok()) result->set_message(std::string(settled.message()));
+                   core().metrics.CountPut(result->result());
+                   Respond(*message, std::move(result));
+                 });
   }
 
   std::string session_id_;
@@ -144,6 +151,7 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
   bool open_ = false;
   uint64_t received_ = 0;
   absl::Status status_;
+  store::NamespaceId ns_ = 0;
   std::string key_;
   std::optional<uint32_t> crc32c_;
   std::unique_ptr<store::PutHandle> handle_;

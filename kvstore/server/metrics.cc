@@ -296,10 +296,11 @@ void StoreMetrics::Mirror(const store::PageStoreUsage& usage) {
 void StoreMetrics::MirrorDisk(const store::PageStoreUsage::Disk& disk) {
   TierMetrics& nvme = tiers_.at(store::TierId::kNvme);
   nvme.objects->Set(static_cast<double>(disk.objects));
-  uint64_t capacity = 0;
+  uint64_t capacity = 0, live = 0;
   std::map<tier::DirectoryState, int> states;
   for (const tier::DirectoryUsage& directory : disk.log.directories) {
     capacity += directory.capacity_bytes;
+    live += directory.live_bytes;
     ++states[directory.state];
   }
   for (const auto& [state, gauge] : directories_) gauge->Set(states[state]);
@@ -307,7 +308,7 @@ void StoreMetrics::MirrorDisk(const store::PageStoreUsage::Disk& disk) {
   nvme.used_bytes->Set(static_cast<double>(disk.log.used_bytes));
   nvme.pinned_bytes->Set(static_cast<double>(disk.pinned_bytes));
   Raise(nvme.checksum_failures, disk.checksum_failures);
-  disk_live_bytes_->Set(static_cast<double>(disk.log.live_bytes));
+  disk_live_bytes_->Set(static_cast<double>(live));
   write_queue_objects_->Set(static_cast<double>(disk.queued_objects));
   promote_queue_objects_->Set(static_cast<double>(disk.promoting_objects));
   Raise(reclaimed_segments_, disk.log.reclaimed_segments);

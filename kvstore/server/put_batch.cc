@@ -47,7 +47,7 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
         return WaitForRoom(i);
       }
       if (!status.ok()) {
-        Refuse(i, status);
+        Settle(i, status);
         continue;
       }
       Item& item = items_[i];
@@ -70,16 +70,13 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
     });
   }
 
-  void Refuse(int i, const absl::Status& status) {
-    const auto key = ParseKey(request_.items(i).key());
-    if (!absl::IsAlreadyExists(status) || !key.ok()) return SetResult(i, status);
-    // The other writer's object may not be as durable yet as this answer says.
+  void Settle(int i, const absl::Status& status) {
     open_chunks_.fetch_add(1);
-    core_.pages.AwaitDurable(session_->ns(), *key,
-                             [self = shared_from_this(), i, status](const absl::Status& durable) {
-                               self->SetResult(i, durable.ok() ? status : durable);
-                               self->CloseChunk();
-                             });
+    AwaitSettled(core_, session_->ns(), request_.items(i).key(), status,
+                 [self = shared_from_this(), i](const absl::Status& settled) {
+                   self->SetResult(i, settled);
+                   self->CloseChunk();
+                 });
   }
 
   // Computes checksums while its bytes are copied.
@@ -141,22 +138,21 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
   }
 
   void Commit(const std::vector<int>& items, const absl::Status& transferred) {
-    open_chunks_.fetch_add(items.size());
     for (int i : items) {
       // Before the answer: what is not committed is given back now.
       std::unique_ptr<store::PutHandle> handle = std::move(items_[i].handle);
-      auto done = [self = shared_from_this(), i](const absl::Status& status) {
-        self->SetResult(i, status);
-        self->CloseChunk();
-      };
-      if (transferred.ok()) {
-        const varve::v1::PutItem& wire = request_.items(i);
-        handle->Commit(wire.has_crc32c() ? std::optional(wire.crc32c()) : std::nullopt,
-                       std::move(done));
-      } else {
+      if (!transferred.ok()) {
         handle.reset();
-        done(absl::AbortedError(absl::StrCat("transfer: ", transferred.message())));
+        Settle(i, absl::AbortedError(absl::StrCat("transfer: ", transferred.message())));
+        continue;
       }
+      open_chunks_.fetch_add(1);
+      const varve::v1::PutItem& wire = request_.items(i);
+      handle->Commit(wire.has_crc32c() ? std::optional(wire.crc32c()) : std::nullopt,
+                     [self = shared_from_this(), i](const absl::Status& status) {
+                       self->Settle(i, status);
+                       self->CloseChunk();
+                     });
     }
     CloseChunk();
   }
@@ -191,6 +187,16 @@ void StartPut(Core& core, SessionRef session, const varve::v1::PutRequest& reque
               varve::v1::PutReply* reply, absl::Time deadline, Answer answer) {
   std::make_shared<PutBatch>(core, std::move(session), request, reply, deadline, std::move(answer))
       ->Run();
+}
+
+void AwaitSettled(Core& core, store::NamespaceId ns, const std::string& key,
+                  const absl::Status& status, store::PutHandle::CommitDone done) {
+  const absl::StatusOr<page::ObjectKey> parsed = ParseKey(key);
+  if (!absl::IsAlreadyExists(status) || !parsed.ok()) return std::move(done)(status);
+  core.pages.AwaitDurable(ns, *parsed,
+                          [status, done = std::move(done)](const absl::Status& durable) mutable {
+                            std::move(done)(durable.ok() ? status : durable);
+                          });
 }
 
 PutResult ToPutResult(const absl::Status& status) {

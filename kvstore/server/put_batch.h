@@ -14,6 +14,11 @@ void StartPut(Core& core, SessionRef session, const varve::v1::PutRequest& reque
               varve::v1::PutReply* reply, absl::Time deadline, Answer answer);
 
 // What PageStore::Reserve and Commit mean for an item; OK: stored.
+// What became of a put, when that is as durable as the answer says: another writer's object that
+// exists may not be so yet. done: here, or on a thread of the disk.
+void AwaitSettled(Core& core, store::NamespaceId ns, const std::string& key,
+                  const absl::Status& status, store::PutHandle::CommitDone done);
+
 varve::v1::PutResult ToPutResult(const absl::Status& status);
 // Value size and layout of an item, apart from its memory.
 absl::StatusOr<store::ObjectMeta> ParseMeta(const Core& core, uint64_t value_bytes,

@@ -237,6 +237,8 @@ void PageStoreImpl::WriteFailedLocked(Object* object, bool demoting, bool promis
 
 void PageStoreImpl::EvictFromDiskLocked(uint64_t bytes, std::vector<Left>& left) {
   const tier::LogRoom room = log().Room();
+  // Evicting makes no room where nothing can be written.
+  if (!room.takes_writes) return;
   const uint64_t taken = room.live_bytes + room.pending_bytes + bytes;
   if (taken <= Share(options_.disk->high_watermark, room.usable_bytes)) return;
   const uint64_t low = Share(options_.disk->low_watermark, room.usable_bytes);
@@ -278,6 +280,11 @@ void PageStoreImpl::Flush(base::Task done) {
 
 void PageStoreImpl::Load(Object* object, uint64_t offset, uint64_t bytes, absl::Time deadline,
                          Loaded done) {
+  if (bytes > staging_->capacity_bytes()) {
+    return std::move(done)(absl::ResourceExhaustedError(
+        absl::StrCat("object of ", object->meta.bytes,
+                     " bytes is larger than the staging memory of ", staging_->capacity_bytes())));
+  }
   auto reading = std::make_shared<Reading>(Reading{object, deadline, std::move(done)});
   {
     base::MutexLock lock(mutex_);

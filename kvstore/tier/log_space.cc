@@ -12,6 +12,8 @@ namespace {
 constexpr uint64_t kLeastGain = 64;
 // Of a segment: what header, footer and the end that no record fits into may take.
 constexpr uint64_t kOverhead = 32;
+// Of a full file system: whether it has room again.
+constexpr absl::Duration kBetweenTries = absl::Seconds(10);
 
 }  // namespace
 
@@ -20,18 +22,34 @@ Directory::~Directory() = default;
 
 uint64_t LogSpace::FreeSegments(const Directory& directory) const {
   const uint64_t used = directory.holding.used_bytes;
-  return used >= directory.capacity_bytes ? 0 : (directory.capacity_bytes - used) / segment_bytes_;
+  return used >= directory.limit_bytes ? 0 : (directory.limit_bytes - used) / segment_bytes_;
 }
 
 uint64_t LogSpace::ReserveSegments(const Directory& directory) const {
-  return std::max<uint64_t>(2, directory.capacity_bytes / segment_bytes_ / 16);
+  return std::max<uint64_t>(2, directory.limit_bytes / segment_bytes_ / 16);
 }
 
 uint64_t LogSpace::UsableBytes(const Directory& directory) const {
-  const uint64_t segments = directory.capacity_bytes / segment_bytes_;
+  const uint64_t segments = directory.limit_bytes / segment_bytes_;
   const uint64_t reserve = ReserveSegments(directory);
   return segments <= reserve ? 0
                              : (segments - reserve) * (segment_bytes_ - segment_bytes_ / kOverhead);
+}
+
+void LogSpace::Full(Directory& directory, absl::Time now) {
+  directory.limit_bytes = std::min(directory.limit_bytes, directory.holding.used_bytes);
+  directory.tried_to_grow = now;
+}
+
+bool LogSpace::TryToGrow(Directory& directory, absl::Time now) const {
+  if (directory.limit_bytes >= directory.capacity_bytes ||
+      now < directory.tried_to_grow + kBetweenTries) {
+    return false;
+  }
+  // Appends leave one free.
+  directory.limit_bytes =
+      std::min(directory.holding.used_bytes + 2 * segment_bytes_, directory.capacity_bytes);
+  return true;
 }
 
 uint64_t LogSpace::FreeBytes(const Directory& directory) const {

@@ -11,6 +11,7 @@
 #include <span>
 #include <string>
 
+#include "absl/time/time.h"
 #include "kvstore/tier/record_log.h"
 #include "kvstore/tier/record_table.h"
 #include "kvstore/tier/segment_files.h"
@@ -31,6 +32,9 @@ struct Directory {
   std::unique_ptr<Reclaimer> reclaimer;
 
   uint64_t capacity_bytes = 0;  // whole segments
+  // What the file system has room for, as far as is known: below the capacity while it is full.
+  uint64_t limit_bytes = 0;
+  absl::Time tried_to_grow = absl::InfinitePast();  // beyond the limit, in vain
   DirectoryState state = DirectoryState::kOk;
   std::string problem;
   Holding holding;
@@ -55,6 +59,10 @@ class LogSpace {
   uint64_t UsableBytes(const Directory& directory) const;
   // Of that, what is left; 0 when there is less than nothing.
   uint64_t FreeBytes(const Directory& directory) const;
+  // The file system is full, or is not any more.
+  static void Full(Directory& directory, absl::Time now);
+  // Takes back a little of what Full took away, now and then: true when it did.
+  bool TryToGrow(Directory& directory, absl::Time now) const;
   // Whether a stream may begin one more segment.
   bool MayGrow(const Directory& directory, bool moves) const;
   bool TakesWrites(const Directory& directory) const {

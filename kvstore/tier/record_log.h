@@ -35,7 +35,7 @@ constexpr size_t kReadAlignment = 4096;
 
 enum class DirectoryState : uint8_t {
   kOk,
-  kFull,      // the file system has no space left: no more segments until it has
+  kFull,      // the file system has less room than its capacity: it makes do with what it has
   kReadOnly,  // refuses writes: its records can be read
   kFailed,    // a write failed: no more are tried until a restart; its records can be read
   kDraining,  // its records move to other directories
@@ -47,12 +47,13 @@ struct DirectoryUsage {
   std::string problem;          // why the state is not kOk; empty without one
   uint64_t capacity_bytes = 0;  // whole segments
   uint64_t live_bytes = 0;      // of records that were not erased, headers and rounding included
-  uint64_t used_bytes = 0;      // of segments that are not free
+  // Of all directories, from here on.
+  uint64_t used_bytes = 0;  // of segments that are not free
   uint64_t segments = 0;
   uint64_t records = 0;
 };
 
-// What decides whether one more record may come: quickly told.
+// What decides whether one more record may come, of the directories that take writes: quickly told.
 struct LogRoom {
   // What records may take, so that room for moving them is left: eviction works against this.
   uint64_t usable_bytes = 0;

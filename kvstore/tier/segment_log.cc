@@ -281,7 +281,10 @@ void SegmentLog::Hand(Adds adds) {
     if (writer != nullptr) {
       writer->Add(std::move(write));
     } else {
-      Finished(write, absl::UnavailableError("no directory takes writes"));
+      // Not here, where the caller may hold what its Done takes.
+      executor_->Run([this, write = std::move(write)] {
+        Finished(write, absl::UnavailableError("no directory takes writes"));
+      });
     }
   }
 }
@@ -296,13 +299,10 @@ LogRoom SegmentLog::Room() const {
 LogRoom SegmentLog::RoomLocked() const {
   LogRoom room;
   for (const auto& directory : directories_) {
-    room.live_bytes += directory->holding.live_bytes;
-    if (!state_.space.TakesWrites(*directory)) {
-      // What lies there takes nothing from the others.
-      room.usable_bytes += directory->holding.live_bytes;
-      continue;
-    }
+    // What lies in others takes nothing from those that are written to.
+    if (!state_.space.TakesWrites(*directory)) continue;
     room.takes_writes = true;
+    room.live_bytes += directory->holding.live_bytes;
     room.usable_bytes += state_.space.UsableBytes(*directory);
   }
   room.pending_bytes = pending_bytes_;

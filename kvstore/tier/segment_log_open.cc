@@ -124,6 +124,7 @@ absl::StatusOr<std::unique_ptr<Directory>> SegmentLog::OpenDirectory(const std::
   auto directory = std::make_unique<Directory>();
   directory->path = path;
   directory->capacity_bytes = capacity_bytes / options_.segment_bytes * options_.segment_bytes;
+  directory->limit_bytes = directory->capacity_bytes;
   VARVE_ASSIGN_OR_RETURN(directory->files, SegmentFiles::Open(path));
   Reclaimer::Owner* const owner = this;
   directory->reclaimer =

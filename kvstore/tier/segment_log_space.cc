@@ -39,16 +39,12 @@ absl::StatusOr<Directory*> SegmentLog::Choose(uint64_t bytes,
                                               const std::vector<Directory*>& refused) {
   Directory* best = nullptr;
   bool any = false;
-  const auto better = [&](const Directory& a, const Directory& b) {
-    const bool full_a = a.state == DirectoryState::kFull, full_b = b.state == DirectoryState::kFull;
-    if (full_a != full_b) return full_b;
-    return state_.space.FreeBytes(a) > state_.space.FreeBytes(b);
-  };
   for (const auto& directory : directories_) {
     if (!state_.space.TakesWrites(*directory) || Refused(refused, directory.get())) continue;
     any = true;
-    if (state_.space.FreeBytes(*directory) < bytes) continue;
-    if (best == nullptr || better(*directory, *best)) best = directory.get();
+    const uint64_t free = state_.space.FreeBytes(*directory);
+    if (free < bytes) continue;
+    if (best == nullptr || free > state_.space.FreeBytes(*best)) best = directory.get();
   }
   if (best != nullptr) return best;
   if (!any) return NoDirectory();
@@ -140,7 +136,9 @@ absl::StatusOr<Segment*> SegmentLog::NextSegment(const SegmentWriter::Stream& st
     if (begun != nullptr) begun->sealing = true;
     begun = nullptr;
     if (!state_.space.TakesWrites(directory)) return NoDirectory();
-    if (!state_.space.MayGrow(directory, stream.moves)) {
+    if (!state_.space.MayGrow(directory, stream.moves) &&
+        !(state_.space.TryToGrow(directory, absl::Now()) &&
+          state_.space.MayGrow(directory, stream.moves))) {
       if (stream.moves) {
         if (state_.space.WillShrink(state_.table, directory)) return nullptr;
         return absl::ResourceExhaustedError("no segment is free for moving");
@@ -172,7 +170,8 @@ absl::StatusOr<Segment*> SegmentLog::NextSegment(const SegmentWriter::Stream& st
       if (!stream.moves) directory.starved = true;
       return nullptr;
     }
-    if (directory.state == DirectoryState::kFull) {
+    if (directory.state == DirectoryState::kFull &&
+        directory.limit_bytes >= directory.capacity_bytes) {
       directory.state = DirectoryState::kOk;
       directory.problem.clear();
       base::LogInfo(directory.path, " takes writes again");
@@ -224,6 +223,7 @@ void SegmentLog::SetState(Directory& directory, const absl::Status& status) {
   DirectoryState state = DirectoryState::kFailed;
   if (absl::IsResourceExhausted(status)) state = DirectoryState::kFull;
   if (absl::IsPermissionDenied(status)) state = DirectoryState::kReadOnly;
+  if (state == DirectoryState::kFull) LogSpace::Full(directory, absl::Now());
   const bool worse = directory.state == DirectoryState::kOk ||
                      (directory.state != DirectoryState::kFailed && state != DirectoryState::kFull);
   if (!worse || directory.state == state) return;

@@ -3,6 +3,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kvstore/store/record_label.h"
 #include "tests/unit/store/disk_fixture.h"
 
 namespace varve::store {
@@ -303,6 +304,22 @@ TEST(PageStoreDiskTest, ASlowDiskAnswersAtTheDeadlineAndTheBytesComeToNobody) {
   get.reset();
   EXPECT_TRUE(f.store().Remove(f.ns(), f.Key(Name(0)), false));
   f.Settle();
+}
+
+// As after a start with smaller settings.
+TEST(PageStoreDiskTest, WhatTheStagingCannotHoldIsAnErrorAndNoWait) {
+  DiskFixture f({.disk_slots = 1024});
+  const std::vector<std::byte> value(2 << 20);
+  GranuleChecksums checksums;
+  checksums.crc32c.resize(value.size() / kOpaqueGranuleBytes);
+  f.log().Append(
+      {EncodeObjectLabel("model", f.Key("large"), {.bytes = value.size()}, checksums), value},
+      [](const absl::Status&) {});
+  f.Settle();
+  f.Crash();
+  ASSERT_TRUE(f.store().Exists(f.ns(), f.Key("large")));
+  EXPECT_EQ(f.Read("large"), std::nullopt);
+  EXPECT_THAT(f.load_status().ToString(), HasSubstr("larger than the staging memory"));
 }
 
 TEST(PageStoreDiskTest, FlushWritesWhatMemoryAloneHas) {

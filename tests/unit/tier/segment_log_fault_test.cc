@@ -10,6 +10,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kvstore/base/mutex.h"
 #include "tests/support/assert_ok.h"
 #include "tests/unit/tier/log_fixture.h"
 
@@ -195,6 +196,25 @@ TEST_F(SegmentLogFaultTest, WhatCannotBeReadIsNotMoved) {
   EXPECT_EQ(Get(ids[1], 100000).status().code(), absl::StatusCode::kDataLoss);
   failing_.clear();
   for (size_t i = 1; i < ids.size(); i += 2) ASSERT_OK(Get(ids[i], 100000).status());
+}
+
+// The caller may hold a lock that Done takes.
+TEST_F(SegmentLogFaultTest, NothingIsAnsweredOnTheCallersThread) {
+  Open(Options());
+  const RecordId id = Put("before", 20000);
+  Fail("log", Op::kWrite, absl::DataLossError("injected EIO"));
+  EXPECT_FALSE(TryPut("after", 20000).ok());
+  base::Mutex mutex;
+  Outcome erased;
+  {
+    base::MutexLock lock(mutex);
+    log_->Erase(std::span(&id, 1), Sync::kYes,
+                [&, done = erased.Done()](absl::Status status) mutable {
+                  { base::MutexLock held(mutex); }
+                  std::move(done)(std::move(status));
+                });
+  }
+  EXPECT_TRUE(absl::IsUnavailable(erased.Await()));
 }
 
 TEST_F(SegmentLogFaultTest, AFullFileSystemIsFullUntilRecordsGo) {

@@ -38,7 +38,7 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
   }
 
   void TakeLater(std::shared_ptr<PutInlineRequest> request) {
-    core().data_pool.Run(
+    core().put_pool.Run(
         [this, self = shared_from_this(), request = std::move(request)] { Take(request); });
   }
 

@@ -70,10 +70,12 @@ void ObjectService::Remove(const varve::v1::RemoveRequest& request, varve::v1::R
   if (!session.ok()) return std::move(answer)(session.status());
   const auto keys = Keys(request.keys());
   if (!keys.ok()) return std::move(answer)(keys.status());
-  for (const page::ObjectKey& key : *keys) {
-    reply->add_removed(core_.pages.Remove((*session)->ns(), key, request.force()));
-  }
-  core_.pages.AwaitRemoved(std::move(answer));
+  core_.pages.RemoveAll((*session)->ns(), *keys, request.force(),
+                        [reply, answer = std::move(answer)](
+                            absl::Status status, const std::vector<bool>& removed) mutable {
+                          reply->mutable_removed()->Add(removed.begin(), removed.end());
+                          std::move(answer)(std::move(status));
+                        });
 }
 
 absl::Status ObjectService::Pin(const varve::v1::PinRequest& request, varve::v1::PinReply* reply) {

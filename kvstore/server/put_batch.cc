@@ -66,7 +66,7 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
   // Objects are on their way to disk, and there will be room for this item and those behind it.
   void WaitForRoom(int i) {
     core_.pages.AwaitRoom(deadline_, [self = shared_from_this(), i] {
-      self->core_.data_pool.Run([self, i] { self->RunFrom(i); });
+      self->core_.put_pool.Run([self, i] { self->RunFrom(i); });
     });
   }
 
@@ -102,7 +102,7 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
     open_chunks_.fetch_add(1);
     if (chunk.way != Way::kMapped) return Post(std::move(chunk));
     // The copy is made by this thread: not on a gRPC thread.
-    core_.data_pool.Run([self = shared_from_this(), chunk = std::move(chunk)]() mutable {
+    core_.put_pool.Run([self = shared_from_this(), chunk = std::move(chunk)]() mutable {
       self->Post(std::move(chunk));
     });
   }
@@ -125,8 +125,8 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
       if (!status.ok() || self->AreChecksummed(items)) return self->Commit(items, status);
       // The checksum reads all bytes: not on a transport thread.
       Core& core = self->core_;
-      core.data_pool.Run([self = std::move(self), items = std::move(items),
-                          status = std::move(status)] { self->Commit(items, status); });
+      core.put_pool.Run([self = std::move(self), items = std::move(items),
+                         status = std::move(status)] { self->Commit(items, status); });
     };
     StartTransfer(core_, Direction::kFromClient, session_, std::move(chunk.segments), deadline_,
                   std::move(done));

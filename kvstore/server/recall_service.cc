@@ -58,7 +58,7 @@ class LayerObjects {
     const auto& pages = selection_.wanted_pages;
     const size_t i = std::lower_bound(pages.begin(), pages.end(), page) - pages.begin();
     const auto key = page::MakeObjectKey(selection_.block_hashes[i], selection_.layer);
-    return core_.pages.Acquire(ns_, *key, nullptr);
+    return core_.pages.AcquireAgain(ns_, *key);
   }
 
   // Hands the pins over to the transfer; answers how many objects are in it.

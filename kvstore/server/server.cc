@@ -84,6 +84,7 @@ struct StoreServer::Impl {
   std::unique_ptr<SessionTable> sessions;
   OpenStreams streams;
   std::unique_ptr<base::ThreadPool> data_pool;
+  std::unique_ptr<base::ThreadPool> put_pool;
   std::unique_ptr<base::ThreadPool> recall_pool;
   std::unique_ptr<base::ThreadPool> control_pool;
   std::unique_ptr<base::ThreadPool> connect_pool;
@@ -154,6 +155,7 @@ absl::Status StoreServer::Impl::MakeRooms() {
   VARVE_ASSIGN_OR_RETURN(contexts, recall::ContextTable::Create(pages.get(), context_options));
 
   data_pool = std::make_unique<base::ThreadPool>("data", DataThreads());
+  put_pool = std::make_unique<base::ThreadPool>("put", DataThreads());
   recall_pool =
       std::make_unique<base::ThreadPool>("recall", static_cast<int>(config.recall().threads()));
   control_pool = std::make_unique<base::ThreadPool>("control", kControlThreads);
@@ -168,8 +170,8 @@ absl::Status StoreServer::Impl::MakeRooms() {
       });
   connect_pool = std::make_unique<base::ThreadPool>("connect", kConnectThreads);
   core.reset(new Core{options.config, *metrics, *pages, *contexts, *sessions, streams,
-                      *options.transport, *data_pool, *recall_pool, *connect_pool, *control_pool,
-                      disk == nullptr ? "" : disk->io_name()});
+                      *options.transport, *data_pool, *put_pool, *recall_pool, *connect_pool,
+                      *control_pool, disk == nullptr ? "" : disk->io_name()});
   const absl::Duration idle = IdleLimit(*core);
   ticker = std::make_unique<Ticker>(
       "watch", std::clamp(idle / 4, absl::Milliseconds(10), absl::Seconds(1)), [this, idle] {
@@ -262,15 +264,15 @@ void StoreServer::Impl::StartDraining() {
 }
 
 void StoreServer::Impl::FlushToDisk(absl::Time deadline) {
-  if (disk == nullptr || absl::Now() >= deadline) return;
+  if (disk == nullptr) return;
   auto flushed = std::make_shared<std::promise<void>>();
   pages->Flush([flushed] { flushed->set_value(); });
   if (flushed->get_future().wait_until(absl::ToChronoTime(deadline)) == std::future_status::ready) {
     return;
   }
-  base::LogWarning(
-      "host memory was not written to disk within drain_ms: what is missing there is "
-      "lost");
+  const store::PageStoreUsage usage = pages->Usage();
+  base::LogWarning("host memory was not written to disk within drain_ms: of ", usage.objects,
+                   " objects ", usage.disk->objects, " are there");
 }
 
 void StoreServer::StartDraining() { impl_->StartDraining(); }
@@ -279,7 +281,9 @@ bool StoreServer::Shutdown(absl::Duration grace) {
   if (impl_->shut_down.exchange(true) || impl_->grpc_server == nullptr) return true;
   const absl::Time deadline = absl::Now() + grace;
   impl_->StartDraining();
-  const bool finished = impl_->sessions->AwaitNone(grace);
+  // A client that holds up its transfer must not take the time for writing memory to disk.
+  if (impl_->disk != nullptr) impl_->pages->Flush([] {});
+  const bool finished = impl_->sessions->AwaitNone(impl_->disk == nullptr ? grace : grace / 2);
   if (!finished) {
     if (grace > absl::ZeroDuration()) {
       base::LogWarning("transfers in flight did not finish within ", absl::FormatDuration(grace),
@@ -288,6 +292,7 @@ bool StoreServer::Shutdown(absl::Duration grace) {
     impl_->sessions->CloseEndpoints();
   }
   impl_->FlushToDisk(deadline);
+  impl_->pages->StopWaiting();
   impl_->http_server.reset();
   // Calls without a transfer: a moment is enough for those that are not waiting for something.
   impl_->grpc_server->Shutdown(absl::ToChronoTime(absl::Now() + absl::Seconds(1)));

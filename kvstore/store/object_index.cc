@@ -58,7 +58,7 @@ Object* ObjectIndex::Publish(std::unique_ptr<Object>& reserved, absl::Time now) 
   object_bytes_ += object->meta.bytes;
   JoinGroup(object);
   if (object->slot.bytes > 0) AddCopy(object, TierId::kHost, object->slot.extent_bytes);
-  if (object->record != 0) AddCopy(object, TierId::kNvme, object->meta.bytes);
+  if (object->record != 0) AddCopy(object, TierId::kNvme, DiskBytes(object->meta.bytes));
   return object;
 }
 
@@ -102,7 +102,7 @@ void ObjectIndex::RemoveCopy(Object* object, TierId tier) {
 
 void ObjectIndex::AddRecord(Object* object, tier::RecordId record) {
   object->record = record;
-  AddCopy(object, TierId::kNvme, object->meta.bytes);
+  AddCopy(object, TierId::kNvme, DiskBytes(object->meta.bytes));
 }
 
 void ObjectIndex::AddSlot(Object* object, const tier::Slot& slot) {

@@ -120,6 +120,11 @@ struct Object {
   bool held() const { return group != nullptr && group->holds > 0; }
 };
 
+// What a value takes on disk, about: it has a header, and both are rounded.
+constexpr uint64_t DiskBytes(uint64_t value_bytes) {
+  return (value_bytes + 4095) / 4096 * 4096 + 4096;
+}
+
 class ObjectIndex {
  public:
   // disk: null when there is none.

@@ -51,6 +51,7 @@ PageStoreImpl::PageStoreImpl(tier::Tier* host, const PageStoreOptions& options,
       options.disk->durability == Durability::kNvmeSync ? tier::Sync::kYes : tier::Sync::kNo);
   staging_ = std::make_unique<Staging>(options.disk->staging);
   disk_usable_ = true;
+  disk_writes_ = true;
 }
 
 // ---- writing
@@ -102,7 +103,7 @@ absl::Status PageStoreImpl::Commit(std::unique_ptr<Object>& reserved, PutHandle:
     }
     misses_.Forget(object->identity);
     if (has_disk() && options_.disk->durability != Durability::kMemory) {
-      wait = options_.disk->durability == Durability::kNvmeSync;
+      wait = options_.disk->durability == Durability::kNvmeSync && !no_waiting_;
       if (wait) durable_waiters_[object].push_back(std::move(done));
       QueueWriteLocked(object, /*demote=*/false);
       PumpWritesLocked(left);
@@ -123,15 +124,22 @@ void PageStoreImpl::Abandon(const tier::Slot& slot) {
 
 void PageStoreImpl::AwaitDurable(NamespaceId ns, const page::ObjectKey& key,
                                  PutHandle::CommitDone done) {
+  std::vector<Left> left;
+  absl::Status status;
   if (has_disk() && options_.disk->durability == Durability::kNvmeSync) {
     base::MutexLock lock(mutex_);
-    const Object* object = index_.Find(FullKey{ns, key});
-    if (object != nullptr && object->writing) {
+    Object* object = index_.Find(FullKey{ns, key});
+    if (object != nullptr && object->record == 0 && !no_waiting_) {
       durable_waiters_[object].push_back(std::move(done));
-      return;
+      // It may have been evicted from the disk, or its write has failed.
+      if (!object->writing) QueueWriteLocked(object, /*demote=*/false);
+      PumpWritesLocked(left);
+    } else if (object != nullptr && object->record == 0) {
+      status = absl::UnavailableError("the store is ending");
     }
   }
-  std::move(done)(absl::OkStatus());
+  ReportLeft(left);
+  if (done) std::move(done)(std::move(status));
 }
 
 // ---- reading
@@ -160,15 +168,27 @@ std::unique_ptr<GetHandle> PageStoreImpl::Acquire(NamespaceId ns, const page::Ob
                        slot.bytes > 0 ? host_->Map(slot) : std::span<const std::byte>());
 }
 
+std::unique_ptr<GetHandle> PageStoreImpl::AcquireAgain(NamespaceId ns, const page::ObjectKey& key) {
+  Object* object = nullptr;
+  tier::Slot slot;
+  {
+    base::MutexLock lock(mutex_);
+    object = index_.Find(FullKey{ns, key});
+    if (object == nullptr) return nullptr;
+    index_.OpenUnused(object);
+    slot = object->slot;
+  }
+  return MakeGetHandle(this, object,
+                       slot.bytes > 0 ? host_->Map(slot) : std::span<const std::byte>());
+}
+
 void PageStoreImpl::FreeSlotLocked(const tier::Slot& slot) {
   if (slot.bytes > 0) host_->Free(slot);
 }
 
 void PageStoreImpl::FreeLocked(const ObjectIndex::Freed& freed) {
   FreeSlotLocked(freed.slot);
-  if (freed.record != 0) {
-    log().Erase(std::span(&freed.record, 1), tier::Sync::kNo, [](const absl::Status&) {});
-  }
+  if (freed.record != 0) EraseLocked(std::span(&freed.record, 1));
 }
 
 void PageStoreImpl::CloseLocked(Object* object) {
@@ -188,9 +208,14 @@ void PageStoreImpl::DropCorrupt(Object* object, TierId tier) {
     base::MutexLock lock(mutex_);
     // Another reader may have found it first.
     if (object->state == ObjectState::kGone) return;
-    misses_.Remember(object->identity, MissReason::kCorrupt);
     ++checksum_failures_[tier];
-    FreeLocked(index_.Drop(object));
+    if (tier == TierId::kNvme && object->slot.bytes > 0 && object->record != 0) {
+      // The copy in host memory is another one.
+      FreeLocked(index_.LeaveTier(object, tier));
+    } else {
+      misses_.Remember(object->identity, MissReason::kCorrupt);
+      FreeLocked(index_.Drop(object));
+    }
   }
   base::LogError("dropped object ", object->key.key.ToHex(),
                  ": its bytes do not match its checksum");
@@ -201,31 +226,69 @@ bool PageStoreImpl::Exists(NamespaceId ns, const page::ObjectKey& key) const {
   return index_.Find(FullKey{ns, key}) != nullptr;
 }
 
-bool PageStoreImpl::Remove(NamespaceId ns, const page::ObjectKey& key, bool force) {
-  {
-    base::MutexLock lock(mutex_);
-    index_.ExpirePins(clock_->Now());
-    Object* object = index_.Find(FullKey{ns, key});
-    if (object == nullptr) return false;
-    if (!force && (object->held() || !object->pins.empty())) return false;
-    const tier::RecordId written = object->record_written;
-    ObjectIndex::Freed freed = index_.Drop(object);
-    if (freed.record == 0) freed.record = written;
-    if (freed.record != 0 && options_.disk->durability == Durability::kNvmeSync) {
-      EraseForGoodLocked(std::exchange(freed.record, 0));
-    }
-    FreeLocked(freed);
+bool PageStoreImpl::RemoveLocked(const FullKey& key, bool force,
+                                 std::vector<tier::RecordId>& erased) {
+  Object* object = index_.Find(key);
+  if (object == nullptr) return false;
+  if (!force && (object->held() || !object->pins.empty())) return false;
+  // Of a record that is being made the log knows the id.
+  const tier::RecordId written = object->record_written;
+  const ObjectIndex::Freed freed = index_.Drop(object);
+  FreeSlotLocked(freed.slot);
+  if (const tier::RecordId record = freed.record != 0 ? freed.record : written; record != 0) {
+    erased.push_back(record);
   }
-  WakeRoomWaiters();
   return true;
 }
 
-void PageStoreImpl::AwaitRemoved(PutHandle::CommitDone done) {
+bool PageStoreImpl::Remove(NamespaceId ns, const page::ObjectKey& key, bool force) {
+  std::vector<tier::RecordId> erased;
+  bool removed = false;
   {
     base::MutexLock lock(mutex_);
-    if (erasing_ > 0) return removed_waiters_.push_back(std::move(done));
+    index_.ExpirePins(clock_->Now());
+    removed = RemoveLocked(FullKey{ns, key}, force, erased);
+    if (!erased.empty()) EraseLocked(erased);
   }
-  std::move(done)(absl::OkStatus());
+  WakeRoomWaiters();
+  return removed;
+}
+
+void PageStoreImpl::RemoveAll(NamespaceId ns, std::span<const page::ObjectKey> keys, bool force,
+                              RemoveDone done) {
+  const bool wait = has_disk() && options_.disk->durability == Durability::kNvmeSync;
+  const auto removing = std::make_shared<Removing>();
+  {
+    base::MutexLock lock(mutex_);
+    removing->done = std::move(done);
+  }
+  while (!keys.empty()) {
+    const size_t count = std::min(kRowsPerLock, keys.size());
+    std::vector<tier::RecordId> erased;
+    base::MutexLock lock(mutex_);
+    index_.ExpirePins(clock_->Now());
+    for (const page::ObjectKey& key : keys.first(count)) {
+      removing->removed.push_back(RemoveLocked(FullKey{ns, key}, force, erased));
+    }
+    if (!erased.empty()) EraseLocked(erased);
+    if (wait && no_waiting_) removing->status = absl::UnavailableError("the store is ending");
+    if (wait && !no_waiting_ && !erasures_.empty()) {
+      ++removing->open_parts;
+      remove_waiters_.push_back({last_erasure_, removing});
+    }
+    keys = keys.subspan(count);
+  }
+  WakeRoomWaiters();
+  EndPart(removing, absl::OkStatus());
+}
+
+void PageStoreImpl::EndPart(const std::shared_ptr<Removing>& removing, const absl::Status& status) {
+  {
+    base::MutexLock lock(mutex_);
+    removing->status.Update(status);
+    if (--removing->open_parts > 0) return;
+  }
+  std::move(removing->done)(removing->status, std::move(removing->removed));
 }
 
 // ---- pins and holds

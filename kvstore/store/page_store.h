@@ -224,12 +224,18 @@ class PageStore {
   // A handle, or why not. Touches the eviction policies.
   virtual std::unique_ptr<GetHandle> Acquire(NamespaceId ns, const page::ObjectKey& key,
                                              Miss* miss) = 0;
+  // One more handle for the same use of an object.
+  virtual std::unique_ptr<GetHandle> AcquireAgain(NamespaceId ns, const page::ObjectKey& key) = 0;
 
   virtual bool Exists(NamespaceId ns, const page::ObjectKey& key) const = 0;
   // False: not stored, or pinned or held and not forced. Open handles keep their bytes.
   virtual bool Remove(NamespaceId ns, const page::ObjectKey& key, bool force) = 0;
-  // done when what was removed before is gone for good, as far as the store promises.
-  virtual void AwaitRemoved(PutHandle::CommitDone done) = 0;
+  // The same for several keys; done when they are gone for good, as far as the store promises, also
+  // those that had gone before: here, or on a thread of the disk. Its status tells whether that is
+  // so, whatever was removed from sight.
+  using RemoveDone = absl::AnyInvocable<void(absl::Status, std::vector<bool> removed) &&>;
+  virtual void RemoveAll(NamespaceId ns, std::span<const page::ObjectKey> keys, bool force,
+                         RemoveDone done) = 0;
 
   // Pins by owner (a session). Infinite ttl: a hard pin, counted, Unpin takes one back. Finite ttl:
   // a soft pin, one per object and owner, that lapses by itself; pinning again can only prolong it,
@@ -265,6 +271,8 @@ class PageStore {
   // done when everything in host memory is on disk as well, or could not be written. Without a disk
   // at once.
   virtual void Flush(base::Task done) = 0;
+  // Nobody waits for the disk any more: who does is answered UNAVAILABLE, now and from now on.
+  virtual void StopWaiting() = 0;
   // Null without a disk.
   virtual Journal* journal() = 0;
   virtual PageStoreUsage Usage() const = 0;

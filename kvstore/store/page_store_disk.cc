@@ -84,7 +84,7 @@ absl::Status PageStoreImpl::Recover() {
                   " bytes from disk in ", recovery_seconds_, " s; ", strange.size(),
                   " records were superseded or of no use");
   }
-  if (!strange.empty()) log().Erase(strange, tier::Sync::kNo, [](const absl::Status&) {});
+  if (!strange.empty()) EraseLocked(strange);
   NoteDiskStateLocked();
   return absl::OkStatus();
 }
@@ -105,38 +105,63 @@ void PageStoreImpl::RunLater(base::Task task) {
 }
 
 void PageStoreImpl::NoteDiskStateLocked() {
-  const bool usable = log().Room().takes_writes;
-  if (std::exchange(disk_usable_, usable) == usable) return;
-  if (usable) {
+  const bool writes = log().Room().takes_writes;
+  const bool changed = std::exchange(disk_writes_, writes) != writes;
+  if (changed && writes) {
     base::LogInfo("the disk takes objects again");
-  } else {
+  } else if (changed) {
     base::LogError("the disk takes no objects: what leaves host memory is lost from now on");
   }
-  index_.HoldsGuardHost(!usable);
+  const bool usable = writes && !disk_refuses_;
+  if (std::exchange(disk_usable_, usable) != usable) index_.HoldsGuardHost(!usable);
   // What it missed.
-  if (usable && options_.disk->durability != Durability::kMemory) QueueAllLocked();
+  if (changed && writes && options_.disk->durability != Durability::kMemory) QueueAllLocked();
 }
 
-void PageStoreImpl::EraseForGoodLocked(tier::RecordId record) {
-  ++erasing_;
+void PageStoreImpl::EraseLocked(std::span<const tier::RecordId> records) {
+  const uint64_t erasure = ++last_erasure_;
+  erasures_.insert(erasure);
   BeginLocked();
-  log().Erase(std::span(&record, 1), tier::Sync::kYes,
-              [this](const absl::Status& status) { OnErased(status); });
+  const bool sync = options_.disk->durability == Durability::kNvmeSync;
+  log().Erase(records, sync ? tier::Sync::kYes : tier::Sync::kNo,
+              [this, erasure](const absl::Status& status) { OnErased(erasure, status); });
 }
 
-void PageStoreImpl::OnErased(const absl::Status& status) {
-  std::vector<PutHandle::CommitDone> waiters;
-  absl::Status all;
+void PageStoreImpl::OnErased(uint64_t erasure, const absl::Status& status) {
+  std::vector<std::shared_ptr<Removing>> over;
   {
     base::MutexLock lock(mutex_);
-    erase_status_.Update(status);
-    if (--erasing_ == 0) {
-      waiters.swap(removed_waiters_);
-      all = std::exchange(erase_status_, absl::OkStatus());
+    erasures_.erase(erasure);
+    for (RemoveWaiter& waiter : remove_waiters_) {
+      if (erasure <= waiter.erasure) waiter.removing->status.Update(status);
+    }
+    // In the order of their erasures.
+    while (!remove_waiters_.empty() &&
+           (erasures_.empty() || *erasures_.begin() > remove_waiters_.front().erasure)) {
+      over.push_back(std::move(remove_waiters_.front().removing));
+      remove_waiters_.pop_front();
     }
   }
-  for (auto& done : waiters) std::move(done)(all);
+  for (const auto& removing : over) EndPart(removing, absl::OkStatus());
   End();
+}
+
+void PageStoreImpl::StopWaiting() {
+  const absl::Status ending = absl::UnavailableError("the store is ending, and the disk is slow");
+  std::vector<PutHandle::CommitDone> puts;
+  std::deque<RemoveWaiter> removals;
+  {
+    base::MutexLock lock(mutex_);
+    no_waiting_ = true;
+    for (auto& [object, waiters] : durable_waiters_) {
+      for (auto& done : waiters) puts.push_back(std::move(done));
+    }
+    durable_waiters_.clear();
+    removals.swap(remove_waiters_);
+  }
+  for (auto& done : puts) std::move(done)(ending);
+  for (RemoveWaiter& waiter : removals) EndPart(waiter.removing, ending);
+  WakeRoomWaiters();
 }
 
 // ---- writing
@@ -223,14 +248,17 @@ void PageStoreImpl::OnWritten(Object* object, const absl::Status& status) {
 
 void PageStoreImpl::WriteFailedLocked(Object* object, bool demoting, bool promised,
                                       const absl::Status& status, std::vector<Left>& left) {
+  // What has to leave memory must not try the disk again and again: not before the next Tick.
+  disk_refuses_ = disk_refuses_ || demoting;
   NoteDiskStateLocked();
   if (write_errors_++ == 0) {
     base::LogError("an object was not written to disk (later ones are only counted): ",
                    status.message());
   }
-  if (index_.guarded(*object, TierId::kHost) || object->held()) return;
-  // Nobody was told that it is stored; or it has to leave, and the disk is full of what must stay.
-  if (promised || (demoting && absl::IsResourceExhausted(status))) {
+  if (promised) {
+    // Nobody was told that it is stored. Who reads it keeps the bytes.
+    FreeLocked(index_.Drop(object));
+  } else if (demoting && !index_.guarded(*object, TierId::kHost)) {
     EvictLocked(object, TierId::kHost, left);
   }
 }
@@ -239,7 +267,7 @@ void PageStoreImpl::EvictFromDiskLocked(uint64_t bytes, std::vector<Left>& left)
   const tier::LogRoom room = log().Room();
   // Evicting makes no room where nothing can be written.
   if (!room.takes_writes) return;
-  const uint64_t taken = room.live_bytes + room.pending_bytes + bytes;
+  const uint64_t taken = room.live_bytes + room.pending_bytes + DiskBytes(bytes);
   if (taken <= Share(options_.disk->high_watermark, room.usable_bytes)) return;
   const uint64_t low = Share(options_.disk->low_watermark, room.usable_bytes);
   uint64_t excess = taken > low ? taken - low : 0;
@@ -249,7 +277,7 @@ void PageStoreImpl::EvictFromDiskLocked(uint64_t bytes, std::vector<Left>& left)
   while (excess > 0) {
     Object* victim = index_.NextVictim(TierId::kNvme, steps);
     if (victim == nullptr) break;
-    excess -= std::min(excess, victim->meta.bytes);
+    excess -= std::min(excess, DiskBytes(victim->meta.bytes));
     erased.push_back(victim->record);
     if (victim->slot.bytes > 0) {
       CountLeftLocked(*victim, TierId::kNvme, left);
@@ -259,7 +287,7 @@ void PageStoreImpl::EvictFromDiskLocked(uint64_t bytes, std::vector<Left>& left)
       EvictLocked(victim, TierId::kNvme, left);
     }
   }
-  if (!erased.empty()) log().Erase(erased, tier::Sync::kNo, [](const absl::Status&) {});
+  if (!erased.empty()) EraseLocked(erased);
 }
 
 void PageStoreImpl::Flush(base::Task done) {
@@ -443,6 +471,7 @@ void PageStoreImpl::Tick() {
     base::MutexLock lock(mutex_);
     index_.ExpirePins(clock_->Now());
     if (!has_disk()) return;
+    disk_refuses_ = false;
     NoteDiskStateLocked();
     PumpWritesLocked(left);
     const absl::Time now = clock_->Now();

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <deque>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -47,9 +48,11 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
                     PutHandle::CommitDone done) override;
   std::unique_ptr<GetHandle> Acquire(NamespaceId ns, const page::ObjectKey& key,
                                      Miss* miss) override;
+  std::unique_ptr<GetHandle> AcquireAgain(NamespaceId ns, const page::ObjectKey& key) override;
   bool Exists(NamespaceId ns, const page::ObjectKey& key) const override;
   bool Remove(NamespaceId ns, const page::ObjectKey& key, bool force) override;
-  void AwaitRemoved(PutHandle::CommitDone done) override;
+  void RemoveAll(NamespaceId ns, std::span<const page::ObjectKey> keys, bool force,
+                 RemoveDone done) override;
   bool Pin(NamespaceId ns, const page::ObjectKey& key, uint64_t owner, absl::Duration ttl) override;
   bool Unpin(NamespaceId ns, const page::ObjectKey& key, uint64_t owner) override;
   void UnpinAll(uint64_t owner) override;
@@ -62,6 +65,7 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   void Prefetch(NamespaceId ns, std::span<const page::ObjectKey> keys) override;
   void Tick() override;
   void Flush(base::Task done) override;
+  void StopWaiting() override;
   Journal* journal() override { return journal_.get(); }
   PageStoreUsage Usage() const override;
 
@@ -71,6 +75,17 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
     TierId tier;
     uint64_t bytes;
     absl::Time last_use;
+  };
+  // One RemoveAll; guarded by mutex_.
+  struct Removing {
+    std::vector<bool> removed;
+    size_t open_parts = 1;  // waiters, and one for RemoveAll itself
+    absl::Status status;
+    RemoveDone done;
+  };
+  struct RemoveWaiter {
+    uint64_t erasure = 0;  // this one and all before it
+    std::shared_ptr<Removing> removing;
   };
   struct RoomWaiter {
     absl::Time deadline;
@@ -137,9 +152,13 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   void RunLater(base::Task task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether the log takes records now decides what becomes of objects that leave host memory.
   void NoteDiskStateLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // AwaitRemoved waits for it.
-  void EraseForGoodLocked(tier::RecordId record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void OnErased(const absl::Status& status);
+  // Every erasure goes this way: removals wait for those before them.
+  void EraseLocked(std::span<const tier::RecordId> records) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void OnErased(uint64_t erasure, const absl::Status& status);
+  bool RemoveLocked(const FullKey& key, bool force, std::vector<tier::RecordId>& erased)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // One part of it is over; calls its done after the last.
+  void EndPart(const std::shared_ptr<Removing>& removing, const absl::Status& status);
   // Queues the object for the log. REQUIRES: in host memory, not on disk, not queued.
   void QueueWriteLocked(Object* object, bool demote) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void QueueAllLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -182,13 +201,16 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   uint64_t queued_objects_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t pending_bytes_ ABSL_GUARDED_BY(mutex_) = 0;   // in the log's hands
   uint64_t demoting_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of slots that become free when written
-  bool disk_usable_ ABSL_GUARDED_BY(mutex_) = false;
+  bool disk_usable_ ABSL_GUARDED_BY(mutex_) = false;     // for what leaves host memory
+  bool disk_writes_ ABSL_GUARDED_BY(mutex_) = false;     // a directory takes records
+  bool disk_refuses_ ABSL_GUARDED_BY(mutex_) = false;    // one of late, until the next Tick
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   absl::flat_hash_map<const Object*, std::vector<PutHandle::CommitDone>> durable_waiters_
       ABSL_GUARDED_BY(mutex_);
-  uint64_t erasing_ ABSL_GUARDED_BY(mutex_) = 0;  // for good: removals that are not yet safe
-  absl::Status erase_status_ ABSL_GUARDED_BY(mutex_);
-  std::vector<PutHandle::CommitDone> removed_waiters_ ABSL_GUARDED_BY(mutex_);
+  uint64_t last_erasure_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::set<uint64_t> erasures_ ABSL_GUARDED_BY(mutex_);  // with the log
+  std::deque<RemoveWaiter> remove_waiters_ ABSL_GUARDED_BY(mutex_);
+  bool no_waiting_ ABSL_GUARDED_BY(mutex_) = false;
   std::deque<RoomWaiter> room_waiters_ ABSL_GUARDED_BY(mutex_);
   std::atomic<bool> room_awaited_{false};  // there may be some
   std::vector<base::Task> flush_waiters_ ABSL_GUARDED_BY(mutex_);

@@ -74,7 +74,7 @@ absl::StatusOr<tier::Slot> PageStoreImpl::ReserveWindow(uint64_t bytes, std::vec
 absl::Status PageStoreImpl::NoRoomLocked(uint64_t bytes) const {
   const tier::TierUsage usage = host_->Usage();
   // What waits for the disk keeps its memory until it is there.
-  if (disk_usable_ && queued_bytes_ > 0) {
+  if (disk_usable_ && queued_bytes_ > 0 && !no_waiting_) {
     return absl::UnavailableError(absl::StrCat("no room yet for ", bytes, " bytes: ", queued_bytes_,
                                                " bytes are on their way to disk"));
   }
@@ -195,7 +195,7 @@ absl::StatusOr<EvictedMatching> PageStoreImpl::EvictMatching(std::string_view ns
 void PageStoreImpl::AwaitRoom(absl::Time deadline, base::Task done) {
   {
     base::MutexLock lock(mutex_);
-    if (queued_bytes_ > 0 && clock_->Now() < deadline) {
+    if (queued_bytes_ > 0 && !no_waiting_ && clock_->Now() < deadline) {
       room_waiters_.push_back({deadline, std::move(done)});
       room_awaited_.store(true);
       return;

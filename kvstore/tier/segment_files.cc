@@ -10,6 +10,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -34,13 +35,25 @@ absl::Status SystemError(int error, const char* call, std::string_view file) {
   return absl::Status(code, absl::StrCat(call, " ", base::Sv(file), ": ", std::strerror(error)));
 }
 
+// Its entry survives a loss of power, too.
+absl::Status MakeDirectory(const std::string& path) {
+  if (mkdir(path.c_str(), 0700) != 0) {
+    return errno == EEXIST ? absl::OkStatus() : SystemError(errno, "mkdir", path);
+  }
+  const std::string parent = std::filesystem::path(path).parent_path().string();
+  const base::Descriptor above(
+      open(parent.empty() ? "." : parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (above.get() < 0 || fsync(above.get()) != 0) return SystemError(errno, "fsync", parent);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 SegmentFiles::SegmentFiles(std::string path, int directory, int lock)
     : path_(std::move(path)), directory_(directory), lock_(lock) {}
 
 absl::StatusOr<std::unique_ptr<SegmentFiles>> SegmentFiles::Open(const std::string& path) {
-  if (mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return SystemError(errno, "mkdir", path);
+  VARVE_RETURN_IF_ERROR(MakeDirectory(path));
   base::Descriptor directory(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (directory.get() < 0) return SystemError(errno, "open", path);
   const std::string name = absl::StrCat(path, "/", kLockName);

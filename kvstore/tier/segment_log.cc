@@ -217,15 +217,22 @@ void SegmentLog::EraseOne(RecordId id, std::vector<Tombstone>& tombstones,
 void SegmentLog::Erase(std::span<const RecordId> ids, Sync sync, Done done) {
   Adds adds;
   std::vector<Directory*> changed;
-  bool nothing = false;
+  absl::Status now = absl::OkStatus();
+  bool is_over = false;
   {
     base::MutexLock lock(state_.mutex);
     std::vector<Tombstone> tombstones;
     for (const RecordId id : ids) EraseOne(id, tombstones, changed);
-    nothing = tombstones.empty();
-    if (!nothing) adds = Collect(std::move(tombstones), sync, std::move(done));
+    now = ChooseForTombstones({}).status();
+    if (!now.ok()) {
+      // They are written with the next ones, when a directory takes writes again.
+      unwritten_.insert(unwritten_.end(), tombstones.begin(), tombstones.end());
+      if (tombstones.empty()) now = absl::OkStatus();
+    }
+    is_over = tombstones.empty() || !now.ok();
+    if (!is_over) adds = Collect(std::move(tombstones), sync, std::move(done));
   }
-  if (nothing) CompleteLater(std::move(done), absl::OkStatus());
+  if (is_over) CompleteLater(std::move(done), std::move(now));
   Hand(std::move(adds));
   for (Directory* directory : changed) directory->reclaimer->Wake();
 }

@@ -265,7 +265,7 @@ class RandomWalk {
       if (m.slot_generation != 0) ++slots;
       for (TierId tier : kTiers) {
         if (!In(m, tier)) continue;
-        const uint64_t in_tier = m.bytes + (tier == TierId::kHost ? 7 : 0);
+        const uint64_t in_tier = tier == TierId::kHost ? m.bytes + 7 : DiskBytes(m.bytes);
         taken[tier] += in_tier;
         if (Guarded(key, m, tier)) guarded[tier] += in_tier;
       }

@@ -138,7 +138,7 @@ TEST_F(TwoTiersTest, CopiesComeAndGoUntilTheLast) {
   Object* object = tiers_.Publish(reserved, kStart);
   EXPECT_EQ(Victim(TierId::kNvme), nullptr);
   tiers_.AddRecord(object, 7);
-  EXPECT_EQ(tiers_.tier_bytes(TierId::kNvme), 100u);
+  EXPECT_EQ(tiers_.tier_bytes(TierId::kNvme), DiskBytes(100));
   EXPECT_EQ(tiers_.LeaveTier(object, TierId::kHost).slot.generation, first.generation);
   EXPECT_EQ(object->tier(), TierId::kNvme);
   EXPECT_EQ(tiers_.tier_bytes(TierId::kHost), 0u);
@@ -177,7 +177,7 @@ TEST_F(TwoTiersTest, AHoldKeepsFromLossAndNotFromMoving) {
   Object* object = PutBoth("block-hash-0001");
   tiers_.Hold(1, "block-hash-");
   EXPECT_EQ(tiers_.guarded_bytes(TierId::kHost), 0u);
-  EXPECT_EQ(tiers_.guarded_bytes(TierId::kNvme), 100u);
+  EXPECT_EQ(tiers_.guarded_bytes(TierId::kNvme), DiskBytes(100));
   EXPECT_EQ(Victim(TierId::kNvme), nullptr);
   EXPECT_EQ(Victim(TierId::kHost), object);
   tiers_.KeepVictim(object, TierId::kHost);

@@ -191,18 +191,88 @@ TEST(PageStoreDiskTest, SyncRemovalIsSafeWhenItAnswers) {
   f.Settle();
   f.Put("key-2");
   std::optional<absl::Status> removed;
-  EXPECT_TRUE(f.store().Remove(f.ns(), f.Key("key-1"), false));
-  EXPECT_TRUE(f.store().Remove(f.ns(), f.Key("key-2"), false)) << "while it is being written";
-  f.store().AwaitRemoved([&](absl::Status status) { removed = std::move(status); });
+  std::vector<bool> there;
+  const auto remove = [&] {
+    removed.reset();
+    // The second one while it is being written.
+    const page::ObjectKey keys[] = {f.Key("key-1"), f.Key("key-2"), f.Key("key-3")};
+    f.store().RemoveAll(f.ns(), keys, false, [&](absl::Status status, std::vector<bool> found) {
+      removed = std::move(status);
+      there = std::move(found);
+    });
+  };
+  remove();
   EXPECT_FALSE(removed.has_value());
   while (!removed.has_value()) f.log().End(f.log().pending() - 1);
   EXPECT_TRUE(removed->ok());
+  EXPECT_EQ(there, (std::vector<bool>{true, true, false}));
   f.Crash();
   EXPECT_EQ(f.Read("key-1"), std::nullopt);
   EXPECT_EQ(f.Read("key-2"), std::nullopt);
-  removed.reset();
-  f.store().AwaitRemoved([&](absl::Status status) { removed = std::move(status); });
+  remove();
   EXPECT_TRUE(removed.has_value()) << "nothing to wait for";
+}
+
+// Also for the erasure of what had gone by itself before.
+TEST(PageStoreDiskTest, SyncRemovalWaitsForErasuresBeforeIt) {
+  DiskFixture f({.durability = Durability::kNvmeSync});
+  f.Put("key-1");
+  f.Settle();
+  ASSERT_TRUE(f.store().EvictMatching("model", "key-1").ok());
+  std::optional<absl::Status> removed;
+  const page::ObjectKey key = f.Key("key-1");
+  f.store().RemoveAll(f.ns(), std::span(&key, 1), false,
+                      [&](absl::Status status, const std::vector<bool>&) { removed = status; });
+  EXPECT_FALSE(removed.has_value());
+  f.Settle();
+  EXPECT_TRUE(removed.has_value() && removed->ok());
+}
+
+TEST(PageStoreDiskTest, AFailedSyncPutIsGoneEvenWhileItIsRead) {
+  DiskFixture f({.durability = Durability::kNvmeSync});
+  f.log().FailAppends(1, absl::DataLossError("EIO"));
+  const auto failed = f.Put("key-1");
+  const auto reader = f.store().Acquire(f.ns(), f.Key("key-1"), nullptr);
+  ASSERT_NE(reader, nullptr);
+  f.Settle();
+  EXPECT_TRUE(absl::IsDataLoss(**failed));
+  EXPECT_FALSE(f.store().Exists(f.ns(), f.Key("key-1"))) << "nobody was told that it is stored";
+  EXPECT_TRUE(std::ranges::equal(reader->memory(), f.Value("key-1/0")));
+}
+
+TEST(PageStoreDiskTest, NobodyWaitsForTheDiskWhenTheStoreEnds) {
+  DiskFixture f({.durability = Durability::kNvmeSync});
+  const auto put = f.Put("key-1");
+  EXPECT_FALSE(put->has_value());
+  f.store().StopWaiting();
+  ASSERT_TRUE(put->has_value());
+  EXPECT_TRUE(absl::IsUnavailable(**put));
+  f.Settle();
+}
+
+// Disk and memory full of what attached contexts hold: refused at once, and not again and again.
+TEST(PageStoreDiskTest, FullOfHeldBlocksIsARefusalAndNoLoop) {
+  DiskFixture f({.disk_slots = 8});
+  const std::string group = "held-block-";
+  const std::vector<std::string> hashes = {group};
+  f.store().Hold(f.ns(), hashes);
+  int stored = 0, rounds = 0;
+  for (int i = 0; i < 60 && rounds < 100; ++i) {
+    auto put = f.Put(group + std::to_string(1000 + i));
+    for (; (*put)->code() == absl::StatusCode::kUnavailable && rounds < 100; ++rounds) {
+      f.Settle();
+      put = f.Put(group + std::to_string(1000 + i));
+    }
+    if (!(*put)->ok()) {
+      EXPECT_TRUE(absl::IsResourceExhausted(**put)) << **put;
+      break;
+    }
+    ++stored;
+  }
+  EXPECT_LT(rounds, 100);
+  EXPECT_GT(stored, 16);
+  for (int i = 0; i < stored; ++i) EXPECT_EQ(f.Read(group + std::to_string(1000 + i)), 0) << i;
+  EXPECT_EQ(f.store().Usage().eviction.evicted_objects, 0u);
 }
 
 TEST(PageStoreDiskTest, RemovedWhileBeingWrittenLeavesNoRecord) {

@@ -100,7 +100,7 @@ std::string BytesTable(const ReplayResult& result) {
     if (result.has_nvme) {
       add_bytes("to nvme, behind puts", moved.put);
       add_bytes("to nvme, to make room in memory", moved.demoted);
-      add_bytes("to memory, as often read", moved.promoted);
+      add_bytes("back to memory, often read", moved.promoted);
       add_bytes("within nvme, to free files", moved.reclaimed);
       add_bytes("evicted from nvme", moved.evicted_nvme);
     }

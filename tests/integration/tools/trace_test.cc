@@ -148,20 +148,22 @@ TEST_F(TraceTest, TellsHitsInMemoryFromThoseOnDisk) {
 }
 
 TEST_F(TraceTest, CountsWhatMovesBetweenMemoryAndDisk) {
-  const auto results =
-      Results(Trace("--engines 3 --host-capacity 2MiB --nvme-capacity 8MiB --durability nvme_async "
-                    "--policies s3fifo --nvme-policy lru --prefill-tokens-per-second 100 --json" +
-                    NvmeDir()));
+  const auto results = Results(
+      Trace("--engines 3 --host-capacity 2MiB --nvme-capacity 16MiB --durability nvme_async "
+            "--policies s3fifo --nvme-policy lru --prefill-tokens-per-second 100 --json" +
+            NvmeDir()));
   ASSERT_EQ(results.size(), 1u);
   const auto& row = results[0];
   EXPECT_EQ(row["policy"], "s3fifo");
   EXPECT_EQ(row["nvme_policy"], "lru");
   EXPECT_EQ(row["durability"], "nvme_async");
-  EXPECT_GT(row["bytes_moved_put"].get<uint64_t>(), 200u * 65536) << row;
-  EXPECT_GT(row["bytes_evicted_nvme"].get<uint64_t>(), 0u) << "it has room for less than half";
+  EXPECT_GT(row["bytes_moved_put"].get<uint64_t>(), 100u * 65536) << row;
+  EXPECT_GT(row["bytes_evicted_nvme"].get<uint64_t>(), 0u) << "it has room for two thirds";
   EXPECT_DOUBLE_EQ(row["ratio_nvme_prefill"], row["nvme_tokens_per_s"].get<double>() / 100);
   const std::string tables =
-      Trace("--host-capacity 1MiB --promote-uses 0 --nvme-capacity 128MiB" + NvmeDir()).output;
+      Trace("--bytes-per-token 256 --host-capacity 1MiB --promote-uses 0 --nvme-capacity 128MiB" +
+            NvmeDir())
+          .output;
   for (const char* part :
        {"128 MiB of nvme (lru, durability memory, promoted after 0 uses)", "nvme hits", "all hits",
         "to nvme, to make room in memory", "evicted from nvme", "get with blocks from nvme",

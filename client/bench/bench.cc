@@ -29,21 +29,19 @@ BenchRow MakeRow(const std::string& op, const BenchOptions& options, uint64_t va
 }
 
 absl::StatusOr<BenchStore> OpenStore(const BenchOptions& options, uint64_t capacity_bytes,
-                                     const std::string& eviction) {
-  if (!options.store.empty()) return BenchStore{nullptr, options.store};
+                                     const std::vector<std::string>& flags) {
+  if (!options.store.empty()) return BenchStore{nullptr, options.store, ""};
   ChildProcess::Options child;
   child.stopped = &console::CheckStopped;
   child.binary = "varve-store";
   child.args = {
-      "--listen=127.0.0.1:0",
-      "--http_listen=127.0.0.1:0",
-      "--log_level=warning",
+      "--listen=127.0.0.1:0", "--http_listen=127.0.0.1:0", "--log_level=warning",
       absl::StrCat("--host_tier.capacity_bytes=", capacity_bytes),
-      absl::StrCat("--host_tier.eviction=", eviction),
       absl::StrCat("--sessions.max_object_bytes=", std::min<uint64_t>(capacity_bytes, 64 << 20))};
+  child.args.insert(child.args.end(), flags.begin(), flags.end());
   VARVE_ASSIGN_OR_RETURN(auto process, ChildProcess::Start(child));
-  std::string address = process->ready("grpc");
-  return BenchStore{std::move(process), std::move(address)};
+  std::string address = process->ready("grpc"), http_address = process->ready("http");
+  return BenchStore{std::move(process), std::move(address), std::move(http_address)};
 }
 
 absl::StatusOr<std::unique_ptr<Client>> OpenClient(const BenchOptions& options,

@@ -59,13 +59,14 @@ BenchRow MakeRow(const std::string& op, const BenchOptions& options, uint64_t va
 struct BenchStore {
   std::unique_ptr<ChildProcess> process;  // null when somebody else runs it
   std::string address;
+  std::string http_address;  // of its metrics; empty when somebody else runs it
 
   // What the benchmark stores here is in somebody's way.
   bool shared() const { return process == nullptr; }
 };
-// eviction: the policy of a store that is started.
+// flags: further ones, of a store that is started; they win over those that it gets anyway.
 absl::StatusOr<BenchStore> OpenStore(const BenchOptions& options, uint64_t capacity_bytes,
-                                     const std::string& eviction = "lru");
+                                     const std::vector<std::string>& flags = {});
 absl::StatusOr<std::unique_ptr<Client>> OpenClient(const BenchOptions& options,
                                                    const BenchStore& store);
 // FAILED_PRECONDITION when so many bytes of values would make somebody else's store evict; with

@@ -38,6 +38,7 @@ redis, fio) take turns; a ratio is the median over rounds. Examples:
   varve-bench nvme --dir /mnt/nvme0 --against fio --depth 1,16
   varve-bench tiers --dir /mnt/nvme0 --objects 100000
   varve-bench trace requests.jsonl.gz --policies lru,s3fifo --host-capacity 2GiB --plot hits.svg
+  varve-bench trace requests.jsonl.gz --nvme-capacity 20GiB --nvme-dir /mnt/nvme0 --durability nvme_async
   varve-bench trace requests.jsonl.gz --simulate --capacity-blocks 10000,50000
 )";
 

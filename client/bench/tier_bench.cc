@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/bench/folder.h"
 #include "client/console/progress.h"
 #include "client/console/stop.h"
 #include "kvstore/base/status.h"
@@ -24,27 +25,6 @@ namespace {
 
 constexpr uint64_t kSegmentBytes = 256 << 20;
 constexpr uint32_t kBatch = 16;
-
-// A directory of its own, removed with its owner.
-class Folder {
- public:
-  static absl::StatusOr<std::unique_ptr<Folder>> Make(const std::string& parent) {
-    std::string pattern = parent + "/varve-bench-XXXXXX";
-    if (mkdtemp(pattern.data()) == nullptr) return absl::ErrnoToStatus(errno, pattern);
-    return std::unique_ptr<Folder>(new Folder(std::move(pattern)));
-  }
-  ~Folder() {
-    std::error_code error;
-    std::filesystem::remove_all(path_, error);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  const std::string& path() const { return path_; }
-
- private:
-  explicit Folder(std::string path) : path_(std::move(path)) {}
-  const std::string path_;
-};
 
 page::ObjectKey KeyOf(uint64_t number) {
   std::string bytes = "tier-bench/";

@@ -48,11 +48,57 @@ std::vector<std::string> PolicyNames() {
 
 double Ratio(double a, double b) { return b > 0 ? a / b : 0; }
 
-uint64_t ParseCapacity(const std::string& text) {
-  const auto bytes = base::ParseBytes(text);
-  if (!bytes.ok())
-    throw CLI::ValidationError("--host-capacity", std::string(bytes.status().message()));
-  return *bytes;
+CLI::Option* AddSize(CLI::App* sub, const std::string& flag, uint64_t& bytes,
+                     const std::string& help) {
+  return sub->add_option_function<std::string>(
+      flag,
+      [flag, &bytes](const std::string& text) {
+        const auto parsed = base::ParseBytes(text);
+        if (!parsed.ok()) throw CLI::ValidationError(flag, std::string(parsed.status().message()));
+        bytes = *parsed;
+      },
+      help);
+}
+
+void AddReplayFlags(CLI::App* sub, ReplayOptions& replay) {
+  sub->add_option("--engines", replay.engines, "Engines that send the requests")
+      ->check(CLI::Range(1, 256));
+  sub->add_option("--speed-up", replay.speed_up,
+                  "Requests come so many times faster than recorded (default: each engine sends "
+                  "its next when the last is served)")
+      ->check(CLI::Range(0.001, 1e6));
+  sub->add_option("--bytes-per-token", replay.bytes_per_token,
+                  "Of the values: a block is 512 times as large (default 128)")
+      ->check(CLI::Range(1, 128 << 10));
+  TraceStoreOptions& store = replay.store;
+  AddSize(sub, "--host-capacity", store.host_capacity_bytes,
+          "Host memory of the store that is started (default 1GiB)");
+  CLI::Option* capacity = AddSize(sub, "--nvme-capacity", store.nvme_capacity_bytes,
+                                  "Also a tier on disk, so large; with --nvme-dir");
+  CLI::Option* directory = sub->add_option("--nvme-dir", store.nvme_parent,
+                                           "A directory of the disk; one is made there and removed")
+                               ->check(CLI::ExistingDirectory)
+                               ->needs(capacity);
+  capacity->needs(directory);
+  sub->add_option("--nvme-policy", store.nvme_eviction,
+                  "Eviction policy of the disk (default: that of host memory)")
+      ->check(CLI::IsMember(store::EvictionPolicies().NameList()))
+      ->needs(directory);
+  sub->add_option("--durability", store.durability,
+                  "memory (default: values go to disk when they have to leave memory), nvme_async "
+                  "or nvme_sync (all do)")
+      ->check(CLI::IsMember({"memory", "nvme_async", "nvme_sync"}))
+      ->needs(directory);
+  sub->add_option("--promote-uses", store.promote_uses,
+                  "A value on disk returns to memory when it was read so often lately (default 2), "
+                  "0: never")
+      ->check(CLI::Range(0, 15))
+      ->needs(directory);
+  sub->add_option("--prefill-tokens-per-second", replay.prefill_tokens_per_second,
+                  "What an engine recomputes (default 10000), to compare the disk with: tokens of "
+                  "the blocks that came from disk / time of the gets that had such blocks, from "
+                  "call to return, summed over engines / this")
+      ->check(CLI::Range(1.0, 1e9));
 }
 
 }  // namespace
@@ -83,19 +129,7 @@ TraceCommand::TraceCommand(CLI::App& app) : options_(std::make_unique<Options>()
                       " (default lru; with --simulate all)")
       ->delimiter(',')
       ->check(CLI::IsMember(PolicyNames()));
-  sub->add_option("--engines", o.replay.engines, "Engines that send the requests")
-      ->check(CLI::Range(1, 256));
-  sub->add_option("--speed-up", o.replay.speed_up,
-                  "Requests come so many times faster than recorded (default: each engine sends "
-                  "its next when the last is served)")
-      ->check(CLI::Range(0.001, 1e6));
-  sub->add_option("--bytes-per-token", o.replay.bytes_per_token,
-                  "Of the values: a block is 512 times as large (default 128)")
-      ->check(CLI::Range(1, 128 << 10));
-  sub->add_option_function<std::string>(
-      "--host-capacity",
-      [&o](const std::string& text) { o.replay.host_capacity_bytes = ParseCapacity(text); },
-      "Host memory of the store that is started (default 1GiB)");
+  AddReplayFlags(sub, o.replay);
   sub->add_option("--plot", o.plot, "Also draw the hit ratio over time into this SVG file");
   CLI::Option* simulate =
       sub->add_flag("--simulate", o.simulate, "Eviction policies alone: no store, no bytes");
@@ -208,7 +242,7 @@ absl::Status TraceCommand::Options::Replay(const Trace& trace, const BenchOption
     if (policy == kBelady) {
       return absl::InvalidArgumentError("--policies: belady knows the future: only --simulate");
     }
-    replay.eviction = policy;
+    replay.store.eviction = policy;
     VARVE_ASSIGN_OR_RETURN(const ReplayResult result, ReplayTrace(trace, bench, replay));
     if (!plot.empty()) {
       std::ofstream file(plot);
@@ -217,16 +251,10 @@ absl::Status TraceCommand::Options::Replay(const Trace& trace, const BenchOption
     }
     if (bench.json) {
       rows.push_back(ReplayJson(replay, result));
-      if (bench.store.empty()) {
-        rows.back()["policy"] = policy;
-        rows.back()["host_capacity_bytes"] = replay.host_capacity_bytes;
-      }
+      if (bench.store.empty()) rows.back().update(StoreJson(replay.store));
       continue;
     }
-    if (bench.store.empty()) {
-      std::cout << policy << ", " << base::FormatBytes(replay.host_capacity_bytes)
-                << " of host memory, ";
-    }
+    if (bench.store.empty()) std::cout << StoreText(replay.store) << ", ";
     std::cout << ReplayTables(replay, result) << '\n';
   }
   if (bench.json)

@@ -65,8 +65,9 @@ class Replay {
   void Stored(uint32_t block) { stored_[block].store(true, std::memory_order_relaxed); }
 
   struct Outcome {
-    uint64_t hits = 0, late_misses = 0, puts = 0, refused_puts = 0;
+    uint64_t hits_host = 0, hits_nvme = 0, late_misses = 0, puts = 0, refused_puts = 0;
     double lookup_seconds = 0, get_seconds = 0, put_seconds = 0;
+    std::vector<double> host_batch_seconds, nvme_batch_seconds;
   };
   void Done(const TraceRequest& request, const Outcome& outcome) {
     base::MutexLock lock(mutex_);
@@ -74,16 +75,20 @@ class Replay {
     ReplaySlice& part = result_.slices[std::min(slice, kReplaySlices - 1)];
     ++part.requests;
     part.references += request.blocks.size();
-    part.hits_host += outcome.hits;
+    part.hits_host += outcome.hits_host;
+    part.hits_nvme += outcome.hits_nvme;
     ++result_.requests;
     result_.references += request.blocks.size();
-    result_.hits_host += outcome.hits;
+    result_.hits_host += outcome.hits_host;
+    result_.hits_nvme += outcome.hits_nvme;
     result_.late_misses += outcome.late_misses;
     result_.puts += outcome.puts;
     result_.refused_puts += outcome.refused_puts;
     result_.lookup_seconds.push_back(outcome.lookup_seconds);
     if (outcome.get_seconds > 0) result_.get_seconds.push_back(outcome.get_seconds);
     if (outcome.put_seconds > 0) result_.put_seconds.push_back(outcome.put_seconds);
+    Append(outcome.host_batch_seconds, result_.host_batch_seconds);
+    Append(outcome.nvme_batch_seconds, result_.nvme_batch_seconds);
   }
 
   // The first error ends the replay.
@@ -116,6 +121,10 @@ class Replay {
   }
 
  private:
+  static void Append(const std::vector<double>& from, std::vector<double>& to) {
+    to.insert(to.end(), from.begin(), from.end());
+  }
+
   const Trace& trace_;
   const ReplayOptions& options_;
   const uint64_t value_bytes_;
@@ -156,13 +165,12 @@ class Engine {
     size_t have = 0;
     while (have < found) {
       const size_t count = std::min(kBatch, found - have);
-      VARVE_ASSIGN_OR_RETURN(const size_t hits, Get(blocks.subspan(have, count)));
+      VARVE_ASSIGN_OR_RETURN(const size_t hits, Get(blocks.subspan(have, count), outcome));
       have += hits;
       if (hits == count) continue;
       outcome.late_misses = found - have;
       break;
     }
-    outcome.hits = have;
     const double got = NowSeconds();
     if (found > 0) outcome.get_seconds = got - looked_up;
     for (size_t i = have; i < blocks.size(); i += kBatch) {
@@ -181,14 +189,36 @@ class Engine {
   std::byte* Back(size_t i) const { return Front(i) + replay_.value_bytes() - sizeof(uint32_t); }
 
   // How many came, from the first on.
-  absl::StatusOr<size_t> Get(std::span<const uint32_t> blocks) {
+  absl::StatusOr<size_t> Get(std::span<const uint32_t> blocks, Replay::Outcome& outcome) {
     std::vector<GetItem> items;
     for (size_t i = 0; i < blocks.size(); ++i) {
       std::memset(Front(i), 0xff, sizeof(uint32_t));
       std::memset(Back(i), 0xff, sizeof(uint32_t));
       items.push_back({replay_.Key(blocks[i]), {}, {Place(i)}});
     }
+    const double began = NowSeconds();
     VARVE_ASSIGN_OR_RETURN(const std::vector<GetResult> results, client_->Get(items));
+    const double seconds = NowSeconds() - began;
+    VARVE_ASSIGN_OR_RETURN(const size_t hits, CheckValues(blocks, results));
+    const auto from_nvme = [](const GetResult& result) {
+      return result.hit && result.tier == Tier::kNvme;
+    };
+    const auto nvme = static_cast<uint64_t>(
+        std::count_if(results.begin(), results.begin() + static_cast<ptrdiff_t>(hits), from_nvme));
+    outcome.hits_nvme += nvme;
+    outcome.hits_host += hits - nvme;
+    // The slowest tier decides how long a batch takes.
+    if (std::any_of(results.begin(), results.end(), from_nvme)) {
+      outcome.nvme_batch_seconds.push_back(seconds);
+    } else if (hits > 0) {
+      outcome.host_batch_seconds.push_back(seconds);
+    }
+    return hits;
+  }
+
+  // How many came, from the first on, and are what they should be.
+  absl::StatusOr<size_t> CheckValues(std::span<const uint32_t> blocks,
+                                     std::span<const GetResult> results) const {
     for (size_t i = 0; i < blocks.size(); ++i) {
       if (!results[i].hit) {
         if (results[i].reason == MissReason::kFailed) return CheckHit(results[i]);
@@ -266,10 +296,10 @@ void RunEngines(Replay& replay, std::span<const std::unique_ptr<Engine>> engines
 
 absl::StatusOr<ReplayResult> ReplayTrace(const Trace& trace, const BenchOptions& bench,
                                          const ReplayOptions& options) {
-  VARVE_ASSIGN_OR_RETURN(const BenchStore store,
-                         OpenStore(bench, options.host_capacity_bytes, options.eviction));
-  VARVE_ASSIGN_OR_RETURN(const auto watcher, OpenClient(bench, store));
   const uint64_t value_bytes = uint64_t{kTraceBlockTokens} * options.bytes_per_token;
+  VARVE_ASSIGN_OR_RETURN(const auto opened, TraceStore::Open(bench, options.store, value_bytes));
+  const BenchStore& store = opened->store();
+  VARVE_ASSIGN_OR_RETURN(const auto watcher, OpenClient(bench, store));
   VARVE_RETURN_IF_ERROR(CheckRoom(bench, *watcher, trace.distinct_blocks * value_bytes));
   Replay replay(trace, options);
   VARVE_ASSIGN_OR_RETURN(const auto engines, MakeEngines(replay, bench, store, options.engines));
@@ -280,11 +310,14 @@ absl::StatusOr<ReplayResult> ReplayTrace(const Trace& trace, const BenchOptions&
   if (store.shared()) {
     const absl::Status cleaned = replay.RemoveStored(*watcher);
     if (result.ok() && !cleaned.ok()) return base::Annotate(cleaned, "removing the values again");
-    return result;
   }
   if (!result.ok()) return result;
   VARVE_ASSIGN_OR_RETURN(const StoreStatus status, watcher->Status());
-  result->evicted = result->puts - std::min(result->puts, status.objects);
+  result->has_nvme = std::any_of(status.tiers.begin(), status.tiers.end(),
+                                 [](const TierInfo& tier) { return tier.tier == Tier::kNvme; });
+  if (!store.shared()) {
+    VARVE_ASSIGN_OR_RETURN(result->moved, opened->Moved());
+  }
   return result;
 }
 

@@ -4,12 +4,13 @@
 
 #include <array>
 #include <cstdint>
-#include <string>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "client/bench/bench.h"
 #include "client/bench/trace.h"
+#include "client/bench/trace_store.h"
 
 namespace varve::client {
 
@@ -17,8 +18,8 @@ struct ReplayOptions {
   uint32_t engines = 4;  // threads, each with a session of its own
   double speed_up = 0;   // requests come so many times faster than recorded; 0: one after the other
   uint32_t bytes_per_token = 128;
-  uint64_t host_capacity_bytes = 1ull << 30;  // of the store that is started
-  std::string eviction = "lru";               // its policy
+  double prefill_tokens_per_second = 10000;  // what a block on disk is compared with
+  TraceStoreOptions store;
 };
 
 inline constexpr size_t kReplaySlices = 60;  // of the trace's time
@@ -28,21 +29,27 @@ struct ReplaySlice {
   uint64_t requests = 0;
   uint64_t references = 0;
   uint64_t hits_host = 0;
+  uint64_t hits_nvme = 0;
 };
 
 struct ReplayResult {
   uint64_t value_bytes = 0;
+  bool has_nvme = false;  // the store has that tier
   std::array<ReplaySlice, kReplaySlices> slices;
   uint64_t requests = 0;
-  uint64_t references = 0;    // to blocks
-  uint64_t hits_host = 0;     // blocks that came from host memory, whole and right
-  uint64_t late_misses = 0;   // blocks that were gone between the look-up and the get
-  uint64_t puts = 0;          // blocks stored
-  uint64_t refused_puts = 0;  // no space
-  uint64_t evicted = 0;       // blocks; 0 when the store is somebody else's
-  double seconds = 0;         // that the replay took
+  uint64_t references = 0;          // to blocks
+  uint64_t hits_host = 0;           // blocks that came from host memory, whole and right
+  uint64_t hits_nvme = 0;           // those that came from disk
+  uint64_t late_misses = 0;         // blocks that were gone between the look-up and the get
+  uint64_t puts = 0;                // blocks stored
+  uint64_t refused_puts = 0;        // no space
+  std::optional<MovedBytes> moved;  // none of somebody else's store
+  double seconds = 0;               // that the replay took
   // One of each a request, where there was something to do.
   std::vector<double> lookup_seconds, get_seconds, put_seconds;
+  // One a get of up to 16 blocks: what came from host memory alone, and what came from disk in part
+  // or whole.
+  std::vector<double> host_batch_seconds, nvme_batch_seconds;
 };
 
 // DATA_LOSS when a value came with the bytes of another block; CANCELLED by a signal. What was

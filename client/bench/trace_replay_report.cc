@@ -1,6 +1,6 @@
 #include "client/bench/trace_replay_report.h"
 
-#include <algorithm>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -26,19 +26,48 @@ double Ratio(uint64_t part, uint64_t whole) {
 std::string Percent(double ratio) { return absl::StrFormat("%.1f %%", 100 * ratio); }
 
 struct Latency {
-  const char* name;
+  const char* name;  // of its fields
+  const char* what;
   const std::vector<double>& seconds;
 };
 std::vector<Latency> Latencies(const ReplayResult& result) {
-  return {
-      {"lookup", result.lookup_seconds}, {"get", result.get_seconds}, {"put", result.put_seconds}};
+  std::vector<Latency> all = {{"lookup", "look-up of a request", result.lookup_seconds},
+                              {"get", "gets of a request", result.get_seconds},
+                              {"put", "puts of a request", result.put_seconds},
+                              {"get_host", "get from host memory", result.host_batch_seconds}};
+  if (result.has_nvme) {
+    all.push_back({"get_nvme", "get with blocks from nvme", result.nvme_batch_seconds});
+  }
+  return all;
+}
+
+// Of the gets that had blocks from disk; 0 when there were none.
+double NvmeTokensPerSecond(const ReplayResult& result) {
+  const auto& seconds = result.nvme_batch_seconds;
+  const double sum = std::accumulate(seconds.begin(), seconds.end(), 0.0);
+  return sum > 0 ? static_cast<double>(result.hits_nvme * kTraceBlockTokens) / sum : 0;
 }
 
 std::string TimeTable(const ReplayResult& result) {
-  console::Table table({{"from", Align::kRight},
-                        {"requests", Align::kRight},
-                        {"blocks", Align::kRight},
-                        {"host hits", Align::kRight}});
+  std::vector<console::Column> columns = {{"from", Align::kRight},
+                                          {"requests", Align::kRight},
+                                          {"blocks", Align::kRight},
+                                          {"host hits", Align::kRight}};
+  if (result.has_nvme) {
+    columns.push_back({"nvme hits", Align::kRight});
+    columns.push_back({"all hits", Align::kRight});
+  }
+  console::Table table(columns);
+  const auto add = [&](const std::string& from, const auto& part) {
+    std::vector<std::string> cells = {from, absl::StrCat(part.requests),
+                                      absl::StrCat(part.references),
+                                      Percent(Ratio(part.hits_host, part.references))};
+    if (result.has_nvme) {
+      cells.push_back(Percent(Ratio(part.hits_nvme, part.references)));
+      cells.push_back(Percent(Ratio(part.hits_host + part.hits_nvme, part.references)));
+    }
+    table.AddRow(std::move(cells));
+  };
   constexpr size_t kSlices = kReplaySlices / kTableRows;
   for (size_t row = 0; row < kTableRows; ++row) {
     ReplaySlice sum = result.slices[row * kSlices];
@@ -46,13 +75,12 @@ std::string TimeTable(const ReplayResult& result) {
       sum.requests += result.slices[i].requests;
       sum.references += result.slices[i].references;
       sum.hits_host += result.slices[i].hits_host;
+      sum.hits_nvme += result.slices[i].hits_nvme;
     }
-    table.AddRow({console::HumanDuration(sum.begin_seconds), absl::StrCat(sum.requests),
-                  absl::StrCat(sum.references), Percent(Ratio(sum.hits_host, sum.references))});
+    add(console::HumanDuration(sum.begin_seconds), sum);
   }
   table.AddRule();
-  table.AddRow({"all", absl::StrCat(result.requests), absl::StrCat(result.references),
-                Percent(Ratio(result.hits_host, result.references))});
+  add("all", result);
   return table.Render();
 }
 
@@ -61,16 +89,30 @@ std::string BytesTable(const ReplayResult& result) {
   const auto add = [&](const char* cause, uint64_t blocks) {
     table.AddRow({cause, absl::StrCat(blocks), base::FormatBytes(blocks * result.value_bytes)});
   };
+  const auto add_bytes = [&](const char* cause, uint64_t bytes) {
+    table.AddRow({cause, absl::StrCat(bytes / result.value_bytes), base::FormatBytes(bytes)});
+  };
   add("got from host memory", result.hits_host);
+  if (result.has_nvme) add("got from nvme", result.hits_nvme);
   add("put", result.puts);
-  add("evicted from host memory", result.evicted);
+  if (result.moved.has_value()) {
+    const MovedBytes& moved = *result.moved;
+    if (result.has_nvme) {
+      add_bytes("to nvme, behind puts", moved.put);
+      add_bytes("to nvme, to make room in memory", moved.demoted);
+      add_bytes("back to memory, often read", moved.promoted);
+      add_bytes("within nvme, to free files", moved.reclaimed);
+      add_bytes("evicted from nvme", moved.evicted_nvme);
+    }
+    add_bytes("evicted from host memory", moved.evicted_host);
+  }
   add("refused, no space", result.refused_puts);
   add("gone between look-up and get", result.late_misses);
   return table.Render();
 }
 
 std::string LatencyTable(const ReplayResult& result) {
-  console::Table table({{"per request"},
+  console::Table table({{"latency"},
                         {"count", Align::kRight},
                         {"p50 us", Align::kRight},
                         {"p90 us", Align::kRight},
@@ -79,34 +121,80 @@ std::string LatencyTable(const ReplayResult& result) {
     const auto at = [&](double q) {
       return absl::StrFormat("%.0f", Quantile(latency.seconds, q) * 1e6);
     };
-    table.AddRow({latency.name, absl::StrCat(latency.seconds.size()), at(0.5), at(0.9), at(0.99)});
+    table.AddRow({latency.what, absl::StrCat(latency.seconds.size()), at(0.5), at(0.9), at(0.99)});
   }
   return table.Render();
 }
 
+std::string NvmeLine(const ReplayOptions& options, const ReplayResult& result) {
+  if (result.hits_nvme == 0) return "";
+  const double tokens = NvmeTokensPerSecond(result);
+  return absl::StrFormat(
+      "\nfrom nvme %.0f tokens (%.2f GB) per second of get time: %.1f times as fast as recomputing "
+      "%.0f tokens/s\n",
+      tokens, tokens * options.bytes_per_token / 1e9, tokens / options.prefill_tokens_per_second,
+      options.prefill_tokens_per_second);
+}
+
 }  // namespace
+
+std::string StoreText(const TraceStoreOptions& store) {
+  std::string text = absl::StrCat(store.eviction, ", ",
+                                  base::FormatBytes(store.host_capacity_bytes), " of host memory");
+  if (store.has_nvme()) {
+    absl::StrAppend(&text, ", ", base::FormatBytes(store.nvme_capacity_bytes), " of nvme (",
+                    store.nvme_policy(), ", durability ", store.durability, ", promoted after ",
+                    store.promote_uses, " uses)");
+  }
+  return text;
+}
+
+nlohmann::json StoreJson(const TraceStoreOptions& store) {
+  nlohmann::json fields = {{"policy", store.eviction},
+                           {"host_capacity_bytes", store.host_capacity_bytes}};
+  if (store.has_nvme()) {
+    fields["nvme_capacity_bytes"] = store.nvme_capacity_bytes;
+    fields["nvme_policy"] = store.nvme_policy();
+    fields["durability"] = store.durability;
+    fields["promote_uses"] = store.promote_uses;
+  }
+  return fields;
+}
 
 std::string ReplayTables(const ReplayOptions& options, const ReplayResult& result) {
   return absl::StrCat(options.engines, " engines, blocks of ",
                       base::FormatBytes(result.value_bytes), ", ",
                       console::HumanDuration(result.seconds), "\n\n", TimeTable(result), "\n",
-                      BytesTable(result), "\n", LatencyTable(result));
+                      BytesTable(result), "\n", LatencyTable(result), NvmeLine(options, result));
 }
 
 nlohmann::json ReplayJson(const ReplayOptions& options, const ReplayResult& result) {
-  nlohmann::json row = {{"engines", options.engines},
-                        {"speed_up", options.speed_up},
-                        {"value_bytes", result.value_bytes},
-                        {"requests", result.requests},
-                        {"references", result.references},
-                        {"hit_ratio", Ratio(result.hits_host, result.references)},
-                        {"hit_ratio_host", Ratio(result.hits_host, result.references)},
-                        {"bytes_got_host", result.hits_host * result.value_bytes},
-                        {"bytes_put", result.puts * result.value_bytes},
-                        {"bytes_evicted_host", result.evicted * result.value_bytes},
-                        {"refused_puts", result.refused_puts},
-                        {"late_misses", result.late_misses},
-                        {"seconds", result.seconds}};
+  nlohmann::json row = {
+      {"engines", options.engines},
+      {"speed_up", options.speed_up},
+      {"value_bytes", result.value_bytes},
+      {"requests", result.requests},
+      {"references", result.references},
+      {"hit_ratio", Ratio(result.hits_host + result.hits_nvme, result.references)},
+      {"hit_ratio_host", Ratio(result.hits_host, result.references)},
+      {"hit_ratio_nvme", Ratio(result.hits_nvme, result.references)},
+      {"bytes_got_host", result.hits_host * result.value_bytes},
+      {"bytes_got_nvme", result.hits_nvme * result.value_bytes},
+      {"bytes_put", result.puts * result.value_bytes},
+      {"refused_puts", result.refused_puts},
+      {"late_misses", result.late_misses},
+      {"prefill_tokens_per_s", options.prefill_tokens_per_second},
+      {"nvme_tokens_per_s", NvmeTokensPerSecond(result)},
+      {"ratio_nvme_prefill", NvmeTokensPerSecond(result) / options.prefill_tokens_per_second},
+      {"seconds", result.seconds}};
+  if (result.moved.has_value()) {
+    row["bytes_moved_put"] = result.moved->put;
+    row["bytes_moved_demote"] = result.moved->demoted;
+    row["bytes_moved_promote"] = result.moved->promoted;
+    row["bytes_moved_reclaim"] = result.moved->reclaimed;
+    row["bytes_evicted_host"] = result.moved->evicted_host;
+    row["bytes_evicted_nvme"] = result.moved->evicted_nvme;
+  }
   for (const Latency& latency : Latencies(result)) {
     for (const auto& [name, q] :
          {std::pair{"p50", 0.5}, std::pair{"p90", 0.9}, std::pair{"p99", 0.99}}) {
@@ -118,14 +206,18 @@ nlohmann::json ReplayJson(const ReplayOptions& options, const ReplayResult& resu
     row["over_time"].push_back({{"begin_seconds", slice.begin_seconds},
                                 {"requests", slice.requests},
                                 {"references", slice.references},
-                                {"hits_host", slice.hits_host}});
+                                {"hits_host", slice.hits_host},
+                                {"hits_nvme", slice.hits_nvme}});
   }
   return row;
 }
 
 std::string ReplayPlot(const ReplayResult& result) {
   constexpr int kLeft = 50, kTop = 20, kWidth = 640, kHeight = 280;
-  const auto y = [&](double ratio) { return kTop + kHeight * (1 - ratio); };
+  const auto x = [](size_t slice) {
+    return kLeft + kWidth * (static_cast<double>(slice) + 0.5) / kReplaySlices;
+  };
+  const auto y = [](double ratio) { return kTop + kHeight * (1 - ratio); };
   std::string svg = absl::StrFormat(
       R"(<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">)"
       "\n<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n",
@@ -137,22 +229,30 @@ std::string ReplayPlot(const ReplayResult& result) {
                           "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%d %%</text>\n",
                           kLeft, kLeft + kWidth, at, at, kLeft - 6, at + 4, percent);
   }
-  std::string points;
-  for (size_t i = 0; i < kReplaySlices; ++i) {
-    const ReplaySlice& slice = result.slices[i];
-    if (slice.references == 0) continue;
-    absl::StrAppendFormat(&points, "%.1f,%.1f ",
-                          kLeft + kWidth * (static_cast<double>(i) + 0.5) / kReplaySlices,
-                          y(Ratio(slice.hits_host, slice.references)));
+  const auto line = [&](const char* colour, const auto& hits) {
+    std::string points;
+    for (size_t i = 0; i < kReplaySlices; ++i) {
+      const ReplaySlice& slice = result.slices[i];
+      if (slice.references == 0) continue;
+      absl::StrAppendFormat(&points, "%.1f,%.1f ", x(i), y(Ratio(hits(slice), slice.references)));
+    }
+    absl::StrAppendFormat(
+        &svg, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\" points=\"%s\"/>\n", colour,
+        points);
+  };
+  std::string legend = "<tspan fill=\"#1f77b4\">blocks found in host memory</tspan>";
+  if (result.has_nvme) {
+    line("#ff7f0e", [](const ReplaySlice& slice) { return slice.hits_host + slice.hits_nvme; });
+    legend += ", <tspan fill=\"#ff7f0e\">in host memory or nvme</tspan>";
   }
+  line("#1f77b4", [](const ReplaySlice& slice) { return slice.hits_host; });
   const double end = result.slices.back().begin_seconds * kReplaySlices / (kReplaySlices - 1);
   absl::StrAppendFormat(
       &svg,
-      "<polyline fill=\"none\" stroke=\"#1f77b4\" stroke-width=\"2\" points=\"%s\"/>\n"
       "<text x=\"%d\" y=\"%d\">0</text><text x=\"%d\" y=\"%d\" text-anchor=\"end\">%s</text>\n"
-      "<text x=\"%d\" y=\"%d\">blocks found in host memory, by time in the trace</text>\n</svg>\n",
-      points, kLeft, kTop + kHeight + 18, kLeft + kWidth, kTop + kHeight + 18,
-      console::HumanDuration(end), kLeft, kTop + kHeight + 38);
+      "<text x=\"%d\" y=\"%d\">%s, by time in the trace</text>\n</svg>\n",
+      kLeft, kTop + kHeight + 18, kLeft + kWidth, kTop + kHeight + 18, console::HumanDuration(end),
+      kLeft, kTop + kHeight + 38, legend);
   return svg;
 }
 

@@ -30,14 +30,24 @@ class TraceTest : public ::testing::Test {
             << R"("hash_ids": [0, )" << i % 7 + 1 << ", " << i + 100 << "]}\n";
     }
   }
-  ~TraceTest() override { std::filesystem::remove(path_); }
+  ~TraceTest() override {
+    std::filesystem::remove(path_);
+    std::filesystem::remove_all(nvme_);
+  }
 
   ToolResult Trace(const std::string& flags) const {
     return RunTool("varve-bench", "trace " + path_ + " " + flags);
   }
 
+  // The flag with a directory that exists.
+  std::string NvmeDir() const {
+    std::filesystem::create_directories(nvme_);
+    return " --nvme-dir " + nvme_;
+  }
+
   const std::string path_ =
       ::testing::TempDir() + "varve-trace-" + std::to_string(getpid()) + ".jsonl";
+  const std::string nvme_ = path_ + ".nvme";
 };
 
 TEST_F(TraceTest, SimulatesPolicies) {
@@ -98,6 +108,70 @@ TEST_F(TraceTest, ReplaysWithPoliciesThatEvict) {
       AllOf(HasSubstr("host hits"), HasSubstr("evicted from host memory"), HasSubstr("p99 us")));
 }
 
+TEST_F(TraceTest, TellsHitsInMemoryFromThoseOnDisk) {
+  constexpr uint64_t kBytes = 512 * 256;  // of a block
+  const std::string plot = path_ + ".svg";
+  const auto results = Results(Trace(
+      "--engines 1 --bytes-per-token 256 --host-capacity 1MiB --promote-uses 0 --json --plot " +
+      plot + " --nvme-capacity 128MiB" + NvmeDir()));
+  ASSERT_EQ(results.size(), 1u);
+  const auto& row = results[0];
+  EXPECT_EQ(row["nvme_policy"], "lru");
+  EXPECT_EQ(row["nvme_capacity_bytes"], 128 << 20);
+  EXPECT_DOUBLE_EQ(row["hit_ratio"], kMostHits) << row;
+  // Memory has room for 7 blocks, and 8 others come before one of the seven comes back. What is on
+  // its way to disk is still in memory.
+  const uint64_t nvme = row["bytes_got_nvme"].get<uint64_t>() / kBytes;
+  EXPECT_GT(nvme, kRequests / 3) << row;
+  EXPECT_LE(nvme, kRequests - 7) << row;
+  EXPECT_EQ(row["bytes_got_host"], (kRequests - 1 + kRequests - 7 - nvme) * kBytes);
+  uint64_t hits = 0;
+  for (const auto& slice : row["over_time"]) hits += slice["hits_nvme"].get<uint64_t>();
+  EXPECT_EQ(hits, nvme);
+  EXPECT_EQ(row["late_misses"], 0);
+  EXPECT_EQ(row["refused_puts"], 0);
+  EXPECT_GT(row["bytes_moved_demote"].get<uint64_t>(), 250 * kBytes) << row;
+  for (const char* field : {"bytes_moved_put", "bytes_moved_promote", "bytes_moved_reclaim",
+                            "bytes_evicted_host", "bytes_evicted_nvme"}) {
+    EXPECT_EQ(row[field], 0) << field;
+  }
+  EXPECT_GT(row["get_nvme_p50_us"].get<double>(), 0);
+  EXPECT_DOUBLE_EQ(row["ratio_nvme_prefill"], row["nvme_tokens_per_s"].get<double>() / 10000);
+  // Whatever the times are, no get took longer than the replay did.
+  EXPECT_GT(row["nvme_tokens_per_s"].get<double>(),
+            static_cast<double>(nvme * 512) / row["seconds"].get<double>());
+  EXPECT_TRUE(std::filesystem::is_empty(nvme_)) << "the store's directory is removed";
+  std::stringstream drawn;
+  drawn << std::ifstream(plot).rdbuf();
+  EXPECT_THAT(drawn.str(), HasSubstr("in host memory or nvme"));
+  std::filesystem::remove(plot);
+}
+
+TEST_F(TraceTest, CountsWhatMovesBetweenMemoryAndDisk) {
+  const auto results = Results(
+      Trace("--engines 3 --host-capacity 2MiB --nvme-capacity 16MiB --durability nvme_async "
+            "--policies s3fifo --nvme-policy lru --prefill-tokens-per-second 100 --json" +
+            NvmeDir()));
+  ASSERT_EQ(results.size(), 1u);
+  const auto& row = results[0];
+  EXPECT_EQ(row["policy"], "s3fifo");
+  EXPECT_EQ(row["nvme_policy"], "lru");
+  EXPECT_EQ(row["durability"], "nvme_async");
+  EXPECT_GT(row["bytes_moved_put"].get<uint64_t>(), 100u * 65536) << row;
+  EXPECT_GT(row["bytes_evicted_nvme"].get<uint64_t>(), 0u) << "it has room for two thirds";
+  EXPECT_DOUBLE_EQ(row["ratio_nvme_prefill"], row["nvme_tokens_per_s"].get<double>() / 100);
+  const std::string tables =
+      Trace("--bytes-per-token 256 --host-capacity 1MiB --promote-uses 0 --nvme-capacity 128MiB" +
+            NvmeDir())
+          .output;
+  for (const char* part :
+       {"128 MiB of nvme (lru, durability memory, promoted after 0 uses)", "nvme hits", "all hits",
+        "to nvme, to make room in memory", "evicted from nvme", "get with blocks from nvme",
+        "times as fast as recomputing 10000 tokens/s"}) {
+    EXPECT_THAT(tables, HasSubstr(part));
+  }
+}
+
 TEST_F(TraceTest, LeavesNothingInAStoreOfOthers) {
   const auto store = StoreProcess::Start({"--host_tier.capacity_bytes=256MiB"});
   ASSERT_TRUE(store.ok()) << store.status();
@@ -117,6 +191,13 @@ TEST_F(TraceTest, SaysWhatIsWrong) {
   EXPECT_THAT(Trace("--policies belady").errors, HasSubstr("only --simulate"));
   EXPECT_THAT(Trace("--capacity-blocks 5").errors, HasSubstr("--simulate"));
   EXPECT_THAT(Trace("--host-capacity much").errors, HasSubstr("--host-capacity"));
+  EXPECT_THAT(Trace("--nvme-capacity 1GiB").errors, HasSubstr("--nvme-dir"));
+  EXPECT_THAT(Trace("--nvme-dir /").errors, HasSubstr("--nvme-capacity"));
+  EXPECT_THAT(Trace("--durability nvme_sync").errors, HasSubstr("--nvme-dir"));
+  EXPECT_THAT(Trace("--nvme-capacity 1MiB" + NvmeDir()).errors,
+              HasSubstr("blocks of 64.0 KiB take at least 8.00 MiB"));
+  EXPECT_THAT(Trace("--store 127.0.0.1:1 --nvme-capacity 1GiB" + NvmeDir()).errors,
+              HasSubstr("has its own tiers"));
   EXPECT_THAT(Trace("--plot /no/such/place.svg").errors, HasSubstr("/no/such/place.svg"));
   std::ofstream(path_, std::ios::app) << "{]\n";
   const ToolResult wrong = Trace("--simulate");

@@ -67,6 +67,8 @@ const char* MissName(MissReason reason) {
       return "never stored";
     case MissReason::kEvicted:
       return "evicted";
+    case MissReason::kExpired:
+      return "expired";
     case MissReason::kIncompatible:
       return "incompatible";
     case MissReason::kCorrupt:

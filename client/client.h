@@ -96,6 +96,11 @@ struct PutItem {
   page::ObjectLayout layout;   // num_kv_heads 0: opaque
   std::string codec;           // empty: raw
   std::optional<uint32_t> crc32c;
+  // Of the prompt that the value was computed for, all of it: what it costs to lose. 0: not known.
+  uint32_t prompt_tokens = 0;
+  // So long the value can be found, and longer while it is pinned or held. In milliseconds, at
+  // least one, at most 2^32 - 1.
+  absl::Duration ttl = absl::InfiniteDuration();
 };
 enum class PutOutcome { kStored, kExists, kNoSpace, kCorrupt, kFailed, kInvalid };
 struct PutResult {
@@ -114,6 +119,7 @@ enum class MissReason {
   kNone = 0,
   kNeverStored = 1,
   kEvicted = 2,
+  kExpired = 3,
   kIncompatible = 4,
   kCorrupt = 5,
   kFailed = 6

@@ -1,5 +1,7 @@
 #include "client/convert.h"
 
+#include <algorithm>
+#include <limits>
 #include <string>
 
 namespace varve::client {
@@ -26,6 +28,8 @@ MissReason FromProto(v1::MissReason reason) {
       return MissReason::kNeverStored;
     case v1::MISS_REASON_EVICTED:
       return MissReason::kEvicted;
+    case v1::MISS_REASON_EXPIRED:
+      return MissReason::kExpired;
     case v1::MISS_REASON_INCOMPATIBLE:
       return MissReason::kIncompatible;
     case v1::MISS_REASON_CORRUPT:
@@ -158,6 +162,12 @@ v1::ObjectRange ToProto(const page::ObjectRange& range) {
 
 v1::DigestKind ToProto(page::DigestKind kind) { return static_cast<v1::DigestKind>(kind); }
 v1::ScoreMerge ToProto(page::ScoreMerge merge) { return static_cast<v1::ScoreMerge>(merge); }
+
+uint32_t TtlMilliseconds(absl::Duration ttl) {
+  if (ttl == absl::InfiniteDuration()) return 0;
+  constexpr int64_t kMost = std::numeric_limits<uint32_t>::max();
+  return static_cast<uint32_t>(std::clamp<int64_t>(absl::ToInt64Milliseconds(ttl), 1, kMost));
+}
 
 PutResult FromProto(const v1::PutItemResult& result) {
   return {.outcome = FromProto(result.result()), .message = result.message()};

@@ -18,6 +18,8 @@ v1::ObjectLayout ToProto(const page::ObjectLayout& layout);
 v1::ObjectRange ToProto(const page::ObjectRange& range);
 v1::DigestKind ToProto(page::DigestKind kind);
 v1::ScoreMerge ToProto(page::ScoreMerge merge);
+// Infinite: 0. Others are taken to the nearest that the wire can say.
+uint32_t TtlMilliseconds(absl::Duration ttl);
 
 PutResult FromProto(const v1::PutItemResult& result);
 GetResult FromProto(const v1::GetItemResult& result);

@@ -99,7 +99,9 @@ absl::StatusOr<ClientImpl::InlineBatch<PutResult>> ClientImpl::BatchInline(
                     {spans->begin(), spans->end()},
                     items[i].layout,
                     items[i].codec,
-                    items[i].crc32c});
+                    items[i].crc32c,
+                    items[i].prompt_tokens,
+                    items[i].ttl});
   }
   return InlineBatch<PutResult>{
       [puts = std::move(puts)](const InlineChannel& channel, InlineDone<PutResult> then) {

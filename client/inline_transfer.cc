@@ -102,6 +102,8 @@ class PutCall final : public grpc::ClientBidiReactor<v1::PutInlineRequest, v1::P
     if (item.layout.num_kv_heads != 0) *message_.mutable_layout() = ToProto(item.layout);
     message_.set_codec(item.codec);
     if (item.crc32c.has_value()) message_.set_crc32c(*item.crc32c);
+    message_.set_prompt_tokens(item.prompt_tokens);
+    message_.set_ttl_ms(TtlMilliseconds(item.ttl));
   }
 
   void End(absl::StatusOr<std::vector<PutResult>> results) {

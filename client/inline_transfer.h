@@ -37,6 +37,8 @@ struct InlinePut {
   page::ObjectLayout layout;
   std::string codec;
   std::optional<uint32_t> crc32c;
+  uint32_t prompt_tokens = 0;
+  absl::Duration ttl = absl::InfiniteDuration();
 };
 // The sources must stay until done.
 void PutOverStream(const InlineChannel& channel, std::vector<InlinePut> items,

@@ -180,6 +180,8 @@ absl::StatusOr<v1::PutRequest> ClientImpl::PutRequestFor(std::span<const PutItem
     if (item.layout.num_kv_heads != 0) *wire->mutable_layout() = ToProto(item.layout);
     wire->set_codec(item.codec);
     if (item.crc32c.has_value()) wire->set_crc32c(*item.crc32c);
+    wire->set_prompt_tokens(item.prompt_tokens);
+    wire->set_ttl_ms(TtlMilliseconds(item.ttl));
   }
   return request;
 }

@@ -151,6 +151,7 @@ typedef enum varve_miss {
   VARVE_MISS_NONE = 0, /* a hit, or a bad item: see varve_last_error */
   VARVE_MISS_NEVER_STORED = 1,
   VARVE_MISS_EVICTED = 2,
+  VARVE_MISS_EXPIRED = 3,
   VARVE_MISS_INCOMPATIBLE = 4,
   VARVE_MISS_CORRUPT = 5,
   VARVE_MISS_FAILED = 6

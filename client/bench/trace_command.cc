@@ -36,6 +36,7 @@ struct Row {
   SimulatedCache cache;
   double hit_ratio = 0;
   double prefix_hit_ratio = 0;
+  double cost_saved_ratio = 0;
   double of_belady = 0;  // hit_ratio, of the optimum's
   double accesses_per_second = 0;
 };
@@ -173,6 +174,7 @@ absl::StatusOr<std::vector<Row>> TraceCommand::Options::Simulate(const Trace& tr
       const auto references = static_cast<double>(trace.references);
       row.hit_ratio = Ratio(static_cast<double>(row.cache.hits), references);
       row.prefix_hit_ratio = Ratio(static_cast<double>(row.cache.prefix_hits), references);
+      row.cost_saved_ratio = Ratio(row.cache.saved_cost, row.cache.whole_cost);
       row.of_belady = Ratio(static_cast<double>(row.cache.hits), static_cast<double>(optimum.hits));
       row.accesses_per_second = Ratio(references, row.cache.seconds);
       rows.push_back(std::move(row));
@@ -196,6 +198,7 @@ void PrintTable(const Trace& trace, const std::vector<Row>& rows) {
                         {"hits", Align::kRight},
                         {"of belady", Align::kRight},
                         {"whole prefix", Align::kRight},
+                        {"cost saved", Align::kRight},
                         {"accesses/s", Align::kRight}});
   for (const Row& row : rows) {
     if (&row != rows.data() && row.capacity_blocks != (&row - 1)->capacity_blocks) table.AddRule();
@@ -203,6 +206,7 @@ void PrintTable(const Trace& trace, const std::vector<Row>& rows) {
                   absl::StrFormat("%.2f %%", 100 * row.hit_ratio),
                   absl::StrFormat("%.1f %%", 100 * row.of_belady),
                   absl::StrFormat("%.2f %%", 100 * row.prefix_hit_ratio),
+                  absl::StrFormat("%.2f %%", 100 * row.cost_saved_ratio),
                   absl::StrFormat("%.1f M", row.accesses_per_second / 1e6)});
   }
   std::cout << table.Render();
@@ -225,6 +229,7 @@ void PrintJson(const Trace& trace, const std::vector<Row>& rows) {
                                    {"hits", row.cache.hits},
                                    {"hit_ratio", row.hit_ratio},
                                    {"prefix_hit_ratio", row.prefix_hit_ratio},
+                                   {"cost_saved_ratio", row.cost_saved_ratio},
                                    {"ratio_belady", row.of_belady},
                                    {"accesses_per_s", row.accesses_per_second}});
   }

@@ -23,6 +23,11 @@ namespace {
 constexpr size_t kBatch = 16;  // values in one get or put
 constexpr absl::Duration kLook = absl::Milliseconds(50);
 
+size_t Batches(size_t blocks) { return (blocks + kBatch - 1) / kBatch; }
+std::span<const uint32_t> Batch(std::span<const uint32_t> blocks, size_t batch) {
+  return blocks.subspan(batch * kBatch, std::min(kBatch, blocks.size() - batch * kBatch));
+}
+
 // What all engines of a replay share. Thread-safe.
 class Replay {
  public:
@@ -162,19 +167,20 @@ class Engine {
     VARVE_ASSIGN_OR_RETURN(const uint32_t found, client_->LongestPrefix(keys));
     const double looked_up = NowSeconds();
     outcome.lookup_seconds = looked_up - began;
-    size_t have = 0;
-    while (have < found) {
-      const size_t count = std::min(kBatch, found - have);
-      VARVE_ASSIGN_OR_RETURN(const size_t hits, Get(blocks.subspan(have, count), outcome));
-      have += hits;
-      if (hits == count) continue;
-      outcome.late_misses = found - have;
-      break;
+    // From the last batch, and so do the puts: what is used last leaves last, and that shall be the
+    // head.
+    size_t have = found;
+    for (size_t batch = Batches(found); batch-- > 0;) {
+      const auto part = Batch(blocks.first(found), batch);
+      VARVE_ASSIGN_OR_RETURN(const size_t hits, Get(part, outcome));
+      if (hits < part.size()) have = batch * kBatch + hits;
     }
+    outcome.late_misses = found - have;
     const double got = NowSeconds();
     if (found > 0) outcome.get_seconds = got - looked_up;
-    for (size_t i = have; i < blocks.size(); i += kBatch) {
-      VARVE_RETURN_IF_ERROR(Put(blocks.subspan(i, std::min(kBatch, blocks.size() - i)), outcome));
+    const auto rest = blocks.subspan(have);
+    for (size_t batch = Batches(rest.size()); batch-- > 0;) {
+      VARVE_RETURN_IF_ERROR(Put(Batch(rest, batch), request.input_tokens, outcome));
     }
     if (have < blocks.size()) outcome.put_seconds = NowSeconds() - got;
     replay_.Done(request, outcome);
@@ -233,12 +239,14 @@ class Engine {
     return blocks.size();
   }
 
-  absl::Status Put(std::span<const uint32_t> blocks, Replay::Outcome& outcome) {
+  absl::Status Put(std::span<const uint32_t> blocks, uint32_t prompt_tokens,
+                   Replay::Outcome& outcome) {
     std::vector<PutItem> items;
     for (size_t i = 0; i < blocks.size(); ++i) {
       std::memcpy(Front(i), &blocks[i], sizeof(uint32_t));
       std::memcpy(Back(i), &blocks[i], sizeof(uint32_t));
-      items.push_back({replay_.Key(blocks[i]), {Place(i)}, {}, "", {}});
+      items.push_back(
+          {.key = replay_.Key(blocks[i]), .sources = {Place(i)}, .prompt_tokens = prompt_tokens});
     }
     VARVE_ASSIGN_OR_RETURN(const std::vector<PutResult> results, client_->Put(items));
     for (size_t i = 0; i < blocks.size(); ++i) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kvstore/base/status.h"
+#include "kvstore/store/cost_policy.h"
 #include "kvstore/store/eviction_policy.h"
 
 namespace varve::client {
@@ -15,22 +16,21 @@ namespace {
 
 constexpr uint64_t kNever = std::numeric_limits<uint64_t>::max();
 
-// Calls use(block) -> was it there?
-template <typename Use>
-SimulatedCache Replay(const Trace& trace, Use&& use) {
-  SimulatedCache result;
-  const auto begin = std::chrono::steady_clock::now();
-  for (const TraceRequest& request : trace.requests) {
-    bool whole = true;
-    for (const uint32_t block : request.blocks) {
-      const bool hit = use(block);
-      whole = whole && hit;
-      result.hits += hit ? 1 : 0;
-      result.prefix_hits += whole ? 1 : 0;
-    }
+double CostOf(size_t block) {
+  return store::RecomputeCost((static_cast<double>(block) + 0.5) * kTraceBlockTokens);
+}
+
+// prefix: leading blocks of a request that were there.
+void Count(size_t blocks, size_t prefix, SimulatedCache& result) {
+  result.prefix_hits += prefix;
+  for (size_t i = 0; i < blocks; ++i) {
+    result.saved_cost += i < prefix ? CostOf(i) : 0;
+    result.whole_cost += CostOf(i);
   }
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  return result;
+}
+
+double SecondsSince(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
 class PolicyCache {
@@ -46,7 +46,10 @@ class PolicyCache {
     }
   }
 
-  bool Use(uint32_t block) {
+  bool Has(uint32_t block) const { return present_[block]; }
+
+  // Was it there?
+  bool Use(uint32_t block, uint32_t prompt_tokens) {
     store::EvictionNode& node = nodes_[block];
     if (present_[block]) {
       policy_->Touch(node);
@@ -55,6 +58,7 @@ class PolicyCache {
     if (policy_->size() == capacity_) {
       present_[static_cast<uint32_t>(policy_->Victim()->identity)] = false;
     }
+    node.prompt_tokens = prompt_tokens;
     policy_->Insert(node);
     present_[block] = true;
     return false;
@@ -114,17 +118,50 @@ class BeladyCache {
   uint32_t size_ = 0;
 };
 
+SimulatedCache Replay(const Trace& trace, BeladyCache cache) {
+  SimulatedCache result;
+  const auto begin = std::chrono::steady_clock::now();
+  for (const TraceRequest& request : trace.requests) {
+    size_t prefix = 0;
+    for (size_t i = 0; i < request.blocks.size(); ++i) {
+      const bool hit = cache.Use(request.blocks[i]);
+      result.hits += hit ? 1 : 0;
+      if (hit && prefix == i) ++prefix;
+    }
+    Count(request.blocks.size(), prefix, result);
+  }
+  result.seconds = SecondsSince(begin);
+  return result;
+}
+
+// As engines and the store do: the prefix that is there is got, then the rest is put, and of each
+// the last block is used first.
+SimulatedCache Replay(const Trace& trace, PolicyCache cache) {
+  SimulatedCache result;
+  const auto begin = std::chrono::steady_clock::now();
+  for (const TraceRequest& request : trace.requests) {
+    const std::vector<uint32_t>& blocks = request.blocks;
+    size_t prefix = 0;
+    while (prefix < blocks.size() && cache.Has(blocks[prefix])) ++prefix;
+    for (size_t i = prefix; i-- > 0;) {
+      result.hits += cache.Use(blocks[i], request.input_tokens) ? 1 : 0;
+    }
+    for (size_t i = blocks.size(); i-- > prefix;) {
+      result.hits += cache.Use(blocks[i], request.input_tokens) ? 1 : 0;
+    }
+    Count(blocks.size(), prefix, result);
+  }
+  result.seconds = SecondsSince(begin);
+  return result;
+}
+
 }  // namespace
 
 absl::StatusOr<SimulatedCache> SimulateCache(const Trace& trace, const std::string& policy,
                                              uint32_t capacity_blocks) {
-  if (policy == kBelady) {
-    BeladyCache cache(trace, capacity_blocks);
-    return Replay(trace, [&](uint32_t block) { return cache.Use(block); });
-  }
+  if (policy == kBelady) return Replay(trace, BeladyCache(trace, capacity_blocks));
   VARVE_ASSIGN_OR_RETURN(const auto* row, store::EvictionPolicies().Find(policy));
-  PolicyCache cache(row->create(), trace, capacity_blocks);
-  return Replay(trace, [&](uint32_t block) { return cache.Use(block); });
+  return Replay(trace, PolicyCache(row->create(), trace, capacity_blocks));
 }
 
 }  // namespace varve::client

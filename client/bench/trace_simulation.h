@@ -13,6 +13,8 @@ namespace varve::client {
 struct SimulatedCache {
   uint64_t hits = 0;         // references to blocks that were there
   uint64_t prefix_hits = 0;  // of them those with every block before them in the prompt there too
+  double saved_cost = 0;     // of computing those, in first tokens' (store::RecomputeCost)
+  double whole_cost = 0;     // of computing all that was asked for
   double seconds = 0;        // that it took
 };
 

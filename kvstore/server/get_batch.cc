@@ -32,7 +32,8 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
   void Run() {
     for (int i = 0; i < request_.items_size(); ++i) reply_->add_results();
     Chunk chunk;
-    for (int i = 0; i < request_.items_size(); ++i) {
+    // From the last: a batch is mostly a prefix, and what is used last leaves last.
+    for (int i = request_.items_size(); i-- > 0;) {
       if (!Find(i)) continue;
       if (!items_[i].handle->loaded()) {
         Load(i);
@@ -80,7 +81,7 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
     return items_[i].handle != nullptr;
   }
 
-  // Starts on a chunk while the items behind it are being looked at.
+  // Starts on a chunk while the items before it are being looked at.
   void Start(Chunk chunk) {
     if (chunk.items.empty()) return;
     open_chunks_.fetch_add(1);

@@ -95,9 +95,12 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
 
   absl::Status Reserve(const Session& session, const PutInlineRequest& request) {
     VARVE_ASSIGN_OR_RETURN(const page::ObjectKey key, ParseKey(request.key()));
-    VARVE_ASSIGN_OR_RETURN(
-        const store::ObjectMeta meta,
-        ParseMeta(core(), request.total_bytes(), request.layout(), request.codec()));
+    VARVE_ASSIGN_OR_RETURN(const store::ObjectMeta meta,
+                           ParseMeta(core(), {.bytes = request.total_bytes(),
+                                              .layout = request.layout(),
+                                              .codec = request.codec(),
+                                              .prompt_tokens = request.prompt_tokens(),
+                                              .ttl_ms = request.ttl_ms()}));
     VARVE_ASSIGN_OR_RETURN(handle_, core().pages.Reserve(session.ns(), key, meta));
     return absl::OkStatus();
   }

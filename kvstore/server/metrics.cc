@@ -143,6 +143,7 @@ void StoreMetrics::DeclareObjects(base::Metrics& metrics) {
   static constexpr std::pair<store::MissReason, const char*> kReasons[] = {
       {store::MissReason::kNeverStored, "never_stored"},
       {store::MissReason::kEvicted, "evicted"},
+      {store::MissReason::kExpired, "expired"},
       {store::MissReason::kIncompatible, "incompatible"},
       {store::MissReason::kCorrupt, "corrupt"},
       {store::MissReason::kFailed, "failed"}};

@@ -38,12 +38,14 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
   }
 
  private:
+  // The chunks start from the last, and so do the items of each: a batch is mostly a prefix, and
+  // what is stored last leaves last. Room they get from the first.
   void RunFrom(int first) {
-    Chunk chunk;
+    std::vector<Chunk> chunks;
     for (int i = first; i < request_.items_size(); ++i) {
       const absl::Status status = Reserve(i);
       if (absl::IsUnavailable(status) && absl::Now() < deadline_) {
-        Start(std::move(chunk));
+        StartFromTheLast(std::move(chunks));
         return WaitForRoom(i);
       }
       if (!status.ok()) {
@@ -52,14 +54,15 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
       }
       Item& item = items_[i];
       const Way way = CommonWay(item.pieces);
-      if (chunk.way != way) Start(std::exchange(chunk, {}));
-      chunk.way = way;
+      if (chunks.empty() || chunks.back().way != way || chunks.back().bytes >= ChunkBytes(way)) {
+        chunks.push_back(Chunk{.way = way});
+      }
+      Chunk& chunk = chunks.back();
       chunk.items.push_back(i);
       PieceCursor(item.pieces).Map(item.handle->memory(), &item, chunk.segments);
       chunk.bytes += item.handle->memory().size();
-      if (chunk.bytes >= ChunkBytes(way)) Start(std::exchange(chunk, {}));
     }
-    Start(std::move(chunk));
+    StartFromTheLast(std::move(chunks));
     CloseChunk();
   }
 
@@ -96,9 +99,11 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
     Way way = Way::kDirect;
   };
 
-  // While the items behind it are being looked at.
+  void StartFromTheLast(std::vector<Chunk> chunks) {
+    for (; !chunks.empty(); chunks.pop_back()) Start(std::move(chunks.back()));
+  }
+
   void Start(Chunk chunk) {
-    if (chunk.items.empty()) return;
     open_chunks_.fetch_add(1);
     if (chunk.way != Way::kMapped) return Post(std::move(chunk));
     // The copy is made by this thread: not on a gRPC thread.
@@ -114,7 +119,11 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
     VARVE_ASSIGN_OR_RETURN(items_[i].pieces,
                            ResolveRefs(*session_, wire.sources(), "sources", &bytes));
     VARVE_ASSIGN_OR_RETURN(const store::ObjectMeta meta,
-                           ParseMeta(core_, bytes, wire.layout(), wire.codec()));
+                           ParseMeta(core_, {.bytes = bytes,
+                                             .layout = wire.layout(),
+                                             .codec = wire.codec(),
+                                             .prompt_tokens = wire.prompt_tokens(),
+                                             .ttl_ms = wire.ttl_ms()}));
     VARVE_ASSIGN_OR_RETURN(items_[i].handle, core_.pages.Reserve(session_->ns(), key, meta));
     return absl::OkStatus();
   }
@@ -138,7 +147,8 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
   }
 
   void Commit(const std::vector<int>& items, const absl::Status& transferred) {
-    for (int i : items) {
+    for (size_t at = items.size(); at-- > 0;) {
+      const int i = items[at];
       // Before the answer: what is not committed is given back now.
       std::unique_ptr<store::PutHandle> handle = std::move(items_[i].handle);
       if (!transferred.ok()) {
@@ -217,20 +227,20 @@ PutResult ToPutResult(const absl::Status& status) {
   }
 }
 
-absl::StatusOr<store::ObjectMeta> ParseMeta(const Core& core, uint64_t value_bytes,
-                                            const varve::v1::ObjectLayout& layout,
-                                            const std::string& codec) {
+absl::StatusOr<store::ObjectMeta> ParseMeta(const Core& core, const ValueFields& fields) {
   const uint64_t max_bytes = core.config.sessions().max_object_bytes();
-  if (value_bytes == 0 || value_bytes > max_bytes) {
-    if (value_bytes != 0) core.metrics.Reject("object_bytes");
-    return absl::InvalidArgumentError(absl::StrCat("value of ", value_bytes,
+  if (fields.bytes == 0 || fields.bytes > max_bytes) {
+    if (fields.bytes != 0) core.metrics.Reject("object_bytes");
+    return absl::InvalidArgumentError(absl::StrCat("value of ", fields.bytes,
                                                    " bytes; allowed: 1 to ", max_bytes,
                                                    " (sessions.max_object_bytes)"));
   }
   store::ObjectMeta meta;
-  meta.bytes = value_bytes;
-  VARVE_ASSIGN_OR_RETURN(meta.layout, ParseLayout(layout));
-  if (!codec.empty()) meta.codec = codec;
+  meta.bytes = fields.bytes;
+  VARVE_ASSIGN_OR_RETURN(meta.layout, ParseLayout(fields.layout));
+  if (!fields.codec.empty()) meta.codec = fields.codec;
+  meta.prompt_tokens = fields.prompt_tokens;
+  if (fields.ttl_ms > 0) meta.expires = absl::Now() + absl::Milliseconds(fields.ttl_ms);
   return meta;
 }
 

@@ -20,9 +20,14 @@ void AwaitSettled(Core& core, store::NamespaceId ns, const std::string& key,
                   const absl::Status& status, store::PutHandle::CommitDone done);
 
 varve::v1::PutResult ToPutResult(const absl::Status& status);
-// Value size and layout of an item, apart from its memory.
-absl::StatusOr<store::ObjectMeta> ParseMeta(const Core& core, uint64_t value_bytes,
-                                            const varve::v1::ObjectLayout& layout,
-                                            const std::string& codec);
+// What an item says of its value, apart from its memory.
+struct ValueFields {
+  uint64_t bytes = 0;
+  const varve::v1::ObjectLayout& layout;
+  const std::string& codec;
+  uint32_t prompt_tokens = 0;
+  uint32_t ttl_ms = 0;  // from now on; 0: none
+};
+absl::StatusOr<store::ObjectMeta> ParseMeta(const Core& core, const ValueFields& fields);
 
 }  // namespace varve::server

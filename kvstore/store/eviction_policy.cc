@@ -1,5 +1,6 @@
 #include "kvstore/store/eviction_policy.h"
 
+#include "kvstore/store/cost_policy.h"
 #include "kvstore/store/lru_policy.h"
 #include "kvstore/store/s3_fifo_policy.h"
 
@@ -10,6 +11,8 @@ const base::Registry<EvictionPolicyRow>& EvictionPolicies() {
     base::Registry<EvictionPolicyRow> rows("eviction policy");
     rows.Add("lru", {&MakeLruPolicy, "least recently used first"});
     rows.Add("s3fifo", {&MakeS3FifoPolicy, "used once goes first, whatever came since: S3-FIFO"});
+    rows.Add("cost",
+             {&MakeCostPolicy, "what is least likely to be used, by what it costs to lose"});
     return rows;
   }();
   return policies;

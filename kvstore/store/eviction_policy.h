@@ -20,10 +20,13 @@ struct EvictionNode {
   // The same for every life of one key: lets a policy recognise a key that came back.
   uint64_t identity = 0;
   uint64_t bytes = 0;
+  // Of the prompt that it was computed for, all of it; 0: not known.
+  uint32_t prompt_tokens = 0;
 
   // The policy's own.
   uint8_t uses = 0;
   uint8_t queue = 0;
+  double priority = 0;
   EvictionNode* newer = nullptr;
   EvictionNode* older = nullptr;
 };
@@ -39,6 +42,9 @@ class EvictionPolicy {
   virtual void Erase(EvictionNode& node) = 0;
   // Takes out the node to evict next; null when there is none.
   virtual EvictionNode* Victim() = 0;
+  // node was taken out by Victim and stays after all, so it is nothing that came back: it becomes
+  // the youngest of its like.
+  virtual void Return(EvictionNode& node) = 0;
   virtual size_t size() const = 0;
 };
 
@@ -47,7 +53,7 @@ struct EvictionPolicyRow {
   std::string_view summary;
 };
 
-// The known policies: lru, s3fifo.
+// The known policies: lru, s3fifo, cost.
 const base::Registry<EvictionPolicyRow>& EvictionPolicies();
 
 }  // namespace varve::store

@@ -8,6 +8,7 @@ namespace {
 class LruPolicy final : public EvictionPolicy {
  public:
   void Insert(EvictionNode& node) override { nodes_.PushNewest(node); }
+  void Return(EvictionNode& node) override { nodes_.PushNewest(node); }
 
   void Touch(EvictionNode& node) override {
     if (nodes_.newest() == &node) return;

@@ -35,6 +35,7 @@ class NodeList {
     return node;
   }
 
+  EvictionNode* oldest() const { return oldest_; }
   EvictionNode* newest() const { return newest_; }
   size_t size() const { return size_; }
   uint64_t bytes() const { return bytes_; }

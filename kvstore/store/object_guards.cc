@@ -42,7 +42,7 @@ void ObjectIndex::LeaveParked(Object* object, TierId tier) {
 
 void ObjectIndex::Unpark(Object* object, TierId tier) {
   LeaveParked(object, tier);
-  policies_[tier]->Insert(object->copies[tier]);
+  policies_[tier]->Return(object->copies[tier]);
 }
 
 void ObjectIndex::UnparkGroup(const ObjectGroup& group, TierId tier) {

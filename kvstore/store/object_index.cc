@@ -3,6 +3,12 @@
 #include <utility>
 
 namespace varve::store {
+namespace {
+
+// At what has expired and is kept.
+constexpr absl::Duration kLookAgain = absl::Seconds(1);
+
+}  // namespace
 
 ObjectIndex::ObjectIndex(std::unique_ptr<EvictionPolicy> host,
                          std::unique_ptr<EvictionPolicy> disk) {
@@ -56,6 +62,10 @@ Object* ObjectIndex::Publish(std::unique_ptr<Object>& reserved, absl::Time now) 
   object->identity = absl::Hash<FullKey>()(object->key);
   ordered_.insert(OrderedOf(*object));
   object_bytes_ += object->meta.bytes;
+  object->expiry_look = object->meta.expires;
+  if (object->expiry_look != absl::InfiniteFuture()) {
+    expiries_.emplace(object->expiry_look, object);
+  }
   JoinGroup(object);
   if (object->slot.bytes > 0) AddCopy(object, TierId::kHost, object->slot.extent_bytes);
   if (object->record != 0) AddCopy(object, TierId::kNvme, DiskBytes(object->meta.bytes));
@@ -74,6 +84,7 @@ void ObjectIndex::AddCopy(Object* object, TierId tier, uint64_t tier_bytes) {
   copy.object = object;
   copy.identity = object->identity;
   copy.bytes = object->meta.bytes;
+  copy.prompt_tokens = object->meta.prompt_tokens;
   copy.tier_bytes = tier_bytes;
   ++tier_objects_[tier];
   tier_bytes_[tier] += tier_bytes;
@@ -122,6 +133,7 @@ ObjectIndex::Freed ObjectIndex::Drop(Object* object) {
     if (object->copies[tier].tier_bytes > 0) RemoveCopy(object, tier);
   }
   LeaveGroup(object);
+  expiries_.erase({object->expiry_look, object});
   while (!object->pins.empty()) ForgetPin(object, object->pins.size() - 1);
   object_bytes_ -= object->meta.bytes;
   ordered_.erase(OrderedOf(*object));
@@ -165,6 +177,20 @@ std::optional<tier::Slot> ObjectIndex::Close(Object* object) {
   return slot;
 }
 
+// ---- expiry
+
+Object* ObjectIndex::NextExpired(absl::Time now, uint32_t& steps) {
+  for (; steps > 0 && !expiries_.empty(); --steps) {
+    const auto [look, object] = *expiries_.begin();
+    if (look > now) return nullptr;
+    if (object->expired(now)) return object;
+    expiries_.erase(expiries_.begin());
+    object->expiry_look = now + kLookAgain;
+    expiries_.emplace(object->expiry_look, object);
+  }
+  return nullptr;
+}
+
 // ---- eviction
 
 Object* ObjectIndex::NextVictim(TierId tier, uint32_t& steps) {
@@ -185,7 +211,7 @@ Object* ObjectIndex::NextVictim(TierId tier, uint32_t& steps) {
 void ObjectIndex::KeepVictim(Object* object, TierId tier) {
   Copy& copy = object->copies[tier];
   copy.victim = false;
-  policies_[tier]->Insert(copy);
+  policies_[tier]->Return(copy);
 }
 
 }  // namespace varve::store

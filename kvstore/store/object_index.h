@@ -113,11 +113,14 @@ struct Object {
   std::vector<OwnerPin> pins;
   ObjectGroup* group = nullptr;
   absl::Time last_use;
+  absl::Time expiry_look;  // when it may have expired; InfiniteFuture: never
 
   TierId tier() const { return slot.bytes > 0 ? TierId::kHost : TierId::kNvme; }
   uint32_t pin_count() const;
   bool self_guarded() const { return handles > 0 || !pins.empty(); }
   bool held() const { return group != nullptr && group->holds > 0; }
+  // Its time is over, and no pin or hold keeps it. Open handles only keep its bytes.
+  bool expired(absl::Time now) const { return meta.expires <= now && pins.empty() && !held(); }
 };
 
 // What a value takes on disk, about: it has a header, and both are rounded.
@@ -195,6 +198,12 @@ class ObjectIndex {
     }
   }
 
+  // ---- expiry
+  // The next object that has expired: what comes next must be Drop. Null when there is none, or
+  // when `steps` ran out first: each object looked at costs one. What is kept by a pin or a hold is
+  // looked at again a second later.
+  Object* NextExpired(absl::Time now, uint32_t& steps);
+
   // ---- listing
   // Calls fn(Object&) for keys > after with the prefix, ascending, until it answers false.
   template <typename Fn>
@@ -264,6 +273,7 @@ class ObjectIndex {
   absl::flat_hash_map<GroupKey, std::unique_ptr<ObjectGroup>> groups_;
   absl::flat_hash_map<uint64_t, absl::flat_hash_set<Object*>> owners_;
   std::set<std::tuple<absl::Time, Object*, uint64_t>> soft_pins_;  // deadline, object, owner
+  std::set<std::pair<absl::Time, Object*>> expiries_;              // by Object::expiry_look
   // Gone, with handles still open.
   absl::flat_hash_map<Object*, std::unique_ptr<Object>> detached_;
   uint64_t object_bytes_ = 0;

@@ -84,7 +84,12 @@ absl::StatusOr<std::unique_ptr<PutHandle>> PageStoreImpl::Reserve(NamespaceId ns
                      page::ObjectKey::kMaxBytes, " bytes"));
   }
   VARVE_RETURN_IF_ERROR(Validate(meta));
-  if (Exists(ns, key)) return absl::AlreadyExistsError("the object is stored already");
+  {
+    base::MutexLock lock(mutex_);
+    if (FindLocked(FullKey{ns, key}) != nullptr) {
+      return absl::AlreadyExistsError("the object is stored already");
+    }
+  }
   auto object = std::make_unique<Object>();
   object->key = FullKey{ns, key};
   object->meta = meta;
@@ -97,7 +102,8 @@ absl::Status PageStoreImpl::Commit(std::unique_ptr<Object>& reserved, PutHandle:
   std::vector<Left> left;
   {
     base::MutexLock lock(mutex_);
-    Object* object = index_.Publish(reserved, clock_->Now());
+    const bool exists = FindLocked(reserved->key) != nullptr;
+    Object* object = exists ? nullptr : index_.Publish(reserved, clock_->Now());
     if (object == nullptr) {
       return absl::AlreadyExistsError("another writer stored the object first");
     }
@@ -151,7 +157,7 @@ std::unique_ptr<GetHandle> PageStoreImpl::Acquire(NamespaceId ns, const page::Ob
   tier::Slot slot;
   {
     base::MutexLock lock(mutex_);
-    object = index_.Find(full);
+    object = FindLocked(full);
     if (object != nullptr) {
       index_.Open(object, clock_->Now());
       slot = object->slot;
@@ -223,72 +229,8 @@ void PageStoreImpl::DropCorrupt(Object* object, TierId tier) {
 
 bool PageStoreImpl::Exists(NamespaceId ns, const page::ObjectKey& key) const {
   base::MutexLock lock(mutex_);
-  return index_.Find(FullKey{ns, key}) != nullptr;
-}
-
-bool PageStoreImpl::RemoveLocked(const FullKey& key, bool force,
-                                 std::vector<tier::RecordId>& erased) {
-  Object* object = index_.Find(key);
-  if (object == nullptr) return false;
-  if (!force && (object->held() || !object->pins.empty())) return false;
-  // Of a record that is being made the log knows the id.
-  const tier::RecordId written = object->record_written;
-  const ObjectIndex::Freed freed = index_.Drop(object);
-  FreeSlotLocked(freed.slot);
-  if (const tier::RecordId record = freed.record != 0 ? freed.record : written; record != 0) {
-    erased.push_back(record);
-  }
-  return true;
-}
-
-bool PageStoreImpl::Remove(NamespaceId ns, const page::ObjectKey& key, bool force) {
-  std::vector<tier::RecordId> erased;
-  bool removed = false;
-  {
-    base::MutexLock lock(mutex_);
-    index_.ExpirePins(clock_->Now());
-    removed = RemoveLocked(FullKey{ns, key}, force, erased);
-    if (!erased.empty()) EraseLocked(erased);
-  }
-  WakeRoomWaiters();
-  return removed;
-}
-
-void PageStoreImpl::RemoveAll(NamespaceId ns, std::span<const page::ObjectKey> keys, bool force,
-                              RemoveDone done) {
-  const bool wait = has_disk() && options_.disk->durability == Durability::kNvmeSync;
-  const auto removing = std::make_shared<Removing>();
-  {
-    base::MutexLock lock(mutex_);
-    removing->done = std::move(done);
-  }
-  while (!keys.empty()) {
-    const size_t count = std::min(kRowsPerLock, keys.size());
-    std::vector<tier::RecordId> erased;
-    base::MutexLock lock(mutex_);
-    index_.ExpirePins(clock_->Now());
-    for (const page::ObjectKey& key : keys.first(count)) {
-      removing->removed.push_back(RemoveLocked(FullKey{ns, key}, force, erased));
-    }
-    if (!erased.empty()) EraseLocked(erased);
-    if (wait && no_waiting_) removing->status = absl::UnavailableError("the store is ending");
-    if (wait && !no_waiting_ && !erasures_.empty()) {
-      ++removing->open_parts;
-      remove_waiters_.push_back({last_erasure_, removing});
-    }
-    keys = keys.subspan(count);
-  }
-  WakeRoomWaiters();
-  EndPart(removing, absl::OkStatus());
-}
-
-void PageStoreImpl::EndPart(const std::shared_ptr<Removing>& removing, const absl::Status& status) {
-  {
-    base::MutexLock lock(mutex_);
-    removing->status.Update(status);
-    if (--removing->open_parts > 0) return;
-  }
-  std::move(removing->done)(removing->status, std::move(removing->removed));
+  const Object* object = index_.Find(FullKey{ns, key});
+  return object != nullptr && !object->expired(clock_->Now());
 }
 
 // ---- pins and holds
@@ -299,7 +241,7 @@ bool PageStoreImpl::Pin(NamespaceId ns, const page::ObjectKey& key, uint64_t own
   base::MutexLock lock(mutex_);
   const absl::Time now = clock_->Now();
   index_.ExpirePins(now);
-  Object* object = index_.Find(FullKey{ns, key});
+  Object* object = FindLocked(FullKey{ns, key});
   if (object == nullptr) return false;
   index_.Pin(object, owner, now + ttl);
   return true;
@@ -330,10 +272,12 @@ void PageStoreImpl::Hold(NamespaceId ns, std::span<const std::string> block_hash
 
 void PageStoreImpl::Release(NamespaceId ns, std::span<const std::string> block_hashes) {
   while (!block_hashes.empty()) {
+    // From the last: what is let go last leaves last, and a prefix must not lose its head first.
     const size_t count = std::min(kHoldsPerLock, block_hashes.size());
+    const auto last = block_hashes.last(count);
     base::MutexLock lock(mutex_);
-    for (const std::string& hash : block_hashes.first(count)) index_.Release(ns, hash);
-    block_hashes = block_hashes.subspan(count);
+    for (size_t i = count; i-- > 0;) index_.Release(ns, last[i]);
+    block_hashes = block_hashes.first(block_hashes.size() - count);
   }
 }
 

@@ -37,6 +37,7 @@ enum class TierId : uint8_t { kGpu = 1, kHost = 2, kNvme = 3 };
 enum class MissReason : uint8_t {
   kNeverStored = 1,
   kEvicted = 2,
+  kExpired = 3,
   kIncompatible = 4,
   kCorrupt = 5,
   kFailed = 6
@@ -49,6 +50,11 @@ struct ObjectMeta {
   uint64_t bytes = 0;
   page::ObjectLayout layout;  // num_kv_heads 0: opaque
   std::string codec = "raw";
+  // Of the prompt that it was computed for, all of it: what it costs to lose (cost_policy.h). 0:
+  // not known.
+  uint32_t prompt_tokens = 0;
+  // Gone from then on, unless pinned or held: then when it is let go. In whole milliseconds.
+  absl::Time expires = absl::InfiniteFuture();
 };
 
 // A reserved object being filled. Destroying it without Commit gives the space back.
@@ -266,7 +272,7 @@ class PageStore {
   // Begins to bring objects of the disk into host memory where there is room to be made; the rest
   // of the keys is left out.
   virtual void Prefetch(NamespaceId ns, std::span<const page::ObjectKey> keys) = 0;
-  // Looks after what waits for time. To be called now and then.
+  // Looks after what waits for time, objects that expire too. To be called now and then.
   virtual void Tick() = 0;
   // done when everything in host memory is on disk as well, or could not be written. Without a disk
   // at once.

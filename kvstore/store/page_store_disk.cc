@@ -1,6 +1,7 @@
 // What goes to the disk and comes from there: objects being written, read for a Get, and brought
 // back into host memory.
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -77,12 +78,17 @@ absl::Status PageStoreImpl::Recover() {
     }
     index_.Publish(object, now);
   }
+  uint32_t steps = std::numeric_limits<uint32_t>::max();
+  while (Object* expired = index_.NextExpired(now, steps)) {
+    misses_.Remember(expired->identity, MissReason::kExpired);
+    strange.push_back(index_.Drop(expired).record);
+  }
   recovered_objects_ = index_.objects();
   recovery_seconds_ = absl::ToDoubleSeconds(clock_->Now() - start);
   if (!found.empty() || !strange.empty()) {
     base::LogInfo("recovered ", recovered_objects_, " objects of ", index_.object_bytes(),
                   " bytes from disk in ", recovery_seconds_, " s; ", strange.size(),
-                  " records were superseded or of no use");
+                  " records were superseded, expired or of no use");
   }
   if (!strange.empty()) EraseLocked(strange);
   NoteDiskStateLocked();
@@ -116,52 +122,6 @@ void PageStoreImpl::NoteDiskStateLocked() {
   if (std::exchange(disk_usable_, usable) != usable) index_.HoldsGuardHost(!usable);
   // What it missed.
   if (changed && writes && options_.disk->durability != Durability::kMemory) QueueAllLocked();
-}
-
-void PageStoreImpl::EraseLocked(std::span<const tier::RecordId> records) {
-  const uint64_t erasure = ++last_erasure_;
-  erasures_.insert(erasure);
-  BeginLocked();
-  const bool sync = options_.disk->durability == Durability::kNvmeSync;
-  log().Erase(records, sync ? tier::Sync::kYes : tier::Sync::kNo,
-              [this, erasure](const absl::Status& status) { OnErased(erasure, status); });
-}
-
-void PageStoreImpl::OnErased(uint64_t erasure, const absl::Status& status) {
-  std::vector<std::shared_ptr<Removing>> over;
-  {
-    base::MutexLock lock(mutex_);
-    erasures_.erase(erasure);
-    for (RemoveWaiter& waiter : remove_waiters_) {
-      if (erasure <= waiter.erasure) waiter.removing->status.Update(status);
-    }
-    // In the order of their erasures.
-    while (!remove_waiters_.empty() &&
-           (erasures_.empty() || *erasures_.begin() > remove_waiters_.front().erasure)) {
-      over.push_back(std::move(remove_waiters_.front().removing));
-      remove_waiters_.pop_front();
-    }
-  }
-  for (const auto& removing : over) EndPart(removing, absl::OkStatus());
-  End();
-}
-
-void PageStoreImpl::StopWaiting() {
-  const absl::Status ending = absl::UnavailableError("the store is ending, and the disk is slow");
-  std::vector<PutHandle::CommitDone> puts;
-  std::deque<RemoveWaiter> removals;
-  {
-    base::MutexLock lock(mutex_);
-    no_waiting_ = true;
-    for (auto& [object, waiters] : durable_waiters_) {
-      for (auto& done : waiters) puts.push_back(std::move(done));
-    }
-    durable_waiters_.clear();
-    removals.swap(remove_waiters_);
-  }
-  for (auto& done : puts) std::move(done)(ending);
-  for (RemoveWaiter& waiter : removals) EndPart(waiter.removing, ending);
-  WakeRoomWaiters();
 }
 
 // ---- writing
@@ -375,7 +335,7 @@ void PageStoreImpl::Prefetch(NamespaceId ns, std::span<const page::ObjectKey> ke
   if (!has_disk()) return;
   base::MutexLock lock(mutex_);
   for (const page::ObjectKey& key : keys) {
-    Object* object = index_.Find(FullKey{ns, key});
+    Object* object = FindLocked(FullKey{ns, key});
     if (object != nullptr && object->slot.bytes == 0) {
       QueuePromotionLocked(object, MoveCause::kPrefetch);
     }
@@ -467,9 +427,9 @@ void PageStoreImpl::Tick() {
   std::vector<base::Task> late;
   std::vector<std::shared_ptr<Reading>> slow;
   std::vector<Left> left;
+  ExpireObjects();
   {
     base::MutexLock lock(mutex_);
-    index_.ExpirePins(clock_->Now());
     if (!has_disk()) return;
     disk_refuses_ = false;
     NoteDiskStateLocked();

@@ -1,6 +1,6 @@
 // The page store's one implementation: an index under one lock, host memory, and below it, maybe, a
-// disk. Puts, gets and pins are in page_store.cc, making room in page_store_room.cc, what goes to
-// the disk and comes from there in page_store_disk.cc.
+// disk. Puts, gets and pins are in page_store.cc, removals in page_store_removal.cc, making room
+// in page_store_room.cc, what goes to the disk and comes from there in page_store_disk.cc.
 //
 // Locks: the tier's, the staging's and the log's own are taken inside mutex_, never the other way
 // round; whatever calls back is called outside of it.
@@ -113,6 +113,8 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   void DropCorrupt(Object* object, TierId tier) override;
 
   absl::Status Validate(const ObjectMeta& meta) const;
+  // Null, too, when it has expired: then it is dropped.
+  Object* FindLocked(const FullKey& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool has_disk() const { return options_.disk.has_value(); }
   tier::RecordLog& log() const { return *options_.disk->log; }
   // Gives back what an index operation freed. The slot under the lock: whoever then finds nothing
@@ -135,6 +137,9 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   // One that its policy named, or a neighbour: leaves host memory for good, or starts to.
   void EvictFromHostLocked(Object* object, std::vector<Left>& left)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ExpireLocked(Object* object) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Drops what has expired.
+  void ExpireObjects();
   // Out of the store.
   void EvictLocked(Object* object, TierId tier, std::vector<Left>& left)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -12,6 +12,7 @@ namespace {
 
 // How much is done under one lock, so that nobody waits long behind a batch.
 constexpr uint32_t kEvictionSteps = 256;
+constexpr uint32_t kExpirySteps = 256;
 constexpr size_t kRowsPerLock = 256;
 
 }  // namespace
@@ -101,6 +102,43 @@ void PageStoreImpl::EvictLocked(Object* object, TierId tier, std::vector<Left>& 
   misses_.Remember(object->identity, MissReason::kEvicted);
   FreeLocked(index_.Drop(object));
 }
+
+// ---- expiry
+
+Object* PageStoreImpl::FindLocked(const FullKey& key) {
+  Object* object = index_.Find(key);
+  if (object == nullptr || object->meta.expires == absl::InfiniteFuture()) return object;
+  const absl::Time now = clock_->Now();
+  index_.ExpirePins(now);
+  if (!object->expired(now)) return object;
+  ExpireLocked(object);
+  return nullptr;
+}
+
+void PageStoreImpl::ExpireLocked(Object* object) {
+  misses_.Remember(object->identity, MissReason::kExpired);
+  FreeLocked(index_.Drop(object));
+}
+
+void PageStoreImpl::ExpireObjects() {
+  bool any = false;
+  for (bool more = true; more;) {
+    base::MutexLock lock(mutex_);
+    const absl::Time now = clock_->Now();
+    index_.ExpirePins(now);
+    uint32_t steps = kExpirySteps;
+    Object* object = nullptr;
+    while ((object = index_.NextExpired(now, steps)) != nullptr) {
+      ExpireLocked(object);
+      --steps;
+      any = true;
+    }
+    more = steps == 0;
+  }
+  if (any) WakeRoomWaiters();
+}
+
+// ---- eviction
 
 void PageStoreImpl::EvictFromHostLocked(Object* object, std::vector<Left>& left) {
   if (object->record != 0) {

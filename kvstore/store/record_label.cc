@@ -1,5 +1,6 @@
 #include "kvstore/store/record_label.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -24,8 +25,11 @@ struct ObjectBlock {
   uint32_t part_bytes;
   uint32_t crc32c;
   uint32_t granules;
+  uint32_t prompt_tokens;
+  uint32_t zero2;
+  int64_t expires_unix_ms;  // 0: never
 };
-static_assert(sizeof(ObjectBlock) == 32);
+static_assert(sizeof(ObjectBlock) == 48);
 
 absl::Status NoLabel(const char* what) {
   return absl::DataLossError(absl::StrCat("no label of an object: ", what));
@@ -50,6 +54,10 @@ std::string EncodeObjectLabel(std::string_view ns_name, const page::ObjectKey& k
   block.part_bytes = meta.layout.part_bytes;
   block.crc32c = checksums.whole_crc32c;
   block.granules = static_cast<uint32_t>(checksums.crc32c.size());
+  block.prompt_tokens = meta.prompt_tokens;
+  if (meta.expires != absl::InfiniteFuture()) {
+    block.expires_unix_ms = std::max<int64_t>(absl::ToUnixMillis(meta.expires), 1);
+  }
   std::string label(reinterpret_cast<const char*>(&block), sizeof(block));
   label.append(ns_name);
   label.append(key.bytes());
@@ -88,7 +96,8 @@ absl::StatusOr<ObjectLabel> ParseObjectLabel(std::string_view label, uint64_t pa
   if (block.version != kVersion) {
     return NoLabel("of another version of the format");
   }
-  if (block.zero != 0) return NoLabel("bits that no version has set");
+  if (block.zero != 0 || block.zero2 != 0 || block.expires_unix_ms < 0)
+    return NoLabel("bits that no version has set");
   const size_t names = size_t{block.namespace_bytes} + block.key_bytes + block.codec_bytes;
   if (label.size() != sizeof(block) + names + size_t{block.granules} * sizeof(uint32_t)) {
     return NoLabel("lengths that do not add up");
@@ -107,6 +116,9 @@ absl::StatusOr<ObjectLabel> ParseObjectLabel(std::string_view label, uint64_t pa
   object.meta.codec = take(block.codec_bytes);
   object.meta.bytes = block.value_bytes;
   object.meta.layout = {block.num_kv_heads, block.part_bytes};
+  object.meta.prompt_tokens = block.prompt_tokens;
+  if (block.expires_unix_ms < 0) return NoLabel("a negative time");
+  if (block.expires_unix_ms > 0) object.meta.expires = absl::FromUnixMillis(block.expires_unix_ms);
   if (block.value_bytes == 0 || block.value_bytes != payload_bytes ||
       !LayoutFits(object.meta.layout, block.value_bytes) ||
       page::CodecByName(object.meta.codec) == nullptr) {

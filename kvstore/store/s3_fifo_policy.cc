@@ -1,10 +1,8 @@
 #include "kvstore/store/s3_fifo_policy.h"
 
 #include <algorithm>
-#include <deque>
-#include <utility>
 
-#include "absl/container/flat_hash_map.h"
+#include "kvstore/store/ghost_queue.h"
 #include "kvstore/store/node_list.h"
 
 namespace varve::store {
@@ -13,35 +11,14 @@ namespace {
 constexpr uint64_t kSmallShare = 2;  // one part of so many is the small queue's
 constexpr uint8_t kMostUses = 3;
 
-// The newest identities, without their objects.
-class GhostQueue {
- public:
-  // Keeps at most `limit`, the new one among them.
-  void Add(uint64_t identity, size_t limit) {
-    places_[identity] = next_;
-    order_.emplace_back(identity, next_++);
-    while (order_.size() > limit) {
-      const auto [oldest, place] = order_.front();
-      order_.pop_front();
-      const auto found = places_.find(oldest);
-      if (found != places_.end() && found->second == place) places_.erase(found);
-    }
-  }
-  // True: it was in, and leaves.
-  bool Take(uint64_t identity) { return places_.erase(identity) > 0; }
-
- private:
-  uint64_t next_ = 0;
-  std::deque<std::pair<uint64_t, uint64_t>> order_;  // identity, place; some have left since
-  absl::flat_hash_map<uint64_t, uint64_t> places_;
-};
-
 class S3FifoPolicy final : public EvictionPolicy {
  public:
   void Insert(EvictionNode& node) override {
     node.uses = 0;
-    Push(node, ghosts_.Take(node.identity) ? kMain : kSmall);
+    Push(node, ghosts_.Take(node.identity).has_value() ? kMain : kSmall);
   }
+
+  void Return(EvictionNode& node) override { Push(node, static_cast<Queue>(node.queue)); }
 
   void Touch(EvictionNode& node) override {
     node.uses = std::min<uint8_t>(node.uses + 1, kMostUses);
@@ -59,7 +36,7 @@ class S3FifoPolicy final : public EvictionPolicy {
           (main.size() == 0 || small.bytes() * kSmallShare >= small.bytes() + main.bytes());
       EvictionNode* node = (from_small ? small : main).PopOldest();
       if (from_small && node->uses == 0) {
-        ghosts_.Add(node->identity, size() + 1);
+        ghosts_.Add(node->identity, 0, size() + 1);
         return node;
       }
       if (!from_small && node->uses == 0) return node;

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 
@@ -406,6 +407,54 @@ TEST_P(StoreObjectsTest, UnregisteredMemoryIsOutOfReach) {
   EXPECT_EQ(again.error(), "");
   EXPECT_EQ(again.region_bytes(), 4096u);
   EXPECT_TRUE(client->GetOne(Key("u"), buffer, 0, 4096).hit());
+}
+
+// A batch is mostly the blocks of a prefix: without its head the rest is of no use.
+TEST(StoreEvictionOrderTest, ABatchLosesItsEndFirst) {
+  constexpr size_t kBytes = 8 << 10;
+  constexpr int kItems = 16;
+  const auto store = StoreUnderTest::Start("embedded", {}, [](v1::StoreConfig& config) {
+    config.mutable_host_tier()->set_capacity_bytes(1 << 20);
+    config.mutable_host_tier()->set_high_watermark(1);
+    config.mutable_host_tier()->set_low_watermark(0.99);
+    config.mutable_sessions()->set_max_object_bytes(kBytes);
+  });
+  RawClient client(*store);
+  Buffer buffer = client.Allocate(kItems * kBytes);
+  for (const bool used : {false, true}) {
+    SCOPED_TRACE(used ? "put and got" : "put");
+    v1::PutRequest put;
+    v1::GetRequest get;
+    std::vector<std::string> keys;
+    for (int i = 0; i < kItems; ++i) {
+      keys.push_back(Key(absl::StrCat(used, "/", i)));
+      v1::PutItem* item = put.add_items();
+      item->set_key(keys.back());
+      *item->add_sources() = buffer.Ref(i * kBytes, kBytes);
+      v1::GetItem* wanted = get.add_items();
+      wanted->set_key(keys.back());
+      *wanted->add_destinations() = buffer.Ref(i * kBytes, kBytes);
+    }
+    const v1::PutReply stored = client.Put(put);
+    for (const v1::PutItemResult& result : stored.results()) {
+      ASSERT_EQ(result.result(), v1::PUT_RESULT_STORED) << result.message();
+    }
+    if (used) {
+      const v1::GetReply got = client.Get(get);
+      for (const v1::GetItemResult& result : got.results()) ASSERT_TRUE(result.hit());
+    }
+    int left = kItems;
+    for (int i = 0; i < 1000 && left > 0; ++i) {
+      ASSERT_EQ(client.PutOne(Key(absl::StrCat("other/", used, i)), buffer, 0, kBytes).result(),
+                v1::PUT_RESULT_STORED);
+      const auto there = std::count_if(keys.begin(), keys.end(),
+                                       [&](const std::string& key) { return client.Exists(key); });
+      left = 0;
+      while (left < kItems && client.Exists(keys[left])) ++left;
+      ASSERT_EQ(left, there) << "there is a hole after " << i << " others";
+    }
+    EXPECT_EQ(left, 0);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Lanes, StoreObjectsTest, ::testing::Values("embedded", "shm", "tcp"),

@@ -1,5 +1,6 @@
 #include <thread>
 
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "kvstore/page/checksum.h"
 #include "tests/contract/client/fixture.h"
@@ -70,6 +71,25 @@ TEST_P(ObjectsTest, GathersFromAndScattersIntoManyPieces) {
       GetInto("gather", {}, {{to.get(), 2000, 7}, {to.get(), 0, 600}, {to.get(), 1000, 900}}).hit);
   EXPECT_EQ(Bytes(*to, 2000, 7) + Bytes(*to, 0, 600) + Bytes(*to, 1000, 934 - 607), value);
   EXPECT_EQ(Bytes(*to, 1000 + 934 - 607, 100), std::string(100, '\0')) << "wrote behind the value";
+}
+
+TEST_P(ObjectsTest, ValuesExpire) {
+  const auto memory = Allocate(100);
+  const std::vector<Piece> all = {{memory.get(), 0, 100}};
+  const auto put = client().Put(std::vector<PutItem>{
+      {.key = Key("long"), .sources = all, .prompt_tokens = 4096, .ttl = absl::Hours(1)},
+      {.key = Key("short"), .sources = all, .ttl = absl::Milliseconds(1)}});
+  ASSERT_TRUE(put.ok()) << put.status();
+  for (const PutResult& result : *put) {
+    ASSERT_EQ(result.outcome, PutOutcome::kStored) << result.message;
+  }
+  GetResult got = GetInto("short", {}, all);
+  for (const absl::Time end = absl::Now() + absl::Seconds(20); got.hit && absl::Now() < end;) {
+    got = GetInto("short", {}, all);
+  }
+  EXPECT_FALSE(got.hit);
+  EXPECT_EQ(got.reason, MissReason::kExpired);
+  EXPECT_TRUE(GetInto("long", {}, all).hit);
 }
 
 TEST_P(ObjectsTest, EveryRangeOfAnObjectCanBeRead) {

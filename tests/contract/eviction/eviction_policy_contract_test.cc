@@ -89,6 +89,37 @@ TEST_P(EvictionPolicyContractTest, OneUsedAgainAndAgainOutlivesTheUntouched) {
   }
 }
 
+// Heads are used after what depends on them, and there is no hole at a prefix' start.
+TEST_P(EvictionPolicyContractTest, WhatWasUsedLastOfEqualsGoesLast) {
+  std::vector<EvictionNode>& nodes = Nodes(8);
+  for (size_t i = nodes.size(); i-- > 0;) policy_->Insert(nodes[i]);
+  for (size_t i = nodes.size(); i-- > 0;) policy_->Touch(nodes[i]);
+  for (size_t i = nodes.size(); i-- > 0;) EXPECT_EQ(policy_->Victim(), &nodes[i]) << i;
+}
+
+TEST_P(EvictionPolicyContractTest, WhatIsReturnedIsTheYoungestOfItsLike) {
+  std::vector<EvictionNode>& nodes = Nodes(3);
+  for (EvictionNode& node : nodes) policy_->Insert(node);
+  EvictionNode* kept = policy_->Victim();
+  EXPECT_EQ(kept, &nodes[0]);
+  policy_->Return(*kept);
+  EXPECT_EQ(policy_->size(), 3u);
+  for (size_t i : {1u, 2u, 0u}) EXPECT_EQ(policy_->Victim(), &nodes[i]) << i;
+}
+
+// Prompts of any length, as clients say them.
+TEST_P(EvictionPolicyContractTest, TakesAnyPrompt) {
+  std::vector<EvictionNode>& nodes = Nodes(4);
+  const uint32_t prompts[] = {0, 1, 1 << 20, UINT32_MAX};
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    nodes[i].prompt_tokens = prompts[i];
+    policy_->Insert(nodes[i]);
+    for (size_t uses = 0; uses < 300 * i; ++uses) policy_->Touch(nodes[i]);
+  }
+  for (size_t i = 0; i < nodes.size(); ++i) EXPECT_NE(policy_->Victim(), nullptr);
+  EXPECT_EQ(policy_->Victim(), nullptr);
+}
+
 // Membership against a plain set, under random operations.
 TEST_P(EvictionPolicyContractTest, KeepsItsBooksUnderRandomUse) {
   for (uint64_t seed = 1; seed <= 10; ++seed) {
@@ -117,6 +148,10 @@ TEST_P(EvictionPolicyContractTest, KeepsItsBooksUnderRandomUse) {
           if (random() % 4 != 0) break;
           EvictionNode* victim = policy_->Victim();
           ASSERT_EQ(victim == nullptr, members.empty());
+          if (victim != nullptr && random() % 4 == 0) {
+            policy_->Return(*victim);
+            break;
+          }
           ASSERT_EQ(members.erase(victim), victim == nullptr ? 0u : 1u);
       }
       ASSERT_EQ(policy_->size(), members.size());

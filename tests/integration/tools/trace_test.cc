@@ -52,14 +52,16 @@ class TraceTest : public ::testing::Test {
 
 TEST_F(TraceTest, SimulatesPolicies) {
   const auto results = Results(Trace("--simulate --capacity-blocks 4,20 --json"));
-  ASSERT_EQ(results.size(), 6u);
+  ASSERT_EQ(results.size(), 8u);
   for (const auto& row : results) {
-    EXPECT_THAT(row["policy"], AnyOf("lru", "s3fifo", "belady"));
+    EXPECT_THAT(row["policy"], AnyOf("lru", "s3fifo", "cost", "belady"));
     EXPECT_THAT(row["capacity_blocks"], AnyOf(4, 20));
     const double ratio = row["hit_ratio"];
     EXPECT_GT(ratio, 0.3) << row << ": block 0 is in every request";
     EXPECT_LE(ratio, kMostHits) << row;
     EXPECT_LE(row["ratio_belady"].get<double>(), 1) << row;
+    EXPECT_LE(row["prefix_hit_ratio"].get<double>(), ratio) << row;
+    EXPECT_GT(row["cost_saved_ratio"].get<double>(), 0.3) << row;
     EXPECT_GT(row["accesses_per_s"].get<double>(), 0);
   }
   EXPECT_THAT(Trace("--simulate").output, HasSubstr("of belady"));
@@ -94,9 +96,9 @@ TEST_F(TraceTest, ReplaysAgainstAStoreThatHasRoomForAll) {
 }
 
 TEST_F(TraceTest, ReplaysWithPoliciesThatEvict) {
-  const auto results =
-      Results(Trace("--engines 3 --host-capacity 1MiB --policies lru,s3fifo --speed-up 20 --json"));
-  ASSERT_EQ(results.size(), 2u);
+  const auto results = Results(
+      Trace("--engines 3 --host-capacity 1MiB --policies lru,s3fifo,cost --speed-up 20 --json"));
+  ASSERT_EQ(results.size(), 3u);
   for (const auto& row : results) {
     EXPECT_GT(row["hit_ratio"].get<double>(), 0.2) << row;
     EXPECT_LE(row["hit_ratio"].get<double>(), kMostHits) << row;

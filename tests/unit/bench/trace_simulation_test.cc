@@ -10,6 +10,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kvstore/store/cost_policy.h"
 #include "kvstore/store/eviction_policy.h"
 
 namespace varve::client {
@@ -98,7 +99,15 @@ TEST(TraceSimulation, LruIsThatOfAList) {
     std::list<uint32_t> recent;
     uint64_t hits = 0;
     for (const TraceRequest& request : trace.requests) {
-      for (const uint32_t block : request.blocks) {
+      size_t prefix = 0;
+      while (prefix < request.blocks.size() &&
+             std::count(recent.begin(), recent.end(), request.blocks[prefix]) > 0) {
+        ++prefix;
+      }
+      std::vector<uint32_t> order = request.blocks;
+      std::reverse(order.begin(), order.begin() + static_cast<ptrdiff_t>(prefix));
+      std::reverse(order.begin() + static_cast<ptrdiff_t>(prefix), order.end());
+      for (const uint32_t block : order) {
         const auto found = std::find(recent.begin(), recent.end(), block);
         if (found != recent.end()) {
           ++hits;
@@ -138,11 +147,13 @@ TEST(TraceSimulation, S3FifoOutlastsAScan) {
   std::vector<std::vector<uint32_t>> requests;
   uint32_t next = 50;
   for (int round = 0; round < 50; ++round) {
-    std::vector<uint32_t>& blocks = requests.emplace_back();
+    std::vector<uint32_t> blocks;
     for (int twice = 0; twice < 2; ++twice) {
       for (uint32_t block = 0; block < 50; ++block) blocks.push_back(block);
     }
-    for (int i = 0; i < 200; ++i) blocks.push_back(next++);
+    requests.push_back(blocks);
+    std::vector<uint32_t>& scan = requests.emplace_back();
+    for (int i = 0; i < 200; ++i) scan.push_back(next++);
   }
   const Trace trace = Make(requests);
   EXPECT_EQ(Simulate(trace, "lru", 100).hits, 50u * 50);
@@ -153,6 +164,26 @@ TEST(TraceSimulation, PrefixHitsEndAtTheFirstMiss) {
   const SimulatedCache cache = Simulate(Make({{0, 1, 2}, {0, 9, 2}, {7, 0}}), "lru", 10);
   EXPECT_EQ(cache.hits, 3u);
   EXPECT_EQ(cache.prefix_hits, 1u);
+}
+
+// What has to go for a new prompt goes from the end of the oldest.
+TEST(TraceSimulation, PrefixesLoseTheirEndsFirst) {
+  const Trace trace = Make({{0, 1, 2, 3}, {4, 5}, {0, 1, 2, 3}});
+  for (const auto& [name, row] : store::EvictionPolicies().rows()) {
+    SCOPED_TRACE(name);
+    const SimulatedCache cache = Simulate(trace, name, 4);
+    EXPECT_EQ(cache.prefix_hits, 2u);
+  }
+}
+
+TEST(TraceSimulation, SavedCostIsThatOfPrefixHits) {
+  // Of the last request block 0 is there, 3 is not, and 2 is of no use.
+  const SimulatedCache cache = Simulate(Make({{0, 1, 2}, {0, 3, 2}}), "lru", 10);
+  const auto cost = [](double block) {
+    return store::RecomputeCost((block + 0.5) * kTraceBlockTokens);
+  };
+  EXPECT_DOUBLE_EQ(cache.saved_cost, cost(0));
+  EXPECT_DOUBLE_EQ(cache.whole_cost, 2 * (cost(0) + cost(1) + cost(2)));
 }
 
 TEST(TraceSimulation, UnknownPoliciesAreNamed) {

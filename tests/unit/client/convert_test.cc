@@ -5,6 +5,14 @@
 namespace varve::client {
 namespace {
 
+TEST(ConvertTest, TtlsAreTakenToWhatTheWireCanSay) {
+  EXPECT_EQ(TtlMilliseconds(absl::InfiniteDuration()), 0u);
+  EXPECT_EQ(TtlMilliseconds(absl::Seconds(1.5)), 1500u);
+  EXPECT_EQ(TtlMilliseconds(absl::Nanoseconds(1)), 1u) << "0 would be no limit";
+  EXPECT_EQ(TtlMilliseconds(-absl::Seconds(1)), 1u);
+  EXPECT_EQ(TtlMilliseconds(absl::Hours(24 * 365)), UINT32_MAX);
+}
+
 TEST(ConvertTest, ResultsOfANewerStoreAreNoSuccess) {
   v1::PutItemResult put;
   put.set_result(static_cast<v1::PutResult>(99));
@@ -33,6 +41,7 @@ TEST(ConvertTest, EveryOutcomeAndReasonHasItsName) {
       {v1::MISS_REASON_UNSPECIFIED, MissReason::kNone},
       {v1::MISS_REASON_NEVER_STORED, MissReason::kNeverStored},
       {v1::MISS_REASON_EVICTED, MissReason::kEvicted},
+      {v1::MISS_REASON_EXPIRED, MissReason::kExpired},
       {v1::MISS_REASON_INCOMPATIBLE, MissReason::kIncompatible},
       {v1::MISS_REASON_CORRUPT, MissReason::kCorrupt},
       {v1::MISS_REASON_FAILED, MissReason::kFailed}};

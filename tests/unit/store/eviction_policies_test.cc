@@ -3,6 +3,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kvstore/store/cost_policy.h"
 #include "kvstore/store/lru_policy.h"
 #include "kvstore/store/s3_fifo_policy.h"
 
@@ -76,6 +77,74 @@ TEST(S3FifoPolicyTest, WhatLeftLongAgoIsForgotten) {
   for (int i = 80; i < 90; ++i) EXPECT_EQ(policy->Victim(), &nodes[i]);
   EXPECT_EQ(policy->Victim(), &nodes[0]);
   EXPECT_EQ(policy->Victim(), &nodes[79]);
+}
+
+TEST(CostPolicyTest, BlocksOfShortPromptsGoFirstAndAmongEqualsTheOldest) {
+  const auto policy = MakeCostPolicy();
+  std::vector<EvictionNode> nodes = Nodes(5);
+  const uint32_t prompts[] = {200'000, 0, 800'000, 0, 100'000};
+  for (int i = 0; i < 5; ++i) {
+    nodes[i].prompt_tokens = prompts[i];
+    policy->Insert(nodes[i]);
+  }
+  for (int i : {1, 3, 4, 0, 2}) EXPECT_EQ(policy->Victim(), &nodes[i]) << i;
+}
+
+TEST(CostPolicyTest, UsesCountAsCostDoes) {
+  const auto policy = MakeCostPolicy();
+  std::vector<EvictionNode> nodes = Nodes(3);
+  nodes[1].prompt_tokens = 30'000;
+  for (EvictionNode& node : nodes) policy->Insert(node);
+  for (int i = 0; i < 3; ++i) policy->Touch(nodes[0]);
+  for (int i : {2, 1, 0}) EXPECT_EQ(policy->Victim(), &nodes[i]) << i;
+}
+
+// However valuable: what nobody uses is older than everything one day.
+TEST(CostPolicyTest, TheUnusedAge) {
+  const auto policy = MakeCostPolicy();
+  std::vector<EvictionNode> nodes = Nodes(200);
+  nodes[0].prompt_tokens = 2'000'000;
+  for (int i = 0; i < 4; ++i) policy->Insert(nodes[i]);
+  int rounds = 0;
+  for (int next = 4; policy->Victim() != &nodes[0]; ++next, ++rounds) {
+    ASSERT_LT(next, 200) << "it never goes";
+    policy->Insert(nodes[next]);
+  }
+  EXPECT_GT(rounds, 20) << "it went too early";
+}
+
+TEST(CostPolicyTest, UsesAreRememberedWhenANodeComesBack) {
+  const auto policy = MakeCostPolicy();
+  std::vector<EvictionNode> nodes = Nodes(3);
+  policy->Insert(nodes[0]);
+  EXPECT_EQ(policy->Victim(), &nodes[0]);
+  for (int i : {0, 1, 2}) policy->Insert(nodes[i]);
+  for (int i : {1, 2, 0}) EXPECT_EQ(policy->Victim(), &nodes[i]) << i;
+}
+
+// Uses that never come make a second use worth less than it seemed at first.
+TEST(CostPolicyTest, HowMuchUsesSayIsLearned) {
+  const auto policy = MakeCostPolicy();
+  std::vector<EvictionNode> nodes = Nodes(4000);
+  for (EvictionNode& node : nodes) {
+    policy->Insert(node);
+    policy->Touch(node);  // each twice, and never again
+  }
+  while (policy->Victim() != nullptr) {
+  }
+  std::vector<EvictionNode> last = Nodes(2);
+  for (EvictionNode& node : last) node.identity += 10'000;
+  last[1].prompt_tokens = 1000;
+  policy->Insert(last[0]);
+  policy->Touch(last[0]);
+  policy->Insert(last[1]);
+  EXPECT_EQ(policy->Victim(), &last[0]) << "the dearer of two that are as likely to be used stays";
+}
+
+TEST(CostPolicyTest, LaterTokensCostMore) {
+  EXPECT_DOUBLE_EQ(RecomputeCost(0), 1);
+  EXPECT_DOUBLE_EQ(RecomputeCost(53406), 2);
+  EXPECT_GT(RecomputeCost(1 << 20), RecomputeCost(1 << 19));
 }
 
 }  // namespace

@@ -250,6 +250,8 @@ class InlineSource {
       handle_.reset();
       SetMiss(*core_, store::MissReason::kCorrupt, result);
     } else {
+      // The client may take its time.
+      handle_->Unstage();
       ForEachPiece(handle_->meta(), range_,
                    [this](page::Extent extent) { extents_.push_back(extent); });
       extent_ = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/status.h"
@@ -104,6 +105,13 @@ class GetHandleImpl final : public GetHandle {
                  });
   }
 
+  void Unstage() override {
+    if (tier_ == TierId::kHost || !own_.empty()) return;
+    own_.assign(memory_.begin(), memory_.end());
+    memory_ = own_;
+    buffer_ = Staging::Buffer();
+  }
+
   absl::Status Verify(const page::ObjectRange& range) override {
     VARVE_RETURN_IF_ERROR(CheckRange(range));
     std::optional<size_t> corrupt;
@@ -143,8 +151,9 @@ class GetHandleImpl final : public GetHandle {
   HandleOwner* const store_;
   Object* const object_;
   const TierId tier_;
-  Staging::Buffer buffer_;  // of what was read from disk
-  size_t offset_ = 0;       // of memory_ in the object
+  Staging::Buffer buffer_;      // of what was read from disk
+  std::vector<std::byte> own_;  // the same, out of the staging
+  size_t offset_ = 0;           // of memory_ in the object
   std::span<const std::byte> memory_;
   GranuleCopier copier_;
 };

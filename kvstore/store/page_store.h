@@ -96,6 +96,8 @@ class GetHandle {
   // that is not in the object, NOT_FOUND when it was removed meanwhile, DATA_LOSS when the disk
   // failed (the object has been dropped), DEADLINE_EXCEEDED when the disk has not answered by then.
   virtual void Load(const page::ObjectRange& range, absl::Time deadline, LoadDone done) = 0;
+  // Takes what was loaded out of the memory that all reads share, for a reader that may be slow.
+  virtual void Unstage() = 0;
   // The whole object. REQUIRES: loaded, all of it.
   virtual std::span<const std::byte> memory() const = 0;
   // Bytes of the loaded range.

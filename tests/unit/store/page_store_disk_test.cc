@@ -104,6 +104,25 @@ TEST(PageStoreDiskTest, RangesAreReadAlone) {
   }
 }
 
+TEST(PageStoreDiskTest, ASlowReaderLeavesTheStagingToOthers) {
+  DiskFixture f({.promote_uses = 0});
+  Fill(f, 0, 40);
+  std::vector<std::unique_ptr<GetHandle>> slow;
+  // More than the staging holds.
+  for (int i = 0; i < 40; ++i) {
+    for (int reader = 0; reader < 8; ++reader) {
+      auto get = f.store().Acquire(f.ns(), f.Key(Name(i)), nullptr);
+      if (get->loaded()) continue;
+      ASSERT_TRUE(f.Load(*get)) << slow.size() << " handles hold theirs";
+      get->Unstage();
+      EXPECT_TRUE(get->Verify({}).ok());
+      EXPECT_TRUE(std::ranges::equal(get->memory(), f.Value(Name(i) + "/0")));
+      slow.push_back(std::move(get));
+    }
+  }
+  EXPECT_GT(slow.size(), 150u);
+}
+
 TEST(PageStoreDiskTest, PutWaitsForRoomThatIsOnItsWay) {
   DiskFixture f({});
   for (int i = 0; i < 16; ++i) f.Put(Name(i));

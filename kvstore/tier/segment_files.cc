@@ -31,6 +31,7 @@ absl::Status SystemError(int error, const char* call, std::string_view file) {
   if (error == EROFS || error == EACCES || error == EPERM) {
     code = absl::StatusCode::kPermissionDenied;
   }
+  if (error == ENOENT || error == ENOTDIR) code = absl::StatusCode::kFailedPrecondition;
   if (error == EIO) code = absl::StatusCode::kDataLoss;
   return absl::Status(code, absl::StrCat(call, " ", base::Sv(file), ": ", std::strerror(error)));
 }

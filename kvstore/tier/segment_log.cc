@@ -20,6 +20,7 @@ absl::StatusOr<std::unique_ptr<RecordLog>> OpenSegmentLog(const SegmentLogOption
 }
 
 SegmentLog::~SegmentLog() {
+  EndDrains();
   std::vector<Directory*> all;
   {
     base::MutexLock lock(state_.mutex);

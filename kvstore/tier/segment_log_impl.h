@@ -70,6 +70,8 @@ class SegmentLog final : public RecordLog, private SegmentWriter::Owner, private
   void Drained(Directory& directory, const absl::Status& status) override;
 
   LogRoom RoomLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
+  // Gives up what has not moved yet.
+  void EndDrains();
 
   // ---- where things go
   absl::StatusOr<Directory*> Choose(uint64_t bytes, const std::vector<Directory*>& refused)

@@ -262,6 +262,14 @@ std::vector<const FooterEntry*> SegmentLog::TakeContents(const std::vector<Segme
 
 absl::Status SegmentLog::AddDirectory(const std::string& path, uint64_t capacity_bytes) {
   VARVE_RETURN_IF_ERROR(CheckCapacity(path, capacity_bytes, options_.segment_bytes));
+  {
+    base::MutexLock lock(state_.mutex);
+    for (const auto& directory : directories_) {
+      if (directory->path != path) continue;
+      return absl::FailedPreconditionError(
+          absl::StrCat(path, " is one of the directories already"));
+    }
+  }
   VARVE_ASSIGN_OR_RETURN(std::unique_ptr<Directory> directory, OpenDirectory(path, capacity_bytes));
   VARVE_ASSIGN_OR_RETURN(const std::vector<uint64_t> numbers, directory->files->List());
   if (!numbers.empty()) {

@@ -340,6 +340,20 @@ void SegmentLog::DrainDirectory(const std::string& path, Done done) {
   drained->reclaimer->Wake();
 }
 
+void SegmentLog::EndDrains() {
+  std::vector<Directory*> drained;
+  {
+    base::MutexLock lock(state_.mutex);
+    for (const auto& directory : directories_) {
+      if (directory->state != DirectoryState::kDraining) continue;
+      directory->state = DirectoryState::kOk;
+      directory->problem = absl::StrCat("the store ended before ", directory->path, " was empty");
+      drained.push_back(directory.get());
+    }
+  }
+  for (Directory* directory : drained) directory->reclaimer->Wake();
+}
+
 void SegmentLog::Drained(Directory& directory, const absl::Status& status) {
   Done done;
   {

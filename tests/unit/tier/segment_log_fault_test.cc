@@ -8,6 +8,7 @@
 #include <iostream>
 #include <thread>
 
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kvstore/base/mutex.h"
@@ -229,6 +230,36 @@ TEST_F(SegmentLogFaultTest, AFullFileSystemIsFullUntilRecordsGo) {
     return;
   }
   EXPECT_EQ(WEXITSTATUS(result), 0);
+}
+
+// A disk that needs 20 ms for each read would drain for seconds.
+TEST_F(SegmentLogFaultTest, TheEndOfALogDoesNotWaitForADrain) {
+  std::atomic<int> reads{0};
+  FailingIo slow(real_.get(), [&](Op op, const std::string& folder) {
+    if (op != Op::kRead || folder != "a") return absl::OkStatus();
+    ++reads;
+    absl::SleepFor(absl::Milliseconds(20));
+    return absl::OkStatus();
+  });
+  SegmentLogOptions options = TwoDirectories();
+  options.directories[1].capacity_bytes = 32 << 20;
+  SegmentLogOptions alone = options;
+  alone.directories.resize(1);
+  auto log = OpenSegmentLog(alone, &slow, &executor_);
+  ASSERT_OK(log.status());
+  log_ = *std::move(log);
+  ASSERT_OK(log_->Recover([](const auto&) {}));
+  Records records;
+  for (int i = 0; i < 200; ++i) records[Put("record", 50000)] = "record";
+  ASSERT_OK(log_->AddDirectory(Folder("b"), 32 << 20));
+  Outcome drained;
+  log_->DrainDirectory(Folder("a"), drained.Done());
+  while (reads == 0) std::this_thread::yield();
+  Close();
+  EXPECT_EQ(drained.Await().code(), absl::StatusCode::kUnavailable);
+  EXPECT_LT(reads, 100);
+  Open(options);
+  EXPECT_EQ(recovered_, records);
 }
 
 }  // namespace

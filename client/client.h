@@ -142,10 +142,18 @@ struct ObjectInfo {
   uint32_t pins = 0;
   page::ObjectLayout layout;
   uint32_t crc32c = 0;
+  std::vector<Tier> tiers;  // all that have a copy
+  absl::Duration idle;      // since its last use, or since the store has found it on disk
 };
 struct ObjectPage {
   std::vector<ObjectInfo> objects;
   std::string next_page_token;  // empty: no more
+};
+enum class PrefetchOutcome {
+  kNotStored,
+  kInMemory,
+  kBegun,  // on its way, as far as room can be made for it
+  kBusy,   // too many are on their way: ask again later
 };
 
 struct ContextInfo {
@@ -287,6 +295,9 @@ class Client {
   virtual absl::StatusOr<std::vector<bool>> Unpin(std::span<const page::ObjectKey> keys) = 0;
   virtual absl::StatusOr<ObjectPage> List(std::string_view key_prefix, uint32_t page_size,
                                           const std::string& page_token) = 0;
+  // Begins to bring objects from disk into host memory, below what clients wait for.
+  virtual absl::StatusOr<std::vector<PrefetchOutcome>> Prefetch(
+      std::span<const page::ObjectKey> keys) = 0;
 
   // Values inside gRPC messages: works on every lane.
   virtual absl::StatusOr<PutResult> PutInline(const page::ObjectKey& key,
@@ -335,6 +346,21 @@ class Client {
   // NOT_FOUND: no session has used the namespace.
   virtual absl::StatusOr<EvictOutcome> Evict(const std::string& key_namespace,
                                              std::string_view key_prefix) = 0;
+  // All that the store knows, in the order of their first use, with objects or without.
+  virtual absl::StatusOr<std::vector<std::string>> ListNamespaces() = 0;
+  // Another directory for the nvme tier, an absolute path on the store's host, until the store
+  // ends. FAILED_PRECONDITION: there is no nvme tier, or the directory is in use or not empty;
+  // PERMISSION_DENIED.
+  virtual absl::Status AddDirectory(const std::string& path, uint64_t capacity_bytes) = 0;
+  // Moves what is in a directory to the others; done when it is empty and the store has left it,
+  // however long that takes. The end of the client ends the waiting, not the draining. NOT_FOUND:
+  // not one of the store's; RESOURCE_EXHAUSTED: the others have no room; UNAVAILABLE: the store
+  // ended.
+  virtual void DrainDirectoryAsync(const std::string& path,
+                                   std::function<void(absl::Status)> done) = 0;
+  // Writes what is in host memory alone to disk, where it stays in memory too (kHost; other tiers
+  // cannot be drained). As above; done is told how many objects are in host memory alone by then.
+  virtual void DrainTierAsync(Tier tier, std::function<void(absl::StatusOr<uint64_t>)> done) = 0;
   // Round trip of an empty request and a `bytes`-long payload each way (benchmarks).
   virtual absl::Status Echo(size_t bytes) = 0;
 };

@@ -101,6 +101,8 @@ class ClientImpl final : public Client {
   absl::StatusOr<std::vector<bool>> Unpin(std::span<const page::ObjectKey> keys) override;
   absl::StatusOr<ObjectPage> List(std::string_view key_prefix, uint32_t page_size,
                                   const std::string& page_token) override;
+  absl::StatusOr<std::vector<PrefetchOutcome>> Prefetch(
+      std::span<const page::ObjectKey> keys) override;
   absl::StatusOr<PutResult> PutInline(const page::ObjectKey& key, std::span<const std::byte> value,
                                       const page::ObjectLayout& layout) override;
   absl::StatusOr<GetResult> GetInline(const page::ObjectKey& key, const page::ObjectRange& range,
@@ -131,6 +133,11 @@ class ClientImpl final : public Client {
   absl::Status Drain() override;
   absl::StatusOr<EvictOutcome> Evict(const std::string& key_namespace,
                                      std::string_view key_prefix) override;
+  absl::StatusOr<std::vector<std::string>> ListNamespaces() override;
+  absl::Status AddDirectory(const std::string& path, uint64_t capacity_bytes) override;
+  void DrainDirectoryAsync(const std::string& path,
+                           std::function<void(absl::Status)> done) override;
+  void DrainTierAsync(Tier tier, std::function<void(absl::StatusOr<uint64_t>)> done) override;
   absl::Status Echo(size_t bytes) override;
 
  private:
@@ -185,6 +192,13 @@ class ClientImpl final : public Client {
   absl::StatusOr<std::vector<Result>> InSession(const InlineStart<Result>& start);
   absl::StatusOr<std::vector<PutResult>> PutBatch(std::span<const PutItem> items);
   absl::StatusOr<std::vector<GetResult>> GetBatch(std::span<const GetItem> items);
+  // One asynchronous call without a session or a deadline.
+  template <typename Request, typename Reply>
+  using AsyncMethod = void (v1::Store::StubInterface::async_interface::*)(
+      grpc::ClientContext*, const Request*, Reply*, std::function<void(grpc::Status)>);
+  template <typename Request, typename Reply>
+  void CallBareAsync(AsyncMethod<Request, Reply> method, const Request& request,
+                     std::function<void(absl::Status, const Reply&)> done);
   // One asynchronous call within the session, retried like Call.
   template <typename Request, typename Reply>
   using AsyncStart = void (*)(v1::Store::Stub*, grpc::ClientContext*, const Request*, Reply*,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <string>
+#include <utility>
 
 namespace varve::client {
 namespace {
@@ -161,6 +162,7 @@ v1::ObjectRange ToProto(const page::ObjectRange& range) {
 }
 
 v1::DigestKind ToProto(page::DigestKind kind) { return static_cast<v1::DigestKind>(kind); }
+v1::Tier ToProto(Tier tier) { return static_cast<v1::Tier>(tier); }
 v1::ScoreMerge ToProto(page::ScoreMerge merge) { return static_cast<v1::ScoreMerge>(merge); }
 
 uint32_t TtlMilliseconds(absl::Duration ttl) {
@@ -181,14 +183,31 @@ GetResult FromProto(const v1::GetItemResult& result) {
           .message = result.message()};
 }
 
+PrefetchOutcome FromProto(v1::PrefetchResult result) {
+  switch (result) {
+    case v1::PREFETCH_RESULT_IN_MEMORY:
+      return PrefetchOutcome::kInMemory;
+    case v1::PREFETCH_RESULT_BEGUN:
+      return PrefetchOutcome::kBegun;
+    case v1::PREFETCH_RESULT_BUSY:
+      return PrefetchOutcome::kBusy;
+    default:
+      return PrefetchOutcome::kNotStored;
+  }
+}
+
 ObjectInfo FromProto(const v1::ObjectInfo& info) {
+  std::vector<Tier> tiers;
+  for (const int tier : info.tiers()) tiers.push_back(FromProto(static_cast<v1::Tier>(tier)));
   return {.key = page::ObjectKey::FromBytes(info.key()).value_or(page::ObjectKey()),
           .bytes = info.value_bytes(),
           .tier = FromProto(info.tier()),
           .codec = info.codec(),
           .pins = info.pins(),
           .layout = FromProto(info.layout()),
-          .crc32c = info.crc32c()};
+          .crc32c = info.crc32c(),
+          .tiers = std::move(tiers),
+          .idle = absl::Milliseconds(info.idle_ms())};
 }
 
 ContextInfo FromProto(const v1::ContextInfo& info) {

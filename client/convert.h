@@ -18,11 +18,13 @@ v1::ObjectLayout ToProto(const page::ObjectLayout& layout);
 v1::ObjectRange ToProto(const page::ObjectRange& range);
 v1::DigestKind ToProto(page::DigestKind kind);
 v1::ScoreMerge ToProto(page::ScoreMerge merge);
+v1::Tier ToProto(Tier tier);
 // Infinite: 0. Others are taken to the nearest that the wire can say.
 uint32_t TtlMilliseconds(absl::Duration ttl);
 
 PutResult FromProto(const v1::PutItemResult& result);
 GetResult FromProto(const v1::GetItemResult& result);
+PrefetchOutcome FromProto(v1::PrefetchResult result);
 ObjectInfo FromProto(const v1::ObjectInfo& info);
 ContextInfo FromProto(const v1::ContextInfo& info);
 RecallResult FromProto(const v1::RecallReply& reply);

@@ -165,6 +165,26 @@ absl::StatusOr<ObjectPage> ClientImpl::List(std::string_view key_prefix, uint32_
   return page;
 }
 
+absl::StatusOr<std::vector<PrefetchOutcome>> ClientImpl::Prefetch(
+    std::span<const page::ObjectKey> keys) {
+  return InBatches<PrefetchOutcome>(
+      keys, batch_limit(),
+      [&](std::span<const page::ObjectKey> batch) -> absl::StatusOr<std::vector<PrefetchOutcome>> {
+        v1::PrefetchRequest request;
+        AddKeys(batch, &request);
+        v1::PrefetchReply reply;
+        VARVE_RETURN_IF_ERROR(
+            Call(&v1::Store::StubInterface::Prefetch, request, &reply, options_.call_timeout));
+        if (static_cast<size_t>(reply.results_size()) != batch.size())
+          return CountError(reply.results_size(), batch.size());
+        std::vector<PrefetchOutcome> outcomes;
+        for (const int result : reply.results()) {
+          outcomes.push_back(FromProto(static_cast<v1::PrefetchResult>(result)));
+        }
+        return outcomes;
+      });
+}
+
 // ---- by registered memory
 
 absl::StatusOr<v1::PutRequest> ClientImpl::PutRequestFor(std::span<const PutItem> items) const {

@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "kvstore/base/status.h"
 #include "kvstore/base/units.h"
 
@@ -40,6 +41,8 @@ ExitCode CodeOf(const absl::Status& status) {
     case absl::StatusCode::kUnavailable:
     case absl::StatusCode::kDeadlineExceeded:
       return kUnreachable;
+    case absl::StatusCode::kCancelled:
+      return kStopped;
     default:
       return kFailed;
   }
@@ -94,6 +97,19 @@ absl::StatusOr<std::vector<page::ObjectKey>> ParseKeys(const std::vector<std::st
   return keys;
 }
 
+absl::StatusOr<std::string> ParsePrefix(const std::string& text) {
+  if (!text.starts_with("hex:")) return text;
+  std::string bytes;
+  for (size_t i = 4; i + 1 < text.size(); i += 2) {
+    const std::string digits = text.substr(i, 2);
+    if (digits.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos) break;
+    bytes.push_back(static_cast<char>(std::stoi(digits, nullptr, 16)));
+  }
+  if (text.size() == 4 + 2 * bytes.size()) return bytes;
+  return absl::InvalidArgumentError(
+      absl::StrCat("'", text, "' is no prefix: hex: takes two digits a byte"));
+}
+
 std::string FormatKey(const page::ObjectKey& key) {
   const std::string_view bytes = key.bytes();
   const bool text =
@@ -114,6 +130,21 @@ const char* TierName(client::Tier tier) {
       break;
   }
   return "none";
+}
+
+nlohmann::json ObjectJson(const client::ObjectInfo& object) {
+  nlohmann::json row = {
+      {"key", FormatKey(object.key)},  {"bytes", object.bytes},
+      {"tier", TierName(object.tier)}, {"codec", object.codec},
+      {"pins", object.pins},           {"crc32c", absl::StrFormat("%08x", object.crc32c)}};
+  row["tiers"] = nlohmann::json::array();
+  for (const client::Tier tier : object.tiers) row["tiers"].push_back(TierName(tier));
+  row["idle_seconds"] = absl::ToDoubleSeconds(object.idle);
+  if (object.layout.num_kv_heads != 0) {
+    row["kv_heads"] = object.layout.num_kv_heads;
+    row["part_bytes"] = object.layout.part_bytes;
+  }
+  return row;
 }
 
 void PrintJson(const nlohmann::json& document) {

@@ -15,7 +15,14 @@
 
 namespace varve::varvectl {
 
-enum ExitCode { kDone = 0, kFailed = 1, kUsage = 2, kNotFound = 3, kUnreachable = 4 };
+enum ExitCode {
+  kDone = 0,
+  kFailed = 1,
+  kUsage = 2,
+  kNotFound = 3,
+  kUnreachable = 4,
+  kStopped = 130
+};
 
 struct Globals {
   std::string store = "127.0.0.1:7411";
@@ -40,16 +47,22 @@ constexpr const char* kKeyHelp = "4 to 63 bytes: text, or hex: and two digits a 
 // Keys on the command line: text, or hex: and hexadecimal digits.
 absl::StatusOr<page::ObjectKey> ParseKey(const std::string& text);
 absl::StatusOr<std::vector<page::ObjectKey>> ParseKeys(const std::vector<std::string>& texts);
+// The beginning of keys, likewise, of any length.
+absl::StatusOr<std::string> ParsePrefix(const std::string& text);
 // The same the other way: text when every byte can be printed.
 std::string FormatKey(const page::ObjectKey& key);
 const char* TierName(client::Tier tier);
+nlohmann::json ObjectJson(const client::ObjectInfo& object);
 
 void PrintJson(const nlohmann::json& document);
 // One line on standard error that says what happened and what to do.
 ExitCode Report(const absl::Status& status);
 
 void AddStoreCommands(CLI::App& app, const Globals& globals, Action& action);
+void AddTierCommands(CLI::App& app, const Globals& globals, Action& action);
 void AddObjectCommands(CLI::App& app, const Globals& globals, Action& action);
+void AddPrefetchCommand(CLI::App& app, const Globals& globals, Action& action);
+void AddSnapshotCommand(CLI::App& app, const Globals& globals, Action& action);
 void AddFileCommands(CLI::App& app, const Globals& globals, Action& action);
 void AddContextCommands(CLI::App& app, const Globals& globals, Action& action);
 void AddRecallCommand(CLI::App& app, const Globals& globals, Action& action);

@@ -30,9 +30,13 @@ int Main(int argc, char** argv) {
       "  varvectl put greeting hello.txt     store a file under a key\n"
       "  varvectl get greeting copy.txt      and read it back\n"
       "  varvectl recall --help              which pages matter for a query, and why\n"
-      "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 store unreachable.");
+      "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 store unreachable,\n"
+      "130 stopped by Ctrl-C.");
   AddStoreCommands(app, globals, action);
+  AddTierCommands(app, globals, action);
   AddObjectCommands(app, globals, action);
+  AddPrefetchCommand(app, globals, action);
+  AddSnapshotCommand(app, globals, action);
   AddFileCommands(app, globals, action);
   AddContextCommands(app, globals, action);
   AddRecallCommand(app, globals, action);

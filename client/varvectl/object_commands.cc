@@ -26,19 +26,6 @@ struct ListOptions {
   uint64_t limit = 1000;
 };
 
-absl::StatusOr<std::string> ParsePrefix(const std::string& text) {
-  if (!text.starts_with("hex:")) return text;
-  std::string bytes;
-  for (size_t i = 4; i + 1 < text.size(); i += 2) {
-    const std::string digits = text.substr(i, 2);
-    if (digits.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos) break;
-    bytes.push_back(static_cast<char>(std::stoi(digits, nullptr, 16)));
-  }
-  if (text.size() == 4 + 2 * bytes.size()) return bytes;
-  return absl::InvalidArgumentError(
-      absl::StrCat("'", text, "' is no prefix: hex: takes two digits a byte"));
-}
-
 absl::StatusOr<std::vector<client::ObjectInfo>> Collect(client::Client& client,
                                                         const std::string& prefix, uint64_t limit,
                                                         bool* more) {
@@ -53,17 +40,6 @@ absl::StatusOr<std::vector<client::ObjectInfo>> Collect(client::Client& client,
   } while (!token.empty() && objects.size() < limit);
   *more = !token.empty();
   return objects;
-}
-
-json ObjectJson(const client::ObjectInfo& object) {
-  json row = {{"key", FormatKey(object.key)},  {"bytes", object.bytes},
-              {"tier", TierName(object.tier)}, {"codec", object.codec},
-              {"pins", object.pins},           {"crc32c", absl::StrFormat("%08x", object.crc32c)}};
-  if (object.layout.num_kv_heads != 0) {
-    row["kv_heads"] = object.layout.num_kv_heads;
-    row["part_bytes"] = object.layout.part_bytes;
-  }
-  return row;
 }
 
 std::string LongTable(const std::vector<client::ObjectInfo>& objects) {

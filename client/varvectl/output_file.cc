@@ -27,27 +27,6 @@ absl::Status WriteError(const std::string& file, const char* reason) {
   return absl::FailedPreconditionError(absl::StrCat("cannot write ", file, ": ", reason));
 }
 
-bool WriteAll(int fd, std::string_view bytes, const std::function<void(uint64_t)>& progress) {
-  for (size_t written = 0; written < bytes.size();) {
-    const size_t count = std::min(kChunkBytes, bytes.size() - written);
-    const ssize_t n = write(fd, bytes.data() + written, count);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return false;
-    written += static_cast<size_t>(n);
-    progress(written);
-  }
-  return true;
-}
-
-absl::Status WriteInPlace(const std::string& file, std::string_view bytes,
-                          const std::function<void(uint64_t)>& progress) {
-  base::Descriptor out(open(file.c_str(), O_WRONLY | O_CLOEXEC));
-  if (out.get() < 0 || !WriteAll(out.get(), bytes, progress) || !out.Close()) {
-    return WriteError(file, std::strerror(errno));
-  }
-  return absl::OkStatus();
-}
-
 // Where the links lead, also when nothing is there.
 absl::StatusOr<fs::path> FollowLinks(const std::string& file) {
   fs::path path = file;
@@ -60,38 +39,73 @@ absl::StatusOr<fs::path> FollowLinks(const std::string& file) {
   return path;
 }
 
-// old: of the file that is replaced, or null.
-absl::Status Replace(const fs::path& target, const struct stat* old, std::string_view bytes,
-                     const std::function<void(uint64_t)>& progress) {
-  const std::string part =
-      target.parent_path() /
-      absl::StrCat(".varvectl-", absl::BytesToHexString(base::RandomBytes(8)), ".part");
-  base::Descriptor out(
-      open(part.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, old == nullptr ? 0666 : 0600));
-  if (out.get() < 0) return WriteError(target, std::strerror(errno));
-  bool good = WriteAll(out.get(), bytes, progress);
-  if (good && old != nullptr) {
-    // A user who may not give files away keeps them.
-    (void)!fchown(out.get(), old->st_uid, old->st_gid);
-    good = fchmod(out.get(), old->st_mode & 07777) == 0;
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<OutputFile>> OutputFile::Open(const std::string& file) {
+  std::unique_ptr<OutputFile> output(new OutputFile());
+  output->target_ = file;
+  struct stat old;
+  const bool exists = stat(file.c_str(), &old) == 0;
+  if (!exists && errno != ENOENT) return output->Error();
+  if (exists && !S_ISREG(old.st_mode)) {
+    output->out_.emplace(open(file.c_str(), O_WRONLY | O_CLOEXEC));
+  } else {
+    VARVE_ASSIGN_OR_RETURN(const fs::path target, FollowLinks(file));
+    output->target_ = target;
+    if (exists) output->old_ = old;
+    output->part_ =
+        target.parent_path() /
+        absl::StrCat(".varvectl-", absl::BytesToHexString(base::RandomBytes(8)), ".part");
+    output->out_.emplace(
+        open(output->part_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, exists ? 0600 : 0666));
   }
-  good = good && out.Close() && rename(part.c_str(), target.c_str()) == 0;
-  if (good) return absl::OkStatus();
-  const absl::Status failed = WriteError(target, std::strerror(errno));
-  unlink(part.c_str());
-  return failed;
+  if (output->out_->get() < 0) {
+    const absl::Status failed = output->Error();
+    output->part_.clear();
+    return failed;
+  }
+  return output;
 }
 
-}  // namespace
+OutputFile::~OutputFile() {
+  if (!part_.empty()) unlink(part_.c_str());
+}
+
+absl::Status OutputFile::Error() const { return WriteError(target_, std::strerror(errno)); }
+
+absl::Status OutputFile::Write(std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = write(out_->get(), bytes.data(), bytes.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return Error();
+    bytes.remove_prefix(static_cast<size_t>(n));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status OutputFile::Commit() {
+  if (old_.has_value()) {
+    // A user who may not give files away keeps them.
+    (void)!fchown(out_->get(), old_->st_uid, old_->st_gid);
+    if (fchmod(out_->get(), old_->st_mode & 07777) != 0) return Error();
+  }
+  if (!out_->Close()) return Error();
+  if (part_.empty()) return absl::OkStatus();
+  if (rename(part_.c_str(), target_.c_str()) != 0) return Error();
+  part_.clear();
+  return absl::OkStatus();
+}
 
 absl::Status WriteFile(const std::string& file, std::string_view bytes,
                        const std::function<void(uint64_t)>& progress) {
-  struct stat old;
-  const bool exists = stat(file.c_str(), &old) == 0;
-  if (!exists && errno != ENOENT) return WriteError(file, std::strerror(errno));
-  if (exists && !S_ISREG(old.st_mode)) return WriteInPlace(file, bytes, progress);
-  VARVE_ASSIGN_OR_RETURN(const fs::path target, FollowLinks(file));
-  return Replace(target, exists ? &old : nullptr, bytes, progress);
+  VARVE_ASSIGN_OR_RETURN(const auto output, OutputFile::Open(file));
+  for (size_t written = 0; written < bytes.size();) {
+    const std::string_view chunk = bytes.substr(written, kChunkBytes);
+    VARVE_RETURN_IF_ERROR(output->Write(chunk));
+    written += chunk.size();
+    progress(written);
+  }
+  return output->Commit();
 }
 
 }  // namespace varve::varvectl

@@ -1,11 +1,15 @@
 #include "kvstore/server/admin_service.h"
 
+#include <utility>
+
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/log.h"
 #include "kvstore/base/status.h"
 #include "kvstore/base/version.h"
 #include "kvstore/page/digest/digest.h"
 #include "kvstore/page/digest/score.h"
+#include "kvstore/server/convert.h"
 
 namespace varve::server {
 namespace {
@@ -139,6 +143,25 @@ absl::Status AdminService::Evict(const varve::v1::EvictRequest& request,
   reply->set_objects(evicted.objects);
   reply->set_bytes(evicted.bytes);
   reply->set_kept(evicted.kept);
+  return absl::OkStatus();
+}
+
+absl::Status AdminService::ListNamespaces(const varve::v1::ListNamespacesRequest& request,
+                                          varve::v1::ListNamespacesReply* reply) const {
+  VARVE_ASSIGN_OR_RETURN(const uint32_t page_size, ParsePageSize(request.page_size()));
+  store::NamespaceId first = 1;
+  if (!request.page_token().empty() &&
+      (!absl::SimpleAtoi(request.page_token(), &first) || first == 0)) {
+    return absl::InvalidArgumentError(
+        "page_token: not one that ListNamespaces answered with; allowed: next_page_token of the "
+        "reply before");
+  }
+  for (std::string& name : core_.pages.ListNamespaces(first, page_size)) {
+    reply->add_names(std::move(name));
+  }
+  if (static_cast<uint32_t>(reply->names_size()) == page_size) {
+    reply->set_next_page_token(absl::StrCat(uint64_t{first} + page_size));
+  }
   return absl::OkStatus();
 }
 

@@ -23,6 +23,8 @@ class AdminService {
   void FillStatus(varve::v1::StoreStatus* status) const;
   const std::string& config_text() const { return config_text_; }
   void Drain() { start_draining_(); }
+  absl::Status ListNamespaces(const varve::v1::ListNamespacesRequest& request,
+                              varve::v1::ListNamespacesReply* reply) const;
   absl::Status Evict(const varve::v1::EvictRequest& request, varve::v1::EvictReply* reply);
 
  private:

@@ -27,12 +27,13 @@ struct Core {
   SessionTable& sessions;
   OpenStreams& streams;
   transport::Transport& transport;
-  base::Executor& data_pool;     // checksums and copies of gets, chunks of streams
-  base::Executor& put_pool;      // those of puts: a get does not wait behind them
-  base::Executor& recall_pool;   // scoring
-  base::Executor& connect_pool;  // connecting to clients: blocks as long as they do not answer
-  base::Executor& control_pool;  // importing, ending sessions
-  const char* io_name;           // how the disks are used; empty without any
+  base::Executor& data_pool;    // checksums and copies of gets, chunks of streams
+  base::Executor& put_pool;     // those of puts: a get does not wait behind them
+  base::Executor& recall_pool;  // scoring
+  // Connecting to clients, adding disks: blocks as long as they do not answer.
+  base::Executor& connect_pool;
+  base::Executor& control_pool;         // importing, ending sessions
+  const char* io_name;                  // how the disks are used; empty without any
   std::atomic<uint32_t> connecting{0};  // sessions being opened
 };
 

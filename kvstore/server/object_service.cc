@@ -1,5 +1,6 @@
 #include "kvstore/server/object_service.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -122,8 +123,22 @@ absl::Status ObjectService::List(const varve::v1::ListRequest& request,
     object->set_pins(row.pins);
     ToProto(row.meta.layout, object->mutable_layout());
     object->set_crc32c(row.crc32c);
+    object->add_tiers(ToProto(row.tier));
+    if (row.on_disk && row.tier != store::TierId::kNvme) object->add_tiers(varve::v1::TIER_NVME);
+    object->set_idle_ms(
+        static_cast<uint64_t>(std::max<int64_t>(0, absl::ToInt64Milliseconds(row.idle))));
   }
   if (rows.size() == page_size) reply->set_next_page_token(rows.back().key.ToHex());
+  return absl::OkStatus();
+}
+
+absl::Status ObjectService::Prefetch(const varve::v1::PrefetchRequest& request,
+                                     varve::v1::PrefetchReply* reply) {
+  VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
+  VARVE_ASSIGN_OR_RETURN(const auto keys, Keys(request.keys()));
+  for (const store::Prefetched result : core_.pages.Prefetch(session->ns(), keys)) {
+    reply->add_results(static_cast<varve::v1::PrefetchResult>(result));
+  }
   return absl::OkStatus();
 }
 

@@ -28,6 +28,7 @@ class ObjectService {
               Answer answer);
   absl::Status Pin(const varve::v1::PinRequest& request, varve::v1::PinReply* reply);
   absl::Status List(const varve::v1::ListRequest& request, varve::v1::ListReply* reply);
+  absl::Status Prefetch(const varve::v1::PrefetchRequest& request, varve::v1::PrefetchReply* reply);
 
  private:
   absl::StatusOr<std::vector<page::ObjectKey>> Keys(

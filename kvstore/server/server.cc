@@ -28,6 +28,7 @@
 #include "kvstore/server/http_pages.h"
 #include "kvstore/server/store_service.h"
 #include "kvstore/server/ticker.h"
+#include "kvstore/server/tier_admin.h"
 #include "kvstore/tier/host_tier.h"
 
 namespace varve::server {
@@ -91,6 +92,7 @@ struct StoreServer::Impl {
   std::unique_ptr<Core> core;
   std::unique_ptr<Ticker> ticker;
   std::unique_ptr<AdminService> admin;
+  std::unique_ptr<TierAdmin> tiers;
   std::unique_ptr<varve::v1::Store::CallbackService> service;
   std::unique_ptr<base::UnixSocket> socket;
   std::unique_ptr<grpc::Server> grpc_server;
@@ -187,7 +189,8 @@ absl::Status StoreServer::Impl::MakeRooms() {
 
 absl::Status StoreServer::Impl::ServeGrpc() {
   admin = std::make_unique<AdminService>(*core, options.config_text, [this] { StartDraining(); });
-  service = MakeStoreService(*core, *admin);
+  tiers = std::make_unique<TierAdmin>(*core, disk == nullptr ? nullptr : &disk->log());
+  service = MakeStoreService(*core, *admin, *tiers);
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
@@ -293,6 +296,7 @@ bool StoreServer::Shutdown(absl::Duration grace) {
   }
   impl_->FlushToDisk(deadline);
   impl_->pages->StopWaiting();
+  impl_->tiers->Close();
   impl_->http_server.reset();
   // Calls without a transfer: a moment is enough for those that are not waiting for something.
   impl_->grpc_server->Shutdown(absl::ToChronoTime(absl::Now() + absl::Seconds(1)));

@@ -21,8 +21,8 @@ namespace v1 = varve::v1;
 
 class StoreService final : public v1::Store::CallbackService {
  public:
-  StoreService(Core& core, AdminService& admin)
-      : core_(core), admin_(admin), objects_(core), contexts_(core) {}
+  StoreService(Core& core, AdminService& admin, TierAdmin& tiers)
+      : core_(core), admin_(admin), tiers_(tiers), objects_(core), contexts_(core) {}
 
   SessionReactor* Session(CallbackServerContext* context) override {
     return StartSessionStream(core_, context->peer());
@@ -56,6 +56,11 @@ class StoreService final : public v1::Store::CallbackService {
   ServerUnaryReactor* List(CallbackServerContext*, const v1::ListRequest* request,
                            v1::ListReply* reply) override {
     return Now("List", [&] { return objects_.List(*request, reply); });
+  }
+
+  ServerUnaryReactor* Prefetch(CallbackServerContext*, const v1::PrefetchRequest* request,
+                               v1::PrefetchReply* reply) override {
+    return Now("Prefetch", [&] { return objects_.Prefetch(*request, reply); });
   }
 
   PutInlineReactor* PutInline(CallbackServerContext*) override { return StartPutInline(core_); }
@@ -140,6 +145,27 @@ class StoreService final : public v1::Store::CallbackService {
       });
     });
   }
+  ServerUnaryReactor* ListNamespaces(CallbackServerContext*,
+                                     const v1::ListNamespacesRequest* request,
+                                     v1::ListNamespacesReply* reply) override {
+    return Now("ListNamespaces", [&] { return admin_.ListNamespaces(*request, reply); });
+  }
+  ServerUnaryReactor* AddDirectory(CallbackServerContext*, const v1::AddDirectoryRequest* request,
+                                   v1::AddDirectoryReply*) override {
+    return Unary("AddDirectory",
+                 [&](Answer answer) { tiers_.AddDirectory(*request, std::move(answer)); });
+  }
+  ServerUnaryReactor* DrainDirectory(CallbackServerContext*,
+                                     const v1::DrainDirectoryRequest* request,
+                                     v1::DrainDirectoryReply*) override {
+    return Unary("DrainDirectory",
+                 [&](Answer answer) { tiers_.DrainDirectory(*request, std::move(answer)); });
+  }
+  ServerUnaryReactor* DrainTier(CallbackServerContext*, const v1::DrainTierRequest* request,
+                                v1::DrainTierReply* reply) override {
+    return Unary("DrainTier",
+                 [&](Answer answer) { tiers_.DrainTier(*request, reply, std::move(answer)); });
+  }
   ServerUnaryReactor* Echo(CallbackServerContext*, const v1::EchoMessage* request,
                            v1::EchoMessage* reply) override {
     return Now("Echo", [&] {
@@ -161,14 +187,16 @@ class StoreService final : public v1::Store::CallbackService {
 
   Core& core_;
   AdminService& admin_;
+  TierAdmin& tiers_;
   ObjectService objects_;
   ContextService contexts_;
 };
 
 }  // namespace
 
-std::unique_ptr<v1::Store::CallbackService> MakeStoreService(Core& core, AdminService& admin) {
-  return std::make_unique<StoreService>(core, admin);
+std::unique_ptr<v1::Store::CallbackService> MakeStoreService(Core& core, AdminService& admin,
+                                                             TierAdmin& tiers) {
+  return std::make_unique<StoreService>(core, admin, tiers);
 }
 
 }  // namespace varve::server

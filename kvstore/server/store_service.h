@@ -8,12 +8,13 @@
 
 #include "kvstore/server/admin_service.h"
 #include "kvstore/server/core.h"
+#include "kvstore/server/tier_admin.h"
 #include "varve/v1/store.grpc.pb.h"
 
 namespace varve::server {
 
-// core and admin outlive every call of the service.
-std::unique_ptr<varve::v1::Store::CallbackService> MakeStoreService(Core& core,
-                                                                    AdminService& admin);
+// All outlive every call of the service.
+std::unique_ptr<varve::v1::Store::CallbackService> MakeStoreService(Core& core, AdminService& admin,
+                                                                    TierAdmin& tiers);
 
 }  // namespace varve::server

@@ -301,18 +301,32 @@ std::string PageStoreImpl::NamespaceName(NamespaceId ns) const {
   return namespace_names_.at(ns - 1);
 }
 
+std::vector<std::string> PageStoreImpl::ListNamespaces(NamespaceId first, size_t limit) const {
+  base::MutexLock lock(mutex_);
+  const size_t begin = std::min<size_t>(first - 1, namespace_names_.size());
+  const size_t count = std::min(limit, namespace_names_.size() - begin);
+  const auto from = namespace_names_.begin() + static_cast<ptrdiff_t>(begin);
+  return {from, from + static_cast<ptrdiff_t>(count)};
+}
+
 std::vector<ObjectRow> PageStoreImpl::List(NamespaceId ns, std::string_view prefix,
                                            std::string_view after, size_t limit) const {
   std::vector<ObjectRow> rows;
   rows.reserve(std::min(limit, kRowsPerLock));
   std::string from(after);
+  const absl::Time now = clock_->Now();
   for (bool more = true; more && rows.size() < limit;) {
     const size_t stop = std::min(limit, rows.size() + kRowsPerLock);
     base::MutexLock lock(mutex_);
     index_.Scan(ns, prefix, from, [&](const Object& object) {
       if (rows.size() == stop) return false;
-      rows.push_back({object.key.key, object.meta, object.tier(), object.pin_count(),
-                      object.checksums.whole_crc32c});
+      rows.push_back({.key = object.key.key,
+                      .meta = object.meta,
+                      .tier = object.tier(),
+                      .on_disk = object.record != 0,
+                      .pins = object.pin_count(),
+                      .crc32c = object.checksums.whole_crc32c,
+                      .idle = now - object.last_use});
       return true;
     });
     more = rows.size() == stop;

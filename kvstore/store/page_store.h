@@ -118,9 +118,18 @@ struct Miss {
 struct ObjectRow {
   page::ObjectKey key;
   ObjectMeta meta;
-  TierId tier = TierId::kHost;
+  TierId tier = TierId::kHost;  // the fastest that has it
+  bool on_disk = false;
   uint32_t pins = 0;
   uint32_t crc32c = 0;
+  absl::Duration idle;  // since its last use; of what was recovered: since that, at most
+};
+
+enum class Prefetched : uint8_t {
+  kInMemory = 1,
+  kBegun = 2,
+  kBusy = 3,  // too many are on their way
+  kNotStored = 4,
 };
 
 // Objects that left the store to make room. Monotonic.
@@ -214,6 +223,8 @@ class PageStore {
   virtual absl::StatusOr<NamespaceId> InternNamespace(std::string_view name) = 0;
   // Of an id that InternNamespace answered.
   virtual std::string NamespaceName(NamespaceId ns) const = 0;
+  // At most limit, from the one with this id on (1: the first); ids have no gaps.
+  virtual std::vector<std::string> ListNamespaces(NamespaceId first, size_t limit) const = 0;
 
   // ALREADY_EXISTS when the key is resident; RESOURCE_EXHAUSTED when eviction cannot make room (the
   // message says how much is pinned): the cache is then at most evicted to its low watermark;
@@ -271,9 +282,10 @@ class PageStore {
   // namespace.
   virtual absl::StatusOr<EvictedMatching> EvictMatching(std::string_view ns_name,
                                                         std::string_view prefix) = 0;
-  // Begins to bring objects of the disk into host memory where there is room to be made; the rest
-  // of the keys is left out.
-  virtual void Prefetch(NamespaceId ns, std::span<const page::ObjectKey> keys) = 0;
+  // Begins to bring objects of the disk into host memory, where room can be made for them. One
+  // answer for each key.
+  virtual std::vector<Prefetched> Prefetch(NamespaceId ns,
+                                           std::span<const page::ObjectKey> keys) = 0;
   // Looks after what waits for time, objects that expire too. To be called now and then.
   virtual void Tick() = 0;
   // done when everything in host memory is on disk as well, or could not be written. Without a disk

@@ -1,5 +1,4 @@
-// What goes to the disk and comes from there: objects being written, read for a Get, and brought
-// back into host memory.
+// What goes to the disk and comes from there: objects being written, and read for a Get.
 #include <algorithm>
 #include <limits>
 #include <utility>
@@ -7,15 +6,12 @@
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/log.h"
 #include "kvstore/base/status.h"
-#include "kvstore/page/checksum.h"
 #include "kvstore/store/page_store_impl.h"
 #include "kvstore/store/record_label.h"
 
 namespace varve::store {
 namespace {
 
-constexpr size_t kMaxPromotions = 1024;
-constexpr uint32_t kPromotionsReading = 8;
 // How much is done under one lock, so that nobody waits long behind it.
 constexpr uint32_t kDiskEvictionSteps = 256;
 
@@ -327,98 +323,6 @@ void PageStoreImpl::NoteReadError(Object* object, const absl::Status& status) {
   if (!absl::IsDataLoss(status) || object->state == ObjectState::kGone) return;
   misses_.Remember(object->identity, MissReason::kFailed);
   FreeLocked(index_.Drop(object));
-}
-
-// ---- back to host memory
-
-void PageStoreImpl::Prefetch(NamespaceId ns, std::span<const page::ObjectKey> keys) {
-  if (!has_disk()) return;
-  base::MutexLock lock(mutex_);
-  for (const page::ObjectKey& key : keys) {
-    Object* object = FindLocked(FullKey{ns, key});
-    if (object != nullptr && object->slot.bytes == 0) {
-      QueuePromotionLocked(object, MoveCause::kPrefetch);
-    }
-  }
-}
-
-void PageStoreImpl::QueuePromotionLocked(Object* object, MoveCause cause) {
-  const uint32_t needed = options_.disk->promote_uses;
-  if (cause == MoveCause::kPromote && (needed == 0 || uses_.Estimate(object->identity) < needed)) {
-    return;
-  }
-  if (stopping_ || promotions_.size() >= kMaxPromotions || object->promoting) return;
-  object->promoting = true;
-  index_.OpenUnused(object);
-  promotions_.push_back({.object = object, .cause = cause, .slot = {}});
-  if (promotions_reading_ < kPromotionsReading) RunLater([this] { StartPromotions(); });
-}
-
-void PageStoreImpl::StartPromotions() {
-  for (;;) {
-    Promotion promotion;
-    tier::RecordId record = 0;
-    {
-      base::MutexLock lock(mutex_);
-      if (promotions_.empty() || promotions_reading_ >= kPromotionsReading) return;
-      promotion = promotions_.front();
-      promotions_.pop_front();
-      ++promotions_reading_;
-      record = promotion.object->slot.bytes == 0 ? promotion.object->record : 0;
-      BeginLocked();
-    }
-    absl::StatusOr<tier::Slot> slot = absl::NotFoundError("");
-    if (record != 0) slot = ReserveSlot(promotion.object->meta.bytes);
-    if (!slot.ok()) {
-      EndPromotion(promotion, false);
-      continue;
-    }
-    promotion.slot = *slot;
-    tier::Slot whole = *slot;
-    whole.bytes = slot->extent_bytes;
-    log().Read(record, 0, host_->Map(whole), tier::IoClass::kPrefetch,
-               [this, promotion](const absl::Status& status) {
-                 base::MutexLock lock(mutex_);
-                 RunLater([this, promotion, status] { OnPromotionRead(promotion, status); });
-               });
-  }
-}
-
-void PageStoreImpl::OnPromotionRead(const Promotion& promotion, const absl::Status& status) {
-  if (!status.ok()) {
-    NoteReadError(promotion.object, status);
-    return EndPromotion(promotion, false);
-  }
-  const std::span<const std::byte> memory = host_->Map(promotion.slot);
-  const bool good =
-      page::Crc32c(memory.data(), memory.size()) == promotion.object->checksums.whole_crc32c;
-  if (!good) DropCorrupt(promotion.object, TierId::kNvme);
-  EndPromotion(promotion, good);
-}
-
-void PageStoreImpl::EndPromotion(const Promotion& promotion, bool good) {
-  bool taken = false;
-  {
-    base::MutexLock lock(mutex_);
-    Object* object = promotion.object;
-    taken = good && object->state == ObjectState::kResident && object->slot.bytes == 0;
-    if (taken) {
-      index_.AddSlot(object, promotion.slot);
-    } else {
-      FreeSlotLocked(promotion.slot);
-    }
-    object->promoting = false;
-    --promotions_reading_;
-    if (!promotions_.empty()) RunLater([this] { StartPromotions(); });
-  }
-  if (taken && options_.on_moved) {
-    options_.on_moved(TierId::kHost, promotion.cause, promotion.object->meta.bytes);
-  }
-  {
-    base::MutexLock lock(mutex_);
-    CloseLocked(promotion.object);
-  }
-  End();
 }
 
 // ---- time

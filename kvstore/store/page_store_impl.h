@@ -1,6 +1,7 @@
 // The page store's one implementation: an index under one lock, host memory, and below it, maybe, a
 // disk. Puts, gets and pins are in page_store.cc, removals in page_store_removal.cc, making room
-// in page_store_room.cc, what goes to the disk and comes from there in page_store_disk.cc.
+// in page_store_room.cc, what goes to the disk and is read there in page_store_disk.cc, what comes
+// back in page_store_promotion.cc.
 //
 // Locks: the tier's, the staging's and the log's own are taken inside mutex_, never the other way
 // round; whatever calls back is called outside of it.
@@ -41,6 +42,7 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
 
   absl::StatusOr<NamespaceId> InternNamespace(std::string_view name) override;
   std::string NamespaceName(NamespaceId ns) const override;
+  std::vector<std::string> ListNamespaces(NamespaceId first, size_t limit) const override;
   absl::StatusOr<std::unique_ptr<PutHandle>> Reserve(NamespaceId ns, const page::ObjectKey& key,
                                                      const ObjectMeta& meta) override;
   void AwaitRoom(absl::Time deadline, base::Task done) override;
@@ -62,7 +64,7 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
                               size_t limit) const override;
   absl::StatusOr<EvictedMatching> EvictMatching(std::string_view ns_name,
                                                 std::string_view prefix) override;
-  void Prefetch(NamespaceId ns, std::span<const page::ObjectKey> keys) override;
+  std::vector<Prefetched> Prefetch(NamespaceId ns, std::span<const page::ObjectKey> keys) override;
   void Tick() override;
   void Flush(base::Task done) override;
   void StopWaiting() override;
@@ -179,7 +181,10 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   void ReadInto(const std::shared_ptr<Reading>& reading, uint64_t offset, Staging::Buffer buffer);
   void EndReading(const std::shared_ptr<Reading>& reading, absl::StatusOr<Staging::Buffer> result);
   void NoteReadError(Object* object, const absl::Status& status);
-  void QueuePromotionLocked(Object* object, MoveCause cause) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // ---- page_store_promotion.cc
+  // False: too many are queued.
+  bool QueuePromotionLocked(Object* object, MoveCause cause) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void StartPromotions();
   void OnPromotionRead(const Promotion& promotion, const absl::Status& status);
   void EndPromotion(const Promotion& promotion, bool good);

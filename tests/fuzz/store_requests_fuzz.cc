@@ -286,6 +286,24 @@ class Target {
     evict.set_key_namespace("fuzz");
     evict.set_key_prefix("ab");
     Unary(&Store::Stub::Evict, evict);
+    ListNamespacesRequest namespaces;
+    namespaces.set_page_token("1");
+    Unary(&Store::Stub::ListNamespaces, namespaces);
+    // This store has no disks: nothing comes of these.
+    AddDirectoryRequest add;
+    add.set_path("/directory");
+    add.set_capacity_bytes(1 << 30);
+    Unary(&Store::Stub::AddDirectory, add);
+    DrainDirectoryRequest drain;
+    drain.set_path("/directory");
+    Unary(&Store::Stub::DrainDirectory, drain);
+    DrainTierRequest drain_tier;
+    drain_tier.set_tier(TIER_HOST);
+    Unary(&Store::Stub::DrainTier, drain_tier);
+    PrefetchRequest prefetch;
+    prefetch.set_session_id("s");
+    prefetch.add_keys("key-of-object");
+    Unary(&Store::Stub::Prefetch, prefetch);
 
     SessionRequest open_session, region;
     open_session.mutable_open()->set_client_name("other");

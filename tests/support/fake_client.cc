@@ -382,6 +382,18 @@ absl::Status FakeClient::Drain() { return NotFaked(); }
 absl::StatusOr<client::EvictOutcome> FakeClient::Evict(const std::string&, std::string_view) {
   return NotFaked();
 }
+absl::StatusOr<std::vector<client::PrefetchOutcome>> FakeClient::Prefetch(
+    std::span<const page::ObjectKey>) {
+  return NotFaked();
+}
+absl::StatusOr<std::vector<std::string>> FakeClient::ListNamespaces() { return NotFaked(); }
+absl::Status FakeClient::AddDirectory(const std::string&, uint64_t) { return NotFaked(); }
+void FakeClient::DrainDirectoryAsync(const std::string&, std::function<void(absl::Status)> done) {
+  done(NotFaked());
+}
+void FakeClient::DrainTierAsync(client::Tier, std::function<void(absl::StatusOr<uint64_t>)> done) {
+  done(NotFaked());
+}
 absl::Status FakeClient::Echo(size_t) { return NotFaked(); }
 
 }  // namespace varve::testing

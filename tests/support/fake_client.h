@@ -124,6 +124,14 @@ class FakeClient : public client::Client {
   absl::StatusOr<std::string> Config() override;
   absl::Status Drain() override;
   absl::StatusOr<client::EvictOutcome> Evict(const std::string&, std::string_view) override;
+  absl::StatusOr<std::vector<client::PrefetchOutcome>> Prefetch(
+      std::span<const page::ObjectKey> keys) override;
+  absl::StatusOr<std::vector<std::string>> ListNamespaces() override;
+  absl::Status AddDirectory(const std::string& path, uint64_t capacity_bytes) override;
+  void DrainDirectoryAsync(const std::string& path,
+                           std::function<void(absl::Status)> done) override;
+  void DrainTierAsync(client::Tier tier,
+                      std::function<void(absl::StatusOr<uint64_t>)> done) override;
   absl::Status Echo(size_t bytes) override;
 
  private:

@@ -326,6 +326,25 @@ TEST_P(ObjectsTest, EvictsByPrefixWhatIsNotPinned) {
             absl::StatusCode::kInvalidArgument);
 }
 
+TEST_P(ObjectsTest, PrefetchSaysOfEachKeyWhatBecomesOfIt) {
+  ASSERT_EQ(PutValue("stored", "x"), PutOutcome::kStored);
+  std::vector<page::ObjectKey> keys(700, Key("unknown"));  // more than one batch
+  keys[3] = keys[650] = Key("stored");
+  const auto outcomes = client().Prefetch(keys);
+  ASSERT_TRUE(outcomes.ok()) << outcomes.status();
+  ASSERT_EQ(outcomes->size(), 700u);
+  for (size_t i = 0; i < 700; ++i) {
+    EXPECT_EQ(outcomes->at(i),
+              i == 3 || i == 650 ? PrefetchOutcome::kInMemory : PrefetchOutcome::kNotStored);
+  }
+}
+
+TEST_P(ObjectsTest, NamespacesAreListed) {
+  const auto names = client().ListNamespaces();
+  ASSERT_TRUE(names.ok()) << names.status();
+  EXPECT_THAT(*names, ::testing::Contains(Namespace()));
+}
+
 TEST_P(ObjectsTest, ListsInPagesByPrefix) {
   std::vector<std::string> expected;
   for (int i = 10; i < 35; ++i) {

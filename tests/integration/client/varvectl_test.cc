@@ -17,6 +17,7 @@
 #include "grpcpp/grpcpp.h"
 #include "kvstore/page/digest/digest.h"
 #include "nlohmann/json.hpp"
+#include "tests/integration/client/varvectl_runner.h"
 #include "tests/support/store_process.h"
 
 namespace varve::client {
@@ -27,12 +28,7 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-struct Outcome {
-  int code = -1;
-  std::string out, err;
-};
-
-class VarvectlTest : public ::testing::Test {
+class VarvectlTest : public VarvectlRunner {
  protected:
   static void SetUpTestSuite() {
     auto started = varve::testing::StoreProcess::Start({"--sessions.max_object_bytes=1MiB"});
@@ -41,43 +37,12 @@ class VarvectlTest : public ::testing::Test {
   }
   static void TearDownTestSuite() { delete store_; }
 
-  VarvectlTest() {
-    std::string name = (std::filesystem::temp_directory_path() / "varvectl-XXXXXX").string();
-    folder_ = mkdtemp(name.data());
-  }
-  ~VarvectlTest() override { std::filesystem::remove_all(folder_); }
-
-  std::string File(const std::string& name) const { return (folder_ / name).string(); }
-  static std::string Read(const std::string& file) {
-    std::ifstream in(file, std::ios::binary);
-    return {std::istreambuf_iterator<char>(in), {}};
-  }
-  void Write(const std::string& name, const std::string& bytes) const {
-    std::ofstream(File(name), std::ios::binary) << bytes;
-  }
-
   // In a namespace of the test, by the environment's address.
   Outcome Run(const std::string& arguments) const {
     return RunAt(store_->grpc_address(), absl::StrCat(arguments, " --namespace ", Namespace()));
   }
-  Outcome RunAt(const std::string& address, const std::string& arguments) const {
-    const std::string command = absl::StrCat("VARVE_STORE=", address, " ", VARVECTL, " ", arguments,
-                                             " >", File("stdout"), " 2>", File("stderr"));
-    const int status = std::system(command.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, Read(File("stdout")),
-            Read(File("stderr"))};
-  }
-  static std::string Namespace() {
-    return ::testing::UnitTest::GetInstance()->current_test_info()->name();
-  }
-  // One line, whatever happened.
-  static void ExpectOneLine(const std::string& text) {
-    EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1) << text;
-    EXPECT_THAT(text, ::testing::StartsWith("varvectl: "));
-  }
 
   static inline varve::testing::StoreProcess* store_ = nullptr;
-  std::filesystem::path folder_;
 };
 
 TEST_F(VarvectlTest, FilesGoInAndOut) {
@@ -279,8 +244,9 @@ TEST_F(VarvectlTest, TellsItsVersionAndTheKeysItTakes) {
 }
 
 TEST_F(VarvectlTest, EveryCommandTeachesByExample) {
-  for (const char* command : {"status", "tiers", "sessions", "plugins", "config", "drain", "ping",
-                              "ls", "rm", "evict", "pin", "put", "get", "contexts", "recall"}) {
+  for (const char* command :
+       {"status", "tiers", "sessions", "plugins", "config", "drain", "ping", "ls", "rm", "evict",
+        "prefetch", "snapshot", "pin", "put", "get", "contexts", "recall"}) {
     SCOPED_TRACE(command);
     const Outcome help = Run(absl::StrCat(command, " --help"));
     EXPECT_EQ(help.code, 0);

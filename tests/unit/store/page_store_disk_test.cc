@@ -1,5 +1,7 @@
 // The page store over a disk, step by step.
+#include <algorithm>
 #include <string>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -9,6 +11,7 @@
 namespace varve::store {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 std::string Name(int i) { return "block-hash-" + std::to_string(100000 + i); }
@@ -60,10 +63,50 @@ TEST(PageStoreDiskTest, PrefetchBringsBackAtOnce) {
   DiskFixture f({.promote_uses = 0});
   Fill(f, 0, 40);
   const page::ObjectKey keys[] = {f.Key(Name(0)), f.Key(Name(1)), f.Key("unknown")};
-  f.store().Prefetch(f.ns(), keys);
+  EXPECT_THAT(f.store().Prefetch(f.ns(), keys),
+              ElementsAre(Prefetched::kBegun, Prefetched::kBegun, Prefetched::kNotStored));
   f.Settle();
   EXPECT_EQ(f.Read(Name(1)), 0);
   EXPECT_EQ(f.last_tier(), TierId::kHost);
+  EXPECT_THAT(f.store().Prefetch(f.ns(), keys),
+              ElementsAre(Prefetched::kInMemory, Prefetched::kInMemory, Prefetched::kNotStored));
+}
+
+TEST(PageStoreDiskTest, MoreThanIsFetchedAtATimeIsAskedForAgain) {
+  DiskFixture f({.disk_slots = 2000, .promote_uses = 0});
+  Fill(f, 0, 1500);
+  std::vector<page::ObjectKey> keys;
+  for (int i = 0; i < 1400; ++i) keys.push_back(f.Key(Name(i)));
+  const auto results = f.store().Prefetch(f.ns(), keys);
+  EXPECT_EQ(std::count(results.begin(), results.end(), Prefetched::kBegun), 1024);
+  EXPECT_EQ(std::count(results.begin(), results.end(), Prefetched::kBusy), 1400 - 1024);
+  f.Settle();
+  EXPECT_EQ(f.store().Prefetch(f.ns(), std::span(keys).last(1))[0], Prefetched::kBegun);
+}
+
+TEST(PageStoreDiskTest, NamespacesAreListedInTheOrderOfTheirFirstUse) {
+  DiskFixture f({});
+  for (const char* name : {"first", "second", "first"}) {
+    ASSERT_TRUE(f.store().InternNamespace(name).ok());
+  }
+  EXPECT_THAT(f.store().ListNamespaces(1, 10), ElementsAre("model", "first", "second"));
+  EXPECT_THAT(f.store().ListNamespaces(2, 1), ElementsAre("first"));
+  EXPECT_THAT(f.store().ListNamespaces(4, 10), ElementsAre());
+}
+
+TEST(PageStoreDiskTest, TheListSaysWhereAndHowLongUnused) {
+  DiskFixture f({});
+  Fill(f, 0, 40);
+  f.clock().Advance(absl::Seconds(100));
+  const auto rows = f.store().List(f.ns(), Name(0), "", 1);
+  ASSERT_EQ(rows.size(), 1u);
+  EXPECT_EQ(rows[0].tier, TierId::kNvme);
+  EXPECT_TRUE(rows[0].on_disk);
+  EXPECT_EQ(rows[0].idle, absl::Seconds(139));
+  const auto last = f.store().List(f.ns(), Name(39), "", 1);
+  EXPECT_EQ(last[0].tier, TierId::kHost);
+  EXPECT_FALSE(last[0].on_disk);
+  EXPECT_EQ(last[0].idle, absl::Seconds(100));
 }
 
 TEST(PageStoreDiskTest, AGetDoesNotWaitForItsPromotion) {

@@ -1,0 +1,167 @@
+#include "kvstore/server/tier_admin.h"
+
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kvstore/base/log.h"
+#include "kvstore/base/status.h"
+#include "kvstore/base/units.h"
+
+namespace varve::server {
+
+// Answers that wait for long work, by its name. Thread-safe.
+class WaitingAnswers {
+ public:
+  // Whether the work has to be begun: it is not under way, and the store does not end.
+  bool Add(const std::string& work, Answer answer) {
+    {
+      base::MutexLock lock(mutex_);
+      if (!closed_) {
+        std::vector<Answer>& answers = waiting_[work];
+        answers.push_back(std::move(answer));
+        return answers.size() == 1;
+      }
+    }
+    std::move(answer)(Ending());
+    return false;
+  }
+  void Give(const std::string& work, const absl::Status& status) {
+    std::vector<Answer> answers;
+    {
+      base::MutexLock lock(mutex_);
+      const auto found = waiting_.find(work);
+      if (found == waiting_.end()) return;
+      answers = std::move(found->second);
+      waiting_.erase(found);
+    }
+    for (Answer& answer : answers) std::move(answer)(status);
+  }
+  void Close() {
+    std::map<std::string, std::vector<Answer>> all;
+    {
+      base::MutexLock lock(mutex_);
+      closed_ = true;
+      all.swap(waiting_);
+    }
+    for (auto& [work, answers] : all) {
+      for (Answer& answer : answers) std::move(answer)(Ending());
+    }
+  }
+
+ private:
+  static absl::Status Ending() { return absl::UnavailableError("the store is ending"); }
+
+  base::Mutex mutex_;
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  std::map<std::string, std::vector<Answer>> waiting_ ABSL_GUARDED_BY(mutex_);
+};
+
+namespace {
+
+constexpr size_t kMaxPathBytes = 4095;  // as the system has it
+constexpr uint64_t kMaxDirectoryBytes = 1ull << 50;
+
+absl::Status NoNvmeTier() {
+  return absl::FailedPreconditionError(
+      "this store has no nvme tier: it takes directories at run time only when it was started with "
+      "one (nvme_tier.directories)");
+}
+
+absl::Status CheckDirectory(const varve::v1::AddDirectoryRequest& request) {
+  const std::string& path = request.path();
+  if (path.empty() || path[0] != '/' || path.size() > kMaxPathBytes ||
+      path.find('\0') != std::string::npos) {
+    return absl::InvalidArgumentError(absl::StrCat("path ", base::Quoted(path),
+                                                   "; allowed: absolute paths of at most ",
+                                                   kMaxPathBytes, " bytes"));
+  }
+  if (request.capacity_bytes() > kMaxDirectoryBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("capacity_bytes ", request.capacity_bytes(),
+                                                   "; allowed: at most ",
+                                                   base::FormatBytes(kMaxDirectoryBytes)));
+  }
+  return absl::OkStatus();
+}
+
+// As settings have it.
+std::string WithoutLastSlash(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  return path;
+}
+
+absl::Status CheckDrainTier(varve::v1::Tier tier, const tier::RecordLog* log) {
+  if (tier != varve::v1::TIER_HOST && tier != varve::v1::TIER_NVME) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tier ", static_cast<int>(tier), "; allowed: TIER_HOST"));
+  }
+  if (log == nullptr) return NoNvmeTier();
+  if (tier == varve::v1::TIER_NVME) {
+    return absl::FailedPreconditionError(
+        "the nvme tier is not drained as a whole, since there is no tier below it: to replace a "
+        "disk, add another directory and drain the old one; to end the store with what it holds on "
+        "disk, send it SIGTERM");
+  }
+  if (log->Room().takes_writes) return absl::OkStatus();
+  return absl::FailedPreconditionError("no directory of the nvme tier takes writes now");
+}
+
+}  // namespace
+
+TierAdmin::TierAdmin(Core& core, tier::RecordLog* log)
+    : core_(core), log_(log), waiting_(std::make_shared<WaitingAnswers>()) {}
+
+TierAdmin::~TierAdmin() { Close(); }
+
+void TierAdmin::Close() { waiting_->Close(); }
+
+void TierAdmin::AddDirectory(const varve::v1::AddDirectoryRequest& request, Answer answer) {
+  if (log_ == nullptr) return std::move(answer)(NoNvmeTier());
+  absl::Status status = CheckDirectory(request);
+  if (!status.ok()) return std::move(answer)(std::move(status));
+  // A disk that hangs keeps a thread.
+  core_.connect_pool.Run([log = log_, path = WithoutLastSlash(request.path()),
+                          bytes = request.capacity_bytes(), answer = std::move(answer)]() mutable {
+    const absl::Status added = log->AddDirectory(path, bytes);
+    if (added.ok()) {
+      base::LogInfo(path, " is a directory of the nvme tier from now on, with ",
+                    base::FormatBytes(bytes));
+    }
+    std::move(answer)(added);
+  });
+}
+
+void TierAdmin::DrainDirectory(const varve::v1::DrainDirectoryRequest& request, Answer answer) {
+  if (log_ == nullptr) return std::move(answer)(NoNvmeTier());
+  const std::string path = WithoutLastSlash(request.path());
+  if (!waiting_->Add(path, std::move(answer))) return;
+  log_->DrainDirectory(path, [waiting = waiting_, path](const absl::Status& status) {
+    if (status.ok()) {
+      base::LogInfo(path, " is drained and no directory of the nvme tier any more");
+    } else if (!absl::IsNotFound(status)) {
+      base::LogWarning(path, " was not drained: ", status.message());
+    }
+    waiting->Give(path, status);
+  });
+}
+
+void TierAdmin::DrainTier(const varve::v1::DrainTierRequest& request,
+                          varve::v1::DrainTierReply* reply, Answer answer) {
+  absl::Status status = CheckDrainTier(request.tier(), log_);
+  if (!status.ok()) return std::move(answer)(std::move(status));
+  // Each by itself: what was put between two calls is the second one's alone.
+  const std::string work = absl::StrCat("host ", next_flush_.fetch_add(1));
+  Answer filled = [pages = &core_.pages, reply,
+                   answer = std::move(answer)](absl::Status s) mutable {
+    if (s.ok()) {
+      const store::PageStoreUsage usage = pages->Usage();
+      reply->set_memory_only_objects(usage.objects - usage.disk->objects);
+    }
+    std::move(answer)(std::move(s));
+  };
+  if (!waiting_->Add(work, std::move(filled))) return;
+  core_.pages.Flush([waiting = waiting_, work] { waiting->Give(work, absl::OkStatus()); });
+}
+
+}  // namespace varve::server

@@ -1,0 +1,42 @@
+// What operators change about tiers while the store runs.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "kvstore/base/mutex.h"
+#include "kvstore/server/core.h"
+#include "kvstore/tier/record_log.h"
+#include "varve/v1/store.pb.h"
+
+namespace varve::server {
+
+class WaitingAnswers;
+
+// Thread-safe. Answers come on any thread, at once or when the work is done.
+class TierAdmin {
+ public:
+  // log: null without an nvme tier. Both outlive what was begun here, not only this.
+  TierAdmin(Core& core, tier::RecordLog* log);
+  ~TierAdmin();
+
+  void AddDirectory(const varve::v1::AddDirectoryRequest& request, Answer answer);
+  // A directory that drains already is waited for as well.
+  void DrainDirectory(const varve::v1::DrainDirectoryRequest& request, Answer answer);
+  void DrainTier(const varve::v1::DrainTierRequest& request, varve::v1::DrainTierReply* reply,
+                 Answer answer);
+
+  // Whoever waits is told that the store ends, and so is who comes later. Idempotent.
+  void Close();
+
+ private:
+  Core& core_;
+  tier::RecordLog* const log_;
+  // Shared with what was begun, which may end after this.
+  const std::shared_ptr<WaitingAnswers> waiting_;
+  std::atomic<uint64_t> next_flush_{0};
+};
+
+}  // namespace varve::server

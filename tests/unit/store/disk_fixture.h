@@ -143,4 +143,15 @@ class DiskFixture {
   absl::Status load_status_;
 };
 
+inline std::string Name(int i) { return "block-hash-" + std::to_string(100000 + i); }
+
+inline void Fill(DiskFixture& f, int from, int to) {
+  for (int i = from; i < to; ++i) {
+    f.clock().Advance(absl::Seconds(1));
+    const auto answer = f.Put(Name(i));
+    ASSERT_TRUE(answer->has_value() && (*answer)->ok()) << Name(i) << ": " << **answer;
+    f.Settle();
+  }
+}
+
 }  // namespace varve::store

@@ -1,0 +1,183 @@
+// The page store over a disk that fails, is slow, or is full.
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "kvstore/store/record_label.h"
+#include "tests/unit/store/disk_fixture.h"
+
+namespace varve::store {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(PageStoreFaultTest, ASlowReaderLeavesTheStagingToOthers) {
+  DiskFixture f({.promote_uses = 0});
+  Fill(f, 0, 40);
+  std::vector<std::unique_ptr<GetHandle>> slow;
+  // More than the staging holds.
+  for (int i = 0; i < 40; ++i) {
+    for (int reader = 0; reader < 8; ++reader) {
+      auto get = f.store().Acquire(f.ns(), f.Key(Name(i)), nullptr);
+      if (get->loaded()) continue;
+      ASSERT_TRUE(f.Load(*get)) << slow.size() << " handles hold theirs";
+      get->Unstage();
+      EXPECT_TRUE(get->Verify({}).ok());
+      EXPECT_TRUE(std::ranges::equal(get->memory(), f.Value(Name(i) + "/0")));
+      slow.push_back(std::move(get));
+    }
+  }
+  EXPECT_GT(slow.size(), 150u);
+}
+
+TEST(PageStoreFaultTest, SyncPutThatFailsIsNotStored) {
+  DiskFixture f({.durability = Durability::kNvmeSync});
+  f.log().FailAppends(1, absl::DataLossError("EIO"));
+  const auto put = f.Put("key-1");
+  f.Settle();
+  EXPECT_TRUE(absl::IsDataLoss(**put)) << **put;
+  EXPECT_FALSE(f.store().Exists(f.ns(), f.Key("key-1")));
+  EXPECT_EQ(f.host().Usage().slots, 0u);
+}
+
+TEST(PageStoreFaultTest, AFailedSyncPutIsGoneEvenWhileItIsRead) {
+  DiskFixture f({.durability = Durability::kNvmeSync});
+  f.log().FailAppends(1, absl::DataLossError("EIO"));
+  const auto failed = f.Put("key-1");
+  const auto reader = f.store().Acquire(f.ns(), f.Key("key-1"), nullptr);
+  ASSERT_NE(reader, nullptr);
+  f.Settle();
+  EXPECT_TRUE(absl::IsDataLoss(**failed));
+  EXPECT_FALSE(f.store().Exists(f.ns(), f.Key("key-1"))) << "nobody was told that it is stored";
+  EXPECT_TRUE(std::ranges::equal(reader->memory(), f.Value("key-1/0")));
+}
+
+TEST(PageStoreFaultTest, NobodyWaitsForTheDiskWhenTheStoreEnds) {
+  DiskFixture f({.durability = Durability::kNvmeSync});
+  const auto put = f.Put("key-1");
+  EXPECT_FALSE(put->has_value());
+  f.store().StopWaiting();
+  ASSERT_TRUE(put->has_value());
+  EXPECT_TRUE(absl::IsUnavailable(**put));
+  f.Settle();
+}
+
+TEST(PageStoreFaultTest, FullOfHeldBlocksIsARefusalAndNoLoop) {
+  DiskFixture f({.disk_slots = 8});
+  const std::string group = "held-block-";
+  const std::vector<std::string> hashes = {group};
+  f.store().Hold(f.ns(), hashes);
+  int stored = 0, rounds = 0;
+  for (int i = 0; i < 60 && rounds < 100; ++i) {
+    auto put = f.Put(group + std::to_string(1000 + i));
+    for (; (*put)->code() == absl::StatusCode::kUnavailable && rounds < 100; ++rounds) {
+      f.Settle();
+      put = f.Put(group + std::to_string(1000 + i));
+    }
+    if (!(*put)->ok()) {
+      EXPECT_TRUE(absl::IsResourceExhausted(**put)) << **put;
+      break;
+    }
+    ++stored;
+  }
+  EXPECT_LT(rounds, 100);
+  EXPECT_GT(stored, 16);
+  for (int i = 0; i < stored; ++i) EXPECT_EQ(f.Read(group + std::to_string(1000 + i)), 0) << i;
+  EXPECT_EQ(f.store().Usage().eviction.evicted_objects, 0u);
+}
+
+TEST(PageStoreFaultTest, WithoutItsDiskTheStoreEvictsAndHeldBlocksStay) {
+  DiskFixture f({});
+  const std::string group = "held-block-";
+  const std::vector<std::string> hashes = {group};
+  f.store().Hold(f.ns(), hashes);
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE((*f.Put(group + std::to_string(1000 + i)))->ok());
+  f.log().SetState(tier::DirectoryState::kFailed);
+  f.store().Tick();
+  Fill(f, 0, 40);
+  EXPECT_GT(f.store().Usage().eviction.evicted_objects, 0u);
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(f.Read(group + std::to_string(1000 + i)), 0) << i;
+  // And back.
+  f.log().SetState(tier::DirectoryState::kOk);
+  f.store().Tick();
+  const uint64_t lost = f.store().Usage().eviction.evicted_objects;
+  Fill(f, 40, 80);
+  EXPECT_EQ(f.store().Usage().eviction.evicted_objects, lost);
+}
+
+TEST(PageStoreFaultTest, AReadErrorIsAMissAndTheObjectGoes) {
+  DiskFixture f({});
+  Fill(f, 0, 40);
+  f.log().FailReads(1, absl::DataLossError("EIO"));
+  EXPECT_EQ(f.Read(Name(0)), std::nullopt);
+  EXPECT_TRUE(absl::IsDataLoss(f.load_status()));
+  EXPECT_FALSE(f.store().Exists(f.ns(), f.Key(Name(0))));
+  EXPECT_EQ(f.Disk().read_errors, 1u);
+  f.log().FailReads(1, absl::InternalError("EAGAIN or so"));
+  EXPECT_EQ(f.Read(Name(1)), std::nullopt);
+  f.Settle();
+  EXPECT_EQ(f.Read(Name(1)), 0) << "it may work the next time";
+}
+
+TEST(PageStoreFaultTest, ChangedBytesOnDiskAreNeverServed) {
+  DiskFixture f({});
+  Fill(f, 0, 40);
+  for (auto& [id, record] : f.log().records()) record.payload[5000] ^= std::byte{4};
+  int wrong = 0;
+  for (int i = 0; i < 40; ++i) {
+    const std::optional<int> version = f.Read(Name(i));
+    if (version == -1) ++wrong;
+    f.Settle();
+  }
+  EXPECT_EQ(wrong, 0);
+  EXPECT_GT(f.Disk().checksum_failures, 20u);
+  EXPECT_EQ(f.Read(Name(0)), std::nullopt);
+  EXPECT_EQ(f.last_miss(), MissReason::kCorrupt);
+}
+
+TEST(PageStoreFaultTest, APromotionOfChangedBytesDropsThem) {
+  DiskFixture f({});
+  Fill(f, 0, 40);
+  for (auto& [id, record] : f.log().records()) record.payload[1] ^= std::byte{4};
+  const page::ObjectKey keys[] = {f.Key(Name(0))};
+  f.store().Prefetch(f.ns(), keys);
+  f.Settle();
+  EXPECT_FALSE(f.store().Exists(f.ns(), keys[0]));
+  EXPECT_EQ(f.Disk().checksum_failures, 1u);
+}
+
+TEST(PageStoreFaultTest, ASlowDiskAnswersAtTheDeadlineAndTheBytesComeToNobody) {
+  DiskFixture f({});
+  Fill(f, 0, 40);
+  auto get = f.store().Acquire(f.ns(), f.Key(Name(0)), nullptr);
+  std::optional<absl::Status> loaded;
+  get->Load({}, f.clock().Now() + absl::Seconds(2),
+            [&](absl::Status status) { loaded = std::move(status); });
+  f.clock().Advance(absl::Seconds(3));
+  f.store().Tick();
+  ASSERT_TRUE(loaded.has_value());
+  EXPECT_TRUE(absl::IsDeadlineExceeded(*loaded)) << *loaded;
+  get.reset();
+  EXPECT_TRUE(f.store().Remove(f.ns(), f.Key(Name(0)), false));
+  f.Settle();
+}
+
+TEST(PageStoreFaultTest, WhatTheStagingCannotHoldIsAnErrorAndNoWait) {
+  DiskFixture f({.disk_slots = 1024});
+  const std::vector<std::byte> value(2 << 20);
+  GranuleChecksums checksums;
+  checksums.crc32c.resize(value.size() / kOpaqueGranuleBytes);
+  f.log().Append(
+      {EncodeObjectLabel("model", f.Key("large"), {.bytes = value.size()}, checksums), value},
+      [](const absl::Status&) {});
+  f.Settle();
+  f.Crash();
+  ASSERT_TRUE(f.store().Exists(f.ns(), f.Key("large")));
+  EXPECT_EQ(f.Read("large"), std::nullopt);
+  EXPECT_THAT(f.load_status().ToString(), HasSubstr("larger than the staging memory"));
+}
+
+}  // namespace
+}  // namespace varve::store

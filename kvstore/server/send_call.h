@@ -66,9 +66,9 @@ class SendCall final : public grpc::ServerWriteReactor<Reply>,
     return this;
   }
 
-  // Any thread may call it, once.
+  // Any thread may call it, and somebody has to, once: the call lives until then.
   base::Task Resume() {
-    return [self = this->shared_from_this()] { self->Pull(); };
+    return [this] { Pull(); };
   }
 
  private:

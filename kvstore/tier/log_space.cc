@@ -36,8 +36,8 @@ uint64_t LogSpace::UsableBytes(const Directory& directory) const {
                              : (segments - reserve) * (segment_bytes_ - segment_bytes_ / kOverhead);
 }
 
-void LogSpace::Full(Directory& directory, absl::Time now) {
-  directory.limit_bytes = std::min(directory.limit_bytes, directory.holding.used_bytes);
+void LogSpace::Full(Directory& directory, uint64_t used_bytes, absl::Time now) {
+  directory.limit_bytes = std::min(directory.limit_bytes, used_bytes);
   directory.tried_to_grow = now;
 }
 

@@ -59,8 +59,8 @@ class LogSpace {
   uint64_t UsableBytes(const Directory& directory) const;
   // Of that, what is left; 0 when there is less than nothing.
   uint64_t FreeBytes(const Directory& directory) const;
-  // The file system is full, or is not any more.
-  static void Full(Directory& directory, absl::Time now);
+  // The file system had no room for more than used_bytes.
+  static void Full(Directory& directory, uint64_t used_bytes, absl::Time now);
   // Takes back a little of what Full took away, now and then: true when it did.
   bool TryToGrow(Directory& directory, absl::Time now) const;
   // Whether a stream may begin one more segment.

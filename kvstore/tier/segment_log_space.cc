@@ -129,6 +129,7 @@ absl::StatusOr<Segment*> SegmentLog::NextSegment(const SegmentWriter::Stream& st
   Directory& directory = *stream.directory;
   const uint64_t bytes = options_.segment_bytes;
   SegmentHeader header;
+  uint64_t used_bytes = 0;
   bool wake = false;
   {
     base::MutexLock lock(state_.mutex);
@@ -150,6 +151,7 @@ absl::StatusOr<Segment*> SegmentLog::NextSegment(const SegmentWriter::Stream& st
             absl::StrCat(directory.path, ": no segment is free, and reclaim can make none so"));
       }
     } else {
+      used_bytes = directory.holding.used_bytes;
       directory.holding.used_bytes += bytes;
       header = {++last_segment_, bytes, directory.files->alignment(), store_id_};
     }
@@ -160,35 +162,45 @@ absl::StatusOr<Segment*> SegmentLog::NextSegment(const SegmentWriter::Stream& st
   }
   absl::StatusOr<int> file = directory.files->Create(header.number, bytes);
   Segment* added = nullptr;
+  bool again = false;
   {
     base::MutexLock lock(state_.mutex);
     directory.holding.used_bytes -= bytes;
     if (!file.ok()) {
       SetState(directory, file.status());
       if (!absl::IsResourceExhausted(file.status())) return NoDirectory();
+      LogSpace::Full(directory, used_bytes, absl::Now());
+      // Segments have gone since it was tried.
+      again = state_.space.MayGrow(directory, stream.moves) &&
+              directory.holding.used_bytes < used_bytes;
+    }
+    if (!file.ok() && !again) {
       if (!state_.space.WillShrink(state_.table, directory)) return file.status();
       if (!stream.moves) directory.starved = true;
       return nullptr;
     }
-    if (directory.state == DirectoryState::kFull &&
-        directory.limit_bytes >= directory.capacity_bytes) {
-      directory.state = DirectoryState::kOk;
-      directory.problem.clear();
-      base::LogInfo(directory.path, " takes writes again");
-    }
-    auto segment = std::make_unique<Segment>(header, *file, io_);
-    segment->holding = &directory.holding;
-    segment->directory = &directory;
-    segment->end_bytes = header.alignment;
-    added = state_.table.Add(std::move(segment));
-    directory.begun[stream.moves ? 1 : 0] = added;
-    if (stream.moves) {
-      directory.moved = true;
-      directory.move_room = bytes;
-    } else {
-      directory.starved = false;
+    if (file.ok()) {
+      if (directory.state == DirectoryState::kFull &&
+          directory.limit_bytes >= directory.capacity_bytes) {
+        directory.state = DirectoryState::kOk;
+        directory.problem.clear();
+        base::LogInfo(directory.path, " takes writes again");
+      }
+      auto segment = std::make_unique<Segment>(header, *file, io_);
+      segment->holding = &directory.holding;
+      segment->directory = &directory;
+      segment->end_bytes = header.alignment;
+      added = state_.table.Add(std::move(segment));
+      directory.begun[stream.moves ? 1 : 0] = added;
+      if (stream.moves) {
+        directory.moved = true;
+        directory.move_room = bytes;
+      } else {
+        directory.starved = false;
+      }
     }
   }
+  if (again) return NextSegment(stream);
   directory.reclaimer->Wake();
   return added;
 }
@@ -215,6 +227,9 @@ void SegmentLog::Failed(const SegmentWriter::Stream& stream, const absl::Status&
     base::MutexLock lock(state_.mutex);
     ++write_errors_;
     SetState(*stream.directory, status);
+    if (absl::IsResourceExhausted(status)) {
+      LogSpace::Full(*stream.directory, stream.directory->holding.used_bytes, absl::Now());
+    }
   }
   stream.directory->reclaimer->Wake();
 }
@@ -223,7 +238,6 @@ void SegmentLog::SetState(Directory& directory, const absl::Status& status) {
   DirectoryState state = DirectoryState::kFailed;
   if (absl::IsResourceExhausted(status)) state = DirectoryState::kFull;
   if (absl::IsPermissionDenied(status)) state = DirectoryState::kReadOnly;
-  if (state == DirectoryState::kFull) LogSpace::Full(directory, absl::Now());
   const bool worse = directory.state == DirectoryState::kOk ||
                      (directory.state != DirectoryState::kFailed && state != DirectoryState::kFull);
   if (!worse || directory.state == state) return;

@@ -248,7 +248,7 @@ void StoreMetrics::ObserveEviction(store::TierId tier, uint64_t bytes, double id
   of.evicted_idle_seconds->Observe(idle_seconds);
 }
 
-void StoreMetrics::CountMoved(store::TierId, store::MoveCause cause, uint64_t bytes) {
+void StoreMetrics::CountMoved(store::MoveCause cause, uint64_t bytes) {
   moved_.at(cause)->Increment(static_cast<double>(bytes));
 }
 

@@ -59,7 +59,7 @@ class StoreMetrics {
   void Reject(const std::string& reason) { rejects_.at(reason)->Increment(); }
   TierMetrics& tier(store::TierId tier) { return tiers_.at(tier); }
   void ObserveEviction(store::TierId tier, uint64_t bytes, double idle_seconds);
-  void CountMoved(store::TierId to, store::MoveCause cause, uint64_t bytes);
+  void CountMoved(store::MoveCause cause, uint64_t bytes);
   // An operation of a disk: on its thread.
   void ObserveIo(const tier::IoReport& report);
   // "io_uring" or "threads"

@@ -137,8 +137,9 @@ absl::Status StoreServer::Impl::MakeRooms() {
                                                  double idle_seconds) {
     m->ObserveEviction(tier, bytes, idle_seconds);
   };
-  store_options.on_moved = [m = metrics.get()](store::TierId to, store::MoveCause cause,
-                                               uint64_t bytes) { m->CountMoved(to, cause, bytes); };
+  store_options.on_moved = [m = metrics.get()](store::MoveCause cause, uint64_t bytes) {
+    m->CountMoved(cause, bytes);
+  };
   if (!config.nvme_tier().directories().empty()) {
     VARVE_ASSIGN_OR_RETURN(disk, DiskStack::Open(config.nvme_tier(), *metrics));
     store_options.disk = disk->options();

@@ -28,10 +28,6 @@ uint64_t SketchKeys(const tier::Tier& host, const std::optional<DiskOptions>& di
   return (host.capacity_bytes() + disk->log->Room().usable_bytes) / kSketchObjectBytes;
 }
 
-uint64_t Share(double watermark, uint64_t bytes) {
-  return static_cast<uint64_t>(watermark * static_cast<double>(bytes));
-}
-
 }  // namespace
 
 PageStoreImpl::PageStoreImpl(tier::Tier* host, const PageStoreOptions& options,

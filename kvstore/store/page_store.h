@@ -178,7 +178,8 @@ enum class Durability : uint8_t {
   kNvmeSync,   // the object is on disk, and the device has said so
 };
 
-enum class MoveCause : uint8_t { kPut, kDemote, kPromote, kPrefetch, kDrain };
+// Why an object was written to another tier: to the disk for the first two.
+enum class MoveCause : uint8_t { kPut, kDemote, kPromote, kPrefetch };
 
 // The disks under the host tier. Everything outlives the store.
 struct DiskOptions {
@@ -207,7 +208,7 @@ struct PageStoreOptions {
   // An object has left the tier, and the store unless another tier has it, to make room.
   std::function<void(TierId tier, uint64_t bytes, double idle_seconds)> on_evicted;
   // So many bytes were written to another tier.
-  std::function<void(TierId to, MoveCause cause, uint64_t bytes)> on_moved;
+  std::function<void(MoveCause cause, uint64_t bytes)> on_moved;
 };
 
 class PageStore {

@@ -15,10 +15,6 @@ namespace {
 // How much is done under one lock, so that nobody waits long behind it.
 constexpr uint32_t kDiskEvictionSteps = 256;
 
-uint64_t Share(double watermark, uint64_t bytes) {
-  return static_cast<uint64_t>(watermark * static_cast<double>(bytes));
-}
-
 }  // namespace
 
 PageStoreImpl::~PageStoreImpl() {
@@ -168,6 +164,7 @@ void PageStoreImpl::OnWritten(Object* object, const absl::Status& status) {
   std::vector<base::Task> flushed;
   const uint64_t bytes = object->meta.bytes;
   MoveCause cause;
+  bool written = false;
   {
     base::MutexLock lock(mutex_);
     object->writing = false;
@@ -183,6 +180,8 @@ void PageStoreImpl::OnWritten(Object* object, const absl::Status& status) {
       durable_waiters_.erase(waiting);
     }
     const tier::RecordId record = std::exchange(object->record_written, 0);
+    // One that was gone before its turn was never given to the log.
+    written = status.ok() && record != 0;
     const bool gone = object->state == ObjectState::kGone;
     if (gone && record != 0) FreeLocked({.slot = {}, .record = record});
     if (!gone && status.ok()) index_.AddRecord(object, record);
@@ -194,7 +193,7 @@ void PageStoreImpl::OnWritten(Object* object, const absl::Status& status) {
     PumpWritesLocked(left);
     if (queued_objects_ == 0) flushed.swap(flush_waiters_);
   }
-  if (status.ok() && options_.on_moved) options_.on_moved(TierId::kNvme, cause, bytes);
+  if (written && options_.on_moved) options_.on_moved(cause, bytes);
   ReportLeft(left);
   for (auto& done : waiters) std::move(done)(status);
   for (base::Task& task : flushed) std::move(task)();

@@ -29,6 +29,11 @@
 
 namespace varve::store {
 
+// A watermark in bytes.
+inline uint64_t Share(double watermark, uint64_t bytes) {
+  return static_cast<uint64_t>(watermark * static_cast<double>(bytes));
+}
+
 class PageStoreImpl final : public PageStore, private HandleOwner {
  public:
   PageStoreImpl(tier::Tier* host, const PageStoreOptions& options,

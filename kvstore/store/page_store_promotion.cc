@@ -95,9 +95,11 @@ void PageStoreImpl::OnPromotionRead(const Promotion& promotion, const absl::Stat
 
 void PageStoreImpl::EndPromotion(const Promotion& promotion, bool good) {
   bool taken = false;
+  uint64_t bytes = 0;
   {
     base::MutexLock lock(mutex_);
     Object* object = promotion.object;
+    bytes = object->meta.bytes;
     taken = good && object->state == ObjectState::kResident && object->slot.bytes == 0;
     if (taken) {
       index_.AddSlot(object, promotion.slot);
@@ -107,14 +109,10 @@ void PageStoreImpl::EndPromotion(const Promotion& promotion, bool good) {
     object->promoting = false;
     --promotions_reading_;
     if (!promotions_.empty()) RunLater([this] { StartPromotions(); });
+    CloseLocked(object);  // may be the end of it
   }
-  if (taken && options_.on_moved) {
-    options_.on_moved(TierId::kHost, promotion.cause, promotion.object->meta.bytes);
-  }
-  {
-    base::MutexLock lock(mutex_);
-    CloseLocked(promotion.object);
-  }
+  if (taken && options_.on_moved) options_.on_moved(promotion.cause, bytes);
+  WakeRoomWaiters();
   End();
 }
 

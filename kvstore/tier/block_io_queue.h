@@ -49,4 +49,24 @@ class IoQueue {
   std::deque<std::unique_ptr<IoRequest>> demand_, prefetch_;
 };
 
+// A BlockIo whose operations are requests in a queue.
+class QueuedIo : public BlockIo {
+ public:
+  void Read(int fd, uint64_t offset, std::span<std::byte> to, IoClass io_class,
+            Done done) override {
+    Add(io_class, {IoOp::kRead, fd, offset, to.data(), to.size(), 0, std::move(done)});
+  }
+  void Write(int fd, uint64_t offset, std::span<const std::byte> from, IoClass io_class,
+             Done done) override {
+    Add(io_class, {IoOp::kWrite, fd, offset, const_cast<std::byte*>(from.data()), from.size(), 0,
+                   std::move(done)});
+  }
+  void Sync(int fd, Done done) override {
+    Add(IoClass::kDemand, {IoOp::kSync, fd, 0, nullptr, 0, 0, std::move(done)});
+  }
+
+ private:
+  virtual void Add(IoClass io_class, IoRequest request) = 0;
+};
+
 }  // namespace varve::tier

@@ -35,7 +35,7 @@ int64_t Call(const IoRequest& request) {
   return result < 0 ? -errno : result;
 }
 
-class ThreadIo final : public BlockIo {
+class ThreadIo final : public QueuedIo {
  public:
   explicit ThreadIo(const BlockIoOptions& options) : options_(options) {
     const uint32_t threads = std::min(options.queue_depth, kMaxThreads);
@@ -51,21 +51,9 @@ class ThreadIo final : public BlockIo {
   }
 
   const char* name() const override { return "threads"; }
-  void Read(int fd, uint64_t offset, std::span<std::byte> to, IoClass io_class,
-            Done done) override {
-    Add(io_class, {IoOp::kRead, fd, offset, to.data(), to.size(), 0, std::move(done)});
-  }
-  void Write(int fd, uint64_t offset, std::span<const std::byte> from, IoClass io_class,
-             Done done) override {
-    Add(io_class, {IoOp::kWrite, fd, offset, const_cast<std::byte*>(from.data()), from.size(), 0,
-                   std::move(done)});
-  }
-  void Sync(int fd, Done done) override {
-    Add(IoClass::kDemand, {IoOp::kSync, fd, 0, nullptr, 0, 0, std::move(done)});
-  }
 
  private:
-  void Add(IoClass io_class, IoRequest request) {
+  void Add(IoClass io_class, IoRequest request) override {
     base::MutexLock lock(mutex_);
     queue_.Push(io_class, std::make_unique<IoRequest>(std::move(request)));
     wake_.NotifyOne();

@@ -20,7 +20,7 @@
 namespace varve::tier {
 namespace {
 
-class UringIo final : public BlockIo {
+class UringIo final : public QueuedIo {
  public:
   explicit UringIo(const BlockIoOptions& options) : options_(options) {}
   ~UringIo() override {
@@ -50,18 +50,6 @@ class UringIo final : public BlockIo {
   }
 
   const char* name() const override { return "io_uring"; }
-  void Read(int fd, uint64_t offset, std::span<std::byte> to, IoClass io_class,
-            Done done) override {
-    Add(io_class, {IoOp::kRead, fd, offset, to.data(), to.size(), 0, std::move(done)});
-  }
-  void Write(int fd, uint64_t offset, std::span<const std::byte> from, IoClass io_class,
-             Done done) override {
-    Add(io_class, {IoOp::kWrite, fd, offset, const_cast<std::byte*>(from.data()), from.size(), 0,
-                   std::move(done)});
-  }
-  void Sync(int fd, Done done) override {
-    Add(IoClass::kDemand, {IoOp::kSync, fd, 0, nullptr, 0, 0, std::move(done)});
-  }
   void AddBuffer(std::span<std::byte> buffer) override {
     Change([buffer](UringRegistry& registry) { registry.AddBuffer(buffer); });
   }
@@ -91,7 +79,7 @@ class UringIo final : public BlockIo {
         absl::StrCat("the kernel refuses io_uring: ", std::strerror(-error)));
   }
 
-  void Add(IoClass io_class, IoRequest request) {
+  void Add(IoClass io_class, IoRequest request) override {
     bool wake;
     {
       base::MutexLock lock(mutex_);

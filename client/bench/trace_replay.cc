@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "client/bench/measure.h"
 #include "client/console/progress.h"
 #include "client/console/stop.h"
@@ -53,15 +54,18 @@ class Replay {
     return *page::ObjectKey::FromBytes(bytes);
   }
 
+  // The trace's time begins. Before any Next().
+  void Begin() { began_seconds_ = NowSeconds(); }
+
   // The next request, at its time; null when there is none, or the replay has ended.
   const TraceRequest* Next() {
     const size_t i = next_++;
     if (i >= trace_.requests.size() || ended_) return nullptr;
     const TraceRequest& request = trace_.requests[i];
     if (options_.speed_up > 0) {
-      const absl::Time at = start_ + absl::Seconds(request.arrival_seconds / options_.speed_up);
-      for (absl::Time now = absl::Now(); now < at && !ended_; now = absl::Now()) {
-        absl::SleepFor(std::min(at - now, kLook));
+      const double at = began_seconds_ + request.arrival_seconds / options_.speed_up;
+      for (double now = NowSeconds(); now < at && !ended_; now = NowSeconds()) {
+        absl::SleepFor(std::min(absl::Seconds(at - now), kLook));
       }
     }
     return ended_ ? nullptr : &request;
@@ -94,6 +98,7 @@ class Replay {
     if (outcome.put_seconds > 0) result_.put_seconds.push_back(outcome.put_seconds);
     Append(outcome.host_batch_seconds, result_.host_batch_seconds);
     Append(outcome.nvme_batch_seconds, result_.nvme_batch_seconds);
+    result_.seconds = NowSeconds() - began_seconds_;
   }
 
   // The first error ends the replay.
@@ -136,7 +141,7 @@ class Replay {
   const std::string run_;  // keeps the keys of runs apart
   std::vector<std::atomic<bool>> stored_;
   const double slice_seconds_;
-  const absl::Time start_ = absl::Now();
+  double began_seconds_ = 0;
   std::atomic<size_t> next_{0};
   std::atomic<bool> ended_{false};
   mutable base::Mutex mutex_;
@@ -311,10 +316,9 @@ absl::StatusOr<ReplayResult> ReplayTrace(const Trace& trace, const BenchOptions&
   VARVE_RETURN_IF_ERROR(CheckRoom(bench, *watcher, trace.distinct_blocks * value_bytes));
   Replay replay(trace, options);
   VARVE_ASSIGN_OR_RETURN(const auto engines, MakeEngines(replay, bench, store, options.engines));
-  const double began = NowSeconds();
+  replay.Begin();
   RunEngines(replay, engines);
   absl::StatusOr<ReplayResult> result = replay.Take();
-  if (result.ok()) result->seconds = NowSeconds() - began;
   if (store.shared()) {
     const absl::Status cleaned = replay.RemoveStored(*watcher);
     if (result.ok() && !cleaned.ok()) return base::Annotate(cleaned, "removing the values again");

@@ -101,6 +101,18 @@ void ClientImpl::DrainTierAsync(Tier tier, std::function<void(absl::StatusOr<uin
       });
 }
 
+void ClientImpl::ResizeTierAsync(Tier tier, uint64_t capacity_bytes,
+                                 std::function<void(absl::Status)> done) {
+  v1::ResizeTierRequest request;
+  request.set_tier(ToProto(tier));
+  request.set_capacity_bytes(capacity_bytes);
+  CallBareAsync<v1::ResizeTierRequest, v1::ResizeTierReply>(
+      &v1::Store::StubInterface::async_interface::ResizeTier, request,
+      [done = std::move(done)](const absl::Status& status, const v1::ResizeTierReply&) {
+        done(status);
+      });
+}
+
 absl::Status ClientImpl::Echo(size_t bytes) {
   v1::EchoMessage message;
   message.mutable_payload()->resize(bytes);

@@ -226,6 +226,7 @@ struct TierInfo {
   absl::Duration last_evicted_idle;  // from its last use to the last eviction
   uint64_t queued_objects = 0;       // on their way to this tier ...
   uint64_t queued_bytes = 0;         // ... nvme only
+  uint64_t beyond_bytes = 0;  // host only: of objects still beyond a capacity that was made smaller
   // Of nvme only.
   std::string durability, io;
   uint64_t live_bytes = 0;  // of used_bytes, what is still needed
@@ -361,6 +362,13 @@ class Client {
   // Writes what is in host memory alone to disk, where it stays in memory too (kHost; other tiers
   // cannot be drained). As above; done is told how many objects are in host memory alone by then.
   virtual void DrainTierAsync(Tier tier, std::function<void(absl::StatusOr<uint64_t>)> done) = 0;
+  // Gives the tier (kHost alone) so much memory until the store ends; done when it has it and, if
+  // it has less than before, the rest is the system's again. What does not fit moves to disk, or is
+  // evicted where there is none. As above; INVALID_ARGUMENT says what is allowed,
+  // FAILED_PRECONDITION: more is pinned; RESOURCE_EXHAUSTED: the system has no memory; ABORTED:
+  // another call came before this was done.
+  virtual void ResizeTierAsync(Tier tier, uint64_t capacity_bytes,
+                               std::function<void(absl::Status)> done) = 0;
   // Round trip of an empty request and a `bytes`-long payload each way (benchmarks).
   virtual absl::Status Echo(size_t bytes) = 0;
 };

@@ -138,6 +138,8 @@ class ClientImpl final : public Client {
   void DrainDirectoryAsync(const std::string& path,
                            std::function<void(absl::Status)> done) override;
   void DrainTierAsync(Tier tier, std::function<void(absl::StatusOr<uint64_t>)> done) override;
+  void ResizeTierAsync(Tier tier, uint64_t capacity_bytes,
+                       std::function<void(absl::Status)> done) override;
   absl::Status Echo(size_t bytes) override;
 
  private:

@@ -101,6 +101,7 @@ TierInfo FromProto(const v1::TierStatus& tier) {
                 .last_evicted_idle = absl::Seconds(tier.last_evicted_idle_s()),
                 .queued_objects = tier.queued_objects(),
                 .queued_bytes = tier.queued_bytes(),
+                .beyond_bytes = tier.beyond_bytes(),
                 .durability = tier.durability(),
                 .io = tier.io(),
                 .live_bytes = tier.live_bytes(),

@@ -123,6 +123,7 @@ absl::Status Session::AddRegion(uint64_t region_id, const std::string& descripto
     // A session that broke meanwhile has been, or will be, replaced by one that knows the region.
     if (status.ok() || !WorthRetrying(status)) break;
     Lost((*opened)->generation);
+    if (CallDeadline::Shorten(kRegionTimeout) <= absl::ZeroDuration()) break;
   }
   if (!status.ok()) {
     base::MutexLock lock(mutex_);

@@ -23,7 +23,8 @@ constexpr std::chrono::milliseconds kLook(200);
 constexpr const char* kSettingHint =
     "nvme_tier.directories has to be changed too: the next start goes by that";
 
-// What the store answers when a drain is over. Shared with the call, which may outlive the waiting.
+// What the store answers when long work is over. Shared with the call, which may outlive the
+// waiting.
 class Answered {
  public:
   void Set(absl::StatusOr<uint64_t> result) {
@@ -79,7 +80,7 @@ const client::TierInfo* FindTier(const client::StoreStatus& status, client::Tier
   return found == status.tiers.end() ? nullptr : &*found;
 }
 
-// What is still to be done of a drain, in bytes; nothing when it does not show (any more).
+// What is still to be done of it, in bytes; nothing when it does not show (any more).
 using Remaining = std::function<std::optional<uint64_t>(const client::StoreStatus&)>;
 
 Remaining RemainingIn(const std::string& path) {
@@ -100,9 +101,10 @@ std::optional<uint64_t> RemainingInQueue(const client::StoreStatus& status) {
 }
 
 // Until the store has answered. CANCELLED after Ctrl-C; nothing with no_wait when it has begun.
-absl::StatusOr<std::optional<uint64_t>> AwaitDrain(const Globals& globals, client::Client& client,
-                                                   Answered& answered, const std::string& what,
-                                                   bool no_wait, const Remaining& remaining) {
+// doing: "draining host", say.
+absl::StatusOr<std::optional<uint64_t>> AwaitWork(const Globals& globals, client::Client& client,
+                                                  Answered& answered, const std::string& doing,
+                                                  bool no_wait, const Remaining& remaining) {
   std::optional<console::Progress> progress;
   uint64_t total = 0;
   for (;;) {
@@ -112,16 +114,16 @@ absl::StatusOr<std::optional<uint64_t>> AwaitDrain(const Globals& globals, clien
     }
     if (console::Stopped()) {
       return absl::CancelledError(
-          absl::StrCat(what, " goes on draining; varvectl tiers shows how far it is"));
+          absl::StrCat("the store goes on ", doing, "; varvectl tiers shows how far it is"));
     }
     const absl::StatusOr<client::StoreStatus> status = client.Status();
-    if (!status.ok()) continue;  // the drain's own answer says what has happened to the store
+    if (!status.ok()) continue;  // the work's own answer says what has happened to the store
     const std::optional<uint64_t> left = remaining(*status);
     if (!left.has_value()) continue;
     if (no_wait) return std::nullopt;
     if (globals.json) continue;
     total = std::max(total, *left);
-    if (!progress.has_value()) progress.emplace("draining " + what, total);
+    if (!progress.has_value()) progress.emplace(doing, total);
     progress->Update(total - *left, base::FormatBytes(*left) + " left");
   }
 }
@@ -133,8 +135,9 @@ absl::Status DrainDirectory(const Globals& globals, const std::string& path, boo
     if (status.ok()) return answered->Set(0);
     answered->Set(status);
   });
-  VARVE_ASSIGN_OR_RETURN(const std::optional<uint64_t> done,
-                         AwaitDrain(globals, *client, *answered, path, no_wait, RemainingIn(path)));
+  VARVE_ASSIGN_OR_RETURN(
+      const std::optional<uint64_t> done,
+      AwaitWork(globals, *client, *answered, "draining " + path, no_wait, RemainingIn(path)));
   if (globals.json) {
     PrintJson({{"directory", path}, {"drained", done.has_value()}});
   } else if (done.has_value()) {
@@ -152,7 +155,8 @@ absl::Status DrainTier(const Globals& globals, client::Tier tier, bool no_wait) 
       tier, [answered](absl::StatusOr<uint64_t> left) { answered->Set(std::move(left)); });
   VARVE_ASSIGN_OR_RETURN(
       const std::optional<uint64_t> left,
-      AwaitDrain(globals, *client, *answered, TierName(tier), no_wait, RemainingInQueue));
+      AwaitWork(globals, *client, *answered, absl::StrCat("draining ", TierName(tier)), no_wait,
+                RemainingInQueue));
   if (globals.json) {
     nlohmann::json row = {{"tier", TierName(tier)}, {"drained", left.has_value()}};
     if (left.has_value()) row["memory_only_objects"] = *left;
@@ -183,6 +187,39 @@ absl::Status Drain(const Globals& globals, const std::string& what, bool no_wait
   return DrainDirectory(globals, path, no_wait);
 }
 
+std::optional<uint64_t> RemainingBeyond(const client::StoreStatus& status) {
+  const client::TierInfo* host = FindTier(status, client::Tier::kHost);
+  if (host == nullptr || host->beyond_bytes == 0) return std::nullopt;
+  return host->beyond_bytes;
+}
+
+absl::Status Resize(const Globals& globals, const std::string& what, const std::string& size) {
+  if (what != "host") {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "'", what, "': only host has a size to change; nvme gets room by varvectl tiers add"));
+  }
+  VARVE_ASSIGN_OR_RETURN(const uint64_t bytes, base::ParseBytes(size));
+  console::StopOnSignals();
+  VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, false));
+  auto answered = std::make_shared<Answered>();
+  client->ResizeTierAsync(client::Tier::kHost, bytes, [answered](const absl::Status& status) {
+    if (status.ok()) return answered->Set(0);
+    answered->Set(status);
+  });
+  VARVE_RETURN_IF_ERROR(
+      AwaitWork(globals, *client, *answered, "making host smaller", false, RemainingBeyond)
+          .status());
+  if (globals.json) {
+    PrintJson({{"tier", what}, {"capacity_bytes", bytes}});
+  } else {
+    std::printf(
+        "host memory has %s now; host_tier.capacity_bytes has to be changed too: the next start "
+        "goes by that\n",
+        base::FormatBytes(bytes).c_str());
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 void AddTierCommands(CLI::App& app, const Globals& globals, Action& action) {
@@ -190,7 +227,7 @@ void AddTierCommands(CLI::App& app, const Globals& globals, Action& action) {
       AddCommand(app, "tiers",
                  "Each tier: capacity, use, pinned, queues, age at eviction; and its directories",
                  "  varvectl tiers\n  varvectl tiers add /mnt/nvme2/varve=800GiB\n"
-                 "  varvectl tiers drain /mnt/nvme0/varve");
+                 "  varvectl tiers drain /mnt/nvme0/varve\n  varvectl tiers resize host 64GiB");
 
   CLI::App* add = AddCommand(
       *tiers, "add",
@@ -214,11 +251,26 @@ void AddTierCommands(CLI::App& app, const Globals& globals, Action& action) {
   drain->add_option("WHAT", *what, "A directory as varvectl tiers shows it, or host")->required();
   drain->add_flag("--no-wait", *no_wait, "Only begin it");
 
-  tiers->callback([&globals, &action, add, drain, directory, what, no_wait] {
+  CLI::App* resize = AddCommand(
+      *tiers, "resize",
+      "Change the size of host memory while the store runs. Smaller: what no longer fits moves\n"
+      "to disk, or is evicted where there is none; what is pinned stays, and so does what is "
+      "being\n"
+      "read, for as long. Waits until the memory is the system's again; Ctrl-C ends the waiting\n"
+      "only. Change host_tier.capacity_bytes too: the next start goes by that.",
+      "  varvectl tiers resize host 64GiB");
+  auto tier = std::make_shared<std::string>();
+  auto size = std::make_shared<std::string>();
+  resize->add_option("TIER", *tier, "host")->required();
+  resize->add_option("SIZE", *size, "What it shall have, such as 64GiB")->required();
+
+  tiers->callback([&globals, &action, add, drain, resize, directory, what, no_wait, tier, size] {
     if (add->parsed()) {
       action = [&globals, directory] { return AddDirectory(globals, *directory); };
     } else if (drain->parsed()) {
       action = [&globals, what, no_wait] { return Drain(globals, *what, *no_wait); };
+    } else if (resize->parsed()) {
+      action = [&globals, tier, size] { return Resize(globals, *tier, *size); };
     } else {
       action = [&globals] { return ShowTiers(globals); };
     }

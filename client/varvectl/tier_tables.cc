@@ -56,6 +56,7 @@ json TiersJson(const client::StoreStatus& status) {
                 {"last_evicted_idle_seconds", absl::ToDoubleSeconds(tier.last_evicted_idle)},
                 {"queued_objects", tier.queued_objects},
                 {"queued_bytes", tier.queued_bytes}};
+    if (tier.tier == client::Tier::kHost) row["beyond_bytes"] = tier.beyond_bytes;
     if (tier.tier == client::Tier::kNvme) AddDisk(tier, row);
     rows.push_back(std::move(row));
   }
@@ -89,6 +90,10 @@ std::string TierTable(const client::StoreStatus& status) {
 std::string TierDetails(const client::StoreStatus& status) {
   std::string text;
   for (const client::TierInfo& tier : status.tiers) {
+    if (tier.beyond_bytes > 0) {
+      absl::StrAppend(&text, "\n", TierName(tier.tier), ": ", base::FormatBytes(tier.beyond_bytes),
+                      " are still to leave or to move, since it was made smaller\n");
+    }
     if (tier.tier != client::Tier::kNvme) continue;
     absl::StrAppend(&text, "\nnvme: durability ", tier.durability, ", ", tier.io, ", ",
                     tier.recovered_objects, " objects found at the start in ",

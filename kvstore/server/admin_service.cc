@@ -26,11 +26,12 @@ void FillTier(const varve::v1::HostTierConfig& config, const store::PageStoreUsa
   tier->set_tier(varve::v1::TIER_HOST);
   tier->set_capacity_bytes(usage.host.capacity_bytes);
   tier->set_used_bytes(usage.host.used_bytes);
+  tier->set_beyond_bytes(usage.host.beyond_bytes);
   tier->set_pinned_bytes(usage.pinned_bytes);
   tier->set_objects(usage.host_objects);
   if (usage.disk.has_value()) tier->set_queued_objects(usage.disk->promoting_objects);
   FillEviction(config.eviction(), usage.eviction, tier);
-  const uint64_t free = usage.host.capacity_bytes - usage.host.used_bytes;
+  const uint64_t free = usage.host.free_bytes;
   if (free > 0) {
     tier->set_fragmentation_ratio(1 - static_cast<double>(usage.host.largest_free_bytes) /
                                           static_cast<double>(free));

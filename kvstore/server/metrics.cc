@@ -288,7 +288,7 @@ void StoreMetrics::Mirror(const store::PageStoreUsage& usage) {
   host.capacity_bytes->Set(static_cast<double>(usage.host.capacity_bytes));
   host.used_bytes->Set(static_cast<double>(usage.host.used_bytes));
   host.pinned_bytes->Set(static_cast<double>(usage.pinned_bytes));
-  const double free = static_cast<double>(usage.host.capacity_bytes - usage.host.used_bytes);
+  const double free = static_cast<double>(usage.host.free_bytes);
   fragmentation_->Set(free > 0 ? 1 - static_cast<double>(usage.host.largest_free_bytes) / free : 0);
   Raise(host.checksum_failures, usage.checksum_failures);
   if (usage.disk.has_value()) MirrorDisk(*usage.disk);

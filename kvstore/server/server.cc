@@ -30,6 +30,7 @@
 #include "kvstore/server/ticker.h"
 #include "kvstore/server/tier_admin.h"
 #include "kvstore/tier/host_tier.h"
+#include "kvstore/tier/memory_limit.h"
 
 namespace varve::server {
 namespace {
@@ -125,6 +126,7 @@ absl::Status StoreServer::Impl::MakeRooms() {
 
   tier::HostTierOptions tier_options;
   tier_options.capacity_bytes = config.host_tier().capacity_bytes();
+  tier_options.max_capacity_bytes = tier::MachineMemoryBytes();
   tier_options.huge_pages = config.host_tier().huge_pages();
   VARVE_ASSIGN_OR_RETURN(host_tier, tier::HostTier::Create(tier_options));
 

@@ -112,8 +112,13 @@ void AddTiers(const varve::v1::StoreStatus& status, std::string& html) {
               "%\"></i></div></td><td>", base::FormatBytes(tier.used_bytes()),
               absl::StrFormat(" (%.0f&thinsp;%%)", used), "</td><td>",
               base::FormatBytes(tier.pinned_bytes()), "</td><td>",
-              base::FormatBytes(tier.capacity_bytes()), "</td><td>", tier.objects(), "</td><td>",
-              tier.queued_objects(), "</td><td>", tier.evicted_objects(), "</td><td>",
+              base::FormatBytes(tier.capacity_bytes()),
+              tier.beyond_bytes() == 0
+                  ? ""
+                  : absl::StrCat(" <span class=\"warn\">", base::FormatBytes(tier.beyond_bytes()),
+                                 " beyond</span>"),
+              "</td><td>", tier.objects(), "</td><td>", tier.queued_objects(), "</td><td>",
+              tier.evicted_objects(), "</td><td>",
               absl::StrFormat("%.2f", tier.fragmentation_ratio()), "</td><td>",
               absl::StrFormat("%.0f&thinsp;%%", tier.high_watermark() * 100), "</td></tr>");
   }

@@ -161,6 +161,11 @@ class StoreService final : public v1::Store::CallbackService {
     return Unary("DrainDirectory",
                  [&](Answer answer) { tiers_.DrainDirectory(*request, std::move(answer)); });
   }
+  ServerUnaryReactor* ResizeTier(CallbackServerContext*, const v1::ResizeTierRequest* request,
+                                 v1::ResizeTierReply*) override {
+    return Unary("ResizeTier",
+                 [&](Answer answer) { tiers_.ResizeTier(*request, std::move(answer)); });
+  }
   ServerUnaryReactor* DrainTier(CallbackServerContext*, const v1::DrainTierRequest* request,
                                 v1::DrainTierReply* reply) override {
     return Unary("DrainTier",

@@ -164,4 +164,20 @@ void TierAdmin::DrainTier(const varve::v1::DrainTierRequest& request,
   core_.pages.Flush([waiting = waiting_, work] { waiting->Give(work, absl::OkStatus()); });
 }
 
+void TierAdmin::ResizeTier(const varve::v1::ResizeTierRequest& request, Answer answer) {
+  if (request.tier() != varve::v1::TIER_HOST) {
+    return std::move(answer)(absl::InvalidArgumentError(
+        absl::StrCat("tier ", static_cast<int>(request.tier()),
+                     "; allowed: TIER_HOST. The nvme tier gets room by adding directories")));
+  }
+  // Touching new memory takes seconds.
+  core_.connect_pool.Run([pages = &core_.pages, bytes = request.capacity_bytes(),
+                          answer = std::move(answer)]() mutable {
+    pages->ResizeHost(bytes, [bytes, answer = std::move(answer)](absl::Status status) mutable {
+      if (status.ok()) base::LogInfo("host memory has ", base::FormatBytes(bytes), " from now on");
+      std::move(answer)(std::move(status));
+    });
+  });
+}
+
 }  // namespace varve::server

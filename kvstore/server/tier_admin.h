@@ -27,6 +27,7 @@ class TierAdmin {
   void DrainDirectory(const varve::v1::DrainDirectoryRequest& request, Answer answer);
   void DrainTier(const varve::v1::DrainTierRequest& request, varve::v1::DrainTierReply* reply,
                  Answer answer);
+  void ResizeTier(const varve::v1::ResizeTierRequest& request, Answer answer);
 
   // Whoever waits is told that the store ends, and so is who comes later. Idempotent.
   void Close();

@@ -183,7 +183,11 @@ class ObjectIndex {
   Object* NextVictim(TierId tier, uint32_t& steps);
   void KeepVictim(Object* object, TierId tier);
   bool guarded(const Object& object, TierId tier) const {
-    return object.self_guarded() || (hold_guards_[tier] && object.held());
+    return object.handles > 0 || pinned(object, tier);
+  }
+  // Guarded for longer than handles are open.
+  bool pinned(const Object& object, TierId tier) const {
+    return !object.pins.empty() || (hold_guards_[tier] && object.held());
   }
   // Calls fn(Object&) for every resident object.
   template <typename Fn>

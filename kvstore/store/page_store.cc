@@ -30,14 +30,12 @@ uint64_t SketchKeys(const tier::Tier& host, const std::optional<DiskOptions>& di
 
 }  // namespace
 
-PageStoreImpl::PageStoreImpl(tier::Tier* host, const PageStoreOptions& options,
+PageStoreImpl::PageStoreImpl(tier::HostTier* host, const PageStoreOptions& options,
                              std::unique_ptr<EvictionPolicy> host_policy,
                              std::unique_ptr<EvictionPolicy> disk_policy, const base::Clock* clock)
     : host_(host),
       options_(options),
       clock_(clock),
-      low_bytes_(Share(options.low_watermark, host->capacity_bytes())),
-      high_bytes_(Share(options.high_watermark, host->capacity_bytes())),
       index_(std::move(host_policy), std::move(disk_policy)),
       misses_(options.evicted_memory),
       uses_(SketchKeys(*host, options.disk)) {
@@ -390,7 +388,7 @@ absl::Status CheckOptions(const PageStoreOptions& options) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<PageStore>> PageStore::Create(tier::Tier* host,
+absl::StatusOr<std::unique_ptr<PageStore>> PageStore::Create(tier::HostTier* host,
                                                              const PageStoreOptions& options,
                                                              const base::Clock* clock) {
   VARVE_ASSIGN_OR_RETURN(const EvictionPolicyRow* row, EvictionPolicies().Find(options.eviction));

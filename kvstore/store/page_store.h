@@ -28,6 +28,7 @@
 #include "kvstore/page/geometry.h"
 #include "kvstore/page/object_key.h"
 #include "kvstore/store/journal.h"
+#include "kvstore/tier/host_tier.h"
 #include "kvstore/tier/record_log.h"
 #include "kvstore/tier/tier.h"
 
@@ -215,7 +216,7 @@ class PageStore {
  public:
   // host must outlive the store. With a disk: recovers what is on it. INVALID_ARGUMENT for unknown
   // policies and watermarks out of order; or the log's error.
-  static absl::StatusOr<std::unique_ptr<PageStore>> Create(tier::Tier* host,
+  static absl::StatusOr<std::unique_ptr<PageStore>> Create(tier::HostTier* host,
                                                            const PageStoreOptions& options,
                                                            const base::Clock* clock);
   virtual ~PageStore() = default;
@@ -294,6 +295,15 @@ class PageStore {
   virtual void Flush(base::Task done) = 0;
   // Nobody waits for the disk any more: who does is answered UNAVAILABLE, now and from now on.
   virtual void StopWaiting() = 0;
+  // Changes the size of host memory, and calls done when that has so much and, when it has become
+  // less, the rest is the system's again: what is pinned moves, and waits for handles and for the
+  // disk are Tick's. May take seconds itself. INVALID_ARGUMENT for less than the largest object or
+  // more than the tier may have, FAILED_PRECONDITION for less than what is pinned,
+  // RESOURCE_EXHAUSTED when the system has no memory: then nothing has changed. ABORTED when
+  // another call came before this was done; UNAVAILABLE when the store ends, or another call is at
+  // it at this moment.
+  using ResizeDone = absl::AnyInvocable<void(absl::Status) &&>;
+  virtual void ResizeHost(uint64_t capacity_bytes, ResizeDone done) = 0;
   // Null without a disk.
   virtual Journal* journal() = 0;
   virtual PageStoreUsage Usage() const = 0;

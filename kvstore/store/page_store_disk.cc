@@ -331,6 +331,7 @@ void PageStoreImpl::Tick() {
   std::vector<std::shared_ptr<Reading>> slow;
   std::vector<Left> left;
   ExpireObjects();
+  GoOnResizing();
   {
     base::MutexLock lock(mutex_);
     if (!has_disk()) return;

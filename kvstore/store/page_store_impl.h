@@ -1,7 +1,7 @@
 // The page store's one implementation: an index under one lock, host memory, and below it, maybe, a
 // disk. Puts, gets and pins are in page_store.cc, removals in page_store_removal.cc, making room
-// in page_store_room.cc, what goes to the disk and is read there in page_store_disk.cc, what comes
-// back in page_store_promotion.cc.
+// in page_store_room.cc, changing its size in page_store_resize.cc, what goes to the disk and is
+// read there in page_store_disk.cc, what comes back in page_store_promotion.cc.
 //
 // Locks: the tier's, the staging's and the log's own are taken inside mutex_, never the other way
 // round; whatever calls back is called outside of it.
@@ -26,6 +26,7 @@
 #include "kvstore/store/page_handles.h"
 #include "kvstore/store/page_store.h"
 #include "kvstore/store/staging.h"
+#include "kvstore/tier/host_tier.h"
 
 namespace varve::store {
 
@@ -36,7 +37,7 @@ inline uint64_t Share(double watermark, uint64_t bytes) {
 
 class PageStoreImpl final : public PageStore, private HandleOwner {
  public:
-  PageStoreImpl(tier::Tier* host, const PageStoreOptions& options,
+  PageStoreImpl(tier::HostTier* host, const PageStoreOptions& options,
                 std::unique_ptr<EvictionPolicy> host_policy,
                 std::unique_ptr<EvictionPolicy> disk_policy, const base::Clock* clock);
   // Waits for what is being written and read.
@@ -73,6 +74,7 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   void Tick() override;
   void Flush(base::Task done) override;
   void StopWaiting() override;
+  void ResizeHost(uint64_t capacity_bytes, ResizeDone done) override;
   Journal* journal() override { return journal_.get(); }
   PageStoreUsage Usage() const override;
 
@@ -132,6 +134,8 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   void CloseLocked(Object* object) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // ---- page_store_room.cc
+  uint64_t low_bytes() const { return Share(options_.low_watermark, host_->capacity_bytes()); }
+  uint64_t high_bytes() const { return Share(options_.high_watermark, host_->capacity_bytes()); }
   absl::StatusOr<tier::Slot> ReserveSlot(uint64_t bytes);
   // For what fits no hole: evicts the least that makes one, or nothing. O(objects) under the lock.
   absl::StatusOr<tier::Slot> ReserveWindow(uint64_t bytes);
@@ -156,6 +160,17 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   absl::Status NoRoomLocked(uint64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Room was made, or will not be: those who wait look again.
   void WakeRoomWaiters();
+
+  // ---- page_store_resize.cc
+  absl::Status CheckResizeLocked(uint64_t capacity_bytes) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void GoOnResizing();
+  // Until nothing lies beyond the capacity, or handles are in the way. REQUIRES: resizing_, set by
+  // the caller; ends it.
+  void VacateBeyond();
+  void VacateBeyond(NamespaceId ns);
+  // Closes its handle, which is ours.
+  void MoveDown(Object* object, bool pinned);
 
   // ---- page_store_disk.cc
   // Operations: what is with the log, the executor or the staging, and calls back.
@@ -194,11 +209,9 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   void OnPromotionRead(const Promotion& promotion, const absl::Status& status);
   void EndPromotion(const Promotion& promotion, bool good);
 
-  tier::Tier* const host_;
+  tier::HostTier* const host_;
   const PageStoreOptions options_;
   const base::Clock* const clock_;
-  const uint64_t low_bytes_;
-  const uint64_t high_bytes_;
   std::unique_ptr<LogJournal> journal_;
   std::unique_ptr<Staging> staging_;
 
@@ -209,6 +222,9 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   std::vector<std::string> namespace_names_ ABSL_GUARDED_BY(mutex_);  // of id i + 1
   PerTier<EvictionCounters> eviction_ ABSL_GUARDED_BY(mutex_);
   PerTier<uint64_t> checksum_failures_ ABSL_GUARDED_BY(mutex_);
+
+  bool resizing_ ABSL_GUARDED_BY(mutex_) = false;   // somebody is at it
+  ResizeDone resize_done_ ABSL_GUARDED_BY(mutex_);  // null: host memory has the size it should
 
   // ---- the disk's
   std::deque<Object*> write_queue_ ABSL_GUARDED_BY(mutex_);  // each with a handle of ours

@@ -110,15 +110,18 @@ void PageStoreImpl::StopWaiting() {
   const absl::Status ending = absl::UnavailableError("the store is ending, and the disk is slow");
   std::vector<PutHandle::CommitDone> puts;
   std::deque<RemoveWaiter> removals;
+  ResizeDone resize;
   {
     base::MutexLock lock(mutex_);
     no_waiting_ = true;
+    resize = std::exchange(resize_done_, nullptr);
     for (auto& [object, waiters] : durable_waiters_) {
       for (auto& done : waiters) puts.push_back(std::move(done));
     }
     durable_waiters_.clear();
     removals.swap(remove_waiters_);
   }
+  if (resize) std::move(resize)(absl::UnavailableError("the store is ending"));
   for (auto& done : puts) std::move(done)(ending);
   for (RemoveWaiter& waiter : removals) EndPart(waiter.removing, ending);
   WakeRoomWaiters();

@@ -20,9 +20,9 @@ constexpr size_t kRowsPerLock = 256;
 absl::StatusOr<tier::Slot> PageStoreImpl::ReserveSlot(uint64_t bytes) {
   for (;;) {
     absl::StatusOr<tier::Slot> slot = host_->Reserve(bytes);
-    const uint64_t used = host_->Usage().used_bytes;
+    const tier::TierUsage usage = host_->Usage();
     if (slot.ok()) {
-      if (used > high_bytes_) EvictTo(low_bytes_);
+      if (usage.used_bytes > high_bytes()) EvictTo(low_bytes());
       return slot;
     }
     if (!absl::IsResourceExhausted(slot.status())) return slot;
@@ -32,10 +32,9 @@ absl::StatusOr<tier::Slot> PageStoreImpl::ReserveSlot(uint64_t bytes) {
       index_.ExpirePins(clock_->Now());
       const uint64_t evictable =
           index_.tier_bytes(TierId::kHost) - index_.guarded_bytes(TierId::kHost);
-      const uint64_t free = host_->capacity_bytes() - used;
-      if (evictable == 0 || evictable + free < bytes) return NoRoomLocked(bytes);
+      if (evictable == 0 || evictable + usage.free_bytes < bytes) return NoRoomLocked(bytes);
     }
-    if (EvictTo(std::min(low_bytes_, host_->capacity_bytes() - bytes)) == 0) {
+    if (EvictTo(std::min(low_bytes(), host_->capacity_bytes() - bytes)) == 0) {
       return ReserveWindow(bytes);
     }
   }
@@ -61,6 +60,8 @@ absl::StatusOr<tier::Slot> PageStoreImpl::ReserveWindow(uint64_t bytes, std::vec
       pieces.push_back({hole.offset, hole.bytes, nullptr});
     }
     index_.ForEachEvictable(TierId::kHost, [&](Object& object) {
+      const uint64_t end = object.slot.offset + object.slot.extent_bytes;
+      if (end > host_->capacity_bytes()) return;
       pieces.push_back({object.slot.offset, object.slot.extent_bytes, &object});
     });
     const std::span<const Piece> window = CheapestWindow(pieces, bytes);

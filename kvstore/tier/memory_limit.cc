@@ -1,5 +1,7 @@
 #include "kvstore/tier/memory_limit.h"
 
+#include <unistd.h>
+
 #include <charconv>
 #include <fstream>
 #include <limits>
@@ -81,6 +83,11 @@ MemoryLimit AvailableMemory(const std::string& root) {
     if (controllers.find(",memory,") != std::string::npos) ReadCgroup(root, kV1, group, limit);
   }
   return limit;
+}
+
+uint64_t MachineMemoryBytes() {
+  return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
+         static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
 }
 
 }  // namespace varve::tier

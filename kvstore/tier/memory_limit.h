@@ -19,4 +19,7 @@ struct MemoryLimit {
 // what is used), at every level up to the root. root: where /proc and /sys are, for tests.
 MemoryLimit AvailableMemory(const std::string& root = "");
 
+// What the machine has, whoever uses it.
+uint64_t MachineMemoryBytes();
+
 }  // namespace varve::tier

@@ -1,6 +1,8 @@
 #include "kvstore/tier/slot_allocator.h"
 
+#include <algorithm>
 #include <iterator>
+#include <vector>
 
 namespace varve::tier {
 
@@ -18,18 +20,20 @@ uint64_t SlotAllocator::RoundUp(uint64_t bytes) const {
 void SlotAllocator::AddHole(uint64_t offset, uint64_t bytes) {
   free_by_offset_.emplace(offset, bytes);
   free_by_size_.emplace(bytes, offset);
+  free_bytes_ += bytes;
 }
 
 void SlotAllocator::RemoveHole(uint64_t offset, uint64_t bytes) {
   free_by_offset_.erase(offset);
   free_by_size_.erase({bytes, offset});
+  free_bytes_ -= bytes;
 }
 
 std::variant<Slot, SlotAllocator::Lack> SlotAllocator::Reserve(uint64_t bytes) {
   const uint64_t rounded = RoundUp(bytes);
   const auto best = free_by_size_.lower_bound({rounded, 0});
   if (best == free_by_size_.end()) {
-    return Lack{rounded, capacity_bytes_ - used_bytes_, largest_free_bytes()};
+    return Lack{rounded, free_bytes_, largest_free_bytes()};
   }
   const auto [hole_bytes, offset] = *best;
   RemoveHole(offset, hole_bytes);
@@ -46,11 +50,17 @@ bool SlotAllocator::Free(const Slot& slot) {
       found->second.bytes != slot.bytes) {
     return false;
   }
-  uint64_t begin = slot.offset;
-  uint64_t end = begin + found->second.extent_bytes;
+  const uint64_t bytes = found->second.extent_bytes;
+  if (Beyond(found->second)) beyond_bytes_ -= bytes;
+  used_bytes_ -= bytes;
   reserved_.erase(found);
-  used_bytes_ -= end - begin;
+  Release(slot.offset, slot.offset + bytes);
+  return true;
+}
 
+void SlotAllocator::Release(uint64_t begin, uint64_t end) {
+  end = std::min(end, capacity_bytes_);
+  if (begin >= end) return;
   const auto after = free_by_offset_.lower_bound(begin);
   const bool joins_after = after != free_by_offset_.end() && after->first == end;
   const uint64_t after_bytes = joins_after ? after->second : 0;
@@ -66,7 +76,30 @@ bool SlotAllocator::Free(const Slot& slot) {
     end += after_bytes;
   }
   AddHole(begin, end - begin);
-  return true;
+}
+
+void SlotAllocator::Resize(uint64_t capacity_bytes) {
+  const uint64_t before = capacity_bytes_;
+  capacity_bytes_ = capacity_bytes & ~(alignment_bytes_ - 1);
+  while (!free_by_offset_.empty()) {
+    const auto [offset, bytes] = *free_by_offset_.rbegin();
+    if (offset + bytes <= capacity_bytes_) break;
+    RemoveHole(offset, bytes);
+    Release(offset, offset + bytes);
+  }
+  std::vector<std::pair<uint64_t, uint64_t>> taken;  // that end beyond the capacity before
+  beyond_bytes_ = 0;
+  for (const auto& [offset, slot] : reserved_) {
+    if (Beyond(slot)) beyond_bytes_ += slot.extent_bytes;
+    if (offset + slot.extent_bytes > before) taken.emplace_back(offset, slot.extent_bytes);
+  }
+  std::sort(taken.begin(), taken.end());
+  uint64_t at = before;
+  for (const auto& [offset, bytes] : taken) {
+    Release(at, offset);
+    at = std::max(at, offset + bytes);
+  }
+  Release(at, capacity_bytes_);
 }
 
 uint64_t SlotAllocator::largest_free_bytes() const {

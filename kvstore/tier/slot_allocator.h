@@ -37,8 +37,13 @@ class SlotAllocator {
   // here.
   bool Free(const Slot& slot);
 
+  // Slots that reach beyond a lower capacity stay until they are freed; no hole does. O(slots).
+  void Resize(uint64_t capacity_bytes);
+
   uint64_t capacity_bytes() const { return capacity_bytes_; }
   uint64_t used_bytes() const { return used_bytes_; }
+  uint64_t free_bytes() const { return free_bytes_; }
+  uint64_t beyond_bytes() const { return beyond_bytes_; }
   uint64_t largest_free_bytes() const;
   uint64_t slots() const { return reserved_.size(); }
   // offset -> bytes; no two touch.
@@ -48,10 +53,15 @@ class SlotAllocator {
   uint64_t RoundUp(uint64_t bytes) const;
   void AddHole(uint64_t offset, uint64_t bytes);
   void RemoveHole(uint64_t offset, uint64_t bytes);
+  // A hole that may touch others, and reach beyond the capacity.
+  void Release(uint64_t begin, uint64_t end);
+  bool Beyond(const Slot& slot) const { return slot.offset + slot.extent_bytes > capacity_bytes_; }
 
   const uint64_t alignment_bytes_;
-  const uint64_t capacity_bytes_;
-  uint64_t used_bytes_ = 0;
+  uint64_t capacity_bytes_;
+  uint64_t used_bytes_ = 0;    // by all slots
+  uint64_t free_bytes_ = 0;    // in holes
+  uint64_t beyond_bytes_ = 0;  // of slots that reach beyond the capacity
   uint64_t next_generation_ = 1;
   // The holes, twice: touching holes never exist side by side.
   std::map<uint64_t, uint64_t> free_by_offset_;           // offset -> bytes

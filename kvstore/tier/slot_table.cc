@@ -45,12 +45,19 @@ void SlotTable::Free(const Slot& slot) {
                  " bytes at ", slot.offset, ", generation ", slot.generation);
 }
 
+void SlotTable::Resize(uint64_t capacity_bytes) {
+  base::MutexLock lock(mutex_);
+  allocator_.Resize(capacity_bytes);
+}
+
 TierUsage SlotTable::Usage() const {
   base::MutexLock lock(mutex_);
   return TierUsage{.capacity_bytes = allocator_.capacity_bytes(),
                    .used_bytes = allocator_.used_bytes(),
+                   .free_bytes = allocator_.free_bytes(),
                    .largest_free_bytes = allocator_.largest_free_bytes(),
                    .slots = allocator_.slots(),
+                   .beyond_bytes = allocator_.beyond_bytes(),
                    .rejected_frees = rejected_frees_};
 }
 

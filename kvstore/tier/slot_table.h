@@ -31,6 +31,7 @@ class SlotTable {
   absl::StatusOr<Slot> Reserve(uint64_t bytes);
   // What is not reserved is counted and logged.
   void Free(const Slot& slot);
+  void Resize(uint64_t capacity_bytes);
   TierUsage Usage() const;
   std::vector<Tier::Extent> Holes() const;
 

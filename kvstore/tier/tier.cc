@@ -7,15 +7,15 @@
 namespace varve::tier {
 
 bool Tier::Contains(const Slot& slot) const {
-  return slot.bytes > 0 && slot.offset < capacity_bytes_ &&
-         slot.bytes <= capacity_bytes_ - slot.offset;
+  return slot.bytes > 0 && slot.offset < max_capacity_bytes_ &&
+         slot.bytes <= max_capacity_bytes_ - slot.offset;
 }
 
 absl::Status Tier::CheckAccess(const Slot& slot, uint64_t offset, uint64_t bytes) const {
   if (!Contains(slot)) {
     return absl::OutOfRangeError(absl::StrCat("slot of ", slot.bytes, " bytes at ", slot.offset,
                                               " is not inside the ", name(), " tier of ",
-                                              capacity_bytes_, " bytes"));
+                                              capacity_bytes(), " bytes"));
   }
   if (offset > slot.bytes || bytes > slot.bytes - offset) {
     return absl::OutOfRangeError(absl::StrCat(bytes, " bytes at offset ", offset,
@@ -25,9 +25,10 @@ absl::Status Tier::CheckAccess(const Slot& slot, uint64_t offset, uint64_t bytes
 }
 
 absl::StatusOr<Slot> Tier::Reserve(uint64_t bytes) {
-  if (bytes == 0 || bytes > capacity_bytes_) {
+  const uint64_t capacity = capacity_bytes();
+  if (bytes == 0 || bytes > capacity) {
     return absl::InvalidArgumentError(absl::StrCat("cannot reserve ", bytes, " bytes in the ",
-                                                   name(), " tier, allowed: 1..", capacity_bytes_));
+                                                   name(), " tier, allowed: 1..", capacity));
   }
   return DoReserve(bytes);
 }

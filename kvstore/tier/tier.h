@@ -9,6 +9,7 @@
 // Free reads or writes bytes of its next owner.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -31,9 +32,11 @@ struct Slot {
 
 struct TierUsage {
   uint64_t capacity_bytes = 0;
-  uint64_t used_bytes = 0;          // reserved, rounding included
+  uint64_t used_bytes = 0;          // reserved, rounding and what is beyond the capacity included
+  uint64_t free_bytes = 0;          // inside the capacity
   uint64_t largest_free_bytes = 0;  // the biggest slot that can be reserved now
   uint64_t slots = 0;
+  uint64_t beyond_bytes = 0;    // of slots that reach beyond the capacity, which has been lowered
   uint64_t rejected_frees = 0;  // Free of something that is not reserved: a bug of the caller
 };
 
@@ -45,7 +48,8 @@ class Tier {
   Tier& operator=(const Tier&) = delete;
 
   virtual const char* name() const = 0;  // "host", "nvme", "gpu"
-  uint64_t capacity_bytes() const { return capacity_bytes_; }
+  // Changes only in tiers that can be resized (host_tier.h).
+  uint64_t capacity_bytes() const { return capacity_bytes_.load(std::memory_order_relaxed); }
 
   // RESOURCE_EXHAUSTED when no hole is big enough; INVALID_ARGUMENT for 0 bytes or more than the
   // capacity.
@@ -69,7 +73,12 @@ class Tier {
   virtual std::vector<Extent> Holes() const = 0;
 
  protected:
-  explicit Tier(uint64_t capacity_bytes) : capacity_bytes_(capacity_bytes) {}
+  explicit Tier(uint64_t capacity_bytes) : Tier(capacity_bytes, capacity_bytes) {}
+  // max_capacity_bytes: up to which the capacity may be set, and all slots lie.
+  Tier(uint64_t capacity_bytes, uint64_t max_capacity_bytes)
+      : max_capacity_bytes_(max_capacity_bytes), capacity_bytes_(capacity_bytes) {}
+  void set_capacity_bytes(uint64_t bytes) { capacity_bytes_.store(bytes); }
+  const uint64_t max_capacity_bytes_;
 
  private:
   bool Contains(const Slot& slot) const;
@@ -82,7 +91,7 @@ class Tier {
                        Done done) = 0;
   virtual void DoRead(const Slot& slot, uint64_t offset, std::span<std::byte> to, Done done) = 0;
 
-  const uint64_t capacity_bytes_;
+  std::atomic<uint64_t> capacity_bytes_;
 };
 
 }  // namespace varve::tier

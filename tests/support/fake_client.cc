@@ -394,6 +394,9 @@ void FakeClient::DrainDirectoryAsync(const std::string&, std::function<void(absl
 void FakeClient::DrainTierAsync(client::Tier, std::function<void(absl::StatusOr<uint64_t>)> done) {
   done(NotFaked());
 }
+void FakeClient::ResizeTierAsync(client::Tier, uint64_t, std::function<void(absl::Status)> done) {
+  done(NotFaked());
+}
 absl::Status FakeClient::Echo(size_t) { return NotFaked(); }
 
 }  // namespace varve::testing

@@ -132,6 +132,8 @@ class FakeClient : public client::Client {
                            std::function<void(absl::Status)> done) override;
   void DrainTierAsync(client::Tier tier,
                       std::function<void(absl::StatusOr<uint64_t>)> done) override;
+  void ResizeTierAsync(client::Tier tier, uint64_t capacity_bytes,
+                       std::function<void(absl::Status)> done) override;
   absl::Status Echo(size_t bytes) override;
 
  private:

@@ -61,8 +61,8 @@ class VarvectlTiersTest : public VarvectlRunner {
   static std::string Value(int i) {
     return std::string(kValueBytes, static_cast<char>('a' + i % 26));
   }
-  static void PutValues(Client& client, int count) {
-    for (int i = 0; i < count; ++i) {
+  static void PutValues(Client& client, int count, int from = 0) {
+    for (int i = from; i < from + count; ++i) {
       const std::string value = Value(i);
       const auto put = client.PutInline(Key(i), std::as_bytes(std::span(value)), {});
       ASSERT_TRUE(put.ok()) << put.status();
@@ -137,6 +137,10 @@ TEST_F(VarvectlTiersTest, WhatCannotBeAddedOrDrainedIsSaid) {
       {"tiers drain " + File("other"), 3, "no directory"},
       {"tiers drain gpu", 2, "drain what?"},
       {"tiers drain nvme", 1, "add another directory and drain the old one"},
+      {"tiers resize nvme 1GiB", 2, "varvectl tiers add"},
+      {"tiers resize host plenty", 2, "plenty"},
+      {"tiers resize host 100KiB", 2, "from 512 KiB, the largest object"},
+      {"tiers resize host 1000TiB", 2, "allowed: from 512 KiB"},
   };
   for (const Case& c : cases) {
     SCOPED_TRACE(c.arguments);
@@ -174,6 +178,26 @@ TEST_F(VarvectlTiersTest, DrainingHostMemoryMakesItSafe) {
   ASSERT_TRUE(store_->Wait(absl::Seconds(30)).ok());
   StartWithDisk("disk", "memory");
   ExpectValues(*Connect(), 10);
+}
+
+TEST_F(VarvectlTiersTest, HostMemoryChangesItsSizeUnderItsValues) {
+  StartWithDisk("disk", "memory");
+  const auto client = Connect();
+  PutValues(*client, 30);
+  const auto host = [&] { return json::parse(Run("tiers --json").out)["tiers"][0]; };
+  const Outcome smaller = Run("tiers resize host 2MiB");
+  EXPECT_EQ(smaller.code, 0) << smaller.err;
+  EXPECT_THAT(smaller.out, AllOf(HasSubstr("2.00 MiB"), HasSubstr("host_tier.capacity_bytes")));
+  EXPECT_EQ(host()["capacity_bytes"], 2 << 20);
+  EXPECT_EQ(host()["beyond_bytes"], 0);
+  EXPECT_LE(host()["used_bytes"], 2 << 20);
+  EXPECT_GT(Nvme()["objects"], 20);
+  ExpectValues(*client, 30);
+  EXPECT_EQ(json::parse(Run("tiers resize host 16MiB --json").out)["capacity_bytes"], 16 << 20);
+  EXPECT_EQ(host()["capacity_bytes"], 16 << 20);
+  PutValues(*client, 40, /*from=*/30);
+  ExpectValues(*client, 70);
+  EXPECT_GE(host()["objects"], 40) << "8 MiB were not enough for them";
 }
 
 // A store whose /disk drains for ever; on_status runs with each question about it.
@@ -224,7 +248,7 @@ TEST_F(VarvectlTiersTest, CtrlCEndsTheWaitingNotTheDraining) {
   const std::string noted = absl::StrCat("sh -c 'echo $$ >", File("pid"), "; exec \"$@\"' sh");
   const Outcome stopped = RunAt(address, "tiers drain /disk", noted);
   EXPECT_EQ(stopped.code, 130);
-  EXPECT_THAT(stopped.err, HasSubstr("varvectl: /disk goes on draining"));
+  EXPECT_THAT(stopped.err, HasSubstr("varvectl: the store goes on draining /disk"));
   const Outcome begun = RunAt(address, "tiers drain /disk --no-wait", noted);
   EXPECT_EQ(begun.code, 0) << begun.err;
   EXPECT_THAT(begun.out, HasSubstr("/disk is draining"));

@@ -22,17 +22,19 @@ class DiskFixture {
  public:
   static constexpr uint64_t kSlot = 8192;
   static constexpr uint64_t kHostSlots = 16;
+  static constexpr uint64_t kMaxHostSlots = 64;
+  static constexpr uint64_t kMaxObjectBytes = 64 << 10;
 
   struct Options {
     Durability durability = Durability::kMemory;
-    uint64_t disk_slots = 64;
+    uint64_t disk_slots = 64;  // 0: no disk
     uint32_t promote_uses = 2;
   };
 
   explicit DiskFixture(const Options& options)
       : options_(options),
         log_(std::make_unique<tier::FakeRecordLog>(options.disk_slots * kSlot)),
-        host_(*tier::HostTier::Create({.capacity_bytes = kHostSlots * kSlot})),
+        host_(MakeHost()),
         staging_(*tier::HostTier::Create({.capacity_bytes = 1 << 20})) {
     Open();
   }
@@ -44,7 +46,7 @@ class DiskFixture {
     Settle();
     store_.reset();
     log_ = std::move(left);
-    host_ = *tier::HostTier::Create({.capacity_bytes = kHostSlots * kSlot});
+    host_ = MakeHost();
     Open();
   }
   // Everything that was begun ends.
@@ -116,14 +118,19 @@ class DiskFixture {
   const absl::Status& load_status() const { return load_status_; }
 
  private:
+  static std::unique_ptr<tier::HostTier> MakeHost() {
+    return *tier::HostTier::Create(
+        {.capacity_bytes = kHostSlots * kSlot, .max_capacity_bytes = kMaxHostSlots * kSlot});
+  }
   void Open() {
     PageStoreOptions options;
-    options.max_object_bytes = 64 << 10;
-    options.disk = DiskOptions{.log = log_.get(),
-                               .staging = staging_.get(),
-                               .executor = &executor_,
-                               .durability = options_.durability,
-                               .promote_uses = options_.promote_uses};
+    options.max_object_bytes = kMaxObjectBytes;
+    if (options_.disk_slots > 0)
+      options.disk = DiskOptions{.log = log_.get(),
+                                 .staging = staging_.get(),
+                                 .executor = &executor_,
+                                 .durability = options_.durability,
+                                 .promote_uses = options_.promote_uses};
     auto store = PageStore::Create(host_.get(), options, &clock_);
     ASSERT_TRUE(store.ok()) << store.status();
     store_ = *std::move(store);

@@ -134,10 +134,10 @@ TEST(PageStoreThreadsTest, OneOfManyWritersWins) {
 }
 
 // A host tier whose users all look at its usage before any of them goes on.
-class MeetingTier final : public tier::Tier {
+class MeetingTier final : public tier::HostTier {
  public:
   explicit MeetingTier(std::unique_ptr<tier::HostTier> tier)
-      : Tier(tier->capacity_bytes()), tier_(std::move(tier)) {}
+      : HostTier(tier->capacity_bytes()), tier_(std::move(tier)) {}
   // The next look of each of so many threads waits for those of the others.
   void Meet(int threads) { meeting_ = std::make_unique<std::latch>(threads); }
   void Part() { meeting_.reset(); }
@@ -149,6 +149,10 @@ class MeetingTier final : public tier::Tier {
     return usage;
   }
   std::vector<Extent> Holes() const override { return tier_->Holes(); }
+  std::span<std::byte> memory() const override { return tier_->memory(); }
+  absl::Status Grow(uint64_t capacity_bytes) override { return tier_->Grow(capacity_bytes); }
+  absl::Status Shrink(uint64_t capacity_bytes) override { return tier_->Shrink(capacity_bytes); }
+  bool ReleaseBeyond() override { return tier_->ReleaseBeyond(); }
 
  private:
   absl::StatusOr<tier::Slot> DoReserve(uint64_t bytes) override { return tier_->Reserve(bytes); }

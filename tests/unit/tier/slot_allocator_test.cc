@@ -52,6 +52,19 @@ class NaiveModel {
   }
   void Reserve(uint64_t offset, uint64_t bytes) { reserved_[offset] = Rounded(bytes); }
   void Free(uint64_t offset) { reserved_.erase(offset); }
+  void Resize(uint64_t capacity) { capacity_ = capacity; }
+  uint64_t Beyond() const {
+    uint64_t beyond = 0;
+    for (const auto& [offset, bytes] : reserved_) {
+      if (offset + bytes > capacity_) beyond += bytes;
+    }
+    return beyond;
+  }
+  uint64_t FreeBytes() const {
+    uint64_t free = 0;
+    ForEachHole([&](uint64_t, uint64_t hole) { free += hole; });
+    return free;
+  }
   uint64_t Used() const {
     uint64_t used = 0;
     for (const auto& [offset, bytes] : reserved_) used += bytes;
@@ -63,7 +76,8 @@ class NaiveModel {
   void ForEachHole(Fn&& fn) const {
     uint64_t at = 0;
     for (const auto& [offset, bytes] : reserved_) {
-      if (offset > at) fn(at, offset - at);
+      const uint64_t end = std::min(offset, capacity_);
+      if (end > at) fn(at, end - at);
       at = offset + bytes;
     }
     if (at < capacity_) fn(at, capacity_ - at);
@@ -173,7 +187,7 @@ TEST(SlotAllocatorTest, AgreesWithNaiveModelUnderMixedChurn) {
   for (uint64_t seed = 1; seed <= 8; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     std::mt19937_64 random(seed);
-    constexpr uint64_t kCapacity = 8 << 20;
+    constexpr uint64_t kCapacity = 8 << 20, kMaxCapacity = 12 << 20;
     SlotAllocator allocator(kCapacity);
     NaiveModel model(kCapacity);
     std::vector<Slot> slots;
@@ -197,13 +211,20 @@ TEST(SlotAllocatorTest, AgreesWithNaiveModelUnderMixedChurn) {
         model.Free(slots.back().offset);
         slots.pop_back();
       }
+      if (random() % 50 == 0) {
+        const uint64_t capacity = (1 + random() % (kMaxCapacity / kPage)) * kPage;
+        allocator.Resize(capacity + random() % kPage);
+        model.Resize(capacity);
+      }
+      ASSERT_EQ(allocator.beyond_bytes(), model.Beyond());
+      ASSERT_EQ(allocator.free_bytes(), model.FreeBytes());
       ASSERT_EQ(allocator.used_bytes(), model.Used());
       ASSERT_EQ(allocator.largest_free_bytes(), model.Largest());
       ASSERT_EQ(allocator.holes().size(), model.Holes());
       ASSERT_EQ(allocator.slots(), slots.size());
     }
     for (const Slot& slot : slots) ASSERT_TRUE(allocator.Free(slot));
-    EXPECT_EQ(allocator.largest_free_bytes(), kCapacity);
+    EXPECT_EQ(allocator.largest_free_bytes(), allocator.capacity_bytes());
   }
 }
 

@@ -15,6 +15,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "kvstore/base/log.h"
 #include "kvstore/base/status.h"
 #include "kvstore/base/version.h"
@@ -146,9 +147,17 @@ bool StopSignals::Wait(absl::Duration patience) const {
 }
 
 int StopSignals::ServeUntilStopped(absl::Duration grace,
-                                   const std::function<void(absl::Duration)>& shut_down) const {
+                                   const std::function<void(absl::Duration)>& shut_down,
+                                   absl::Duration patience) const {
   int signal = Next(nullptr);
   LogInfo("signal ", signal, ": draining, at most ", absl::FormatDuration(grace));
+  if (patience < absl::InfiniteDuration()) {
+    std::thread([until = absl::Now() + grace + patience] {
+      absl::SleepFor(until - absl::Now());
+      LogError("the end takes too long, a disk may hang: what was not written by now is lost");
+      _exit(1);
+    }).detach();
+  }
   // The second signal must be heard while the first is being served.
   std::thread drain([&] {
     shut_down(grace);

@@ -75,9 +75,10 @@ class StopSignals {
   // True when one came within the time.
   bool Wait(absl::Duration patience) const;
   // Waits for one, then lets shut_down(grace) run; a second one ends the process at once with exit
-  // code 128 + signal. Returns the exit code.
-  int ServeUntilStopped(absl::Duration grace,
-                        const std::function<void(absl::Duration)>& shut_down) const;
+  // code 128 + signal. Returns the exit code. A process that is still there `patience` after the
+  // grace, in shut_down or later, ends at once with exit code 1.
+  int ServeUntilStopped(absl::Duration grace, const std::function<void(absl::Duration)>& shut_down,
+                        absl::Duration patience = absl::InfiniteDuration()) const;
 
  private:
   // The next one; negative when none came within the limit. Null: no limit.

@@ -46,6 +46,9 @@ absl::StatusOr<std::unique_ptr<StoreServer>> StartServer(const varve::v1::StoreC
   return StoreServer::Start(std::move(options));
 }
 
+// After drain_ms, for what waits for a disk. Containers are given 10 s more than drain_ms.
+constexpr absl::Duration kPatience = absl::Seconds(9);
+
 int Main(const std::vector<std::string>& args) {
   base::SetUpProcess();
   // VARVE_STORE is the address of a store, for varvectl and varve-worker; a shell that has it set
@@ -63,8 +66,9 @@ int Main(const std::vector<std::string>& args) {
   base::LogInfo("serving gRPC on ", (*server)->grpc_address(), ", HTTP on ",
                 (*server)->http_address());
   base::PrintReadyLine({{"grpc", (*server)->grpc_address()}, {"http", (*server)->http_address()}});
-  return signals.ServeUntilStopped(absl::Milliseconds(config.drain_ms()),
-                                   [&](absl::Duration grace) { (*server)->Shutdown(grace); });
+  return signals.ServeUntilStopped(
+      absl::Milliseconds(config.drain_ms()),
+      [&](absl::Duration grace) { (*server)->Shutdown(grace); }, kPatience);
 }
 
 }  // namespace

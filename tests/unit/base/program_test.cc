@@ -124,6 +124,19 @@ TEST(StopSignalsDeathTest, DrainsOnTheFirstAndEndsOnTheSecond) {
       ::testing::ExitedWithCode(128 + SIGINT), "");
 }
 
+TEST(StopSignalsDeathTest, AnEndThatHangsIsGivenUp) {
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
+  EXPECT_EXIT(
+      {
+        const StopSignals signals;
+        kill(getpid(), SIGTERM);
+        signals.ServeUntilStopped(
+            absl::ZeroDuration(), [](absl::Duration) {}, absl::Milliseconds(100));
+        while (true) pause();
+      },
+      ::testing::ExitedWithCode(1), "takes too long");
+}
+
 TEST(ConfigChecks, NameTheFieldAndWhatIsAllowed) {
   ConfigChecks checks;
   checks.Range("a", 1u, 1u, 2u);

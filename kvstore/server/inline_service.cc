@@ -61,7 +61,8 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
         // Objects are on their way to disk, and there will be room.
         open_ = false;
         return core().pages.AwaitRoom(
-            room_deadline_, [this, self = shared_from_this(), message] { TakeLater(message); });
+            request.total_bytes(), room_deadline_,
+            [this, self = shared_from_this(), message] { TakeLater(message); });
       }
     } else if (status_.ok() && !request.key().empty() && request.key() != key_) {
       status_ = absl::InvalidArgumentError(

@@ -68,7 +68,7 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
 
   // Objects are on their way to disk, and there will be room for this item and those behind it.
   void WaitForRoom(int i) {
-    core_.pages.AwaitRoom(deadline_, [self = shared_from_this(), i] {
+    core_.pages.AwaitRoom(items_[i].bytes, deadline_, [self = shared_from_this(), i] {
       self->core_.put_pool.Run([self, i] { self->RunFrom(i); });
     });
   }
@@ -90,6 +90,7 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
     }
 
     std::vector<Piece> pieces;
+    uint64_t bytes = 0;
     std::unique_ptr<store::PutHandle> handle;  // null: has its result already
   };
   struct Chunk {
@@ -115,16 +116,16 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
   absl::Status Reserve(int i) {
     const varve::v1::PutItem& wire = request_.items(i);
     VARVE_ASSIGN_OR_RETURN(const page::ObjectKey key, ParseKey(wire.key()));
-    uint64_t bytes = 0;
-    VARVE_ASSIGN_OR_RETURN(items_[i].pieces,
-                           ResolveRefs(*session_, wire.sources(), "sources", &bytes));
+    Item& item = items_[i];
+    VARVE_ASSIGN_OR_RETURN(item.pieces,
+                           ResolveRefs(*session_, wire.sources(), "sources", &item.bytes));
     VARVE_ASSIGN_OR_RETURN(const store::ObjectMeta meta,
-                           ParseMeta(core_, {.bytes = bytes,
+                           ParseMeta(core_, {.bytes = item.bytes,
                                              .layout = wire.layout(),
                                              .codec = wire.codec(),
                                              .prompt_tokens = wire.prompt_tokens(),
                                              .ttl_ms = wire.ttl_ms()}));
-    VARVE_ASSIGN_OR_RETURN(items_[i].handle, core_.pages.Reserve(session_->ns(), key, meta));
+    VARVE_ASSIGN_OR_RETURN(item.handle, core_.pages.Reserve(session_->ns(), key, meta));
     return absl::OkStatus();
   }
 

@@ -236,9 +236,10 @@ class PageStore {
   virtual absl::StatusOr<std::unique_ptr<PutHandle>> Reserve(NamespaceId ns,
                                                              const page::ObjectKey& key,
                                                              const ObjectMeta& meta) = 0;
-  // After UNAVAILABLE: `done` on some thread, once, when some room was made, and at `deadline` at
-  // the latest.
-  virtual void AwaitRoom(absl::Time deadline, base::Task done) = 0;
+  // After UNAVAILABLE: `done` on some thread, once, when there may be room for so many bytes, and
+  // at `deadline` at the latest. Who has the earliest deadline comes first, so an object that
+  // waits again with the deadline that it had keeps its turn, and small ones do not pass it by.
+  virtual void AwaitRoom(uint64_t bytes, absl::Time deadline, base::Task done) = 0;
   // ALREADY_EXISTS was the answer: done when that object is as durable as the store promises.
   virtual void AwaitDurable(NamespaceId ns, const page::ObjectKey& key,
                             PutHandle::CommitDone done) = 0;

@@ -327,7 +327,6 @@ void PageStoreImpl::NoteReadError(Object* object, const absl::Status& status) {
 // ---- time
 
 void PageStoreImpl::Tick() {
-  std::vector<base::Task> late;
   std::vector<std::shared_ptr<Reading>> slow;
   std::vector<Left> left;
   ExpireObjects();
@@ -339,14 +338,6 @@ void PageStoreImpl::Tick() {
     NoteDiskStateLocked();
     PumpWritesLocked(left);
     const absl::Time now = clock_->Now();
-    for (auto waiter = room_waiters_.begin(); waiter != room_waiters_.end();) {
-      if (now < waiter->deadline) {
-        ++waiter;
-        continue;
-      }
-      late.push_back(std::move(waiter->done));
-      waiter = room_waiters_.erase(waiter);
-    }
     for (const std::shared_ptr<Reading>& reading : readings_) {
       if (reading->deadline <= now) slow.push_back(reading);
     }
@@ -355,7 +346,7 @@ void PageStoreImpl::Tick() {
     EndReading(reading, absl::DeadlineExceededError("the disk has not answered in time"));
   }
   ReportLeft(left);
-  for (base::Task& done : late) std::move(done)();
+  WakeRoomWaiters();
 }
 
 }  // namespace varve::store

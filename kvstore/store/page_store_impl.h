@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <deque>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -51,7 +52,7 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   std::vector<std::string> ListNamespaces(NamespaceId first, size_t limit) const override;
   absl::StatusOr<std::unique_ptr<PutHandle>> Reserve(NamespaceId ns, const page::ObjectKey& key,
                                                      const ObjectMeta& meta) override;
-  void AwaitRoom(absl::Time deadline, base::Task done) override;
+  void AwaitRoom(uint64_t bytes, absl::Time deadline, base::Task done) override;
   void AwaitDurable(NamespaceId ns, const page::ObjectKey& key,
                     PutHandle::CommitDone done) override;
   std::unique_ptr<GetHandle> Acquire(NamespaceId ns, const page::ObjectKey& key,
@@ -97,7 +98,7 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
     std::shared_ptr<Removing> removing;
   };
   struct RoomWaiter {
-    absl::Time deadline;
+    uint64_t bytes = 0;
     base::Task done;
   };
   // A read for a handle, which may have gone when the disk answers at last.
@@ -158,7 +159,7 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReportLeft(const std::vector<Left>& left) const;
   absl::Status NoRoomLocked(uint64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Room was made, or will not be: those who wait look again.
+  // Room was made, or will not be: as many of those who wait as it may be for look again.
   void WakeRoomWaiters();
 
   // ---- page_store_resize.cc
@@ -242,8 +243,8 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   std::set<uint64_t> erasures_ ABSL_GUARDED_BY(mutex_);  // with the log
   std::deque<RemoveWaiter> remove_waiters_ ABSL_GUARDED_BY(mutex_);
   bool no_waiting_ ABSL_GUARDED_BY(mutex_) = false;
-  std::deque<RoomWaiter> room_waiters_ ABSL_GUARDED_BY(mutex_);
-  std::atomic<bool> room_awaited_{false};  // there may be some
+  std::multimap<absl::Time, RoomWaiter> room_waiters_ ABSL_GUARDED_BY(mutex_);  // by deadline
+  std::atomic<bool> room_awaited_{false};                                       // there are some
   std::vector<base::Task> flush_waiters_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_set<std::shared_ptr<Reading>> readings_ ABSL_GUARDED_BY(mutex_);
   FrequencySketch uses_ ABSL_GUARDED_BY(mutex_);

@@ -231,11 +231,11 @@ absl::StatusOr<EvictedMatching> PageStoreImpl::EvictMatching(std::string_view ns
 
 // ---- waiting for it
 
-void PageStoreImpl::AwaitRoom(absl::Time deadline, base::Task done) {
+void PageStoreImpl::AwaitRoom(uint64_t bytes, absl::Time deadline, base::Task done) {
   {
     base::MutexLock lock(mutex_);
     if (queued_bytes_ > 0 && !no_waiting_ && clock_->Now() < deadline) {
-      room_waiters_.push_back({deadline, std::move(done)});
+      room_waiters_.emplace(deadline, RoomWaiter{bytes, std::move(done)});
       room_awaited_.store(true);
       return;
     }
@@ -244,13 +244,25 @@ void PageStoreImpl::AwaitRoom(absl::Time deadline, base::Task done) {
 }
 
 void PageStoreImpl::WakeRoomWaiters() {
-  if (!room_awaited_.exchange(false)) return;
-  std::deque<RoomWaiter> waiters;
+  if (!room_awaited_.load()) return;
+  std::vector<base::Task> woken;
   {
     base::MutexLock lock(mutex_);
-    waiters.swap(room_waiters_);
+    // Without anything on its way there is nothing to wait for, room or not.
+    const bool all = queued_bytes_ == 0 || !disk_usable_ || no_waiting_ || stopping_;
+    const absl::Time now = clock_->Now();
+    uint64_t room = host_->Usage().free_bytes;
+    for (auto first = room_waiters_.begin(); first != room_waiters_.end();) {
+      auto& [deadline, waiter] = *first;
+      // The first one looks each time: evicting what is on disk by now may make its room.
+      if (!all && now < deadline && waiter.bytes > room && !woken.empty()) break;
+      room -= std::min(room, waiter.bytes);
+      woken.push_back(std::move(waiter.done));
+      first = room_waiters_.erase(first);
+    }
+    room_awaited_.store(!room_waiters_.empty());
   }
-  for (RoomWaiter& waiter : waiters) std::move(waiter.done)();
+  for (base::Task& done : woken) std::move(done)();
 }
 
 }  // namespace varve::store

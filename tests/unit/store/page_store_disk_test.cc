@@ -1,5 +1,6 @@
 // The page store over a disk, step by step.
 #include <algorithm>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,8 @@
 
 namespace varve::store {
 namespace {
+
+constexpr uint64_t kSlot = DiskFixture::kSlot;
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -31,7 +34,7 @@ TEST(PageStoreDiskTest, AFullDiskLosesTheOldest) {
   EXPECT_EQ(f.Read(Name(0)), std::nullopt);
   EXPECT_EQ(f.last_miss(), MissReason::kEvicted);
   EXPECT_GT(f.Disk().eviction.evicted_objects, 0u);
-  EXPECT_LE(f.log().Usage().live_bytes, 20 * DiskFixture::kSlot);
+  EXPECT_LE(f.log().Usage().live_bytes, 20 * kSlot);
 }
 
 TEST(PageStoreDiskTest, WhatIsReadTwiceComesBackToMemory) {
@@ -143,7 +146,7 @@ TEST(PageStoreDiskTest, PutWaitsForRoomThatIsOnItsWay) {
   ASSERT_TRUE(absl::IsUnavailable(**refused)) << **refused;
   EXPECT_THAT((*refused)->ToString(), HasSubstr("on their way to disk"));
   bool woken = false;
-  f.store().AwaitRoom(f.clock().Now() + absl::Seconds(10), [&] { woken = true; });
+  f.store().AwaitRoom(kSlot, f.clock().Now() + absl::Seconds(10), [&] { woken = true; });
   EXPECT_FALSE(woken);
   f.log().End(0);
   EXPECT_TRUE(woken);
@@ -151,17 +154,50 @@ TEST(PageStoreDiskTest, PutWaitsForRoomThatIsOnItsWay) {
   EXPECT_EQ(f.store().Usage().eviction.evicted_objects, 0u);
 }
 
+TEST(PageStoreDiskTest, RoomGoesToWhoeverWaitsLongest) {
+  DiskFixture f({});
+  for (int i = 0; i < 16; ++i) f.Put(Name(i));
+  ASSERT_EQ(f.log().pending(), 3u) << "from 16 slots to 13";
+  std::string woken;
+  const auto wait = [&](char name, uint64_t slots, int seconds) {
+    f.store().AwaitRoom(slots * kSlot, f.clock().Now() + absl::Seconds(seconds),
+                        [&woken, name] { woken += name; });
+  };
+  wait('b', 1, 11);
+  wait('a', 3, 10);
+  wait('c', 1, 12);
+  f.log().End(0);
+  EXPECT_EQ(woken, "a") << "one slot is none for three, and others do not pass";
+  wait('a', 3, 10);
+  wait('d', 1, 9);
+  f.log().End(0);
+  EXPECT_EQ(woken, "ad") << "of two slots one is left";
+  f.log().End(0);
+  EXPECT_EQ(woken, "adabc") << "nothing more is on its way: they have to be told";
+}
+
 TEST(PageStoreDiskTest, WaitingForRoomEndsAtItsDeadline) {
   DiskFixture f({});
   for (int i = 0; i < 16; ++i) f.Put(Name(i));
-  bool woken = false;
-  f.store().AwaitRoom(f.clock().Now() + absl::Seconds(10), [&] { woken = true; });
-  f.clock().Advance(absl::Seconds(9));
-  f.store().Tick();
-  EXPECT_FALSE(woken);
+  int first = 0, second = 0;
+  const absl::Time now = f.clock().Now();
+  std::function<void()> wait = [&] {
+    ++first;
+    if (f.clock().Now() < now + absl::Seconds(10)) {
+      f.store().AwaitRoom(kSlot, now + absl::Seconds(10), wait);
+    }
+  };
+  wait();
+  f.store().AwaitRoom(kSlot, now + absl::Seconds(20), [&] { ++second; });
+  for (int i = 0; i < 19; ++i) {
+    f.clock().Advance(absl::Seconds(1));
+    f.store().Tick();
+    EXPECT_EQ(first, std::min(1 + i + 1, 11)) << "it looks each time";
+  }
   f.clock().Advance(absl::Seconds(1));
   f.store().Tick();
-  EXPECT_TRUE(woken);
+  EXPECT_GT(second, 0);
+  EXPECT_EQ(first, 11) << "and no more after its deadline";
 }
 
 TEST(PageStoreDiskTest, SyncPutAnswersWhenTheDiskHas) {

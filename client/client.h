@@ -90,6 +90,12 @@ struct Piece {
   size_t bytes = 0;
 };
 
+// What a value that is put inline says of itself; see PutItem.
+struct ValueInfo {
+  page::ObjectLayout layout;
+  uint32_t prompt_tokens = 0;
+  absl::Duration ttl = absl::InfiniteDuration();
+};
 struct PutItem {
   page::ObjectKey key;
   std::vector<Piece> sources;  // concatenated
@@ -144,6 +150,8 @@ struct ObjectInfo {
   uint32_t crc32c = 0;
   std::vector<Tier> tiers;  // all that have a copy
   absl::Duration idle;      // since its last use, or since the store has found it on disk
+  uint32_t prompt_tokens = 0;
+  absl::Duration ttl = absl::InfiniteDuration();  // what is left of it
 };
 struct ObjectPage {
   std::vector<ObjectInfo> objects;
@@ -303,7 +311,7 @@ class Client {
   // Values inside gRPC messages: works on every lane.
   virtual absl::StatusOr<PutResult> PutInline(const page::ObjectKey& key,
                                               std::span<const std::byte> value,
-                                              const page::ObjectLayout& layout) = 0;
+                                              const ValueInfo& info) = 0;
   // The value is set only on a hit.
   virtual absl::StatusOr<GetResult> GetInline(const page::ObjectKey& key,
                                               const page::ObjectRange& range,

@@ -104,7 +104,7 @@ class ClientImpl final : public Client {
   absl::StatusOr<std::vector<PrefetchOutcome>> Prefetch(
       std::span<const page::ObjectKey> keys) override;
   absl::StatusOr<PutResult> PutInline(const page::ObjectKey& key, std::span<const std::byte> value,
-                                      const page::ObjectLayout& layout) override;
+                                      const ValueInfo& info) override;
   absl::StatusOr<GetResult> GetInline(const page::ObjectKey& key, const page::ObjectRange& range,
                                       std::string* value) override;
 

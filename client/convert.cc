@@ -208,7 +208,9 @@ ObjectInfo FromProto(const v1::ObjectInfo& info) {
           .layout = FromProto(info.layout()),
           .crc32c = info.crc32c(),
           .tiers = std::move(tiers),
-          .idle = absl::Milliseconds(info.idle_ms())};
+          .idle = absl::Milliseconds(info.idle_ms()),
+          .prompt_tokens = info.prompt_tokens(),
+          .ttl = info.ttl_ms() == 0 ? absl::InfiniteDuration() : absl::Milliseconds(info.ttl_ms())};
 }
 
 ContextInfo FromProto(const v1::ContextInfo& info) {

@@ -164,9 +164,14 @@ template absl::StatusOr<std::vector<GetResult>> ClientImpl::Inline(std::span<con
 
 absl::StatusOr<PutResult> ClientImpl::PutInline(const page::ObjectKey& key,
                                                 std::span<const std::byte> value,
-                                                const page::ObjectLayout& layout) {
+                                                const ValueInfo& info) {
   const auto start = [&](const InlineChannel& channel, InlineDone<PutResult> then) {
-    PutOverStream(channel, {InlinePut{.key = key, .sources = {value}, .layout = layout}},
+    PutOverStream(channel,
+                  {InlinePut{.key = key,
+                             .sources = {value},
+                             .layout = info.layout,
+                             .prompt_tokens = info.prompt_tokens,
+                             .ttl = info.ttl}},
                   std::move(then));
   };
   VARVE_ASSIGN_OR_RETURN(std::vector<PutResult> results, InSession<PutResult>(start));

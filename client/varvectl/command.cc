@@ -140,6 +140,9 @@ nlohmann::json ObjectJson(const client::ObjectInfo& object) {
   row["tiers"] = nlohmann::json::array();
   for (const client::Tier tier : object.tiers) row["tiers"].push_back(TierName(tier));
   row["idle_seconds"] = absl::ToDoubleSeconds(object.idle);
+  if (object.prompt_tokens != 0) row["prompt_tokens"] = object.prompt_tokens;
+  if (object.ttl != absl::InfiniteDuration())
+    row["ttl_seconds"] = absl::ToDoubleSeconds(object.ttl);
   if (object.layout.num_kv_heads != 0) {
     row["kv_heads"] = object.layout.num_kv_heads;
     row["part_bytes"] = object.layout.part_bytes;

@@ -22,10 +22,12 @@ namespace fs = std::filesystem;
 constexpr uint64_t kChunkBytes = 1 << 20;
 constexpr uint64_t kProgressFromBytes = 8 << 20;
 constexpr const char* kStandardStream = "-";
+constexpr absl::Duration kLongestTtl = absl::Hours(24 * 49);  // in 32 bits of milliseconds
 
 struct PutOptions {
   std::string key, file;
-  page::ObjectLayout layout;
+  client::ValueInfo info;
+  std::string ttl;  // empty: none
 };
 struct GetOptions {
   std::string key, file;
@@ -125,8 +127,18 @@ absl::Status CheckSameValue(client::Client& client, const page::ObjectKey& key,
       "), which stay; varvectl rm it first to replace it"));
 }
 
-absl::Status Put(const Globals& globals, const PutOptions& options) {
+absl::StatusOr<absl::Duration> ParseTtl(const std::string& text) {
+  VARVE_ASSIGN_OR_RETURN(const absl::Duration ttl, base::ParseDuration(text));
+  if (ttl >= absl::Milliseconds(1) && ttl <= kLongestTtl) return ttl;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--ttl ", text, " is out of range: 1ms .. 49 days (1176h)"));
+}
+
+absl::Status Put(const Globals& globals, PutOptions options) {
   VARVE_ASSIGN_OR_RETURN(const page::ObjectKey key, ParseKey(options.key));
+  if (!options.ttl.empty()) {
+    VARVE_ASSIGN_OR_RETURN(options.info.ttl, ParseTtl(options.ttl));
+  }
   VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, true));
   VARVE_ASSIGN_OR_RETURN(const std::string value,
                          ReadFile(options.file, client->limits().max_object_bytes, globals.json));
@@ -135,7 +147,7 @@ absl::Status Put(const Globals& globals, const PutOptions& options) {
         absl::StrCat(options.file, " is empty; values have at least 1 byte"));
   }
   VARVE_ASSIGN_OR_RETURN(const client::PutResult result,
-                         client->PutInline(key, std::as_bytes(std::span(value)), options.layout));
+                         client->PutInline(key, std::as_bytes(std::span(value)), options.info));
   VARVE_RETURN_IF_ERROR(PutError(result, options));
   const bool existed = result.outcome == client::PutOutcome::kExists;
   if (existed) VARVE_RETURN_IF_ERROR(CheckSameValue(*client, key, value));
@@ -193,15 +205,20 @@ void AddFileCommands(CLI::App& app, const Globals& globals, Action& action) {
                  "others are refused (exit code 1) until varvectl rm has removed it.",
                  "  varvectl put greeting hello.txt\n"
                  "  echo hi | varvectl put greeting -\n"
-                 "  varvectl put hex:00112233 page.bin --kv-heads 8 --part-bytes 8192");
+                 "  varvectl put hex:00112233 page.bin --kv-heads 8 --part-bytes 8192\n"
+                 "  varvectl put answer page.bin --ttl 10m --prompt-tokens 4096");
   auto put_options = std::make_shared<PutOptions>();
   put->add_option("KEY", put_options->key, kKeyHelp)->required();
   put->add_option("FILE", put_options->file, "The value; - reads standard input")->required();
   CLI::Option* heads =
-      put->add_option("--kv-heads", put_options->layout.num_kv_heads,
+      put->add_option("--kv-heads", put_options->info.layout.num_kv_heads,
                       "The value is pages of so many KV heads; without it, opaque bytes");
-  put->add_option("--part-bytes", put_options->layout.part_bytes, "Bytes of one K or V part")
+  put->add_option("--part-bytes", put_options->info.layout.part_bytes, "Bytes of one K or V part")
       ->needs(heads);
+  put->add_option("--ttl", put_options->ttl,
+                  "It can be found for so long, longer while it is pinned or held");
+  put->add_option("--prompt-tokens", put_options->info.prompt_tokens,
+                  "Of the prompt that it was computed for: what it costs to lose");
   put->callback([&globals, &action, put_options] {
     action = [&globals, put_options] { return Put(globals, *put_options); };
   });

@@ -114,6 +114,7 @@ absl::Status ObjectService::List(const varve::v1::ListRequest& request,
     after = std::string(key->bytes());
   }
   const auto rows = core_.pages.List(session->ns(), request.key_prefix(), after, page_size);
+  const absl::Time now = absl::Now();
   for (const store::ObjectRow& row : rows) {
     varve::v1::ObjectInfo* object = reply->add_objects();
     object->set_key(std::string(row.key.bytes()));
@@ -127,6 +128,11 @@ absl::Status ObjectService::List(const varve::v1::ListRequest& request,
     if (row.on_disk && row.tier != store::TierId::kNvme) object->add_tiers(varve::v1::TIER_NVME);
     object->set_idle_ms(
         static_cast<uint64_t>(std::max<int64_t>(0, absl::ToInt64Milliseconds(row.idle))));
+    object->set_prompt_tokens(row.meta.prompt_tokens);
+    if (row.meta.expires != absl::InfiniteFuture()) {
+      object->set_ttl_ms(static_cast<uint64_t>(
+          std::max<int64_t>(1, absl::ToInt64Milliseconds(row.meta.expires - now))));
+    }
   }
   if (rows.size() == page_size) reply->set_next_page_token(rows.back().key.ToHex());
   return absl::OkStatus();

@@ -368,7 +368,7 @@ absl::StatusOr<client::ObjectPage> FakeClient::List(std::string_view, uint32_t,
 }
 absl::StatusOr<client::PutResult> FakeClient::PutInline(const page::ObjectKey&,
                                                         std::span<const std::byte>,
-                                                        const page::ObjectLayout&) {
+                                                        const client::ValueInfo&) {
   return NotFaked();
 }
 absl::StatusOr<client::GetResult> FakeClient::GetInline(const page::ObjectKey&,

@@ -94,7 +94,7 @@ class FakeClient : public client::Client {
                                           const std::string& page_token) override;
   absl::StatusOr<client::PutResult> PutInline(const page::ObjectKey& key,
                                               std::span<const std::byte> value,
-                                              const page::ObjectLayout& layout) override;
+                                              const client::ValueInfo& info) override;
   absl::StatusOr<client::GetResult> GetInline(const page::ObjectKey& key,
                                               const page::ObjectRange& range,
                                               std::string* value) override;

@@ -198,6 +198,33 @@ TEST_F(VarvectlTest, ListsRemovesAndPins) {
   EXPECT_EQ(Run("ls").out, "hex:00010203\n");
 }
 
+TEST_F(VarvectlTest, ValuesSayWhatTheyCostAndHowLongTheyStay) {
+  Write("in", "value");
+  EXPECT_EQ(Run(absl::StrCat("put told ", File("in"), " --ttl 1h --prompt-tokens 4096")).code, 0);
+  EXPECT_EQ(Run(absl::StrCat("put untold ", File("in"))).code, 0);
+  EXPECT_EQ(Run(absl::StrCat("put short ", File("in"), " --ttl 1ms")).code, 0);
+  Outcome gone;
+  for (const absl::Time end = absl::Now() + absl::Seconds(20);
+       gone.code != 3 && absl::Now() < end;) {
+    gone = Run("get short -");
+  }
+  EXPECT_EQ(gone.code, 3);
+  EXPECT_THAT(gone.err, HasSubstr("expired"));
+  const json told = json::parse(Run("ls --json --prefix told").out)["objects"].at(0);
+  EXPECT_EQ(told["prompt_tokens"], 4096);
+  EXPECT_GT(told["ttl_seconds"], 1000);
+  const json untold = json::parse(Run("ls --json --prefix untold").out)["objects"].at(0);
+  EXPECT_FALSE(untold.contains("prompt_tokens"));
+  EXPECT_FALSE(untold.contains("ttl_seconds"));
+  for (const char* bad : {"--ttl 0s", "--ttl 50000h", "--ttl soon", "--ttl inf",
+                          "--prompt-tokens -1", "--prompt-tokens 4294967296"}) {
+    const Outcome refused = Run(absl::StrCat("put bad-key ", File("in"), " ", bad));
+    EXPECT_NE(refused.code, 0) << bad;
+    EXPECT_THAT(refused.err, Not(::testing::IsEmpty())) << bad;
+  }
+  EXPECT_EQ(Run("get bad-key -").code, 3);
+}
+
 TEST_F(VarvectlTest, EvictsByPrefixOrNamespace) {
   Write("page", "0123456789");
   for (const char* key : {"aa-1", "aa-2", "bb-1"}) {

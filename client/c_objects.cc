@@ -34,6 +34,8 @@ absl::StatusOr<PutItem> ToItem(const varve_put_item& given) {
                          ToPieces(given.sources, given.num_sources, "varve_put_item.sources"));
   item.layout = {.num_kv_heads = given.num_kv_heads, .part_bytes = given.part_bytes};
   if (given.has_crc32c != 0) item.crc32c = given.crc32c;
+  item.prompt_tokens = given.prompt_tokens;
+  if (given.ttl_ms != 0) item.ttl = absl::Milliseconds(given.ttl_ms);
   return item;
 }
 

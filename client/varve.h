@@ -138,6 +138,12 @@ typedef struct varve_put_item {
   uint32_t part_bytes;
   uint32_t has_crc32c;
   uint32_t crc32c; /* Castagnoli, of the whole value */
+  /* Of the prompt that the value was computed for, all of it: what it costs to lose. 0: not known.
+   */
+  uint32_t prompt_tokens;
+  /* So long from now on the value can be found, and longer while it is pinned or held. 0: no limit.
+   */
+  uint32_t ttl_ms;
 } varve_put_item;
 
 typedef enum varve_tier {

@@ -1,6 +1,7 @@
 /* A C11 program's way through the C interface: what varve.h promises, seen by a C compiler. */
 #include "tests/integration/client/c_api_roundtrip.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -75,6 +76,64 @@ static const char* Objects(varve_client* client) {
   CHECK(varve_remove(client, keys, 3, 0, flags) == VARVE_OK);
   CHECK(flags[0] == 1 && flags[1] == 1 && flags[2] == 0);
   CHECK(varve_exists(client, keys, 0, NULL) == VARVE_OK);
+  varve_free(memory);
+  return NULL;
+}
+
+/* "c-told" says what it costs and how long it stays; of the others nothing is said. All stay. */
+static const char* ValuesThatSayMore(varve_client* client) {
+  varve_memory* memory = NULL;
+  CHECK(varve_allocate(client, 256, &memory) == VARVE_OK);
+  varve_piece piece = {memory, 0, 128};
+  varve_put_item puts[3] = {{0}};
+  for (int i = 0; i < 3; ++i) {
+    puts[i].struct_size = sizeof puts[i];
+    puts[i].sources = &piece;
+    puts[i].num_sources = 1;
+  }
+  puts[0].key = KeyOf("c-told");
+  puts[0].prompt_tokens = 4096;
+  puts[0].ttl_ms = 3600 * 1000;
+  puts[1].key = KeyOf("c-untold");
+  puts[2].key = KeyOf("c-short");
+  puts[2].ttl_ms = 1;
+  varve_put_outcome outcomes[3];
+  CHECK(varve_put(client, puts, 3, outcomes) == VARVE_OK);
+  for (int i = 0; i < 3; ++i) CHECK(outcomes[i] == VARVE_PUT_STORED);
+
+  varve_piece destination = {memory, 128, 128};
+  varve_get_item get = {0};
+  get.struct_size = sizeof get;
+  get.key = puts[2].key;
+  get.destinations = &destination;
+  get.num_destinations = 1;
+  varve_get_result result = {0};
+  result.struct_size = sizeof result;
+  for (int tries = 0; tries < 100000; ++tries) { /* a millisecond passes */
+    CHECK(varve_get(client, &get, 1, &result) == VARVE_OK);
+    if (result.hit == 0) break;
+  }
+  CHECK(result.hit == 0 && result.reason == VARVE_MISS_EXPIRED);
+
+  /* Two items of a caller that does not know these fields yet, side by side: what follows each is
+   * the next one's, or nobody's. */
+  enum { kOldSize = offsetof(varve_put_item, prompt_tokens) };
+  unsigned char old[2 * kOldSize + sizeof(varve_put_item)];
+  memset(old, 0x55, sizeof old);
+  puts[0].key = KeyOf("c-old-0");
+  puts[1].key = KeyOf("c-old-1");
+  puts[0].struct_size = puts[1].struct_size = kOldSize;
+  memcpy(old, &puts[0], kOldSize);
+  memcpy(old + kOldSize, &puts[1], kOldSize);
+  CHECK(varve_put(client, (varve_put_item*)old, 2, outcomes) == VARVE_OK);
+  CHECK(outcomes[0] == VARVE_PUT_STORED && outcomes[1] == VARVE_PUT_STORED);
+
+  puts[0].key = KeyOf("c-bad");
+  puts[0].struct_size = 0;
+  CHECK(varve_put(client, puts, 1, outcomes) == VARVE_INVALID_ARGUMENT);
+  CHECK(strstr(varve_last_error(), "varve_put_item.struct_size") != NULL);
+  puts[0].struct_size = 1000 * sizeof puts[0];
+  CHECK(varve_put(client, puts, 1, outcomes) == VARVE_INVALID_ARGUMENT);
   varve_free(memory);
   return NULL;
 }
@@ -239,6 +298,7 @@ const char* RunCApi(const char* address, const char* lanes) {
   CHECK(varve_connect(&options, &client) == VARVE_OK);
   CHECK(strcmp(varve_lane(client), lanes[0] == '\0' ? "inline" : lanes) == 0);
   const char* failed = Objects(client);
+  if (failed == NULL) failed = ValuesThatSayMore(client);
   if (failed == NULL) failed = OldStructs(client);
   if (failed == NULL) failed = Errors(client);
   if (failed == NULL) failed = Recall(client);

@@ -172,7 +172,10 @@ void Sequence::SubmitSealed(uint32_t layer_index) {
   while (first > 0 && layer.blocks[first - 1] == BlockState::kSealed) --first;
   const auto count = static_cast<uint32_t>(layer.blocks.size()) - first;
   if (count == 0) return;
-  SaveJob job{.log = log_, .layer = layer_index, .sealed = absl::Now()};
+  SaveJob job{.log = log_,
+              .layer = layer_index,
+              .prompt_tokens = static_cast<uint32_t>(tokens_),
+              .sealed = absl::Now()};
   for (uint32_t block = first; block < layer.blocks.size(); ++block) {
     job.blocks.push_back(block);
     job.hashes.push_back(hashes_[block]);
@@ -185,7 +188,10 @@ void Sequence::SubmitSealed(uint32_t layer_index) {
 
 size_t Sequence::Resubmit(uint32_t layer_index, size_t most) {
   LayerCache& layer = layers_[layer_index];
-  SaveJob job{.log = log_, .layer = layer_index, .sealed = absl::Now()};
+  SaveJob job{.log = log_,
+              .layer = layer_index,
+              .prompt_tokens = static_cast<uint32_t>(tokens_),
+              .sealed = absl::Now()};
   for (uint32_t block = 0; block < layer.blocks.size() && job.blocks.size() < most; ++block) {
     if (layer.blocks[block] != BlockState::kUnsaved) continue;
     job.blocks.push_back(block);

@@ -229,6 +229,7 @@ absl::StatusOr<std::vector<client::PutResult>> FakeClient::Put(
       continue;
     }
     const bool fresh = objects_.emplace(std::string(item.key.bytes()), std::move(value)).second;
+    if (fresh) prompt_tokens_[std::string(item.key.bytes())] = item.prompt_tokens;
     results.push_back({fresh ? client::PutOutcome::kStored : client::PutOutcome::kExists, ""});
   }
   return results;
@@ -362,9 +363,18 @@ absl::StatusOr<std::vector<bool>> FakeClient::Pin(std::span<const page::ObjectKe
 absl::StatusOr<std::vector<bool>> FakeClient::Unpin(std::span<const page::ObjectKey>) {
   return NotFaked();
 }
-absl::StatusOr<client::ObjectPage> FakeClient::List(std::string_view, uint32_t,
+absl::StatusOr<client::ObjectPage> FakeClient::List(std::string_view key_prefix, uint32_t,
                                                     const std::string&) {
-  return NotFaked();
+  base::MutexLock lock(mutex_);
+  client::ObjectPage page;
+  for (const auto& [key, value] : objects_) {
+    if (!key.starts_with(key_prefix)) continue;
+    page.objects.push_back({.key = *page::ObjectKey::FromBytes(key),
+                            .bytes = value.size(),
+                            .tier = client::Tier::kHost,
+                            .prompt_tokens = prompt_tokens_.at(key)});
+  }
+  return page;
 }
 absl::StatusOr<client::PutResult> FakeClient::PutInline(const page::ObjectKey&,
                                                         std::span<const std::byte>,

@@ -90,6 +90,7 @@ class FakeClient : public client::Client {
   absl::StatusOr<std::vector<bool>> Pin(std::span<const page::ObjectKey> keys,
                                         absl::Duration ttl) override;
   absl::StatusOr<std::vector<bool>> Unpin(std::span<const page::ObjectKey> keys) override;
+  // All on one page; sizes, tiers and prompt tokens only.
   absl::StatusOr<client::ObjectPage> List(std::string_view key_prefix, uint32_t page_size,
                                           const std::string& page_token) override;
   absl::StatusOr<client::PutResult> PutInline(const page::ObjectKey& key,
@@ -154,6 +155,7 @@ class FakeClient : public client::Client {
   mutable base::Mutex mutex_;
   base::CondVar changed_;
   std::map<std::string, std::string> objects_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, uint32_t> prompt_tokens_ ABSL_GUARDED_BY(mutex_);  // as first put
   std::map<std::string, FakeContext> contexts_ ABSL_GUARDED_BY(mutex_);
   std::deque<Pending> pending_ ABSL_GUARDED_BY(mutex_);
   bool held_ ABSL_GUARDED_BY(mutex_) = false;

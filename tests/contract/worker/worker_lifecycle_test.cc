@@ -1,5 +1,6 @@
 // Turns, resumed contexts, pools that are too small, closing, and bad input.
 #include <cmath>
+#include <set>
 
 #include "gmock/gmock.h"
 #include "tests/contract/worker/worker_contract.h"
@@ -88,6 +89,36 @@ TEST_P(WorkerContract, APromptLargerThanThePool) {
   EXPECT_THAT(std::string(refused.message()), HasSubstr("needs 250 more pages"));
   EXPECT_THAT(std::string(refused.message()), HasSubstr("available: 64 of 64"));
   EXPECT_EQ(made->worker()->Status().free_pages, 64u);  // nothing was taken
+}
+
+// Each object tells the store how much its sequence had when the block left.
+TEST_P(WorkerContract, SaysWhatAPageCostsToLose) {
+  const RandomText text(kSmall, 21, 200);
+  const auto made = Make(kSmall);
+  ASSERT_NE(made, nullptr);
+  Feeder feeder(made->worker(), &text);
+  ASSERT_OK(feeder.Open("full"));
+  ASSERT_OK(feeder.Feed(40));   // blocks 0 to 4
+  ASSERT_OK(feeder.Feed(100));  // up to block 16, and 4 tokens more
+  ASSERT_OK(feeder.Finish());
+  for (uint32_t step = 0; step < 4; ++step) ASSERT_OK(feeder.Step(step));  // the end of block 17
+  constexpr uint32_t kBlocks = 18;
+  const auto client = store_->Connect();
+  ASSERT_OK(client.status());
+  std::multiset<uint32_t> told, expected;
+  for (const absl::Time end = absl::Now() + absl::Seconds(30);
+       told.size() < kBlocks * kSmall.num_layers && absl::Now() < end;) {
+    const auto listed = (*client)->List("", 1000, "");
+    ASSERT_OK(listed.status());
+    told.clear();
+    for (const client::ObjectInfo& object : listed->objects) told.insert(object.prompt_tokens);
+  }
+  for (uint32_t block = 0; block < kBlocks; ++block) {
+    for (uint32_t layer = 0; layer < kSmall.num_layers; ++layer) {
+      expected.insert(block < 5 ? 40 : block < 17 ? 140 : 144);
+    }
+  }
+  EXPECT_EQ(told, expected);
 }
 
 TEST_P(WorkerContract, ClosingGivesEverythingBack) {

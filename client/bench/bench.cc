@@ -34,10 +34,13 @@ absl::StatusOr<BenchStore> OpenStore(const BenchOptions& options, uint64_t capac
   ChildProcess::Options child;
   child.stopped = &console::CheckStopped;
   child.binary = "varve-store";
-  child.args = {
-      "--listen=127.0.0.1:0", "--http_listen=127.0.0.1:0", "--log_level=warning",
-      absl::StrCat("--host_tier.capacity_bytes=", capacity_bytes),
-      absl::StrCat("--sessions.max_object_bytes=", std::min<uint64_t>(capacity_bytes, 64 << 20))};
+  child.args = {"--listen=127.0.0.1:0", "--http_listen=127.0.0.1:0", "--log_level=warning",
+                absl::StrCat("--host_tier.capacity_bytes=", capacity_bytes)};
+  constexpr char kLargest[] = "--sessions.max_object_bytes=";
+  if (std::none_of(flags.begin(), flags.end(),
+                   [&](const std::string& flag) { return flag.starts_with(kLargest); })) {
+    child.args.push_back(absl::StrCat(kLargest, std::min<uint64_t>(capacity_bytes, 64 << 20)));
+  }
   child.args.insert(child.args.end(), flags.begin(), flags.end());
   VARVE_ASSIGN_OR_RETURN(auto process, ChildProcess::Start(child));
   std::string address = process->ready("grpc"), http_address = process->ready("http");

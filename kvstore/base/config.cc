@@ -427,6 +427,7 @@ absl::StatusOr<std::vector<std::string>> ConfigLoader::LoadFlags(
     const std::vector<std::string>& args) {
   std::vector<std::string> rest, problems;
   const auto fields = Fields(message_);
+  std::set<std::string> given;
   for (size_t i = 0; i < args.size(); ++i) {
     const std::string& arg = args[i];
     const size_t equals = arg.find('=');
@@ -441,6 +442,10 @@ absl::StatusOr<std::vector<std::string>> ConfigLoader::LoadFlags(
       continue;
     }
     const std::string value = equals == std::string::npos ? args[++i] : arg.substr(equals + 1);
+    if (!given.insert(path).second) {
+      problems.push_back(absl::StrCat("command line: --", path, " is there twice"));
+      continue;
+    }
     const absl::Status status = Set(path, value, "command line");
     if (!status.ok()) problems.push_back(std::string(status.message()));
   }

@@ -30,8 +30,8 @@ class ConfigLoader {
   ConfigLoader(google::protobuf::Message* message, std::string env_prefix);
 
   // Sources, to be called lowest first: file, environment, flags. INVALID_ARGUMENT lists every
-  // problem found; a name that is twice in a file is one, and so is a file that is empty, no text,
-  // or cannot be read.
+  // problem found; a name that is twice in a file or on the command line is one, and so is a file
+  // that is empty, no text, or cannot be read.
   absl::Status LoadYamlFile(const std::string& path);
   absl::Status LoadYamlText(const std::string& text, const std::string& origin);
   absl::Status LoadEnvironment(const std::map<std::string, std::string>& environment);

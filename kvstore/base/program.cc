@@ -63,6 +63,7 @@ void ProgramSettings::ParseOwnFlags(const std::vector<std::string>& args) {
 
 void ProgramSettings::UseFile(const std::string& file, std::string_view named_by) {
   if (file.empty()) problems_.push_back(absl::StrCat(Sv(named_by), " needs a file"));
+  if (config_file_.has_value()) problems_.push_back(absl::StrCat(Sv(named_by), " is there twice"));
   config_file_ = file;
 }
 

@@ -52,6 +52,10 @@ void CheckNvmeTier(const StoreConfig& config, base::ConfigChecks& checks) {
                     "PATH=SIZE with a size such as 800GiB");
       continue;
     }
+    if (!directory->path.starts_with('/')) {
+      checks.Refuse("nvme_tier.directories", base::Quoted(text),
+                    "an absolute path: the next start may be from elsewhere");
+    }
     if (!paths.insert(directory->path).second) {
       checks.Refuse("nvme_tier.directories", base::Quoted(text), "each path once");
     }

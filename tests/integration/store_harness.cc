@@ -40,9 +40,8 @@ std::unique_ptr<StoreUnderTest> StoreUnderTest::Start(
     store->embedded_ = OrDie(server::EmbeddedStore::Start(config), "embedded store");
     return store;
   }
-  std::vector<std::string> all = {absl::StrCat("--transport.lanes=", kind),
-                                  "--host_tier.capacity_bytes=64MiB"};
-  all.insert(all.end(), flags.begin(), flags.end());
+  const std::vector<std::string> all = FlagsOver(
+      {absl::StrCat("--transport.lanes=", kind), "--host_tier.capacity_bytes=64MiB"}, flags);
   store->process_ = OrDie(StoreProcess::Start(all), "varve-store");
   store->address_ = store->process_->grpc_address();
   return store;

@@ -6,6 +6,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -13,12 +15,26 @@
 
 namespace varve::testing {
 
+std::vector<std::string> FlagsOver(const std::vector<std::string>& own,
+                                   const std::vector<std::string>& flags) {
+  const auto name = [](const std::string& flag) { return flag.substr(0, flag.find('=')); };
+  std::vector<std::string> all;
+  for (const std::string& flag : own) {
+    if (std::none_of(flags.begin(), flags.end(),
+                     [&](const std::string& over) { return name(over) == name(flag); })) {
+      all.push_back(flag);
+    }
+  }
+  all.insert(all.end(), flags.begin(), flags.end());
+  return all;
+}
+
 absl::StatusOr<std::unique_ptr<StoreProcess>> StoreProcess::Start(
     const std::vector<std::string>& flags) {
-  std::vector<std::string> all = {"--listen=127.0.0.1:0", "--http_listen=127.0.0.1:0",
-                                  "--host_tier.capacity_bytes=256MiB", "--log_level=warning"};
-  all.insert(all.end(), flags.begin(), flags.end());
-  return StartProgram("varve-store", all);
+  return StartProgram("varve-store",
+                      FlagsOver({"--listen=127.0.0.1:0", "--http_listen=127.0.0.1:0",
+                                 "--host_tier.capacity_bytes=256MiB", "--log_level=warning"},
+                                flags));
 }
 
 absl::StatusOr<std::unique_ptr<StoreProcess>> StoreProcess::StartProgram(

@@ -17,6 +17,10 @@
 
 namespace varve::testing {
 
+// Those of `own` that are not in `flags` under the same name, and these.
+std::vector<std::string> FlagsOver(const std::vector<std::string>& own,
+                                   const std::vector<std::string>& flags);
+
 class StoreProcess {
  public:
   // flags: as on the command line ("--host_tier.capacity_bytes=64MiB"); they win over the helper's

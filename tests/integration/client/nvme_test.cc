@@ -28,6 +28,7 @@
 namespace varve::client {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using varve::testing::MetricValue;
 using varve::testing::StoreProcess;
@@ -260,6 +261,12 @@ TEST_F(NvmeTest, WhatCannotBeUsedIsRefusedAtStart) {
   EXPECT_THAT(Refusal(flags), HasSubstr("/proc/varve"));
   flags[2] = absl::StrCat("--nvme_tier.directories=", folder_, "/no/such/parent=64MiB");
   EXPECT_THAT(Refusal(flags), HasSubstr("/no/such/parent"));
+  flags[2] = "--nvme_tier.directories=some/where=64MiB";
+  EXPECT_THAT(Refusal(flags), AllOf(HasSubstr("some/where"), HasSubstr("absolute path")));
+  flags[2] = absl::StrCat("--nvme_tier.directories=", directory_, "=64MiB");
+  flags.push_back(absl::StrCat("--nvme_tier.directories=", folder_, "/other=64MiB"));
+  EXPECT_THAT(Refusal(flags), HasSubstr("--nvme_tier.directories is there twice"));
+  flags.pop_back();
   flags[2] = "--nvme_tier.directories=somewhere";
   EXPECT_THAT(Refusal(flags), HasSubstr("PATH=SIZE"));
   flags[2] = absl::StrCat("--nvme_tier.directories=", directory_, "=8MiB");

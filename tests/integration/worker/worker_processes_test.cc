@@ -58,14 +58,14 @@ class WorkerProcesses : public ::testing::TestWithParam<std::string> {
   }
   std::unique_ptr<StoreProcess> StartSidecar(std::vector<std::string> flags = {},
                                              bool wait_ready = true) {
-    std::vector<std::string> all = {"--listen=unix:" + directory_ + "/worker.sock",
-                                    "--http_listen=127.0.0.1:0",
-                                    "--store=" + store_->grpc_address(),
-                                    "--transport.lanes=" + GetParam(),
-                                    "--shared_memory_dir=" + directory_ + "/shm",
-                                    "--pool_bytes=16MiB",
-                                    "--log_level=error"};
-    all.insert(all.end(), flags.begin(), flags.end());
+    const std::vector<std::string> own = {"--listen=unix:" + directory_ + "/worker.sock",
+                                          "--http_listen=127.0.0.1:0",
+                                          "--store=" + store_->grpc_address(),
+                                          "--transport.lanes=" + GetParam(),
+                                          "--shared_memory_dir=" + directory_ + "/shm",
+                                          "--pool_bytes=16MiB",
+                                          "--log_level=error"};
+    const std::vector<std::string> all = varve::testing::FlagsOver(own, flags);
     auto sidecar = StoreProcess::StartProgram("varve-worker", all, wait_ready);
     EXPECT_TRUE(sidecar.ok()) << sidecar.status();
     return sidecar.ok() ? std::move(*sidecar) : nullptr;

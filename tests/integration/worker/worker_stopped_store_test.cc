@@ -73,14 +73,15 @@ class WorkerStoppedStore : public ::testing::Test {
     auto store = StoreProcess::Start();
     ASSERT_TRUE(store.ok()) << store.status();
     store_ = std::move(*store);
-    std::vector<std::string> all = {absl::StrCat("--listen=unix:/tmp/varve-test-", getpid(), "-",
-                                                 absl::ToUnixNanos(absl::Now()), ".sock"),
-                                    "--http_listen=127.0.0.1:0",
-                                    "--store=" + store_->grpc_address(),
-                                    "--transport.lanes=shm",
-                                    "--pool_bytes=16MiB",
-                                    "--log_level=error"};
-    all.insert(all.end(), flags.begin(), flags.end());
+    const std::vector<std::string> own = {
+        absl::StrCat("--listen=unix:/tmp/varve-test-", getpid(), "-",
+                     absl::ToUnixNanos(absl::Now()), ".sock"),
+        "--http_listen=127.0.0.1:0",
+        "--store=" + store_->grpc_address(),
+        "--transport.lanes=shm",
+        "--pool_bytes=16MiB",
+        "--log_level=error"};
+    const std::vector<std::string> all = varve::testing::FlagsOver(own, flags);
     auto sidecar = StoreProcess::StartProgram("varve-worker", all);
     ASSERT_TRUE(sidecar.ok()) << sidecar.status();
     sidecar_ = std::move(*sidecar);

@@ -132,6 +132,16 @@ TEST_F(ConfigTest, AllProblemsAreListed) {
                     HasSubstr("needs a value")));
 }
 
+TEST_F(ConfigTest, AFlagThatIsThereTwiceIsRefused) {
+  for (const char* flag : {"--transport.lanes=tcp", "--transport.lanes=shm"}) {
+    EXPECT_THAT(
+        Message(loader_.LoadFlags({"--transport.lanes=shm", "--drain_ms", "1s", flag}).status()),
+        HasSubstr("command line: --transport.lanes is there twice"));
+  }
+  EXPECT_THAT(Message(loader_.LoadFlags({"--drain_ms=1s", "--drain_ms", "2s"}).status()),
+              HasSubstr("--drain_ms is there twice"));
+}
+
 TEST_F(ConfigTest, WrongValuesAreRefused) {
   for (const char* flag :
        {"--drain_ms=10", "--drain_ms=1us", "--drain_ms=-5s", "--host_tier.capacity_bytes=-1",

@@ -36,6 +36,9 @@ absl::StatusOr<PutItem> ToItem(const varve_put_item& given) {
   if (given.has_crc32c != 0) item.crc32c = given.crc32c;
   item.prompt_tokens = given.prompt_tokens;
   if (given.ttl_ms != 0) item.ttl = absl::Milliseconds(given.ttl_ms);
+  if (given.parent.bytes != 0) {
+    VARVE_ASSIGN_OR_RETURN(item.parent, ToKey(given.parent));
+  }
   return item;
 }
 

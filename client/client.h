@@ -107,6 +107,10 @@ struct PutItem {
   // So long the value can be found, and longer while it is pinned or held. In milliseconds, at
   // least one, at most 2^32 - 1.
   absl::Duration ttl = absl::InfiniteDuration();
+  // Of an object of the block before this one's in its prompt (keys that differ in their last 4
+  // bytes alone are of one block): what is stored of a prompt then loses its end first, in whatever
+  // order it was put or used. Empty: none, or not known.
+  page::ObjectKey parent;
 };
 enum class PutOutcome { kStored, kExists, kNoSpace, kCorrupt, kFailed, kInvalid };
 struct PutResult {

@@ -101,7 +101,8 @@ absl::StatusOr<ClientImpl::InlineBatch<PutResult>> ClientImpl::BatchInline(
                     items[i].codec,
                     items[i].crc32c,
                     items[i].prompt_tokens,
-                    items[i].ttl});
+                    items[i].ttl,
+                    items[i].parent});
   }
   return InlineBatch<PutResult>{
       [puts = std::move(puts)](const InlineChannel& channel, InlineDone<PutResult> then) {

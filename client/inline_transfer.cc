@@ -104,6 +104,7 @@ class PutCall final : public grpc::ClientBidiReactor<v1::PutInlineRequest, v1::P
     if (item.crc32c.has_value()) message_.set_crc32c(*item.crc32c);
     message_.set_prompt_tokens(item.prompt_tokens);
     message_.set_ttl_ms(TtlMilliseconds(item.ttl));
+    message_.set_parent(item.parent.bytes().data(), item.parent.bytes().size());
   }
 
   void End(absl::StatusOr<std::vector<PutResult>> results) {

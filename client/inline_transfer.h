@@ -39,6 +39,7 @@ struct InlinePut {
   std::optional<uint32_t> crc32c;
   uint32_t prompt_tokens = 0;
   absl::Duration ttl = absl::InfiniteDuration();
+  page::ObjectKey parent;
 };
 // The sources must stay until done.
 void PutOverStream(const InlineChannel& channel, std::vector<InlinePut> items,

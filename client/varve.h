@@ -144,6 +144,10 @@ typedef struct varve_put_item {
   /* So long from now on the value can be found, and longer while it is pinned or held. 0: no limit.
    */
   uint32_t ttl_ms;
+  /* Of an object of the block before this one's in its prompt (keys that differ in their last 4
+   * bytes alone are of one block): what is stored of a prompt then loses its end first, in whatever
+   * order it was put or used. No data and 0 bytes: none, or not known. */
+  varve_key parent;
 } varve_put_item;
 
 typedef enum varve_tier {

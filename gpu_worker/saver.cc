@@ -55,6 +55,7 @@ void Saver::Submit(SaveJob job) {
     task->job.sealed = job.sealed;
     task->job.prompt_tokens = job.prompt_tokens;
     task->job.blocks.assign(job.blocks.begin() + begin, job.blocks.begin() + end);
+    task->job.parents.assign(job.parents.begin() + begin, job.parents.begin() + end);
     task->job.hashes.assign(job.hashes.begin() + begin, job.hashes.begin() + end);
     task->job.slots.assign(job.slots.begin() + begin * heads, job.slots.begin() + end * heads);
     task->job.digest_rows =
@@ -237,6 +238,7 @@ void Saver::Put(const TaskPtr& task) {
     }
     item.crc32c = crc;
     item.prompt_tokens = job.prompt_tokens;
+    if (!job.parents[i].empty()) item.parent = *page::MakeObjectKey(job.parents[i], job.layer);
   }
   {
     base::MutexLock lock(job.log->mutex_);
@@ -324,6 +326,7 @@ void Saver::Retry(const TaskPtr& task, const std::vector<bool>& saved) {
       }
       again->job.blocks.push_back(task->job.blocks[i]);
       again->job.hashes.push_back(task->job.hashes[i]);
+      again->job.parents.push_back(task->job.parents[i]);
       for (size_t j = i * heads; j < (i + 1) * heads; ++j) {
         again->job.slots.push_back(task->job.slots[j]);
         again->generations.push_back(task->generations[j]);

@@ -34,7 +34,9 @@ struct SaveJob {
   uint32_t layer = 0;
   std::vector<uint32_t> blocks;     // ascending
   std::vector<std::string> hashes;  // parallel to blocks
-  std::vector<Slot> slots;          // [block][kv head]
+  // Likewise, of the block before; empty: there is none.
+  std::vector<std::string> parents;
+  std::vector<Slot> slots;  // [block][kv head]
   // That the sequence has announced by now, those of the blocks and all before them included: what
   // is known of its prompt. The store keeps what it was told first: a sequence that grows says more
   // only with its later blocks.

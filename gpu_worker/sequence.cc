@@ -179,6 +179,7 @@ void Sequence::SubmitSealed(uint32_t layer_index) {
   for (uint32_t block = first; block < layer.blocks.size(); ++block) {
     job.blocks.push_back(block);
     job.hashes.push_back(hashes_[block]);
+    job.parents.push_back(block > 0 ? hashes_[block - 1] : std::string());
     for (const HotSet& head : layer.heads) job.slots.push_back(head.slot(block));
     layer.blocks[block] = BlockState::kSaving;
   }
@@ -196,6 +197,7 @@ size_t Sequence::Resubmit(uint32_t layer_index, size_t most) {
     if (layer.blocks[block] != BlockState::kUnsaved) continue;
     job.blocks.push_back(block);
     job.hashes.push_back(hashes_[block]);
+    job.parents.push_back(block > 0 ? hashes_[block - 1] : std::string());
     for (const HotSet& head : layer.heads) job.slots.push_back(head.slot(block));
     layer.blocks[block] = BlockState::kSaving;
   }

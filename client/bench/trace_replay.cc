@@ -51,7 +51,7 @@ class Replay {
   page::ObjectKey Key(uint32_t block) const {
     std::string bytes = absl::StrCat("trace/", run_);
     bytes.append(reinterpret_cast<const char*>(&block), sizeof(block));
-    return *page::ObjectKey::FromBytes(bytes);
+    return *page::MakeObjectKey(bytes, 0);
   }
 
   // The trace's time begins. Before any Next().
@@ -185,7 +185,10 @@ class Engine {
     if (found > 0) outcome.get_seconds = got - looked_up;
     const auto rest = blocks.subspan(have);
     for (size_t batch = Batches(rest.size()); batch-- > 0;) {
-      VARVE_RETURN_IF_ERROR(Put(Batch(rest, batch), request.input_tokens, outcome));
+      const std::span<const uint32_t> part = Batch(rest, batch);
+      const size_t first = have + batch * kBatch;
+      const page::ObjectKey parent = first > 0 ? keys[first - 1] : page::ObjectKey();
+      VARVE_RETURN_IF_ERROR(Put(part, parent, request.input_tokens, outcome));
     }
     if (have < blocks.size()) outcome.put_seconds = NowSeconds() - got;
     replay_.Done(request, outcome);
@@ -244,14 +247,19 @@ class Engine {
     return blocks.size();
   }
 
-  absl::Status Put(std::span<const uint32_t> blocks, uint32_t prompt_tokens,
+  // parent: of the first block.
+  absl::Status Put(std::span<const uint32_t> blocks, page::ObjectKey parent, uint32_t prompt_tokens,
                    Replay::Outcome& outcome) {
     std::vector<PutItem> items;
     for (size_t i = 0; i < blocks.size(); ++i) {
       std::memcpy(Front(i), &blocks[i], sizeof(uint32_t));
       std::memcpy(Back(i), &blocks[i], sizeof(uint32_t));
-      items.push_back(
-          {.key = replay_.Key(blocks[i]), .sources = {Place(i)}, .prompt_tokens = prompt_tokens});
+      const page::ObjectKey key = replay_.Key(blocks[i]);
+      items.push_back({.key = key,
+                       .sources = {Place(i)},
+                       .prompt_tokens = prompt_tokens,
+                       .parent = parent == key ? page::ObjectKey() : parent});
+      parent = key;
     }
     VARVE_ASSIGN_OR_RETURN(const std::vector<PutResult> results, client_->Put(items));
     for (size_t i = 0; i < blocks.size(); ++i) {

@@ -102,7 +102,8 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
                                               .codec = request.codec(),
                                               .prompt_tokens = request.prompt_tokens(),
                                               .ttl_ms = request.ttl_ms()}));
-    VARVE_ASSIGN_OR_RETURN(handle_, core().pages.Reserve(session.ns(), key, meta));
+    VARVE_ASSIGN_OR_RETURN(const std::string parent, ParseParent(key, request.parent()));
+    VARVE_ASSIGN_OR_RETURN(handle_, core().pages.Reserve(session.ns(), key, meta, parent));
     return absl::OkStatus();
   }
 

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "kvstore/base/status.h"
@@ -49,6 +50,7 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
         return WaitForRoom(i);
       }
       if (!status.ok()) {
+        if (absl::IsResourceExhausted(status)) refused_.insert(request_.items(i).key());
         Settle(i, status);
         continue;
       }
@@ -116,6 +118,10 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
   absl::Status Reserve(int i) {
     const varve::v1::PutItem& wire = request_.items(i);
     VARVE_ASSIGN_OR_RETURN(const page::ObjectKey key, ParseKey(wire.key()));
+    // It would push out what is stored of its prompt, and be of no use.
+    if (refused_.contains(wire.parent())) {
+      return absl::ResourceExhaustedError("no room for the block before it");
+    }
     Item& item = items_[i];
     VARVE_ASSIGN_OR_RETURN(item.pieces,
                            ResolveRefs(*session_, wire.sources(), "sources", &item.bytes));
@@ -125,7 +131,8 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
                                              .codec = wire.codec(),
                                              .prompt_tokens = wire.prompt_tokens(),
                                              .ttl_ms = wire.ttl_ms()}));
-    VARVE_ASSIGN_OR_RETURN(item.handle, core_.pages.Reserve(session_->ns(), key, meta));
+    VARVE_ASSIGN_OR_RETURN(const std::string parent, ParseParent(key, wire.parent()));
+    VARVE_ASSIGN_OR_RETURN(item.handle, core_.pages.Reserve(session_->ns(), key, meta, parent));
     return absl::OkStatus();
   }
 
@@ -189,7 +196,8 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
   const absl::Time start_ = absl::Now();
   Answer answer_;
   std::vector<Item> items_;
-  std::atomic<size_t> open_chunks_{1};  // items being committed too, and one for Run itself
+  absl::flat_hash_set<std::string> refused_;  // keys that found no room
+  std::atomic<size_t> open_chunks_{1};        // items being committed too, and one for Run itself
 };
 
 }  // namespace
@@ -226,6 +234,18 @@ PutResult ToPutResult(const absl::Status& status) {
     default:
       return varve::v1::PUT_RESULT_FAILED;
   }
+}
+
+absl::StatusOr<std::string> ParseParent(const page::ObjectKey& key, const std::string& parent) {
+  if (parent.empty()) return std::string();
+  const std::optional<page::ObjectKey> parsed = page::ObjectKey::FromBytes(parent);
+  const std::string_view block = parsed.has_value() ? store::BlockOf(*parsed) : std::string_view();
+  if (store::CanFollow(key, block)) return std::string(block);
+  return absl::InvalidArgumentError(
+      absl::StrCat("parent of ", parent.size(), " bytes for a key of ", key.bytes().size(),
+                   "; allowed: 8 to ", page::ObjectKey::kMaxBytes,
+                   " bytes, for a key of at least 8, of another block: keys of one block differ in "
+                   "their last 4 bytes alone"));
 }
 
 absl::StatusOr<store::ObjectMeta> ParseMeta(const Core& core, const ValueFields& fields) {

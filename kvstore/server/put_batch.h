@@ -29,5 +29,7 @@ struct ValueFields {
   uint32_t ttl_ms = 0;  // from now on; 0: none
 };
 absl::StatusOr<store::ObjectMeta> ParseMeta(const Core& core, const ValueFields& fields);
+// The block before the key's own, by the key of an object of it; empty for empty.
+absl::StatusOr<std::string> ParseParent(const page::ObjectKey& key, const std::string& parent);
 
 }  // namespace varve::server

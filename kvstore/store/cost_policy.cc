@@ -82,6 +82,12 @@ class CostPolicy final : public EvictionPolicy {
   }
 
   void Return(EvictionNode& node) override { Push(node); }
+  void Defer(EvictionNode& node) override { ghosts_.Withdraw(node.identity); }
+  // With the priority that made it a victim, which is below all others.
+  void ReturnOldest(EvictionNode& node) override {
+    queues_[node.queue].PushOldest(node);
+    Count(node);
+  }
 
   void Erase(EvictionNode& node) override {
     NodeList& queue = queues_[node.queue];
@@ -121,6 +127,9 @@ class CostPolicy final : public EvictionPolicy {
     node.queue = static_cast<uint8_t>(std::clamp<long>(queue, 0, kQueues - 1));
     node.priority = age_ + values_[node.queue];
     queues_[node.queue].PushNewest(node);
+    Count(node);
+  }
+  void Count(const EvictionNode& node) {
     filled_ |= uint64_t{1} << node.queue;
     ++size_;
   }

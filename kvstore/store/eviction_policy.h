@@ -45,6 +45,11 @@ class EvictionPolicy {
   // node was taken out by Victim and stays after all, so it is nothing that came back: it becomes
   // the youngest of its like.
   virtual void Return(EvictionNode& node) = 0;
+  // node is the last victim, and waits outside until others have left: then ReturnOldest, or Return
+  // when it was used meanwhile.
+  virtual void Defer(EvictionNode& node) = 0;
+  // The others have left: it is the oldest of its like, and so the next victim, or soon.
+  virtual void ReturnOldest(EvictionNode& node) = 0;
   virtual size_t size() const = 0;
 };
 

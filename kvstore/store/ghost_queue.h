@@ -27,6 +27,12 @@ class GhostQueue {
     }
   }
 
+  // Takes back the last Add.
+  void Withdraw(uint64_t identity) {
+    if (order_.empty() || order_.back().first != identity) return;
+    order_.pop_back();
+    ghosts_.erase(identity);
+  }
   // Its number when it was in; it leaves.
   std::optional<uint8_t> Take(uint64_t identity) {
     const auto found = ghosts_.find(identity);

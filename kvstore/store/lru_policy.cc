@@ -9,6 +9,8 @@ class LruPolicy final : public EvictionPolicy {
  public:
   void Insert(EvictionNode& node) override { nodes_.PushNewest(node); }
   void Return(EvictionNode& node) override { nodes_.PushNewest(node); }
+  void Defer(EvictionNode&) override {}
+  void ReturnOldest(EvictionNode& node) override { nodes_.PushOldest(node); }
 
   void Touch(EvictionNode& node) override {
     if (nodes_.newest() == &node) return;

@@ -19,6 +19,15 @@ class NodeList {
     bytes_ += node.bytes;
   }
 
+  void PushOldest(EvictionNode& node) {
+    node.newer = oldest_;
+    node.older = nullptr;
+    (oldest_ != nullptr ? oldest_->older : newest_) = &node;
+    oldest_ = &node;
+    ++size_;
+    bytes_ += node.bytes;
+  }
+
   void Erase(EvictionNode& node) {
     (node.older != nullptr ? node.older->newer : oldest_) = node.newer;
     (node.newer != nullptr ? node.newer->older : newest_) = node.older;

@@ -6,13 +6,6 @@
 #include "kvstore/store/object_index.h"
 
 namespace varve::store {
-namespace {
-
-constexpr size_t kGroupSuffixBytes = 4;
-constexpr size_t kMinGroupedKeyBytes = 8;
-
-}  // namespace
-
 uint32_t Object::pin_count() const {
   uint32_t count = 0;
   for (const OwnerPin& pin : pins) count += pin.count();
@@ -48,7 +41,7 @@ void ObjectIndex::Unpark(Object* object, TierId tier) {
 void ObjectIndex::UnparkGroup(const ObjectGroup& group, TierId tier) {
   const std::vector<Object*>& parked = group.parked[tier];
   for (size_t i = parked.size(); i-- > 0;) {
-    if (!parked[i]->self_guarded()) Unpark(parked[i], tier);
+    if (!parked[i]->self_guarded() && !parked[i]->copies[tier].waiting) Unpark(parked[i], tier);
   }
 }
 
@@ -61,46 +54,27 @@ void ObjectIndex::GuardsChanged(Object* object, bool was_self_guarded) {
     if (object->group != nullptr) {
       object->group->unguarded_bytes[tier] += is_self_guarded ? -bytes : bytes;
     }
-    if (hold_guards_[tier] && object->held()) continue;
+    if (leaving_loses_[tier] && object->held()) continue;
     guarded_bytes_[tier] += is_self_guarded ? bytes : -bytes;
-    if (!is_self_guarded && object->copies[tier].parked) Unpark(object, tier);
+    const Copy& copy = object->copies[tier];
+    if (!is_self_guarded && copy.parked && !copy.waiting) Unpark(object, tier);
   }
 }
 
-// ---- groups and holds
-
-void ObjectIndex::JoinGroup(Object* object) {
-  const std::string_view key = object->key.key.bytes();
-  if (key.size() < kMinGroupedKeyBytes) return;
-  const GroupKey name(object->key.ns, std::string(key.substr(0, key.size() - kGroupSuffixBytes)));
-  std::unique_ptr<ObjectGroup>& group = groups_[name];
-  if (group == nullptr) group = std::make_unique<ObjectGroup>();
-  object->group = group.get();
-  ++group->objects;
-}
-
-void ObjectIndex::LeaveGroup(Object* object) {
-  ObjectGroup* group = std::exchange(object->group, nullptr);
-  if (group == nullptr) return;
-  --group->objects;
-  if (group->objects > 0 || group->holds > 0) return;
-  const std::string_view key = object->key.key.bytes();
-  groups_.erase(
-      GroupKey(object->key.ns, std::string(key.substr(0, key.size() - kGroupSuffixBytes))));
-}
+// ---- holds
 
 void ObjectIndex::Hold(NamespaceId ns, const std::string& group_name) {
-  std::unique_ptr<ObjectGroup>& group = groups_[GroupKey(ns, group_name)];
-  if (group == nullptr) group = std::make_unique<ObjectGroup>();
+  ObjectGroup* group = MakeGroup(ns, group_name);
   if (group->holds++ > 0) return;
   for (TierId tier : kTiers) {
-    if (hold_guards_[tier]) guarded_bytes_[tier] += group->unguarded_bytes[tier];
+    if (leaving_loses_[tier]) guarded_bytes_[tier] += group->unguarded_bytes[tier];
   }
 }
 
 void ObjectIndex::HoldsGuardHost(bool guard) {
-  if (std::exchange(hold_guards_[TierId::kHost], guard) == guard) return;
-  for (auto& [name, group] : groups_) {
+  if (std::exchange(leaving_loses_[TierId::kHost], guard) == guard) return;
+  for (const std::unique_ptr<ObjectGroup>& group : groups_) {
+    if (!guard) Wake(group.get());  // what follows on disk alone keeps nothing any more
     if (group->holds == 0) continue;
     const uint64_t bytes = group->unguarded_bytes[TierId::kHost];
     guarded_bytes_[TierId::kHost] += guard ? bytes : -bytes;
@@ -109,15 +83,15 @@ void ObjectIndex::HoldsGuardHost(bool guard) {
 }
 
 bool ObjectIndex::Release(NamespaceId ns, const std::string& group_name) {
-  const auto found = groups_.find(GroupKey(ns, group_name));
-  if (found == groups_.end() || found->second->holds == 0) return false;
-  ObjectGroup& group = *found->second;
+  ObjectGroup* found = FindGroup(ns, group_name);
+  if (found == nullptr || found->holds == 0) return false;
+  ObjectGroup& group = *found;
   if (--group.holds > 0) return true;
   for (TierId tier : kTiers) {
-    if (hold_guards_[tier]) guarded_bytes_[tier] -= group.unguarded_bytes[tier];
+    if (leaving_loses_[tier]) guarded_bytes_[tier] -= group.unguarded_bytes[tier];
     UnparkGroup(group, tier);
   }
-  if (group.objects == 0) groups_.erase(found);
+  ForgetIfUnused(found);
   return true;
 }
 

@@ -12,8 +12,8 @@ constexpr absl::Duration kLookAgain = absl::Seconds(1);
 
 ObjectIndex::ObjectIndex(std::unique_ptr<EvictionPolicy> host,
                          std::unique_ptr<EvictionPolicy> disk) {
-  hold_guards_[TierId::kHost] = disk == nullptr;
-  hold_guards_[TierId::kNvme] = true;
+  leaving_loses_[TierId::kHost] = disk == nullptr;
+  leaving_loses_[TierId::kNvme] = true;
   policies_[TierId::kHost] = std::move(host);
   policies_[TierId::kNvme] = std::move(disk);
 }
@@ -92,12 +92,14 @@ void ObjectIndex::AddCopy(Object* object, TierId tier, uint64_t tier_bytes) {
   if (object->group != nullptr && !object->self_guarded()) {
     object->group->unguarded_bytes[tier] += tier_bytes;
   }
+  if (tier == TierId::kHost) Count(object->group, {.in_host = 1});
   policies_[tier]->Insert(copy);
 }
 
 void ObjectIndex::RemoveCopy(Object* object, TierId tier) {
   Copy& copy = object->copies[tier];
   if (copy.parked) {
+    copy.waiting = false;
     LeaveParked(object, tier);
   } else if (!std::exchange(copy.victim, false)) {
     policies_[tier]->Erase(copy);
@@ -109,6 +111,9 @@ void ObjectIndex::RemoveCopy(Object* object, TierId tier) {
     object->group->unguarded_bytes[tier] -= copy.tier_bytes;
   }
   copy.tier_bytes = 0;
+  if (tier == TierId::kHost && !std::exchange(copy.leaving, false)) {
+    Count(object->group, {.in_host = -1});
+  }
 }
 
 void ObjectIndex::AddRecord(Object* object, tier::RecordId record) {
@@ -161,7 +166,11 @@ void ObjectIndex::Open(Object* object, absl::Time now) {
   object->last_use = now;
   for (TierId tier : kTiers) {
     Copy& copy = object->copies[tier];
-    if (copy.tier_bytes > 0 && !copy.parked) policies_[tier]->Touch(copy);
+    if (copy.waiting) {
+      UseWaiting(object, tier);
+    } else if (copy.tier_bytes > 0 && !copy.parked) {
+      policies_[tier]->Touch(copy);
+    }
   }
 }
 
@@ -199,11 +208,14 @@ Object* ObjectIndex::NextVictim(TierId tier, uint32_t& steps) {
     EvictionNode* node = policies_[tier]->Victim();
     if (node == nullptr) return nullptr;
     Object* object = static_cast<Copy*>(node)->object;
-    if (!guarded(*object, tier)) {
+    if (guarded(*object, tier)) {
+      Park(object, tier);
+    } else if (followed(*object, tier)) {
+      Wait(object, tier);
+    } else {
       object->copies[tier].victim = true;
       return object;
     }
-    Park(object, tier);
   }
   return nullptr;
 }

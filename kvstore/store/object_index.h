@@ -16,6 +16,14 @@
 // costs O(1) whatever the group's size.
 // Groups: all keys that differ only in their last 4 bytes; keys shorter than 8 bytes have none.
 //
+// A group may follow another, its parent: the next block of a prompt. An object that comes up as a
+// victim while there are objects of a group that follows its own waits outside the policy until the
+// last of them has left, and is then the next victim: a chain loses its end first, in whatever
+// order it was put or used. Where leaving a tier loses the object, what follows counts wherever it
+// is stored; where it moves to disk, what is in host memory and not on its way out. An object waits
+// at most once for each time that it is put or used, so this too is amortised O(1) an eviction.
+// Guarded groups are waited for, too.
+//
 // Not thread-safe; the page store locks. Look-ups O(1), the ordered index O(log n).
 #pragma once
 
@@ -32,6 +40,7 @@
 #include "absl/container/btree_set.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "kvstore/base/status.h"
 #include "kvstore/store/eviction_policy.h"
 #include "kvstore/store/granules.h"
 #include "kvstore/store/page_store.h"
@@ -74,11 +83,24 @@ struct OwnerPin {
 
 struct Object;
 
+// The objects of a block (BlockOf). It is there while it has objects or holds, or is another's
+// parent.
 struct ObjectGroup {
+  NamespaceId ns = 0;
+  std::string name;
   uint32_t objects = 0;
+  uint32_t in_host = 0;   // of them, copies in host memory that are not leaving it
+  uint32_t expected = 0;  // reserved, with a parent
   uint32_t holds = 0;
+  // Its place in a chain (object_chains.cc).
+  ObjectGroup* parent = nullptr;         // of one that is stored(); null: the first, or not known
+  uint32_t children = 0;                 // whose parent this is ...
+  uint32_t children_stored = 0;          // ... those that are stored()
+  uint32_t children_in_host = 0;         // ... those with in_host
   PerTier<uint64_t> unguarded_bytes;     // copies of members without handles and pins of their own
   PerTier<std::vector<Object*>> parked;  // members that are out of the policy
+
+  bool stored() const { return objects + expected > 0; }
 };
 
 // An object's copy in one tier.
@@ -87,6 +109,8 @@ struct Copy : EvictionNode {
   uint64_t tier_bytes = 0;  // what it takes there; 0: there is no copy
   bool victim = false;      // named by its policy, which it has left
   bool parked = false;
+  bool waiting = false;       // parked, for what follows it in its chain
+  bool leaving = false;       // host memory: no longer counted in its group's in_host
   uint32_t parked_index = 0;  // in group->parked
 };
 
@@ -108,6 +132,7 @@ struct Object {
 
   // The index's own.
   ObjectState state = ObjectState::kReserved;
+  bool expected = false;  // its group counts it, before it is published
   PerTier<Copy> copies;
   uint32_t handles = 0;
   std::vector<OwnerPin> pins;
@@ -140,6 +165,11 @@ class ObjectIndex {
   // Reserved -> Resident, with the copies it has. Null, with the object left where it was, when the
   // key is there already.
   Object* Publish(std::unique_ptr<Object>& reserved, absl::Time now);
+  // Of an object that may be published: its block follows this one, which CanFollow says, and waits
+  // for it already. Of what a block's objects say, the first counts. What must follow is Publish,
+  // or Abandon.
+  void Expect(Object* reserved, std::string_view parent);
+  void Abandon(Object* reserved);
   Object* Find(const FullKey& key) const;
   // A copy more. REQUIRES: resident, and none in that tier.
   void AddRecord(Object* object, tier::RecordId record);
@@ -155,7 +185,8 @@ class ObjectIndex {
   // last Close. May destroy the object.
   Freed Drop(Object* object);
 
-  // Whether holds keep copies in host memory: not as long as they can move to disk. O(groups).
+  // Whether leaving host memory loses an object, and so holds keep copies there: not as long as
+  // they can move to disk. O(groups).
   void HoldsGuardHost(bool guard);
 
   // ---- handles
@@ -182,12 +213,23 @@ class ObjectIndex {
   // node looked at costs one step.
   Object* NextVictim(TierId tier, uint32_t& steps);
   void KeepVictim(Object* object, TierId tier);
+  // The copy in host memory is on its way out: what comes before it in its chain need not wait.
+  // Until LeaveTier, Drop, or EndLeaving when it stays after all.
+  void BeginLeaving(Object* object);
+  void EndLeaving(Object* object);
+  // There is more behind it that has to leave first.
+  bool followed(const Object& object, TierId tier) const;
+  // The block before the object's own; empty: none, or not known.
+  static std::string_view ParentOf(const Object& object) {
+    const bool known = object.group != nullptr && object.group->parent != nullptr;
+    return known ? std::string_view(object.group->parent->name) : std::string_view();
+  }
   bool guarded(const Object& object, TierId tier) const {
     return object.handles > 0 || pinned(object, tier);
   }
   // Guarded for longer than handles are open.
   bool pinned(const Object& object, TierId tier) const {
-    return !object.pins.empty() || (hold_guards_[tier] && object.held());
+    return !object.pins.empty() || (leaving_loses(tier) && object.held());
   }
   // Calls fn(Object&) for every resident object.
   template <typename Fn>
@@ -252,15 +294,49 @@ class ObjectIndex {
     bool operator()(const Ordered& a, const Bound& b) const;
     bool operator()(const Bound& a, const Ordered& b) const;
   };
-  using GroupKey = std::pair<NamespaceId, std::string>;
+  using GroupName = std::pair<NamespaceId, std::string_view>;
+  struct GroupHash {
+    using is_transparent = void;
+    size_t operator()(const GroupName& name) const {
+      return absl::HashOf(name.first, base::Sv(name.second));
+    }
+    size_t operator()(const std::unique_ptr<ObjectGroup>& g) const {
+      return (*this)(GroupName{g->ns, g->name});
+    }
+  };
+  struct GroupEq {
+    using is_transparent = void;
+    static GroupName Of(const GroupName& name) { return name; }
+    static GroupName Of(const std::unique_ptr<ObjectGroup>& g) { return {g->ns, g->name}; }
+    template <typename A, typename B>
+    bool operator()(const A& a, const B& b) const {
+      return Of(a) == Of(b);
+    }
+  };
   using OwnedSet = absl::flat_hash_set<std::unique_ptr<Object>, KeyHash, KeyEq>;
 
+  bool leaving_loses(TierId tier) const { return leaving_loses_[tier]; }
   static uint64_t Head(std::string_view key);
   static Ordered OrderedOf(Object& object);
   void AddCopy(Object* object, TierId tier, uint64_t tier_bytes);
   void RemoveCopy(Object* object, TierId tier);
+  ObjectGroup* FindGroup(NamespaceId ns, std::string_view name) const;
+  ObjectGroup* MakeGroup(NamespaceId ns, std::string_view name);
+  void ForgetIfUnused(ObjectGroup* group);
   void JoinGroup(Object* object);
   void LeaveGroup(Object* object);
+  struct Members {
+    int objects = 0;
+    int in_host = 0;
+    int expected = 0;
+  };
+  // The group, null for none, has so many more. May be the end of it.
+  void Count(ObjectGroup* group, const Members& more);
+  void Link(ObjectGroup* group, ObjectGroup* parent);
+  void Wait(Object* object, TierId tier);
+  // What waits for what follows the group, when nothing does any more.
+  void Wake(ObjectGroup* group);
+  void UseWaiting(Object* object, TierId tier);
   // Bracket every change of handles and pins.
   void GuardsChanged(Object* object, bool was_self_guarded);
   void Park(Object* object, TierId tier);
@@ -271,10 +347,10 @@ class ObjectIndex {
   void ClearSoftPin(Object* object, OwnerPin& pin);
 
   PerTier<std::unique_ptr<EvictionPolicy>> policies_;
-  PerTier<bool> hold_guards_;
+  PerTier<bool> leaving_loses_;  // and so holds guard
   OwnedSet by_key_;
   absl::btree_set<Ordered, Less> ordered_;
-  absl::flat_hash_map<GroupKey, std::unique_ptr<ObjectGroup>> groups_;
+  absl::flat_hash_set<std::unique_ptr<ObjectGroup>, GroupHash, GroupEq> groups_;
   absl::flat_hash_map<uint64_t, absl::flat_hash_set<Object*>> owners_;
   std::set<std::tuple<absl::Time, Object*, uint64_t>> soft_pins_;  // deadline, object, owner
   std::set<std::pair<absl::Time, Object*>> expiries_;              // by Object::expiry_look

@@ -54,8 +54,7 @@ class PutHandleImpl final : public PutHandle {
   }
 
   void Abandon() {
-    if (reserved_ != nullptr) store_->Abandon(reserved_->slot);
-    reserved_.reset();
+    if (reserved_ != nullptr) store_->Abandon(std::move(reserved_));
   }
 
   HandleOwner* const store_;

@@ -19,7 +19,7 @@ class HandleOwner {
 
   // On success takes the object, and `done`, which it will call.
   virtual absl::Status Commit(std::unique_ptr<Object>& reserved, PutHandle::CommitDone& done) = 0;
-  virtual void Abandon(const tier::Slot& slot) = 0;
+  virtual void Abandon(std::unique_ptr<Object> reserved) = 0;
   virtual std::span<std::byte> Map(const tier::Slot& slot) = 0;
   // Reads the object's bytes from `offset` on, so many, both rounded to the log's alignment.
   virtual void Load(Object* object, uint64_t offset, uint64_t bytes, absl::Time deadline,

@@ -28,6 +28,13 @@ uint64_t SketchKeys(const tier::Tier& host, const std::optional<DiskOptions>& di
   return (host.capacity_bytes() + disk->log->Room().usable_bytes) / kSketchObjectBytes;
 }
 
+absl::Status CheckParent(const page::ObjectKey& key, std::string_view parent) {
+  if (CanFollow(key, parent)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("parent block of ", parent.size(), " bytes for a key of ", key.bytes().size(),
+                   "; allowed: another block of 4 to 59 bytes, for a key of at least 8"));
+}
+
 }  // namespace
 
 PageStoreImpl::PageStoreImpl(tier::HostTier* host, const PageStoreOptions& options,
@@ -71,23 +78,33 @@ absl::Status PageStoreImpl::Validate(const ObjectMeta& meta) const {
 
 absl::StatusOr<std::unique_ptr<PutHandle>> PageStoreImpl::Reserve(NamespaceId ns,
                                                                   const page::ObjectKey& key,
-                                                                  const ObjectMeta& meta) {
+                                                                  const ObjectMeta& meta,
+                                                                  std::string_view parent) {
   if (key.bytes().empty()) {
     return absl::InvalidArgumentError(
         absl::StrCat("key is empty, allowed: ", page::ObjectKey::kMinBytes, "..",
                      page::ObjectKey::kMaxBytes, " bytes"));
   }
   VARVE_RETURN_IF_ERROR(Validate(meta));
-  {
-    base::MutexLock lock(mutex_);
-    if (FindLocked(FullKey{ns, key}) != nullptr) {
-      return absl::AlreadyExistsError("the object is stored already");
-    }
-  }
+  if (!parent.empty()) VARVE_RETURN_IF_ERROR(CheckParent(key, parent));
   auto object = std::make_unique<Object>();
   object->key = FullKey{ns, key};
   object->meta = meta;
-  VARVE_ASSIGN_OR_RETURN(object->slot, ReserveSlot(meta.bytes));
+  {
+    base::MutexLock lock(mutex_);
+    if (FindLocked(object->key) != nullptr) {
+      return absl::AlreadyExistsError("the object is stored already");
+    }
+    // From now on, so that it does not get the room of what it follows.
+    if (!parent.empty()) index_.Expect(object.get(), parent);
+  }
+  absl::StatusOr<tier::Slot> slot = ReserveSlot(meta.bytes);
+  if (!slot.ok()) {
+    base::MutexLock lock(mutex_);
+    index_.Abandon(object.get());
+    return slot.status();
+  }
+  object->slot = *slot;
   return MakePutHandle(this, std::move(object));
 }
 
@@ -114,10 +131,11 @@ absl::Status PageStoreImpl::Commit(std::unique_ptr<Object>& reserved, PutHandle:
   return absl::OkStatus();
 }
 
-void PageStoreImpl::Abandon(const tier::Slot& slot) {
+void PageStoreImpl::Abandon(std::unique_ptr<Object> reserved) {
   {
     base::MutexLock lock(mutex_);
-    host_->Free(slot);
+    index_.Abandon(reserved.get());
+    host_->Free(reserved->slot);
   }
   WakeRoomWaiters();
 }

@@ -47,6 +47,12 @@ enum class MissReason : uint8_t {
 // Namespaces are interned; ids are never reused in the life of a store.
 using NamespaceId = uint32_t;
 
+// The block that an object is of: its key without the last 4 bytes. Empty for keys shorter than 8.
+std::string_view BlockOf(const page::ObjectKey& key);
+// Whether a block of this name can come before the key's own: it is another one, and keys can have
+// it.
+bool CanFollow(const page::ObjectKey& key, std::string_view parent);
+
 struct ObjectMeta {
   uint64_t bytes = 0;
   page::ObjectLayout layout;  // num_kv_heads 0: opaque
@@ -231,11 +237,21 @@ class PageStore {
   // ALREADY_EXISTS when the key is resident; RESOURCE_EXHAUSTED when eviction cannot make room (the
   // message says how much is pinned): the cache is then at most evicted to its low watermark;
   // UNAVAILABLE when objects are on their way to disk, and there will be room (AwaitRoom). What
-  // fits no hole evicts the cheapest neighbours, whatever the policy says of them. INVALID_ARGUMENT
-  // for sizes out of range, a layout that does not match, an unknown codec.
+  // fits no hole evicts the cheapest neighbours, whatever the policy says of them, and the
+  // beginning of a chain only where nothing else will do. INVALID_ARGUMENT for sizes out of range,
+  // a layout that does not match, an unknown codec, a parent that is the object's own block or
+  // cannot be one. parent: the block (as in Hold) that comes before the object's own in its prompt:
+  // what is stored of a chain of blocks loses its end first. Empty: none, or not known. Of what the
+  // objects of a block say, the first counts; what would close a circle does not, nor, in a chain
+  // that is longer than 4096 blocks, what closes a gap.
   virtual absl::StatusOr<std::unique_ptr<PutHandle>> Reserve(NamespaceId ns,
                                                              const page::ObjectKey& key,
-                                                             const ObjectMeta& meta) = 0;
+                                                             const ObjectMeta& meta,
+                                                             std::string_view parent) = 0;
+  absl::StatusOr<std::unique_ptr<PutHandle>> Reserve(NamespaceId ns, const page::ObjectKey& key,
+                                                     const ObjectMeta& meta) {
+    return Reserve(ns, key, meta, {});
+  }
   // After UNAVAILABLE: `done` on some thread, once, when there may be room for so many bytes, and
   // at `deadline` at the latest. Who has the earliest deadline comes first, so an object that
   // waits again with the deadline that it had keeps its turn, and small ones do not pass it by.
@@ -268,8 +284,7 @@ class PageStore {
   virtual bool Unpin(NamespaceId ns, const page::ObjectKey& key, uint64_t owner) = 0;
   virtual void UnpinAll(uint64_t owner) = 0;
 
-  // Holds: keep every object of a block (its group: the key without the 4-byte layer suffix; keys
-  // shorter than 8 bytes have none) from eviction, stored already or later. Counted; attached
+  // Holds: keep every object of a block from eviction, stored already or later. Counted; attached
   // contexts hold their blocks. O(1) a block, however many objects it has; the lock is released
   // every 128 blocks.
   virtual void Hold(NamespaceId ns, std::span<const std::string> block_hashes) = 0;

@@ -39,7 +39,11 @@ PageStoreImpl::~PageStoreImpl() {
 
 absl::Status PageStoreImpl::Recover() {
   const absl::Time start = clock_->Now();
-  std::vector<std::unique_ptr<Object>> found;
+  struct Found {
+    std::unique_ptr<Object> object;
+    std::string parent;
+  };
+  std::vector<Found> found;
   std::vector<tier::RecordId> strange;
   VARVE_RETURN_IF_ERROR(log().Recover([&](const tier::RecordLog::Recovered& record) {
     if (IsNoteLabel(record.label)) return journal_->Found(record);
@@ -56,18 +60,19 @@ absl::Status PageStoreImpl::Recover() {
     object->meta = std::move(label->meta);
     object->checksums = std::move(label->checksums);
     object->record = record.id;
-    found.push_back(std::move(object));
+    found.push_back({std::move(object), std::move(label->parent)});
   }));
   // The order in which they were written: of two with one key the later one counts, and eviction
   // begins with the oldest.
   std::sort(found.begin(), found.end(),
-            [](const auto& a, const auto& b) { return a->record < b->record; });
+            [](const Found& a, const Found& b) { return a.object->record < b.object->record; });
   base::MutexLock lock(mutex_);
   const absl::Time now = clock_->Now();
-  for (std::unique_ptr<Object>& object : found) {
+  for (auto& [object, parent] : found) {
     if (Object* older = index_.Find(object->key)) {
       strange.push_back(index_.Drop(older).record);
     }
+    if (!parent.empty()) index_.Expect(object.get(), parent);
     index_.Publish(object, now);
   }
   uint32_t steps = std::numeric_limits<uint32_t>::max();
@@ -124,14 +129,19 @@ void PageStoreImpl::QueueWriteLocked(Object* object, bool demote) {
   object->demoting = demote;
   ++queued_objects_;
   queued_bytes_ += object->meta.bytes;
-  if (demote) demoting_bytes_ += object->slot.extent_bytes;
+  if (demote) {
+    demoting_bytes_ += object->slot.extent_bytes;
+    index_.BeginLeaving(object);
+  }
   write_queue_.push_back(object);
 }
 
 void PageStoreImpl::QueueAllLocked() {
-  index_.ForEach([this](Object& object) {
-    if (object.record == 0 && !object.writing) QueueWriteLocked(&object, /*demote=*/false);
+  std::vector<Object*> missed;
+  index_.ForEach([&missed](Object& object) {
+    if (object.record == 0 && !object.writing) missed.push_back(&object);
   });
+  for (Object* object : missed) QueueWriteLocked(object, /*demote=*/false);
 }
 
 void PageStoreImpl::PumpWritesLocked(std::vector<Left>& left) {
@@ -147,7 +157,7 @@ void PageStoreImpl::PumpWritesLocked(std::vector<Left>& left) {
     EvictFromDiskLocked(object->meta.bytes, left);
     tier::RecordLog::AppendRequest request;
     request.label = EncodeObjectLabel(namespace_names_[object->key.ns - 1], object->key.key,
-                                      object->meta, object->checksums);
+                                      index_.ParentOf(*object), object->meta, object->checksums);
     request.payload = host_->Map(object->slot);
     request.payload_crc32c = object->checksums.whole_crc32c;
     request.sync =
@@ -189,6 +199,8 @@ void PageStoreImpl::OnWritten(Object* object, const absl::Status& status) {
     if (!gone && !status.ok()) WriteFailedLocked(object, demoting, !waiters.empty(), status, left);
     if (!gone && status.ok() && demoting && !index_.guarded(*object, TierId::kHost)) {
       FreeLocked(index_.LeaveTier(object, TierId::kHost));
+    } else if (!gone && status.ok() && demoting) {
+      index_.EndLeaving(object);
     }
     PumpWritesLocked(left);
     if (queued_objects_ == 0) flushed.swap(flush_waiters_);
@@ -213,8 +225,11 @@ void PageStoreImpl::WriteFailedLocked(Object* object, bool demoting, bool promis
   if (promised) {
     // Nobody was told that it is stored. Who reads it keeps the bytes.
     FreeLocked(index_.Drop(object));
-  } else if (demoting && !index_.guarded(*object, TierId::kHost)) {
+  } else if (demoting && !index_.guarded(*object, TierId::kHost) &&
+             !index_.followed(*object, TierId::kHost)) {
     EvictLocked(object, TierId::kHost, left);
+  } else if (demoting) {
+    index_.EndLeaving(object);
   }
 }
 

@@ -27,6 +27,7 @@
 #include "kvstore/store/page_handles.h"
 #include "kvstore/store/page_store.h"
 #include "kvstore/store/staging.h"
+#include "kvstore/store/window.h"
 #include "kvstore/tier/host_tier.h"
 
 namespace varve::store {
@@ -51,7 +52,8 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   std::string NamespaceName(NamespaceId ns) const override;
   std::vector<std::string> ListNamespaces(NamespaceId first, size_t limit) const override;
   absl::StatusOr<std::unique_ptr<PutHandle>> Reserve(NamespaceId ns, const page::ObjectKey& key,
-                                                     const ObjectMeta& meta) override;
+                                                     const ObjectMeta& meta,
+                                                     std::string_view parent) override;
   void AwaitRoom(uint64_t bytes, absl::Time deadline, base::Task done) override;
   void AwaitDurable(NamespaceId ns, const page::ObjectKey& key,
                     PutHandle::CommitDone done) override;
@@ -115,7 +117,7 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
 
   // ---- HandleOwner
   absl::Status Commit(std::unique_ptr<Object>& reserved, PutHandle::CommitDone& done) override;
-  void Abandon(const tier::Slot& slot) override;
+  void Abandon(std::unique_ptr<Object> reserved) override;
   std::span<std::byte> Map(const tier::Slot& slot) override { return host_->Map(slot); }
   void Load(Object* object, uint64_t offset, uint64_t bytes, absl::Time deadline,
             Loaded done) override;
@@ -141,6 +143,10 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   // For what fits no hole: evicts the least that makes one, or nothing. O(objects) under the lock.
   absl::StatusOr<tier::Slot> ReserveWindow(uint64_t bytes);
   absl::StatusOr<tier::Slot> ReserveWindow(uint64_t bytes, std::vector<Left>& left);
+  // Neighbours that may go, and the holes between them; not `any`: and that end their chains. A
+  // view of `pieces`.
+  std::span<const Piece> WindowLocked(uint64_t bytes, bool any, std::vector<Piece>& pieces) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Makes objects leave host memory until no more than used_bytes are used, or will be when those
   // on their way to disk have left; answers how many have left.
   size_t EvictTo(uint64_t used_bytes);

@@ -5,7 +5,6 @@
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/status.h"
 #include "kvstore/store/page_store_impl.h"
-#include "kvstore/store/window.h"
 
 namespace varve::store {
 namespace {
@@ -56,21 +55,33 @@ absl::StatusOr<tier::Slot> PageStoreImpl::ReserveWindow(uint64_t bytes, std::vec
     // What is on its way to disk leaves holes soon.
     if (demoting_bytes_ > 0) return NoRoomLocked(bytes);
     std::vector<Piece> pieces;
-    for (const tier::Tier::Extent& hole : host_->Holes()) {
-      pieces.push_back({hole.offset, hole.bytes, nullptr});
-    }
-    index_.ForEachEvictable(TierId::kHost, [&](Object& object) {
-      const uint64_t end = object.slot.offset + object.slot.extent_bytes;
-      if (end > host_->capacity_bytes()) return;
-      pieces.push_back({object.slot.offset, object.slot.extent_bytes, &object});
-    });
-    const std::span<const Piece> window = CheapestWindow(pieces, bytes);
+    std::span<const Piece> window = WindowLocked(bytes, /*any=*/false, pieces);
+    // Only where it is for the holes' sake: what follows nobody is spread over the memory.
+    const bool may_go = std::any_of(pieces.begin(), pieces.end(),
+                                    [](const Piece& piece) { return piece.object != nullptr; });
+    if (window.empty() && may_go) window = WindowLocked(bytes, /*any=*/true, pieces);
     if (window.empty()) return NoRoomLocked(bytes);
     for (const Piece& piece : window) {
       if (piece.object != nullptr) EvictFromHostLocked(piece.object, left);
     }
     PumpWritesLocked(left);
   }
+}
+
+std::span<const Piece> PageStoreImpl::WindowLocked(uint64_t bytes, bool any,
+                                                   std::vector<Piece>& pieces) const {
+  pieces.clear();
+  for (const tier::Tier::Extent& hole : host_->Holes()) {
+    pieces.push_back({hole.offset, hole.bytes, nullptr});
+  }
+  std::vector<Object*> objects;
+  index_.ForEachEvictable(TierId::kHost, [&](Object& object) { objects.push_back(&object); });
+  for (Object* object : objects) {
+    if (object->slot.offset + object->slot.extent_bytes > host_->capacity_bytes()) continue;
+    if (!any && index_.followed(*object, TierId::kHost)) continue;
+    pieces.push_back({object->slot.offset, object->slot.extent_bytes, object});
+  }
+  return CheapestWindow(pieces, bytes);
 }
 
 absl::Status PageStoreImpl::NoRoomLocked(uint64_t bytes) const {

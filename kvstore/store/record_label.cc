@@ -19,7 +19,8 @@ struct ObjectBlock {
   uint8_t key_bytes;
   uint8_t codec_bytes;
   uint16_t namespace_bytes;
-  uint16_t zero;
+  uint8_t parent_bytes;
+  uint8_t zero;
   uint64_t value_bytes;
   uint32_t num_kv_heads;
   uint32_t part_bytes;
@@ -42,13 +43,15 @@ bool LayoutFits(const page::ObjectLayout& layout, uint64_t bytes) {
 }  // namespace
 
 std::string EncodeObjectLabel(std::string_view ns_name, const page::ObjectKey& key,
-                              const ObjectMeta& meta, const GranuleChecksums& checksums) {
+                              std::string_view parent, const ObjectMeta& meta,
+                              const GranuleChecksums& checksums) {
   ObjectBlock block{};
   block.mark = kObjectMark;
   block.version = kVersion;
   block.key_bytes = static_cast<uint8_t>(key.bytes().size());
   block.codec_bytes = static_cast<uint8_t>(meta.codec.size());
   block.namespace_bytes = static_cast<uint16_t>(ns_name.size());
+  block.parent_bytes = static_cast<uint8_t>(parent.size());
   block.value_bytes = meta.bytes;
   block.num_kv_heads = meta.layout.num_kv_heads;
   block.part_bytes = meta.layout.part_bytes;
@@ -61,6 +64,7 @@ std::string EncodeObjectLabel(std::string_view ns_name, const page::ObjectKey& k
   std::string label(reinterpret_cast<const char*>(&block), sizeof(block));
   label.append(ns_name);
   label.append(key.bytes());
+  label.append(parent);
   label.append(meta.codec);
   label.append(reinterpret_cast<const char*>(checksums.crc32c.data()),
                checksums.crc32c.size() * sizeof(uint32_t));
@@ -98,7 +102,8 @@ absl::StatusOr<ObjectLabel> ParseObjectLabel(std::string_view label, uint64_t pa
   }
   if (block.zero != 0 || block.zero2 != 0 || block.expires_unix_ms < 0)
     return NoLabel("bits that no version has set");
-  const size_t names = size_t{block.namespace_bytes} + block.key_bytes + block.codec_bytes;
+  const size_t names =
+      size_t{block.namespace_bytes} + block.key_bytes + block.parent_bytes + block.codec_bytes;
   if (label.size() != sizeof(block) + names + size_t{block.granules} * sizeof(uint32_t)) {
     return NoLabel("lengths that do not add up");
   }
@@ -113,6 +118,8 @@ absl::StatusOr<ObjectLabel> ParseObjectLabel(std::string_view label, uint64_t pa
   const std::optional<page::ObjectKey> key = page::ObjectKey::FromBytes(take(block.key_bytes));
   if (!key.has_value()) return NoLabel("no key");
   object.key = *key;
+  object.parent = take(block.parent_bytes);
+  if (!object.parent.empty() && !CanFollow(object.key, object.parent)) return NoLabel("no parent");
   object.meta.codec = take(block.codec_bytes);
   object.meta.bytes = block.value_bytes;
   object.meta.layout = {block.num_kv_heads, block.part_bytes};

@@ -15,12 +15,14 @@ namespace varve::store {
 struct ObjectLabel {
   std::string ns_name;
   page::ObjectKey key;
+  std::string parent;  // the block before its own; empty: none, or not known
   ObjectMeta meta;
   GranuleChecksums checksums;
 };
 
 std::string EncodeObjectLabel(std::string_view ns_name, const page::ObjectKey& key,
-                              const ObjectMeta& meta, const GranuleChecksums& checksums);
+                              std::string_view parent, const ObjectMeta& meta,
+                              const GranuleChecksums& checksums);
 struct NoteLabel {
   std::string_view label;
   uint32_t payload_crc32c = 0;

@@ -19,6 +19,8 @@ class S3FifoPolicy final : public EvictionPolicy {
   }
 
   void Return(EvictionNode& node) override { Push(node, static_cast<Queue>(node.queue)); }
+  void Defer(EvictionNode& node) override { ghosts_.Withdraw(node.identity); }
+  void ReturnOldest(EvictionNode& node) override { queues_[node.queue].PushOldest(node); }
 
   void Touch(EvictionNode& node) override {
     node.uses = std::min<uint8_t>(node.uses + 1, kMostUses);

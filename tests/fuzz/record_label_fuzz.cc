@@ -10,12 +10,13 @@ namespace {
 
 using namespace varve::store;
 
-std::string ObjectSeed(const std::string& ns, const std::string& key, const ObjectMeta& meta) {
+std::string ObjectSeed(const std::string& ns, const std::string& key, const ObjectMeta& meta,
+                       const std::string& parent = "") {
   GranuleChecksums checksums;
   checksums.granule_bytes = GranuleBytes(meta.layout);
   checksums.crc32c.resize((meta.bytes + checksums.granule_bytes - 1) / checksums.granule_bytes, 77);
   checksums.whole_crc32c = 99;
-  return EncodeObjectLabel(ns, *page::ObjectKey::FromBytes(key), meta, checksums);
+  return EncodeObjectLabel(ns, *page::ObjectKey::FromBytes(key), parent, meta, checksums);
 }
 
 void CheckObject(std::string_view label) {
@@ -27,7 +28,8 @@ void CheckObject(std::string_view label) {
   if (!object.ok()) return;
   Require(IsObjectLabel(label), "no mark of an object");
   Require(object->meta.bytes == bytes, "another length");
-  Require(EncodeObjectLabel(object->ns_name, object->key, object->meta, object->checksums) == label,
+  Require(EncodeObjectLabel(object->ns_name, object->key, object->parent, object->meta,
+                            object->checksums) == label,
           "an object's label is another one when encoded again");
 }
 
@@ -43,9 +45,11 @@ void CheckNote(std::string_view label) {
 
 std::vector<std::string> Seeds() {
   return {ObjectSeed("default", "key-1", {.bytes = 100}),
-          ObjectSeed("", "block-hash-0001", {.bytes = 4096, .layout = {4, 512}}),
+          ObjectSeed("", "block-hash-0001", {.bytes = 4096, .layout = {4, 512}}, "block-hash-"),
+          ObjectSeed("default", "block-hash-0001", {.bytes = 100}, std::string(59, 'p')),
           ObjectSeed(std::string(512, 'n'), std::string(63, 'k'), {.bytes = 300000}),
-          EncodeNoteLabel("a note", 7), EncodeNoteLabel("", 0)};
+          EncodeNoteLabel("a note", 7),
+          EncodeNoteLabel("", 0)};
 }
 
 }  // namespace varve::fuzz

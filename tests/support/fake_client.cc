@@ -186,6 +186,11 @@ std::string FakeClient::object(const page::ObjectKey& key) const {
   const auto it = objects_.find(std::string(key.bytes()));
   return it == objects_.end() ? "" : it->second;
 }
+page::ObjectKey FakeClient::parent(const page::ObjectKey& key) const {
+  base::MutexLock lock(mutex_);
+  return said_.at(std::string(key.bytes())).parent;
+}
+
 std::map<std::string, std::string> FakeClient::AllObjects() const {
   base::MutexLock lock(mutex_);
   return objects_;
@@ -229,7 +234,7 @@ absl::StatusOr<std::vector<client::PutResult>> FakeClient::Put(
       continue;
     }
     const bool fresh = objects_.emplace(std::string(item.key.bytes()), std::move(value)).second;
-    if (fresh) prompt_tokens_[std::string(item.key.bytes())] = item.prompt_tokens;
+    if (fresh) said_[std::string(item.key.bytes())] = {item.prompt_tokens, item.parent};
     results.push_back({fresh ? client::PutOutcome::kStored : client::PutOutcome::kExists, ""});
   }
   return results;
@@ -372,7 +377,7 @@ absl::StatusOr<client::ObjectPage> FakeClient::List(std::string_view key_prefix,
     page.objects.push_back({.key = *page::ObjectKey::FromBytes(key),
                             .bytes = value.size(),
                             .tier = client::Tier::kHost,
-                            .prompt_tokens = prompt_tokens_.at(key)});
+                            .prompt_tokens = said_.at(key).prompt_tokens});
   }
   return page;
 }

@@ -58,6 +58,7 @@ class FakeClient : public client::Client {
   uint64_t recall_calls() const;
   size_t objects() const;
   std::string object(const page::ObjectKey& key) const;
+  page::ObjectKey parent(const page::ObjectKey& key) const;
   std::map<std::string, std::string> AllObjects() const;
   bool has_context(const std::string& id) const;
   FakeContext context(const std::string& id) const;
@@ -155,7 +156,11 @@ class FakeClient : public client::Client {
   mutable base::Mutex mutex_;
   base::CondVar changed_;
   std::map<std::string, std::string> objects_ ABSL_GUARDED_BY(mutex_);
-  std::map<std::string, uint32_t> prompt_tokens_ ABSL_GUARDED_BY(mutex_);  // as first put
+  struct Said {
+    uint32_t prompt_tokens = 0;
+    page::ObjectKey parent;
+  };
+  std::map<std::string, Said> said_ ABSL_GUARDED_BY(mutex_);  // of objects, when first put
   std::map<std::string, FakeContext> contexts_ ABSL_GUARDED_BY(mutex_);
   std::deque<Pending> pending_ ABSL_GUARDED_BY(mutex_);
   bool held_ ABSL_GUARDED_BY(mutex_) = false;

@@ -92,6 +92,26 @@ TEST_P(ObjectsTest, ValuesExpire) {
   EXPECT_TRUE(GetInto("long", {}, all).hit);
 }
 
+TEST_P(ObjectsTest, BlocksFollowOthers) {
+  const auto memory = Allocate(100);
+  const std::vector<Piece> all = {{memory.get(), 0, 100}};
+  const auto put = client().Put(std::vector<PutItem>{
+      {.key = Key("block-0-lay0"), .sources = all},
+      {.key = Key("block-1-lay0"), .sources = all, .parent = Key("block-0-lay0")},
+      {.key = Key("block-2-lay0"), .sources = all, .parent = Key("not-there-lay0")},
+      {.key = Key("block-3-lay1"), .sources = all, .parent = Key("block-3-lay0")},  // its own block
+      {.key = Key("block-4-lay1"), .sources = all, .parent = Key("small")},
+      {.key = Key("small"), .sources = all, .parent = Key("block-0-lay0")}});
+  ASSERT_TRUE(put.ok()) << put.status();
+  for (size_t i = 0; i < put->size(); ++i) {
+    SCOPED_TRACE(i);
+    const PutResult& result = put->at(i);
+    EXPECT_EQ(result.outcome, i < 3 ? PutOutcome::kStored : PutOutcome::kInvalid);
+    if (i >= 3) EXPECT_THAT(result.message, HasSubstr("parent"));
+  }
+  EXPECT_FALSE(GetInto("small", {}, all).hit);
+}
+
 TEST_P(ObjectsTest, EveryRangeOfAnObjectCanBeRead) {
   const page::ObjectLayout layout{.num_kv_heads = 4, .part_bytes = 96};
   const std::string value = RandomBytes(7, layout.object_bytes());

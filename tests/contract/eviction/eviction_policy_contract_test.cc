@@ -107,6 +107,19 @@ TEST_P(EvictionPolicyContractTest, WhatIsReturnedIsTheYoungestOfItsLike) {
   for (size_t i : {1u, 2u, 0u}) EXPECT_EQ(policy_->Victim(), &nodes[i]) << i;
 }
 
+TEST_P(EvictionPolicyContractTest, WhatWaitedForOthersIsTheNext) {
+  std::vector<EvictionNode>& nodes = Nodes(4);
+  for (EvictionNode& node : nodes) policy_->Insert(node);
+  EvictionNode* waiting = policy_->Victim();
+  EXPECT_EQ(waiting, &nodes[0]);
+  policy_->Defer(*waiting);
+  EXPECT_EQ(policy_->Victim(), &nodes[1]);
+  EXPECT_EQ(policy_->size(), 2u);
+  policy_->ReturnOldest(*waiting);
+  EXPECT_EQ(policy_->size(), 3u);
+  for (size_t i : {0u, 2u, 3u}) EXPECT_EQ(policy_->Victim(), &nodes[i]) << i;
+}
+
 // Prompts of any length, as clients say them.
 TEST_P(EvictionPolicyContractTest, TakesAnyPrompt) {
   std::vector<EvictionNode>& nodes = Nodes(4);
@@ -150,6 +163,11 @@ TEST_P(EvictionPolicyContractTest, KeepsItsBooksUnderRandomUse) {
           ASSERT_EQ(victim == nullptr, members.empty());
           if (victim != nullptr && random() % 4 == 0) {
             policy_->Return(*victim);
+            break;
+          }
+          if (victim != nullptr && random() % 4 == 0) {
+            policy_->Defer(*victim);
+            policy_->ReturnOldest(*victim);
             break;
           }
           ASSERT_EQ(members.erase(victim), victim == nullptr ? 0u : 1u);

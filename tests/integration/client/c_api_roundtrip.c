@@ -95,8 +95,9 @@ static const char* ValuesThatSayMore(varve_client* client) {
   puts[0].prompt_tokens = 4096;
   puts[0].ttl_ms = 3600 * 1000;
   puts[1].key = KeyOf("c-untold");
-  puts[2].key = KeyOf("c-short");
+  puts[2].key = KeyOf("c-short-0002");
   puts[2].ttl_ms = 1;
+  puts[2].parent = KeyOf("c-told-0001");
   varve_put_outcome outcomes[3];
   CHECK(varve_put(client, puts, 3, outcomes) == VARVE_OK);
   for (int i = 0; i < 3; ++i) CHECK(outcomes[i] == VARVE_PUT_STORED);
@@ -127,6 +128,16 @@ static const char* ValuesThatSayMore(varve_client* client) {
   memcpy(old + kOldSize, &puts[1], kOldSize);
   CHECK(varve_put(client, (varve_put_item*)old, 2, outcomes) == VARVE_OK);
   CHECK(outcomes[0] == VARVE_PUT_STORED && outcomes[1] == VARVE_PUT_STORED);
+
+  puts[0] = puts[2];
+  puts[0].key = KeyOf("c-follows-0002");
+  puts[0].parent = KeyOf("c-follows-0001"); /* of its own block */
+  CHECK(varve_put(client, puts, 1, outcomes) == VARVE_OK && outcomes[0] == VARVE_PUT_INVALID);
+  CHECK(strstr(varve_last_error(), "parent") != NULL);
+  puts[0].parent.bytes = 3;
+  CHECK(varve_put(client, puts, 1, outcomes) == VARVE_INVALID_ARGUMENT);
+  puts[0].parent.data = NULL;
+  CHECK(varve_put(client, puts, 1, outcomes) == VARVE_INVALID_ARGUMENT);
 
   puts[0].key = KeyOf("c-bad");
   puts[0].struct_size = 0;

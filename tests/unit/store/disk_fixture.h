@@ -29,6 +29,7 @@ class DiskFixture {
     Durability durability = Durability::kMemory;
     uint64_t disk_slots = 64;  // 0: no disk
     uint32_t promote_uses = 2;
+    std::string eviction = "lru";  // of both tiers
   };
 
   explicit DiskFixture(const Options& options)
@@ -67,9 +68,10 @@ class DiskFixture {
   // Nothing until the store has answered.
   using Answer = std::shared_ptr<std::optional<absl::Status>>;
   // version: of the value under this name.
-  Answer Put(std::string_view name, int version = 0, ObjectMeta meta = {.bytes = kSlot}) {
+  Answer Put(std::string_view name, int version = 0, ObjectMeta meta = {.bytes = kSlot},
+             std::string_view parent = {}) {
     auto answer = std::make_shared<std::optional<absl::Status>>();
-    auto put = store_->Reserve(ns_, Key(name), meta);
+    auto put = store_->Reserve(ns_, Key(name), meta, parent);
     if (!put.ok()) {
       *answer = put.status();
       return answer;
@@ -124,12 +126,14 @@ class DiskFixture {
   }
   void Open() {
     PageStoreOptions options;
+    options.eviction = options_.eviction;
     options.max_object_bytes = kMaxObjectBytes;
     if (options_.disk_slots > 0)
       options.disk = DiskOptions{.log = log_.get(),
                                  .staging = staging_.get(),
                                  .executor = &executor_,
                                  .durability = options_.durability,
+                                 .eviction = options_.eviction,
                                  .promote_uses = options_.promote_uses};
     auto store = PageStore::Create(host_.get(), options, &clock_);
     ASSERT_TRUE(store.ok()) << store.status();

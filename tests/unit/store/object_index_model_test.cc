@@ -22,6 +22,7 @@ struct ModelObject {
   uint64_t bytes = 0;
   uint64_t slot_generation = 0;  // 0: not in host memory
   uint64_t record = 0;           // 0: not on disk
+  bool leaving = false;          // host memory
   uint32_t handles = 0;
   std::map<uint64_t, uint32_t> hard;
   std::map<uint64_t, absl::Time> soft;
@@ -78,6 +79,7 @@ class RandomWalk {
         index_.ExpirePins(now_);
         Expire();
     }
+    ForgetLinks();
     Check();
   }
 
@@ -105,11 +107,41 @@ class RandomWalk {
     ++next_;
     const uint64_t bytes = object->meta.bytes;
     const uint64_t generation = object->slot.generation;
-    Object* published = index_.Publish(object, now_);
-    ASSERT_EQ(published == nullptr, live_.contains(key));
-    if (published == nullptr) return;
+    if (random_() % 2 == 0) Expect(object.get());
+    Object* published = random_() % 8 == 0 ? nullptr : index_.Publish(object, now_);
+    if (published == nullptr) {
+      index_.Abandon(object.get());
+      return ForgetLinks();
+    }
+    ASSERT_FALSE(live_.contains(key));
     live_[key] = ModelObject{.bytes = bytes, .slot_generation = generation, .object = published};
     held_slots_.insert(generation);
+  }
+  // Any group may be said to follow any other: also in circles.
+  void Expect(Object* object) {
+    const std::string group = GroupOf(std::string(object->key.key.bytes()));
+    const std::string parent = GroupOf(KeyOf(random_() % kKeys));
+    if (parent == group) return;
+    index_.Expect(object, parent);
+    if (parents_.contains(group)) return;
+    std::string above = parent;
+    while (parents_.contains(above) && above != group) above = parents_.at(above);
+    if (above != group) parents_[group] = parent;
+  }
+  void ForgetLinks() {
+    std::erase_if(parents_, [this](const auto& link) {
+      return std::none_of(live_.begin(), live_.end(),
+                          [&](const auto& object) { return GroupOf(object.first) == link.first; });
+    });
+  }
+  bool Followed(const std::string& key, TierId tier) {
+    const bool anywhere = tier == TierId::kNvme || hold_guards_host_;
+    return std::any_of(live_.begin(), live_.end(), [&](const auto& object) {
+      const auto parent = parents_.find(GroupOf(object.first));
+      const ModelObject& m = object.second;
+      return parent != parents_.end() && parent->second == GroupOf(key) &&
+             (anywhere || (In(m, TierId::kHost) && !m.leaving));
+    });
   }
   void Open() {
     std::string key;
@@ -208,6 +240,9 @@ class RandomWalk {
     if (m->record == 0) {
       m->record = next_++;
       index_.AddRecord(m->object, m->record);
+    } else if (m->leaving) {
+      m->leaving = false;
+      index_.EndLeaving(m->object);
     } else if (m->slot_generation == 0) {
       m->slot_generation = next_;
       index_.AddSlot(m->object, tier::Slot{next_ * 4096, m->bytes, next_, m->bytes + 7});
@@ -219,14 +254,22 @@ class RandomWalk {
     uint32_t steps = 1000;
     Object* victim = index_.NextVictim(tier, steps);
     bool any = false;
-    for (const auto& [key, m] : live_) any = any || (In(m, tier) && !Guarded(key, m, tier));
+    for (const auto& [key, m] : live_) {
+      any = any || (In(m, tier) && !Guarded(key, m, tier) && !Followed(key, tier));
+    }
     ASSERT_EQ(victim != nullptr, any);
     if (victim == nullptr) return;
     const std::string key(victim->key.key.bytes());
     ModelObject& m = live_.at(key);
     ASSERT_TRUE(In(m, tier));
     ASSERT_FALSE(Guarded(key, m, tier)) << key;
-    if (random_() % 4 == 0) return index_.KeepVictim(victim, tier);
+    ASSERT_FALSE(Followed(key, tier)) << key;
+    if (random_() % 4 == 0) {
+      index_.KeepVictim(victim, tier);
+      if (tier == TierId::kNvme || m.leaving) return;
+      m.leaving = true;
+      return index_.BeginLeaving(victim);
+    }
     if (m.record == 0 || m.slot_generation == 0) {
       const ObjectIndex::Freed freed = index_.Drop(victim);
       ASSERT_EQ(freed.record, m.record);
@@ -238,6 +281,7 @@ class RandomWalk {
     if (tier == TierId::kHost) {
       Freed(freed.slot);
       m.slot_generation = 0;
+      m.leaving = false;
     } else {
       ASSERT_EQ(freed.record, m.record);
       m.record = 0;
@@ -296,6 +340,7 @@ class RandomWalk {
   std::map<std::string, ModelObject> live_;
   std::map<Object*, ModelObject> detached_;
   std::map<std::string, uint32_t> holds_;
+  std::map<std::string, std::string> parents_;  // by group
   std::set<uint64_t> held_slots_;
 };
 

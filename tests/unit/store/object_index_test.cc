@@ -132,6 +132,74 @@ TEST_F(ObjectIndexTest, DropWithHandlesFreesWithTheLast) {
   EXPECT_EQ(index_.objects(), 1u);
 }
 
+// Blocks of a chain, put head first.
+TEST_F(ObjectIndexTest, AChainLeavesFromItsEndAndLooksAtEachObjectTwice) {
+  constexpr int kBlocks = 1000;
+  const auto key = [](int block) { return std::to_string(10000 + block) + "-lay0"; };
+  for (int i = 0; i < kBlocks; ++i) {
+    std::unique_ptr<Object> object = Reserved(key(i));
+    if (i > 0) index_.Expect(object.get(), BlockOf(Key(key(i - 1))));
+    ASSERT_NE(index_.Publish(object, kStart), nullptr);
+  }
+  EXPECT_EQ(index_.groups(), static_cast<size_t>(kBlocks));
+  uint32_t steps = 2 * kBlocks;
+  for (int i = kBlocks; i-- > 0;) {
+    Object* victim = index_.NextVictim(TierId::kHost, steps);
+    ASSERT_NE(victim, nullptr) << i;
+    ASSERT_EQ(victim->key.key, Key(key(i)));
+    index_.Drop(victim);
+  }
+  EXPECT_EQ(index_.groups(), 0u);
+}
+
+TEST_F(ObjectIndexTest, WhatIsBeingPutKeepsWhatItFollows) {
+  Put("block-1-lay0");
+  std::unique_ptr<Object> next = Reserved("block-2-lay0");
+  index_.Expect(next.get(), "block-1-");
+  EXPECT_EQ(EvictOne(), std::nullopt);
+  index_.Abandon(next.get());
+  EXPECT_EQ(EvictOne(), Identity("block-1-lay0"));
+  EXPECT_EQ(index_.groups(), 0u);
+}
+
+// A prompt's head is used with another continuation: it is then as young as that.
+TEST_F(ObjectIndexTest, WhatWasUsedWhileItWaitedIsYoung) {
+  Object* head = Put("block-1-lay0");
+  std::unique_ptr<Object> tail = Reserved("block-2-lay0");
+  index_.Expect(tail.get(), "block-1-");
+  index_.Publish(tail, kStart);
+  Put("block-3-lay0");
+  uint32_t steps = 2;
+  EXPECT_EQ(index_.NextVictim(TierId::kHost, steps)->key.key, Key("block-2-lay0"));
+  index_.KeepVictim(index_.Find(FullKey{1, Key("block-2-lay0")}), TierId::kHost);
+  index_.Open(head, kStart);
+  index_.Close(head);
+  EXPECT_EQ(EvictOne(), Identity("block-3-lay0"));
+  EXPECT_EQ(EvictOne(), Identity("block-2-lay0"));
+  EXPECT_EQ(EvictOne(), Identity("block-1-lay0"));
+}
+
+TEST_F(TwoTiersTest, WhereAnObjectMovesOnlyWhatIsBesideItKeepsIt) {
+  Object* head = PutBoth("block-1-lay0");
+  std::unique_ptr<Object> tail = Reserved("block-2-lay0");
+  tail->record = 99;
+  tiers_.Expect(tail.get(), "block-1-");
+  Object* followed = tiers_.Publish(tail, kStart);
+  EXPECT_EQ(Victim(TierId::kHost), followed);
+  tiers_.KeepVictim(followed, TierId::kHost);
+  tiers_.BeginLeaving(followed);  // on its way to disk: the head may go at the same time
+  EXPECT_EQ(Victim(TierId::kHost), head);
+  tiers_.KeepVictim(head, TierId::kHost);
+  tiers_.LeaveTier(followed, TierId::kHost);
+  // On disk the tail leaves first, and while it is stored it keeps the head there.
+  EXPECT_EQ(Victim(TierId::kNvme), followed);
+  tiers_.KeepVictim(followed, TierId::kNvme);
+  tiers_.HoldsGuardHost(true);  // now leaving memory loses it
+  EXPECT_EQ(Victim(TierId::kHost), nullptr);
+  tiers_.HoldsGuardHost(false);
+  EXPECT_EQ(Victim(TierId::kHost), head);
+}
+
 TEST_F(TwoTiersTest, CopiesComeAndGoUntilTheLast) {
   std::unique_ptr<Object> reserved = Reserved("key-1", 100);
   const tier::Slot first = reserved->slot;

@@ -170,7 +170,7 @@ TEST(PageStoreFaultTest, WhatTheStagingCannotHoldIsAnErrorAndNoWait) {
   GranuleChecksums checksums;
   checksums.crc32c.resize(value.size() / kOpaqueGranuleBytes);
   f.log().Append(
-      {EncodeObjectLabel("model", f.Key("large"), {.bytes = value.size()}, checksums), value},
+      {EncodeObjectLabel("model", f.Key("large"), "", {.bytes = value.size()}, checksums), value},
       [](const absl::Status&) {});
   f.Settle();
   f.Crash();

@@ -97,7 +97,11 @@ TEST_P(WorkerFaults, NoSlotIsReusedBeforeItsAcknowledgement) {
     for (uint32_t block = 0; block < 700 / 8; ++block) {
       for (uint32_t l = 0; l < kShape.num_layers; ++l) {
         const std::string expected = text.Page(l, 0, block) + text.Page(l, 1, block);
-        ASSERT_EQ(client.object(*page::MakeObjectKey(context.hashes[block], l)), expected);
+        const page::ObjectKey key = *page::MakeObjectKey(context.hashes[block], l);
+        ASSERT_EQ(client.object(key), expected);
+        ASSERT_EQ(client.parent(key), block == 0
+                                          ? page::ObjectKey()
+                                          : *page::MakeObjectKey(context.hashes[block - 1], l));
       }
     }
   }

@@ -72,7 +72,7 @@ void StoreMetrics::DeclareTiers(base::Metrics& metrics) {
     of.pinned_bytes = &metrics.Gauge("varve_tier_pinned_bytes",
                                      "Bytes used by objects with pins, holds or readers.", tier);
     of.checksum_failures = &metrics.Counter("varve_checksum_failures_total",
-                                            "Objects dropped because their bytes changed.", tier);
+                                            "Copies dropped because their bytes changed.", tier);
     of.evicted_bytes = &metrics.Counter("varve_evicted_bytes_total", "Bytes evicted.",
                                         {{"tier", name}, {"reason", "capacity"}});
     of.evicted_on_request_bytes = &metrics.Counter("varve_evicted_bytes_total", "Bytes evicted.",

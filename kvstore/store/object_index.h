@@ -128,6 +128,8 @@ struct Object {
   bool writing = false;    // a record of it is being made, with a handle of the store's own
   bool demoting = false;   // and then it leaves host memory
   bool promoting = false;  // it is being brought into host memory, likewise with a handle
+  // The copy in host memory is damaged, and leaves with the last handle: the one on disk is read.
+  bool host_damaged = false;
   tier::RecordId record_written = 0;  // its id, while it is with the log
 
   // The index's own.
@@ -230,6 +232,14 @@ class ObjectIndex {
   // Guarded for longer than handles are open.
   bool pinned(const Object& object, TierId tier) const {
     return !object.pins.empty() || (leaving_loses(tier) && object.held());
+  }
+  // Of what is pinned() there. O(objects).
+  uint64_t CountPinnedBytes(TierId tier) const {
+    uint64_t bytes = 0;
+    for (const std::unique_ptr<Object>& object : by_key_) {
+      if (pinned(*object, tier)) bytes += object->copies[tier].tier_bytes;
+    }
+    return bytes;
   }
   // Calls fn(Object&) for every resident object.
   template <typename Fn>

@@ -123,7 +123,7 @@ class GetHandleImpl final : public GetHandle {
     store_->DropCorrupt(object_, tier_);
     return absl::DataLossError(absl::StrCat("object ", object_->key.key.ToHex(),
                                             ": checksum of granule ", *corrupt,
-                                            " does not match; the object was dropped"));
+                                            " does not match; what was read is dropped"));
   }
 
   void CopyTo(void* to, const void* from, size_t count) override {

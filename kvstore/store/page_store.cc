@@ -172,10 +172,10 @@ std::unique_ptr<GetHandle> PageStoreImpl::Acquire(NamespaceId ns, const page::Ob
     object = FindLocked(full);
     if (object != nullptr) {
       index_.Open(object, clock_->Now());
-      slot = object->slot;
+      slot = ReadableSlot(*object);
       if (has_disk()) {
         uses_.Add(object->identity);
-        if (slot.bytes == 0) QueuePromotionLocked(object, MoveCause::kPromote);
+        if (object->slot.bytes == 0) QueuePromotionLocked(object, MoveCause::kPromote);
       }
     } else if (miss != nullptr) {
       miss->reason = misses_.Find(KeyHash(full)).value_or(MissReason::kNeverStored);
@@ -194,7 +194,7 @@ std::unique_ptr<GetHandle> PageStoreImpl::AcquireAgain(NamespaceId ns, const pag
     object = index_.Find(FullKey{ns, key});
     if (object == nullptr) return nullptr;
     index_.OpenUnused(object);
-    slot = object->slot;
+    slot = ReadableSlot(*object);
   }
   return MakeGetHandle(this, object,
                        slot.bytes > 0 ? host_->Map(slot) : std::span<const std::byte>());
@@ -210,6 +210,12 @@ void PageStoreImpl::FreeLocked(const ObjectIndex::Freed& freed) {
 }
 
 void PageStoreImpl::CloseLocked(Object* object) {
+  const bool leaves_host = object->host_damaged && object->handles == 1;
+  if (leaves_host && object->state == ObjectState::kResident) {
+    index_.Close(object);
+    object->host_damaged = false;
+    return FreeLocked(index_.LeaveTier(object, TierId::kHost));
+  }
   if (const std::optional<tier::Slot> slot = index_.Close(object)) FreeSlotLocked(*slot);
 }
 
@@ -225,18 +231,25 @@ void PageStoreImpl::DropCorrupt(Object* object, TierId tier) {
   {
     base::MutexLock lock(mutex_);
     // Another reader may have found it first.
-    if (object->state == ObjectState::kGone) return;
+    if (object->state == ObjectState::kGone || (tier == TierId::kHost && object->host_damaged))
+      return;
     ++checksum_failures_[tier];
-    if (tier == TierId::kNvme && object->slot.bytes > 0 && object->record != 0) {
-      // The copy in host memory is another one.
-      FreeLocked(index_.LeaveTier(object, tier));
-    } else {
-      misses_.Remember(object->identity, MissReason::kCorrupt);
-      FreeLocked(index_.Drop(object));
-    }
+    DropCopyLocked(object, tier, MissReason::kCorrupt);
   }
-  base::LogError("dropped object ", object->key.key.ToHex(),
-                 ": its bytes do not match its checksum");
+  base::LogError("dropped ", tier == TierId::kHost ? "from host memory" : "from disk", " object ",
+                 object->key.key.ToHex(), ": its bytes do not match its checksum");
+}
+
+void PageStoreImpl::DropCopyLocked(Object* object, TierId tier, MissReason reason) {
+  const bool in_host = object->slot.bytes > 0 && !object->host_damaged;
+  if (tier == TierId::kHost && object->record != 0) {
+    object->host_damaged = true;  // who reads it has a handle
+  } else if (tier == TierId::kNvme && in_host) {
+    if (object->record != 0) FreeLocked(index_.LeaveTier(object, tier));
+  } else {
+    misses_.Remember(object->identity, reason);
+    FreeLocked(index_.Drop(object));
+  }
 }
 
 bool PageStoreImpl::Exists(NamespaceId ns, const page::ObjectKey& key) const {

@@ -101,7 +101,7 @@ class GetHandle {
   // Brings the range into memory; done here when it is there already, else on a thread of the disk
   // or of Tick. Once at most, and the handle must live until done. INVALID_ARGUMENT for a range
   // that is not in the object, NOT_FOUND when it was removed meanwhile, DATA_LOSS when the disk
-  // failed (the object has been dropped), DEADLINE_EXCEEDED when the disk has not answered by then.
+  // failed (the record has been dropped), DEADLINE_EXCEEDED when the disk has not answered by then.
   virtual void Load(const page::ObjectRange& range, absl::Time deadline, LoadDone done) = 0;
   // Takes what was loaded out of the memory that all reads share, for a reader that may be slow.
   virtual void Unstage() = 0;
@@ -110,8 +110,8 @@ class GetHandle {
   // Bytes of the loaded range.
   virtual std::span<const std::byte> Bytes(const page::Extent& extent) const = 0;
   // Checks the bytes of the loaded range, or of a part of it, against the checksums taken at Commit
-  // (granules: one part of one head; 64 KiB for opaque objects). On DATA_LOSS the object has been
-  // dropped and counted.
+  // (granules: one part of one head; 64 KiB for opaque objects). On DATA_LOSS the copy that it read
+  // from has been dropped and counted, and with the last copy the object.
   virtual absl::Status Verify(const page::ObjectRange& range) = 0;
   // Copies from Bytes() and computes the checksums in the same pass: Verify then tells whether the
   // copy is good, and need not read granules copied front to back.

@@ -335,8 +335,7 @@ void PageStoreImpl::NoteReadError(Object* object, const absl::Status& status) {
                    status.message());
   }
   if (!absl::IsDataLoss(status) || object->state == ObjectState::kGone) return;
-  misses_.Remember(object->identity, MissReason::kFailed);
-  FreeLocked(index_.Drop(object));
+  DropCopyLocked(object, TierId::kNvme, MissReason::kFailed);
 }
 
 // ---- time

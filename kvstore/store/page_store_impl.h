@@ -125,6 +125,13 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   void DropCorrupt(Object* object, TierId tier) override;
 
   absl::Status Validate(const ObjectMeta& meta) const;
+  // Of a copy that cannot be read; and of the object when there is no other.
+  void DropCopyLocked(Object* object, TierId tier, MissReason reason)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Where a handle reads it; of 0 bytes: on disk.
+  static tier::Slot ReadableSlot(const Object& object) {
+    return object.host_damaged ? tier::Slot() : object.slot;
+  }
   // Null, too, when it has expired: then it is dropped.
   Object* FindLocked(const FullKey& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool has_disk() const { return options_.disk.has_value(); }

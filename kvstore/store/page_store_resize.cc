@@ -28,10 +28,7 @@ absl::Status PageStoreImpl::CheckResizeLocked(uint64_t capacity_bytes) const {
     return absl::UnavailableError("the size of host memory is being changed already");
   }
   if (no_waiting_) return absl::UnavailableError("the store is ending");
-  uint64_t pinned_bytes = 0;
-  index_.ForEach([&](const Object& object) {
-    if (index_.pinned(object, TierId::kHost)) pinned_bytes += object.slot.extent_bytes;
-  });
+  const uint64_t pinned_bytes = index_.CountPinnedBytes(TierId::kHost);
   if (pinned_bytes <= capacity_bytes) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat(
       "host memory of ", base::FormatBytes(capacity_bytes), " has no room for the ",
@@ -110,14 +107,17 @@ void PageStoreImpl::VacateBeyond(NamespaceId ns) {
       size_t rows = 0;
       index_.Scan(ns, "", from, [&](Object& object) {
         if (object.slot.offset + object.slot.extent_bytes > capacity && object.handles == 0) {
-          moving.push_back({&object, index_.pinned(object, TierId::kHost)});
+          moving.push_back({.object = &object});
         }
         if (++rows < kRowsPerLock) return true;
         from = object.key.key.bytes();
         return false;
       });
       more = rows == kRowsPerLock && !no_waiting_;
-      for (const Moving& m : moving) index_.OpenUnused(m.object);
+      for (Moving& m : moving) {
+        m.pinned = index_.pinned(*m.object, TierId::kHost);
+        index_.OpenUnused(m.object);
+      }
     }
     for (const Moving& m : moving) MoveDown(m.object, m.pinned);
   }

@@ -148,6 +148,73 @@ TEST(PageStoreFaultTest, APromotionOfChangedBytesDropsThem) {
   EXPECT_EQ(f.Disk().checksum_failures, 1u);
 }
 
+// Of two copies the damaged one leaves, when nobody has it any more.
+TEST(PageStoreFaultTest, ABitFlippedInMemoryLeavesTheRecord) {
+  DiskFixture f({.durability = Durability::kNvmeAsync, .promote_uses = 0});
+  f.Put(Name(0));
+  f.Settle();
+  ASSERT_EQ(f.Disk().objects, 1u);
+  auto first = f.store().Acquire(f.ns(), f.Key(Name(0)), nullptr);
+  auto second = f.store().Acquire(f.ns(), f.Key(Name(0)), nullptr);
+  ASSERT_EQ(first->tier(), TierId::kHost);
+  const_cast<std::byte&>(first->memory()[5000]) ^= std::byte{4};
+  EXPECT_TRUE(absl::IsDataLoss(first->Verify({})));
+  EXPECT_TRUE(absl::IsDataLoss(second->Verify({})));
+  EXPECT_EQ(f.store().Usage().checksum_failures, 1u);
+  EXPECT_EQ(f.Read(Name(0)), 0) << "while others have the damaged copy";
+  EXPECT_EQ(f.last_tier(), TierId::kNvme);
+  first.reset();
+  EXPECT_EQ(f.host().Usage().slots, 1u);
+  second.reset();
+  EXPECT_EQ(f.host().Usage().slots, 0u);
+  EXPECT_EQ(f.Read(Name(0)), 0);
+  EXPECT_EQ(f.last_tier(), TierId::kNvme);
+  const page::ObjectKey keys[] = {f.Key(Name(0))};
+  f.store().Prefetch(f.ns(), keys);
+  f.Settle();
+  EXPECT_EQ(f.Read(Name(0)), 0);
+  EXPECT_EQ(f.last_tier(), TierId::kHost);
+}
+
+TEST(PageStoreFaultTest, ABitFlippedInMemoryAloneIsTheEndOfTheObject) {
+  DiskFixture f({});
+  f.Put(Name(0));
+  auto get = f.store().Acquire(f.ns(), f.Key(Name(0)), nullptr);
+  const_cast<std::byte&>(get->memory()[5000]) ^= std::byte{4};
+  EXPECT_TRUE(absl::IsDataLoss(get->Verify({})));
+  EXPECT_EQ(f.Read(Name(0)), std::nullopt);
+  EXPECT_EQ(f.last_miss(), MissReason::kCorrupt);
+}
+
+// A handle that reads from disk what has come into memory meanwhile.
+TEST(PageStoreFaultTest, ARecordThatCannotBeReadLeavesTheCopyInMemory) {
+  for (const bool flipped : {true, false}) {
+    SCOPED_TRACE(flipped);
+    DiskFixture f({.promote_uses = 0});
+    Fill(f, 0, 40);
+    auto get = f.store().Acquire(f.ns(), f.Key(Name(0)), nullptr);
+    ASSERT_EQ(get->tier(), TierId::kNvme);
+    const page::ObjectKey keys[] = {f.Key(Name(0))};
+    f.store().Prefetch(f.ns(), keys);
+    f.Settle();
+    const uint64_t on_disk = f.Disk().objects;
+    if (flipped) {
+      for (auto& [id, record] : f.log().records()) record.payload[5000] ^= std::byte{4};
+      ASSERT_TRUE(f.Load(*get));
+      EXPECT_TRUE(absl::IsDataLoss(get->Verify({})));
+      EXPECT_EQ(f.Disk().checksum_failures, 1u);
+    } else {
+      f.log().FailReads(1, absl::DataLossError("EIO"));
+      EXPECT_FALSE(f.Load(*get));
+    }
+    get.reset();
+    f.Settle();
+    EXPECT_EQ(f.Disk().objects, on_disk - 1);
+    EXPECT_EQ(f.Read(Name(0)), 0);
+    EXPECT_EQ(f.last_tier(), TierId::kHost);
+  }
+}
+
 TEST(PageStoreFaultTest, ASlowDiskAnswersAtTheDeadlineAndTheBytesComeToNobody) {
   DiskFixture f({});
   Fill(f, 0, 40);

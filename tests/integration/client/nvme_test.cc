@@ -15,6 +15,7 @@
 #include <random>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -49,6 +50,29 @@ std::vector<std::byte> Value(int i) {
     std::memcpy(value.data() + at, &word, 8);
   }
   return value;
+}
+
+constexpr size_t kLargeBytes = 8 << 20;
+
+// The part of a client that is stopped while the store reads from it: puts a value and removes it,
+// for ever.
+int PutForEver(const std::string& address) {
+  ClientOptions options;
+  options.address = address;
+  options.lanes = {"tcp"};
+  options.transfer_deadline = absl::Minutes(5);
+  const auto client = Client::Connect(options);
+  if (!client.ok()) return 1;
+  const auto memory = (*client)->Allocate(kLargeBytes);
+  if (!memory.ok()) return 1;
+  const page::ObjectKey key = page::ObjectKey::FromBytes("put for ever").value();
+  std::puts("{}");
+  std::fflush(stdout);
+  for (;;) {
+    const auto put = (*client)->Put(
+        std::vector<PutItem>{{.key = key, .sources = {{memory->get(), 0, kLargeBytes}}}});
+    if (!put.ok() || !(*client)->Remove(std::vector{key}, /*force=*/false).ok()) return 1;
+  }
 }
 
 class NvmeTest : public ::testing::Test {
@@ -213,6 +237,52 @@ TEST_F(NvmeTest, AnOrderlyEndWritesMemoryToDisk) {
   EXPECT_EQ(CountThere(), kValues);
 }
 
+// Within drain_ms, whatever clients do.
+TEST_F(NvmeTest, AStalledClientDoesNotKeepMemoryFromTheDisk) {
+  const std::vector<std::string> flags = {
+      "--host_tier.capacity_bytes=64MiB",
+      "--sessions.max_object_bytes=8MiB",
+      absl::StrCat("--nvme_tier.directories=", directory_, "=256MiB"),
+      "--nvme_tier.segment_bytes=16MiB",
+      "--nvme_tier.staging_bytes=16MiB",
+      "--nvme_tier.durability=memory",
+      "--drain_ms=4s"};
+  Start(flags);
+  Connect("shm");
+  PutAll();
+  EXPECT_EQ(Metric("varve_objects{tier=\"nvme\"}"), 0);
+  ChildProcess::Options role;
+  role.binary = "/proc/self/exe";
+  role.args = {"--put-for-ever", store_->grpc_address()};
+  const auto client = ChildProcess::Start(role);
+  ASSERT_TRUE(client.ok()) << client.status();
+  // Stopped with its value reserved and not there; still so a while later, or it was about to be.
+  const auto reading = [this] {
+    const std::string metrics = store_->HttpGet("/metrics");
+    return MetricValue(metrics, "varve_objects{tier=\"host\"}") == kValues &&
+           MetricValue(metrics, "varve_tier_used_bytes{tier=\"host\"}") >=
+               static_cast<double>(kValues * kValueBytes + kLargeBytes);
+  };
+  bool stalled = false;
+  for (int tries = 0; tries < 500 && !stalled; ++tries) {
+    absl::SleepFor(absl::Milliseconds(1 + tries % 7));
+    (*client)->Signal(SIGSTOP);
+    stalled = reading();
+    if (stalled) absl::SleepFor(absl::Milliseconds(500));
+    stalled = stalled && reading();
+    if (!stalled) (*client)->Signal(SIGCONT);
+  }
+  ASSERT_TRUE(stalled) << "it never was in the middle of a transfer";
+  const absl::Time began = absl::Now();
+  const auto exit = store_->Stop(absl::Seconds(60));
+  ASSERT_TRUE(exit.ok()) << exit.status();
+  EXPECT_LT(absl::Now() - began, absl::Seconds(30));
+  (*client)->Signal(SIGKILL);
+  Start(flags);
+  Connect("shm");
+  EXPECT_EQ(CountThere(), kValues);
+}
+
 TEST_F(NvmeTest, ChangedBytesAreMissesAndNeverServed) {
   Start(Flags("nvme_async"));
   Connect("shm");
@@ -301,3 +371,11 @@ TEST_F(NvmeTest, AFullFileSystemIsADirectoryThatIsFull) {
 
 }  // namespace
 }  // namespace varve::client
+
+int main(int argc, char** argv) {
+  if (argc == 3 && std::string_view(argv[1]) == "--put-for-ever") {
+    return varve::client::PutForEver(argv[2]);
+  }
+  ::testing::InitGoogleMock(&argc, argv);
+  return RUN_ALL_TESTS();
+}

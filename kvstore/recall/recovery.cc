@@ -103,11 +103,23 @@ Recovery::Plan Recovery::PlanFor(Own* own) {
   return plan;
 }
 
+// What does not must not hide what does: it will be discarded, and then the other would be seen.
+bool Recovery::Fits(Rows& rows, const ContextOptions& options) {
+  const size_t row_bytes = FormatOf(options, rows.note.layer).row_bytes();
+  if (rows.unfit || rows.bytes.size() != rows.note.count * row_bytes) return false;
+  const bool known = rows.asked.has_value() && rows.asked->geometry == options.geometry &&
+                     rows.asked->digest_kind == options.digest_kind;
+  if (!known) {
+    rows.asked = options;
+    rows.sane = AreSane(rows.bytes, rows.note, options);
+  }
+  return rows.sane;
+}
+
 // The candidates by where they begin, each as far as it counts for this context.
 Recovery::List Recovery::ListOf(const Own& own, uint32_t layer) {
   absl::btree_map<uint32_t, Piece> pieces;
   size_t candidates = 0;
-  const size_t row_bytes = FormatOf(own.note.options, layer).row_bytes();
   const auto add = [&](const Inherited& from) {
     const auto under = rows_.find({from.under, layer});
     if (under == rows_.end()) return;
@@ -115,7 +127,7 @@ Recovery::List Recovery::ListOf(const Own& own, uint32_t layer) {
       const RowsNote& note = rows->note;
       if (rows->id > from.last || note.first >= from.blocks) continue;
       ++candidates;
-      if (rows->unfit || rows->bytes.size() != note.count * row_bytes) continue;
+      if (!Fits(*rows, own.note.options)) continue;
       Piece& at = pieces[note.first];
       // Two can begin at one block only when an erased one came back.
       if (at.rows != nullptr && at.rows->id > rows->id) continue;
@@ -139,21 +151,20 @@ Recovery::List Recovery::ListOf(const Own& own, uint32_t layer) {
 RecoveredContext Recovery::Build(const Plan& plan) {
   const ContextNote& note = plan.own->note;
   RowList blocks(HashFormat());
-  const bool cut = BuildList(plan.blocks, kMaxBlocks, &budgets_->blocks, note.options, blocks);
+  const bool cut = BuildList(plan.blocks, kMaxBlocks, &budgets_->blocks, blocks);
   std::vector<RowList> layers(plan.layers.size(), RowList(DigestFormat(note.options)));
   for (size_t l = 0; l < layers.size(); ++l) {
-    BuildList(plan.layers[l], blocks.rows(), &budgets_->digests, note.options, layers[l]);
+    BuildList(plan.layers[l], blocks.rows(), &budgets_->digests, layers[l]);
   }
   return {note.namespace_name,   note.id, note.options, std::move(blocks), std::move(layers),
           ContextNotes(keeper_), cut};
 }
 
-bool Recovery::BuildList(const List& list, uint32_t most, ByteBudget* budget,
-                         const ContextOptions& options, RowList& rows) {
+bool Recovery::BuildList(const List& list, uint32_t most, ByteBudget* budget, RowList& rows) {
   const Piece* before = nullptr;
   for (const Piece& piece : list.pieces) {
     if (piece.rows->note.first >= most) break;
-    if (!BuildPiece(piece, before, budget, options, rows.format())) return true;
+    if (!BuildPiece(piece, before, budget, rows.format())) return true;
     rows = piece.rows->built->Prefix(std::min(piece.end, most));
     piece.rows->used = true;
     before = &piece;
@@ -163,7 +174,7 @@ bool Recovery::BuildList(const List& list, uint32_t most, ByteBudget* budget,
 
 // Once for all contexts that share the note: what comes before it is the same for all of them.
 bool Recovery::BuildPiece(const Piece& piece, const Piece* before, ByteBudget* budget,
-                          const ContextOptions& options, const RowFormat& format) {
+                          const RowFormat& format) {
   Rows& rows = *piece.rows;
   const store::NoteId before_id = before == nullptr ? 0 : before->rows->id;
   if (rows.unfit) return false;
@@ -173,11 +184,9 @@ bool Recovery::BuildPiece(const Piece& piece, const Piece* before, ByteBudget* b
   const std::string bytes = std::exchange(rows.bytes, {});
   const RowList prefix =
       before == nullptr ? RowList(format) : before->rows->built->Prefix(rows.note.first);
-  if (AreSane(bytes, rows.note, options)) {
-    auto built = prefix.Append(reinterpret_cast<const std::byte*>(bytes.data()),
-                               rows.end - rows.note.first, budget);
-    if (built.ok()) rows.built = *std::move(built);
-  }
+  auto built = prefix.Append(reinterpret_cast<const std::byte*>(bytes.data()),
+                             rows.end - rows.note.first, budget);
+  if (built.ok()) rows.built = *std::move(built);
   rows.before = before_id;
   rows.unfit = !rows.built.has_value();
   return !rows.unfit;

@@ -53,6 +53,9 @@ class Recovery {
     RowsNote note;
     store::NoteId id = 0;
     std::string bytes;
+    // Whether they can be rows of a context with these options, once that was asked.
+    std::optional<ContextOptions> asked;
+    bool sane = false;
     // All rows of a context up to this note's longest use, once that is built.
     uint32_t end = 0;
     store::NoteId before = 0;
@@ -82,12 +85,12 @@ class Recovery {
   void Note(store::NoteId id, ParsedNote note, std::string_view payload);
   Plan PlanFor(Own* own);
   List ListOf(const Own& own, uint32_t layer);
+  static bool Fits(Rows& rows, const ContextOptions& options);
   RecoveredContext Build(const Plan& plan);
   // The list's rows, at most `most`. True when some could not be had.
-  bool BuildList(const List& list, uint32_t most, ByteBudget* budget, const ContextOptions& options,
-                 RowList& rows);
+  bool BuildList(const List& list, uint32_t most, ByteBudget* budget, RowList& rows);
   bool BuildPiece(const Piece& piece, const Piece* before, ByteBudget* budget,
-                  const ContextOptions& options, const RowFormat& format);
+                  const RowFormat& format);
 
   // Notes that are used become runs, the others are discarded.
   void MakeRuns();

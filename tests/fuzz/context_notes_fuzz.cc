@@ -119,7 +119,14 @@ std::vector<std::string> Seeds() {
   const std::string built = parent + rows({1, RowsNote::kBlocks, 0, 5}, Hashes(5)) +
                             rows({1, 0, 0, 3}, Digests(3)) + rows({1, 0, 3, 2}, Digests(2)) +
                             rows({1, 1, 0, 4}, Digests(4));
-  return {Framed(EncodeLabel(recall::EpochsNote{5}), ""), parent, built, built + fork,
+  // Its own digests are none, and begin where its parent's are good.
+  const std::string no_digests(3 * page::DigestRowBytes(page::DigestKind::kMinMax, kShape), '\xff');
+  return {Framed(EncodeLabel(recall::EpochsNote{5}), ""),
+          parent,
+          built,
+          built + fork,
+          built + Framed(EncodeLabel(own), recall::EncodePayload({{1, 4, 4}})) +
+              rows({6, 0, 3, 3}, no_digests),
           built + fork + rows({6, RowsNote::kBlocks, 4, 2}, Hashes(2)) +
               rows({6, 0, 3, 3}, Digests(3))};
 }

@@ -107,7 +107,9 @@ TEST_P(ObjectsTest, BlocksFollowOthers) {
     SCOPED_TRACE(i);
     const PutResult& result = put->at(i);
     EXPECT_EQ(result.outcome, i < 3 ? PutOutcome::kStored : PutOutcome::kInvalid);
-    if (i >= 3) EXPECT_THAT(result.message, HasSubstr("parent"));
+    if (i >= 3) {
+      EXPECT_THAT(result.message, HasSubstr("parent"));
+    }
   }
   EXPECT_FALSE(GetInto("small", {}, all).hit);
 }

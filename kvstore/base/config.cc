@@ -1,18 +1,10 @@
 #include "kvstore/base/config.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-#include <yaml-cpp/eventhandler.h>
-#include <yaml-cpp/yaml.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
-#include <cstring>
 #include <functional>
 #include <limits>
 #include <set>
-#include <sstream>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -24,6 +16,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "google/protobuf/descriptor.pb.h"
+#include "kvstore/base/config_file.h"
 #include "kvstore/base/status.h"
 #include "kvstore/base/units.h"
 
@@ -34,10 +27,6 @@ namespace {
 
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
-
-constexpr size_t kMaxFileBytes = 1 << 20;
-// More than any schema has: what is wrong with each setting is said at length.
-constexpr size_t kMaxSettings = 1000;
 
 struct FieldRef {
   Message* owner;
@@ -212,88 +201,6 @@ absl::Status Assign(const FieldRef& ref, const std::string& text) {
   }
 }
 
-// Reads events only to refuse what a tree of settings has no use for. Aliases may contain
-// themselves.
-class PlainTree : public YAML::EventHandler {
- public:
-  void OnDocumentStart(const YAML::Mark&) override {}
-  void OnDocumentEnd() override {}
-  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
-  void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override {
-    throw YAML::ParserException(mark, "aliases (*name) are not taken, write the value again");
-  }
-  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t,
-                const std::string&) override {}
-  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
-                       YAML::EmitterStyle::value) override {}
-  void OnSequenceEnd() override {}
-  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
-                  YAML::EmitterStyle::value) override {}
-  void OnMapEnd() override {}
-};
-
-// The only document of `text`. Not by YAML::LoadAll: for a text like "," that never ends.
-YAML::Node ParseYaml(const std::string& text) {
-  std::istringstream stream(text);
-  YAML::Parser parser(stream);
-  PlainTree handler;
-  if (parser.HandleNextDocument(handler) && parser.HandleNextDocument(handler))
-    throw YAML::ParserException(YAML::Mark::null_mark(), "one YAML document is expected");
-  return YAML::Load(text);
-}
-
-// Flattens a YAML tree into path -> text; sequences of scalars join with commas.
-void Flatten(const YAML::Node& node, const std::string& prefix,
-             std::map<std::string, std::string>& out, std::vector<std::string>& problems) {
-  std::set<std::string> names;
-  for (const auto& entry : node) {
-    if (out.size() + problems.size() > kMaxSettings) return;
-    const std::string name = entry.first.as<std::string>();
-    const std::string path = prefix + name;
-    if (!names.insert(name).second || out.contains(path)) {
-      problems.push_back(path + ": is there twice");
-    } else if (entry.second.IsMap()) {
-      Flatten(entry.second, path + ".", out, problems);
-    } else if (entry.second.IsSequence()) {
-      std::vector<std::string> items;
-      for (const auto& item : entry.second) {
-        if (!item.IsScalar())
-          problems.push_back(path + ": a list of plain values is expected");
-        else
-          items.push_back(item.as<std::string>());
-      }
-      out[path] = absl::StrJoin(items, ",");
-    } else if (entry.second.IsScalar()) {
-      out[path] = entry.second.as<std::string>();
-    } else {
-      problems.push_back(path + ": has no value");
-    }
-  }
-}
-
-// The whole of a text file.
-absl::StatusOr<std::string> ReadText(const std::string& path) {
-  const auto wrong = [&](const std::string& why) {
-    return absl::InvalidArgumentError(absl::StrCat("cannot read config file ", path, ": ", why));
-  };
-  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) return wrong(std::strerror(errno));
-  std::string text;
-  char chunk[4096];
-  ssize_t got;
-  while ((got = read(descriptor, chunk, sizeof(chunk))) > 0 && text.size() <= kMaxFileBytes) {
-    text.append(chunk, static_cast<size_t>(got));
-  }
-  const int error = errno;
-  close(descriptor);
-  if (got < 0) return wrong(std::strerror(error));
-  if (text.size() > kMaxFileBytes) return wrong("it has more than " + SizeText(kMaxFileBytes));
-  if (absl::StrContains(text, '\0')) return wrong("it is no text file");
-  // Most likely the wrong file, or half of one: nobody writes a file to say nothing.
-  if (absl::StripAsciiWhitespace(text).empty()) return wrong("it is empty");
-  return text;
-}
-
 // Levenshtein, for names of a few dozen characters.
 size_t EditDistance(const std::string& a, const std::string& b) {
   std::vector<size_t> row(b.size() + 1);
@@ -374,23 +281,14 @@ absl::Status ConfigLoader::Set(const std::string& path, const std::string& value
 }
 
 absl::Status ConfigLoader::LoadYamlFile(const std::string& path) {
-  VARVE_ASSIGN_OR_RETURN(const std::string text, ReadText(path));
+  VARVE_ASSIGN_OR_RETURN(const std::string text, ReadConfigText(path));
   return LoadYamlText(text, path);
 }
 
 absl::Status ConfigLoader::LoadYamlText(const std::string& text, const std::string& origin) {
   std::map<std::string, std::string> values;
   std::vector<std::string> problems;
-  // The one place where something of ours meets exceptions: YAML's, and the library's below it.
-  try {
-    const YAML::Node document = ParseYaml(text);
-    if (document.IsNull()) return absl::OkStatus();
-    if (!document.IsMap())
-      return absl::InvalidArgumentError(absl::StrCat(origin, ": a map of settings is expected"));
-    Flatten(document, "", values, problems);
-  } catch (const std::exception& e) {
-    return absl::InvalidArgumentError(absl::StrCat(origin, ": ", e.what()));
-  }
+  VARVE_RETURN_IF_ERROR(Annotate(ReadSettings(text, values, problems), origin));
   for (std::string& problem : problems) problem = absl::StrCat(origin, ": ", problem);
   for (const auto& [path, value] : values) {
     const absl::Status status = Set(path, value, origin);

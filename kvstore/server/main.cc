@@ -51,6 +51,7 @@ constexpr absl::Duration kPatience = absl::Seconds(9);
 
 int Main(const std::vector<std::string>& args) {
   base::SetUpProcess();
+  base::PreferShortTurns();
   // VARVE_STORE is the address of a store, for varvectl and varve-worker; a shell that has it set
   // may start a store too.
   const base::ProgramText text = {"varve-store", kHelpHead, {"VARVE_STORE"}};

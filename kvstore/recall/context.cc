@@ -72,9 +72,9 @@ Context::Context(store::NamespaceId ns, std::string id, const ContextOptions& op
   state_.epoch = epoch;
 }
 
-void Context::Keep() {
+void Context::Keep(ContextNotes replaced) {
   base::MutexLock lock(mutex_);
-  state_.notes.Begin(note_label_);
+  state_.notes.Begin(note_label_, std::move(replaced));
 }
 
 void Context::Restore(RowList blocks, std::vector<RowList> layers, ContextNotes notes) {
@@ -122,7 +122,7 @@ ContextSnapshot Context::Snapshot(bool with_hashes) const {
 }
 
 absl::StatusOr<std::shared_ptr<Context>> Context::Fork(const std::string& new_id,
-                                                       uint32_t num_blocks, uint32_t epoch) const {
+                                                       uint32_t num_blocks, uint32_t epoch) {
   auto fork = std::make_shared<Context>(ns_, new_id, options_, epoch, store_, budgets_, keeper_);
   base::MutexLock lock(mutex_);
   if (state_.retired) return NotFound();
@@ -185,7 +185,7 @@ absl::Status Context::Append(uint32_t first_block, std::span<const std::string> 
   if (attached) store_->Hold(ns_, block_hashes);
   base::MutexLock lock(mutex_);
   state_.blocks = std::move(blocks);
-  state_.notes.Add(RowsNote::kBlocks, first_block, count, std::move(rows));
+  AddNoteLocked(RowsSection::kBlocks, first_block, count, std::move(rows));
   return absl::OkStatus();
 }
 
@@ -194,7 +194,6 @@ absl::Status Context::Truncate(uint32_t num_blocks, uint32_t new_epoch) {
   RowList before(RowFormat{});
   bool attached = false;
   {
-    ContextNotes notes(keeper_);  // destroyed after the lock
     base::MutexLock lock(mutex_);
     if (state_.retired) return NotFound();
     before = state_.blocks;
@@ -206,9 +205,9 @@ absl::Status Context::Truncate(uint32_t num_blocks, uint32_t new_epoch) {
     state_.blocks = before.Prefix(num_blocks);
     for (RowList& layer : state_.layers) layer = layer.Prefix(num_blocks);
     state_.epoch = new_epoch;
-    notes = state_.notes.Fork(num_blocks);
-    notes.Begin(note_label_);
-    std::swap(notes, state_.notes);
+    ContextNotes notes = state_.notes.Fork(num_blocks);
+    notes.Begin(note_label_, std::move(state_.notes));
+    state_.notes = std::move(notes);
   }
   keeper_->Sweep();
   if (attached) {
@@ -239,6 +238,7 @@ void Context::Park(uint64_t session) {
     base::MutexLock lock(mutex_);
     if (state_.attached.erase(session) == 0 || !state_.attached.empty()) return;
     blocks = state_.blocks;
+    state_.notes.Write();
   }
   store_->Release(ns_, DecodeHashes(blocks, 0, blocks.rows()));
 }
@@ -276,6 +276,41 @@ bool Context::RetireIfParked() {
   if (!state_.attached.empty() || state_.retired) return false;
   state_.retired = true;
   return true;
+}
+
+// ---- notes
+
+void Context::AddNoteLocked(uint32_t layer, uint32_t first, uint32_t count, std::string rows) {
+  if (count == 0) return;
+  const auto row_bytes = static_cast<uint32_t>(rows.size() / count);
+  state_.notes.Add({layer, first, count, row_bytes}, std::move(rows));
+  has_gathered_.store(state_.notes.has_gathered(), std::memory_order_relaxed);
+}
+
+void Context::WriteNotes() {
+  base::MutexLock lock(mutex_);
+  has_gathered_.store(false, std::memory_order_relaxed);
+  state_.notes.Write();
+}
+
+void Context::NoteAgain() {
+  {
+    base::MutexLock lock(mutex_);
+    if (state_.retired || !state_.notes.lacks_note()) return;
+    ContextNotes notes = state_.notes.Fork(kMaxBlocks);
+    notes.Begin(note_label_, std::move(state_.notes));
+    state_.notes = std::move(notes);
+  }
+  keeper_->Sweep();
+}
+
+bool Context::Forget() {
+  ContextNotes gone = ContextNotes::None(keeper_);  // destroyed after the lock
+  {
+    base::MutexLock lock(mutex_);
+    std::swap(gone, state_.notes);
+  }
+  return gone.has_note();
 }
 
 // ---- digests
@@ -351,7 +386,7 @@ absl::StatusOr<uint32_t> Context::AppendDigests(uint32_t epoch, uint32_t layer,
   // A truncate may have come in between: the rows copied meanwhile are then nobody's.
   VARVE_RETURN_IF_ERROR(CheckEpochLocked(epoch));
   state_.layers[layer] = std::move(digests);
-  state_.notes.Add(layer, before, num_blocks - known, std::move(kept));
+  AddNoteLocked(layer, before, num_blocks - known, std::move(kept));
   return digest_blocks;
 }
 

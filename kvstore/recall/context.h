@@ -43,15 +43,16 @@ class Context {
   const std::string& id() const { return id_; }
   const ContextOptions& options() const { return options_; }
 
-  // From now on changes are kept. Before others know the context.
-  void Keep();
+  // From now on changes are kept. Before others know the context. replaced: notes of one by its
+  // name.
+  void Keep(ContextNotes replaced);
   // Instead of Keep: takes what was kept before a restart.
   void Restore(RowList blocks, std::vector<RowList> layers, ContextNotes notes);
 
   ContextSnapshot Snapshot(bool with_hashes) const;
   // A detached context of the first num_blocks blocks (0: all), sharing rows with this one.
   absl::StatusOr<std::shared_ptr<Context>> Fork(const std::string& new_id, uint32_t num_blocks,
-                                                uint32_t epoch) const;
+                                                uint32_t epoch);
 
   absl::Status Append(uint32_t first_block, std::span<const std::string> block_hashes);
   absl::Status Truncate(uint32_t num_blocks, uint32_t new_epoch);
@@ -65,6 +66,14 @@ class Context {
   // The same for a context that nobody is attached to, but for the notes, which a Retire after it
   // gives up: false, with nothing changed, when somebody is attached. Waits for nobody.
   bool RetireIfParked();
+
+  // Something was gathered for the journal; and it is written.
+  bool has_gathered() const { return has_gathered_.load(std::memory_order_relaxed); }
+  void WriteNotes();
+  // Once more the note that says what there is, when it was lost.
+  void NoteAgain();
+  // Gives up all notes: the context ends with the process. False: there were none.
+  bool Forget();
 
   // When somebody last asked the table for the context.
   absl::Time last_use() const { return absl::FromUnixNanos(last_use_ns_.load()); }
@@ -98,6 +107,8 @@ class Context {
   absl::Status CheckDigestRows(uint32_t layer, uint32_t num_blocks, std::string_view rows) const;
   absl::Status CheckAppend(uint32_t first_block, std::span<const std::string> block_hashes) const;
   absl::Status NotFound() const;
+  void AddNoteLocked(uint32_t layer, uint32_t first, uint32_t count, std::string rows)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const store::NamespaceId ns_;
   const std::string id_;
@@ -108,6 +119,7 @@ class Context {
   const std::string note_label_;  // empty when nothing is kept
 
   std::atomic<int64_t> last_use_ns_{0};
+  std::atomic<bool> has_gathered_{false};
   base::Mutex change_mutex_;
   const std::unique_ptr<base::Mutex[]> layer_mutexes_;
   mutable base::Mutex mutex_;

@@ -14,7 +14,7 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "the format is little-endian");
 
 constexpr char kMagic[4] = {'V', 'C', 'T', 'X'};
-constexpr uint16_t kVersion = 1;
+constexpr uint16_t kVersion = 2;
 constexpr uint32_t kMaxLayers = 1024;
 
 enum class NoteKind : uint16_t { kContext = 1, kRows = 2, kEpochs = 3 };
@@ -52,12 +52,18 @@ static_assert(sizeof(InheritedEntry) == 24);
 struct RowsLabel {
   Header header;
   uint64_t under;
+  uint32_t sections;
+  uint32_t zero;
+};
+static_assert(sizeof(RowsLabel) == 24);
+
+struct SectionEntry {
   uint32_t layer;
   uint32_t first;
   uint32_t count;
-  uint32_t zero;
+  uint32_t row_bytes;
 };
-static_assert(sizeof(RowsLabel) == 32);
+static_assert(sizeof(SectionEntry) == 16);
 
 struct EpochsLabel {
   Header header;
@@ -108,7 +114,8 @@ absl::StatusOr<std::vector<Inherited>> ParseInherited(std::string_view payload) 
   return inherited;
 }
 
-absl::StatusOr<ParsedNote> ParseContext(std::string_view label, std::string_view payload) {
+absl::StatusOr<ParsedNote> ParseContext(std::string_view label,
+                                        std::optional<std::string_view> payload) {
   if (label.size() < sizeof(ContextLabel)) return Damaged("its size");
   const auto found = Load<ContextLabel>(label);
   label.remove_prefix(sizeof(ContextLabel));
@@ -127,7 +134,9 @@ absl::StatusOr<ParsedNote> ParseContext(std::string_view label, std::string_view
     return Damaged("the shape of the context");
   }
   if (!CheckContextId(note.id).ok()) return Damaged("the context's id");
-  VARVE_ASSIGN_OR_RETURN(note.inherited, ParseInherited(payload));
+  if (payload.has_value()) {
+    VARVE_ASSIGN_OR_RETURN(note.inherited, ParseInherited(*payload));
+  }
   return note;
 }
 
@@ -138,26 +147,61 @@ bool IsHashRow(std::string_view row) {
   return std::all_of(rest.begin(), rest.end(), [](char c) { return c == 0; });
 }
 
-absl::StatusOr<ParsedNote> ParseRows(std::string_view label, std::string_view payload) {
-  if (label.size() != sizeof(RowsLabel)) return Damaged("its size");
-  const auto found = Load<RowsLabel>(label);
-  const bool blocks = found.layer == RowsNote::kBlocks;
-  if (found.under == 0 || (!blocks && found.layer >= kMaxLayers) || found.count == 0 ||
-      found.count > kMaxBlocks || found.first > kMaxBlocks - found.count || found.zero != 0) {
-    return Damaged("which rows it has");
-  }
-  if (payload.empty() || payload.size() % found.count != 0) return Damaged("the size of its rows");
-  if (blocks) {
-    if (payload.size() != found.count * kBlockRowBytes) return Damaged("the size of its rows");
-    for (; !payload.empty(); payload.remove_prefix(kBlockRowBytes)) {
-      if (!IsHashRow(payload.substr(0, kBlockRowBytes))) return Damaged("a block's hash");
-    }
-  }
-  return RowsNote{found.under, found.layer, found.first, found.count};
+bool IsInRange(const SectionEntry& entry) {
+  const bool blocks = entry.layer == RowsSection::kBlocks;
+  return (blocks ? entry.row_bytes == kBlockRowBytes : entry.layer < kMaxLayers) &&
+         entry.row_bytes > 0 && entry.count > 0 && entry.count <= kMaxBlocks &&
+         entry.first <= kMaxBlocks - entry.count;
 }
 
-absl::StatusOr<ParsedNote> ParseEpochs(std::string_view label, std::string_view payload) {
-  if (label.size() != sizeof(EpochsLabel) || !payload.empty()) return Damaged("its size");
+absl::Status CheckHashRows(std::string_view rows) {
+  for (; !rows.empty(); rows.remove_prefix(kBlockRowBytes)) {
+    if (!IsHashRow(rows.substr(0, kBlockRowBytes))) return Damaged("a block's hash");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<RowsSection>> ParseSections(uint32_t count, std::string_view payload) {
+  std::vector<RowsSection> sections;
+  sections.reserve(count);
+  const std::string_view entries = payload.substr(0, count * sizeof(SectionEntry));
+  std::string_view rows = payload.substr(entries.size());
+  if (entries.size() != count * sizeof(SectionEntry)) return Damaged("its size");
+  for (uint32_t i = 0; i < count; ++i) {
+    const auto entry = Load<SectionEntry>(entries.substr(i * sizeof(SectionEntry)));
+    if (!IsInRange(entry)) return Damaged("which rows it has");
+    if (i > 0 && entry.layer <= sections.back().layer) return Damaged("the order of its rows");
+    const RowsSection section{entry.layer, entry.first, entry.count, entry.row_bytes};
+    if (rows.size() < section.bytes()) return Damaged("the size of its rows");
+    if (entry.layer == RowsSection::kBlocks) {
+      VARVE_RETURN_IF_ERROR(CheckHashRows(rows.substr(0, section.bytes())));
+    }
+    rows.remove_prefix(section.bytes());
+    sections.push_back(section);
+  }
+  if (!rows.empty()) return Damaged("the size of its rows");
+  return sections;
+}
+
+absl::StatusOr<ParsedNote> ParseRows(std::string_view label,
+                                     std::optional<std::string_view> payload) {
+  if (label.size() != sizeof(RowsLabel)) return Damaged("its size");
+  const auto found = Load<RowsLabel>(label);
+  if (found.under == 0 || found.sections == 0 || found.sections > kMaxLayers + 1 ||
+      found.zero != 0) {
+    return Damaged("which rows it has");
+  }
+  RowsNote note{found.under, {}};
+  if (payload.has_value()) {
+    VARVE_ASSIGN_OR_RETURN(note.sections, ParseSections(found.sections, *payload));
+  }
+  return note;
+}
+
+absl::StatusOr<ParsedNote> ParseEpochs(std::string_view label,
+                                       std::optional<std::string_view> payload) {
+  if (label.size() != sizeof(EpochsLabel) || !payload.value_or("").empty())
+    return Damaged("its size");
   const auto found = Load<EpochsLabel>(label);
   if (found.end == 0 || found.zero != 0) return Damaged("its epochs");
   return EpochsNote{found.end};
@@ -190,15 +234,24 @@ std::string EncodePayload(const std::vector<Inherited>& inherited) {
 }
 
 std::string EncodeLabel(const RowsNote& note) {
-  return Bytes(
-      RowsLabel{MakeHeader(NoteKind::kRows), note.under, note.layer, note.first, note.count, 0});
+  return Bytes(RowsLabel{MakeHeader(NoteKind::kRows), note.under,
+                         static_cast<uint32_t>(note.sections.size()), 0});
+}
+
+std::string EncodePayload(const std::vector<RowsSection>& sections) {
+  std::string payload;
+  for (const RowsSection& section : sections) {
+    payload += Bytes(SectionEntry{section.layer, section.first, section.count, section.row_bytes});
+  }
+  return payload;
 }
 
 std::string EncodeLabel(const EpochsNote& note) {
   return Bytes(EpochsLabel{MakeHeader(NoteKind::kEpochs), note.end, 0});
 }
 
-absl::StatusOr<ParsedNote> ParseNote(std::string_view label, std::string_view payload) {
+absl::StatusOr<ParsedNote> ParseNote(std::string_view label,
+                                     std::optional<std::string_view> payload) {
   if (!label.starts_with(std::string_view(kMagic, sizeof(kMagic)))) {
     return absl::NotFoundError("no note of contexts");
   }
@@ -218,6 +271,16 @@ absl::StatusOr<ParsedNote> ParseNote(std::string_view label, std::string_view pa
       return ParseEpochs(label, payload);
   }
   return Damaged("its kind");
+}
+
+std::vector<std::string_view> RowsOf(const RowsNote& note, std::string_view payload) {
+  payload.remove_prefix(note.sections.size() * sizeof(SectionEntry));
+  std::vector<std::string_view> rows;
+  for (const RowsSection& section : note.sections) {
+    rows.push_back(payload.substr(0, section.bytes()));
+    payload.remove_prefix(section.bytes());
+  }
+  return rows;
 }
 
 }  // namespace varve::recall

@@ -1,19 +1,21 @@
 #include "kvstore/recall/context_table.h"
 
 #include <algorithm>
+#include <map>
+#include <optional>
 #include <utility>
 
 #include "absl/container/btree_map.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/executor.h"
-#include "kvstore/base/hash.h"
 #include "kvstore/base/log.h"
 #include "kvstore/base/mutex.h"
 #include "kvstore/base/status.h"
 #include "kvstore/recall/context.h"
 #include "kvstore/recall/epochs.h"
 #include "kvstore/recall/kept_notes.h"
+#include "kvstore/recall/note_room.h"
 #include "kvstore/recall/recovery.h"
 #include "kvstore/recall/selection.h"
 
@@ -47,14 +49,6 @@ absl::Status CheckContextOptions(const ContextOptions& options) {
 }
 
 namespace {
-
-// Below 2^24.
-uint32_t RandomDistance() {
-  uint32_t distance = 0;
-  for (const char byte : base::RandomBytes(3))
-    distance = distance * 256 + static_cast<uint8_t>(byte);
-  return distance;
-}
 
 class ContextTableImpl final : public ContextTable {
  public:
@@ -98,6 +92,8 @@ class ContextTableImpl final : public ContextTable {
   uint64_t digest_bytes() const override { return budgets_.digests.used_bytes(); }
   void ExpireParked() override;
   ExpiredContexts expired() const override;
+  void WriteNotes() override;
+  KeptContexts kept() const override;
 
   absl::StatusOr<uint32_t> AppendDigests(store::NamespaceId ns, const std::string& id,
                                          uint32_t epoch, uint32_t layer, uint32_t first_block,
@@ -113,6 +109,8 @@ class ContextTableImpl final : public ContextTable {
  private:
   using Key = std::pair<store::NamespaceId, std::string>;
   using ContextPtr = std::shared_ptr<Context>;  // calls under way outlast a Drop
+  // By the namespace's name and id: its number may not exist.
+  using LeftContexts = std::map<std::pair<std::string, std::string>, ContextNotes>;
 
   absl::StatusOr<ContextPtr> Find(store::NamespaceId ns, const std::string& id) const;
   // ALREADY_EXISTS or RESOURCE_EXHAUSTED when a context `id` cannot be added.
@@ -120,6 +118,13 @@ class ContextTableImpl final : public ContextTable {
   // Takes out the parked context that was used the longest ago, if there is one. To be retired and
   // destroyed after the lock: that erases its notes and frees all its digests.
   ContextPtr MakeRoom() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status NoContextLocked(store::NamespaceId ns, const std::string& id) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The notes of a context of that name that was left on disk.
+  std::optional<ContextNotes> TakeLeft(const Key& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Restore(RecoveredContext found);
+  // Notes of left and of parked contexts make room for those in use.
+  void TendNotes();
   // Attaches the session, then makes the context known.
   absl::StatusOr<ContextSnapshot> Add(const Key& key, ContextPtr context, uint64_t session);
 
@@ -132,10 +137,14 @@ class ContextTableImpl final : public ContextTable {
   mutable base::Mutex mutex_;
   absl::btree_map<Key, ContextPtr> contexts_ ABSL_GUARDED_BY(mutex_);
   ExpiredContexts expired_ ABSL_GUARDED_BY(mutex_);
+  absl::Time started_ ABSL_GUARDED_BY(mutex_);
+  LeftContexts left_ ABSL_GUARDED_BY(mutex_);
+  uint64_t forgotten_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 ContextTableImpl::~ContextTableImpl() {
   // The store lives on: what attached contexts hold is given back. What is kept stays.
+  WriteNotes();
   keeper_.Close();
   for (auto& [key, context] : contexts_) context->Retire();
 }
@@ -148,24 +157,39 @@ absl::Status ContextTableImpl::Recover() {
   if (const absl::Status synced = options_.journal->Sync(); !synced.ok()) {
     // The next process may not learn of these epochs: they are taken where it will hardly begin.
     base::LogWarning("the epochs of contexts cannot be noted: ", synced.ToString());
-    VARVE_RETURN_IF_ERROR(epochs_.Begin(recovery.epochs_end() + RandomDistance()));
+    VARVE_RETURN_IF_ERROR(epochs_.BeginElsewhere(recovery.epochs_end()));
   }
-  for (RecoveredContext& found : recovery.Take(options_.max_contexts)) {
-    const auto ns = store_->InternNamespace(found.namespace_name);
-    if (!ns.ok()) {
-      base::LogWarning("context ", found.id, " is dropped: ", ns.status().ToString());
-      continue;
-    }
-    const uint32_t blocks = found.blocks.rows();
-    auto context = std::make_shared<Context>(*ns, found.id, found.options, epochs_.Next(), store_,
-                                             &budgets_, &keeper_);
-    context->Restore(std::move(found.blocks), std::move(found.layers), std::move(found.notes));
-    if (found.cut) VARVE_RETURN_IF_ERROR(context->Truncate(blocks, epochs_.Next()));
-    context->Touch(options_.clock->Now());
+  Recovery::Found found = recovery.Take(options_.max_contexts);
+  for (RecoveredContext& context : found.contexts)
+    VARVE_RETURN_IF_ERROR(Restore(std::move(context)));
+  {
     base::MutexLock lock(mutex_);
-    contexts_.emplace(Key(*ns, found.id), std::move(context));
+    started_ = options_.clock->Now();
+    for (LeftContext& left : found.left) {
+      left_.emplace(std::pair(left.namespace_name, left.id), std::move(left.notes));
+    }
   }
   keeper_.Sweep();
+  return absl::OkStatus();
+}
+
+absl::Status ContextTableImpl::Restore(RecoveredContext found) {
+  const auto ns = store_->InternNamespace(found.namespace_name);
+  if (!ns.ok()) {
+    base::LogWarning("context ", found.id,
+                     " stays on disk and is not served: ", ns.status().ToString());
+    base::MutexLock lock(mutex_);
+    left_.emplace(std::pair(found.namespace_name, found.id), std::move(found.notes));
+    return absl::OkStatus();
+  }
+  const uint32_t blocks = found.blocks.rows();
+  auto context = std::make_shared<Context>(*ns, found.id, found.options, epochs_.Next(), store_,
+                                           &budgets_, &keeper_);
+  context->Restore(std::move(found.blocks), std::move(found.layers), std::move(found.notes));
+  if (found.cut) VARVE_RETURN_IF_ERROR(context->Truncate(blocks, epochs_.Next()));
+  context->Touch(options_.clock->Now());
+  base::MutexLock lock(mutex_);
+  contexts_.emplace(Key(*ns, found.id), std::move(context));
   return absl::OkStatus();
 }
 
@@ -178,7 +202,21 @@ absl::StatusOr<ContextTableImpl::ContextPtr> ContextTableImpl::Find(store::Names
     found->second->Touch(options_.clock->Now());
     return found->second;
   }
-  return absl::NotFoundError(absl::StrCat("no context '", id, "' in this namespace"));
+  return NoContextLocked(ns, id);
+}
+
+std::optional<ContextNotes> ContextTableImpl::TakeLeft(const Key& key) {
+  if (left_.empty()) return std::nullopt;
+  auto left = left_.extract(std::pair(store_->NamespaceName(key.first), key.second));
+  if (left.empty()) return std::nullopt;
+  return std::move(left.mapped());
+}
+
+absl::Status ContextTableImpl::NoContextLocked(store::NamespaceId ns, const std::string& id) const {
+  const bool left = !left_.empty() && left_.contains(std::pair(store_->NamespaceName(ns), id));
+  return absl::NotFoundError(
+      absl::StrCat("no context '", id, "' in this namespace",
+                   left ? "; one is on disk, for which there was no room at the start" : ""));
 }
 
 absl::Status ContextTableImpl::CheckRoom(const Key& key) const {
@@ -213,11 +251,15 @@ ContextTableImpl::ContextPtr ContextTableImpl::MakeRoom() {
 }
 
 void ContextTableImpl::ExpireParked() {
+  if (keeper_.keeps()) TendNotes();
   if (options_.parked_ttl == absl::InfiniteDuration()) return;
   const absl::Time before = options_.clock->Now() - options_.parked_ttl;
   std::vector<ContextPtr> gone;
   {
+    LeftContexts left;  // destroyed after the lock
     base::MutexLock lock(mutex_);
+    if (started_ <= before) left.swap(left_);
+    expired_.by_age += left.size();
     for (auto it = contexts_.begin(); it != contexts_.end();) {
       if (it->second->last_use() <= before && it->second->RetireIfParked()) {
         gone.push_back(std::move(it->second));
@@ -229,6 +271,41 @@ void ContextTableImpl::ExpireParked() {
     }
   }
   for (const ContextPtr& context : gone) context->Retire();
+  keeper_.Sweep();
+}
+
+void ContextTableImpl::TendNotes() {
+  uint64_t forgotten = 0;
+  std::vector<ContextPtr> contexts;
+  for (NoteRoom room(&keeper_); room.TakesTooMuch(); ++forgotten) {
+    LeftContexts::node_type left;  // destroyed after the lock
+    base::MutexLock lock(mutex_);
+    if (left_.empty()) break;
+    left = left_.extract(left_.begin());
+  }
+  {
+    base::MutexLock lock(mutex_);
+    for (const auto& [key, context] : contexts_) contexts.push_back(context);
+  }
+  forgotten += varve::recall::TendNotes(&keeper_, std::move(contexts));
+  base::MutexLock lock(mutex_);
+  forgotten_ += forgotten;
+}
+
+void ContextTableImpl::WriteNotes() {
+  std::vector<ContextPtr> contexts;
+  {
+    base::MutexLock lock(mutex_);
+    for (const auto& [key, context] : contexts_) {
+      if (context->has_gathered()) contexts.push_back(context);
+    }
+  }
+  for (const ContextPtr& context : contexts) context->WriteNotes();
+}
+
+KeptContexts ContextTableImpl::kept() const {
+  base::MutexLock lock(mutex_);
+  return {left_.size(), forgotten_};
 }
 
 ExpiredContexts ContextTableImpl::expired() const {
@@ -248,10 +325,11 @@ absl::StatusOr<ContextSnapshot> ContextTableImpl::Add(const Key& key, ContextPtr
     status = CheckRoom(key);
     if (status.ok()) {
       // Not earlier: of two notes of one name the newer one is believed.
-      context->Keep();
+      context->Keep(TakeLeft(key).value_or(ContextNotes(&keeper_)));
       contexts_.emplace(key, context);
     }
   }
+  keeper_.Sweep();
   if (gone != nullptr) gone->Retire();
   if (!status.ok()) {
     context->Retire();
@@ -312,17 +390,22 @@ absl::StatusOr<ContextSnapshot> ContextTableImpl::Park(store::NamespaceId ns, co
 }
 
 absl::Status ContextTableImpl::Drop(store::NamespaceId ns, const std::string& id) {
-  VARVE_ASSIGN_OR_RETURN(const ContextPtr context, Find(ns, id));
+  VARVE_RETURN_IF_ERROR(CheckContextId(id));
+  ContextPtr context;
   {
+    std::optional<ContextNotes> gone;  // destroyed after the lock
     base::MutexLock lock(mutex_);
     const auto found = contexts_.find(Key(ns, id));
-    // Somebody else dropped it first, and may have opened a new one under its name.
-    if (found == contexts_.end() || found->second != context) {
-      return absl::NotFoundError(absl::StrCat("no context '", id, "' in this namespace"));
+    if (found != contexts_.end()) {
+      context = std::move(found->second);
+      contexts_.erase(found);
+    } else {
+      gone = TakeLeft(Key(ns, id));
+      if (!gone.has_value()) return NoContextLocked(ns, id);
     }
-    contexts_.erase(found);
   }
-  context->Retire();
+  if (context != nullptr) context->Retire();
+  keeper_.Sweep();
   return absl::OkStatus();
 }
 

@@ -12,9 +12,17 @@
 // returned. 0 is no epoch.
 //
 // With a journal the contexts survive a restart: they are then parked, with the blocks and digests
-// that were acknowledged before, and each has a new epoch, as what was written last may be lost.
-// What is lost leaves a hole; blocks, and the digests of a layer, end there. Epochs given before
-// are not given again.
+// that were written before, and each has a new epoch. What changes is gathered, and written by
+// WriteNotes, when much has come together, and when the context is parked; what was not written is
+// lost in a crash. What is lost leaves a hole; blocks, and the digests of a layer, end there.
+// Epochs given before are not given again.
+//
+// Contexts for which a start has no room (the limits below), or that it cannot read, are left on
+// disk: they are not in the table, and are there at a later start. Opening, forking to or dropping
+// one of that name gives them up, and they expire as parked ones do.
+//
+// Where the journal has no room for more, the contexts parked the longest are forgotten: they are
+// used on, and are gone after a restart. When that does not suffice, what comes is not kept.
 //
 // Limits: ids 1..128 of [A-Za-z0-9._:-]; block hashes 4..59 bytes; 2^22 blocks a context.
 // Threads: all methods may be called from any thread; Select runs concurrently with everything else
@@ -116,6 +124,12 @@ struct ExpiredContexts {
   uint64_t for_room = 0;  // max_contexts was reached, and another one was opened
 };
 
+// Contexts and the journal.
+struct KeptContexts {
+  uint64_t left = 0;       // on disk, not in the table
+  uint64_t forgotten = 0;  // whose notes had to make room. Monotonic
+};
+
 // INVALID_ARGUMENT, without the text, for what no context can be called.
 absl::Status CheckContextId(const std::string& id);
 // INVALID_ARGUMENT for a shape that no context can have.
@@ -147,9 +161,14 @@ class ContextTable {
   virtual absl::StatusOr<ContextSnapshot> Park(store::NamespaceId ns, const std::string& id,
                                                uint64_t session) = 0;
   virtual absl::Status Drop(store::NamespaceId ns, const std::string& id) = 0;
-  // Drops what is parked for longer than parked_ttl. To be called now and then.
+  // Drops what is parked for longer than parked_ttl, and tends the journal's room. To be called now
+  // and then.
   virtual void ExpireParked() = 0;
   virtual ExpiredContexts expired() const = 0;
+  // Gives the journal what was gathered for it. To be called several times a second, and at the end
+  // (the destructor does, too).
+  virtual void WriteNotes() = 0;
+  virtual KeptContexts kept() const = 0;
   // The session ended: parks every context that it was attached to.
   virtual void DetachSession(uint64_t session) = 0;
   virtual absl::StatusOr<ContextSnapshot> Get(store::NamespaceId ns,

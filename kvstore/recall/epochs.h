@@ -18,6 +18,8 @@ class Epochs {
   // Goes on at `first`, after those that a journal names. RESOURCE_EXHAUSTED when none are left.
   // Its note is to be synced before the first one is used.
   absl::Status Begin(uint32_t first);
+  // At random, not far behind.
+  absl::Status BeginElsewhere(uint32_t first);
   uint32_t Next();
 
  private:

@@ -3,11 +3,31 @@
 #include <algorithm>
 
 namespace varve::recall {
+namespace {
+
+// Of one note of rows, about: beyond it what a note takes besides them is little.
+constexpr size_t kMaxGatheredBytes = 256 << 10;
+
+}  // namespace
 
 // ---- the journal
 
-store::NoteId NoteKeeper::Write(std::string label, std::string payload) {
-  return journal_->Write(std::move(label), std::move(payload));
+store::NoteId NoteKeeper::Write(store::Journal::Note note) {
+  if (note.written) {
+    note.written = [gate = gate_,
+                    written = std::move(note.written)](const absl::Status& status) mutable {
+      {
+        base::MutexLock lock(gate->mutex);
+        if (gate->closed) return;
+        ++gate->inside;
+      }
+      std::move(written)(status);
+      base::MutexLock lock(gate->mutex);
+      --gate->inside;
+      gate->changed.NotifyAll();
+    };
+  }
+  return journal_->Write(std::move(note));
 }
 
 void NoteKeeper::Discard(store::NoteId id) {
@@ -25,9 +45,58 @@ void NoteKeeper::Sweep() {
 }
 
 void NoteKeeper::Close() {
+  {
+    base::MutexLock lock(gate_->mutex);
+    gate_->closed = true;
+    while (gate_->inside > 0) gate_->changed.Wait(gate_->mutex);
+  }
   base::MutexLock lock(mutex_);
   closed_ = true;
   discarded_.clear();
+}
+
+// ---- one note
+
+OwnedNote::OwnedNote(NoteKeeper* keeper, store::Journal::Note note, std::shared_ptr<void> replaced)
+    : keeper_(keeper), writing_(std::make_shared<Writing>()) {
+  {
+    base::MutexLock lock(writing_->mutex);
+    writing_->replaced = std::move(replaced);
+  }
+  note.written = [keeper, writing = writing_](const absl::Status& status) {
+    writing->Over(status);
+    keeper->Sweep();
+  };
+  id_ = keeper_->Write(std::move(note));
+  if (id_ == 0) writing_->Over(absl::ResourceExhaustedError("dropped"));
+}
+
+void OwnedNote::Writing::Over(const absl::Status& status) {
+  std::shared_ptr<void> gone;  // destroyed after the lock
+  base::MutexLock lock(mutex);
+  lost = !status.ok();
+  if (!lost) gone = std::exchange(replaced, nullptr);
+}
+
+bool OwnedNote::lost() const {
+  if (writing_ == nullptr) return false;
+  base::MutexLock lock(writing_->mutex);
+  return writing_->lost;
+}
+
+std::optional<std::shared_ptr<void>> OwnedNote::TakeReplacedIfLost() {
+  if (writing_ == nullptr) return std::nullopt;
+  base::MutexLock lock(writing_->mutex);
+  if (!writing_->lost) return std::nullopt;
+  return std::exchange(writing_->replaced, nullptr);
+}
+
+OwnedNote::~OwnedNote() {
+  if (id_ != 0) keeper_->Discard(id_);
+  if (writing_ == nullptr) return;
+  std::shared_ptr<void> gone;
+  base::MutexLock lock(writing_->mutex);
+  gone = std::exchange(writing_->replaced, nullptr);
 }
 
 // ---- runs
@@ -92,28 +161,79 @@ RunShare::~RunShare() {
 ContextNotes::ContextNotes(NoteKeeper* keeper, OwnedNote note, std::shared_ptr<NoteRun> own,
                            std::vector<RunShare> inherited)
     : keeper_(keeper),
+      begun_(true),
       inherited_(std::move(inherited)),
       own_(std::move(own), UINT64_MAX, UINT32_MAX),
       note_(std::move(note)) {}
 
-void ContextNotes::Begin(const std::string& label) {
-  if (!keeper_->keeps()) return;
+ContextNotes ContextNotes::None(NoteKeeper* keeper) {
+  ContextNotes none(keeper);
+  none.begun_ = true;
+  none.hole_ = 0;
+  return none;
+}
+
+void ContextNotes::Begin(const std::string& label, ContextNotes replaced) {
+  begun_ = true;
+  if (!keeper_->keeps() || hole_ == 0) return;
   std::vector<Inherited> inherited;
   inherited.reserve(inherited_.size());
   for (const RunShare& share : inherited_) inherited.push_back(share.extent());
-  note_ = OwnedNote(keeper_, keeper_->Write(label, EncodePayload(inherited)));
+  store::Journal::Note note;
+  note.label = label;
+  note.payload = EncodePayload(inherited);
+  // What was never noted is not to be kept for its own sake.
+  auto before = replaced.note_.TakeReplacedIfLost();
+  if (!before.has_value()) before = std::make_shared<ContextNotes>(std::move(replaced));
+  note_ = OwnedNote(keeper_, std::move(note), *std::move(before));
+  if (note_.id() == 0) return;
   own_ = RunShare(std::make_shared<NoteRun>(keeper_, note_.id()), UINT64_MAX, UINT32_MAX);
 }
 
-void ContextNotes::Add(uint32_t layer, uint32_t first, uint32_t count, std::string rows) {
-  if (own_.run() == nullptr || count == 0) return;
-  own_.run()->Add(
-      keeper_->Write(EncodeLabel(RowsNote{note_.id(), layer, first, count}), std::move(rows)),
-      first);
+void ContextNotes::Add(const RowsSection& section, std::string rows) {
+  if (!begun_ || !keeper_->keeps() || section.count == 0 || section.first >= hole_) return;
+  if (own_.run() == nullptr) {
+    hole_ = section.first;
+    return;
+  }
+  gathered_bytes_ += rows.size();
+  Gathered& gathered = gathered_[section.layer];
+  if (gathered.rows.empty()) {
+    gathered = {section, std::move(rows)};
+  } else {
+    gathered.section.count += section.count;  // lists only grow
+    gathered.rows += rows;
+  }
+  if (gathered_bytes_ >= kMaxGatheredBytes) Write();
 }
 
-ContextNotes ContextNotes::Fork(uint32_t blocks) const {
+void ContextNotes::Write() {
+  if (gathered_.empty()) return;
+  RowsNote rows{note_.id(), {}};
+  uint32_t first = UINT32_MAX;
+  for (const auto& [layer, gathered] : gathered_) {
+    rows.sections.push_back(gathered.section);
+    first = std::min(first, gathered.section.first);
+  }
+  store::Journal::Note note;
+  note.label = EncodeLabel(rows);
+  note.payload = EncodePayload(rows.sections);
+  note.payload.reserve(note.payload.size() + gathered_bytes_);
+  for (const auto& [layer, gathered] : gathered_) note.payload += gathered.rows;
+  gathered_.clear();
+  gathered_bytes_ = 0;
+  const store::NoteId id = keeper_->Write(std::move(note));
+  if (id != 0) {
+    own_.run()->Add(id, first);
+  } else {
+    hole_ = first;
+  }
+}
+
+ContextNotes ContextNotes::Fork(uint32_t blocks) {
+  Write();
   ContextNotes fork(keeper_);
+  if (blocks > hole_) fork.hole_ = hole_;
   const auto add = [&fork](const std::shared_ptr<NoteRun>& run, store::NoteId last, uint32_t end) {
     if (run->Has(last, end)) fork.inherited_.emplace_back(run, last, end);
   };

@@ -8,10 +8,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/container/btree_map.h"
+#include "absl/status/status.h"
 #include "kvstore/base/mutex.h"
 #include "kvstore/recall/context_note.h"
 #include "kvstore/store/journal.h"
@@ -22,19 +25,31 @@ namespace varve::recall {
 class NoteKeeper {
  public:
   // journal may be null: nothing is kept then. It outlives the keeper otherwise.
-  explicit NoteKeeper(store::Journal* journal) : journal_(journal) {}
+  explicit NoteKeeper(store::Journal* journal)
+      : journal_(journal), gate_(std::make_shared<Gate>()) {}
 
   bool keeps() const { return journal_ != nullptr; }
-  // REQUIRES: keeps().
-  store::NoteId Write(std::string label, std::string payload);
+  // ---- REQUIRES: keeps()
+  // As Journal::Write; `written` is not called once the keeper is closed.
+  store::NoteId Write(store::Journal::Note note);
   // The note is erased by the next Sweep: many at once cost one call.
   void Discard(store::NoteId id);
   void Sweep();
-  // From now on nothing is erased.
+  store::Journal::Room room() const { return journal_->GetRoom(); }
+  // From now on nothing is erased, and nobody is told of what is written.
   void Close();
 
  private:
+  // What a note that is written tells has come to an end before the keeper does.
+  struct Gate {
+    base::Mutex mutex;
+    base::CondVar changed;
+    bool closed ABSL_GUARDED_BY(mutex) = false;
+    uint32_t inside ABSL_GUARDED_BY(mutex) = 0;
+  };
+
   store::Journal* const journal_;
+  const std::shared_ptr<Gate> gate_;
   base::Mutex mutex_;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<store::NoteId> discarded_ ABSL_GUARDED_BY(mutex_);
@@ -44,21 +59,36 @@ class NoteKeeper {
 class OwnedNote {
  public:
   OwnedNote() = default;
+  // One that the journal has.
   OwnedNote(NoteKeeper* keeper, store::NoteId id) : keeper_(keeper), id_(id) {}
-  ~OwnedNote() {
-    if (id_ != 0) keeper_->Discard(id_);
-  }
+  // Writes one. What it replaces owns notes, and is destroyed when this one is written; when it is
+  // lost, together with it: at no moment is neither on disk.
+  OwnedNote(NoteKeeper* keeper, store::Journal::Note note, std::shared_ptr<void> replaced);
+  ~OwnedNote();
   OwnedNote(OwnedNote&& other) noexcept { *this = std::move(other); }
   OwnedNote& operator=(OwnedNote&& other) noexcept {
     std::swap(keeper_, other.keeper_);
     std::swap(id_, other.id_);
+    std::swap(writing_, other.writing_);
     return *this;
   }
   store::NoteId id() const { return id_; }
+  // It was dropped, or not written.
+  bool lost() const;
+  // When it is lost, what it should have replaced, which this no longer owns: for another one.
+  std::optional<std::shared_ptr<void>> TakeReplacedIfLost();
 
  private:
+  struct Writing {
+    void Over(const absl::Status& status);
+    base::Mutex mutex;
+    bool lost ABSL_GUARDED_BY(mutex) = false;
+    std::shared_ptr<void> replaced ABSL_GUARDED_BY(mutex);
+  };
+
   NoteKeeper* keeper_ = nullptr;
   store::NoteId id_ = 0;
+  std::shared_ptr<Writing> writing_;  // null for one that was found
 };
 
 // Notes of rows under one context note. Thread-safe.
@@ -119,6 +149,9 @@ class RunShare {
 };
 
 // Those of one context, without locks. Destroying it discards them; best outside of locks.
+//
+// Rows are gathered, so that a stream of single blocks does not take a note for each. What was
+// dropped is a hole: rows from there on are of no use, and are not written.
 class ContextNotes {
  public:
   // Nothing is written before Begin.
@@ -126,17 +159,37 @@ class ContextNotes {
   // What was found in the journal. own: the run under the context's own note.
   ContextNotes(NoteKeeper* keeper, OwnedNote note, std::shared_ptr<NoteRun> own,
                std::vector<RunShare> inherited);
+  ContextNotes(ContextNotes&&) = default;
+  ContextNotes& operator=(ContextNotes&&) = default;
 
-  // Writes the context's own note.
-  void Begin(const std::string& label);
+  // Writes the context's own note, in the place of others.
+  void Begin(const std::string& label, ContextNotes replaced);
   // Rows that the context has from now on. Nothing is written before Begin.
-  void Add(uint32_t layer, uint32_t first, uint32_t count, std::string rows);
+  void Add(const RowsSection& section, std::string rows);
+  // Writes what was gathered.
+  void Write();
   // What the first `blocks` blocks need, for another context or this one after a truncate; not
-  // begun.
-  ContextNotes Fork(uint32_t blocks) const;
+  // begun. Writes what was gathered.
+  ContextNotes Fork(uint32_t blocks);
+  // The same for all blocks of a context whose notes are given up: nothing, for now.
+  static ContextNotes None(NoteKeeper* keeper);
+
+  bool has_gathered() const { return !gathered_.empty(); }
+  bool has_note() const { return note_.id() != 0; }
+  // The context's own note is not there, and would be of use.
+  bool lacks_note() const { return begun_ && hole_ > 0 && note_.lost(); }
 
  private:
+  struct Gathered {
+    RowsSection section;
+    std::string rows;
+  };
+
   NoteKeeper* keeper_;
+  bool begun_ = false;
+  uint32_t hole_ = UINT32_MAX;                    // the first block that lacks rows
+  absl::btree_map<uint32_t, Gathered> gathered_;  // by layer
+  size_t gathered_bytes_ = 0;
   std::vector<RunShare> inherited_;  // ascending `under`
   RunShare own_;
   // The last member: discarded before the others, so that what is left half-erased is no context.

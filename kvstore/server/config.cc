@@ -41,6 +41,7 @@ void CheckNvmeTier(const StoreConfig& config, base::ConfigChecks& checks) {
   checks.OneOf("nvme_tier.eviction", tier.eviction(), store::EvictionPolicies().NameList());
   checks.Range("nvme_tier.queue_depth", tier.queue_depth(), 1u, 4096u);
   checks.Range("nvme_tier.promote_uses", tier.promote_uses(), 0u, 15u);
+  checks.Range("nvme_tier.notes_share", tier.notes_share(), 0.01, 0.9);
   CheckWatermarks("nvme_tier", tier.low_watermark(), tier.high_watermark(), checks);
   const uint64_t object = config.sessions().max_object_bytes();
   checks.Bytes("nvme_tier.segment_bytes", tier.segment_bytes(), 1 << 20, 4ull << 30);
@@ -120,6 +121,7 @@ varve::v1::StoreConfig DefaultStoreConfig() {
   nvme->set_high_watermark(0.95);
   nvme->set_staging_bytes(128 << 20);
   nvme->set_promote_uses(2);
+  nvme->set_notes_share(0.25);
 
   auto* transport = config.mutable_transport();
   for (const char* lane : {"rdma", "shm", "tcp"}) transport->add_lanes(lane);

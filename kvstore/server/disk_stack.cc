@@ -64,6 +64,7 @@ store::DiskOptions DiskStack::options() const {
   options.low_watermark = config_.low_watermark();
   options.high_watermark = config_.high_watermark();
   options.promote_uses = config_.promote_uses();
+  options.notes_share = config_.notes_share();
   return options;
 }
 

@@ -134,7 +134,8 @@ void StoreMetrics::DeclareDisk(base::Metrics& metrics) {
   damaged_records_ = &metrics.Counter("varve_nvme_damaged_records_total",
                                       "Records found torn or changed at start.");
   lost_notes_ = &metrics.Counter("varve_nvme_lost_notes_total",
-                                 "Changes of contexts that could not be written.");
+                                 "Notes of contexts that could not be written, or were dropped.");
+  note_bytes_ = &metrics.Gauge("varve_nvme_note_bytes", "Notes of contexts on the disks.");
 }
 
 void StoreMetrics::DeclareObjects(base::Metrics& metrics) {
@@ -166,6 +167,10 @@ void StoreMetrics::DeclareRecall(base::Metrics& metrics) {
   };
   contexts_expired_by_age = expired("age");
   contexts_expired_for_room = expired("room");
+  contexts_left = &metrics.Gauge("varve_contexts_left_on_disk",
+                                 "Contexts on disk for which there was no room at the start.");
+  contexts_forgotten = &metrics.Counter("varve_contexts_forgotten_total",
+                                        "Contexts whose notes on disk had to make room.");
   recall_seconds = &metrics.Histogram("varve_recall_duration_seconds", "Recalls, whole.",
                                       {{"path", "store"}}, base::LatencyBuckets());
   const auto stage = [&](const char* name) {
@@ -316,6 +321,7 @@ void StoreMetrics::MirrorDisk(const store::PageStoreUsage::Disk& disk) {
   Raise(reclaim_moved_bytes_, disk.log.moved_bytes);
   Raise(damaged_records_, disk.log.damaged_records);
   Raise(lost_notes_, disk.lost_notes);
+  note_bytes_->Set(static_cast<double>(disk.note_bytes));
 }
 
 void StoreMetrics::Raise(prometheus::Counter* counter, uint64_t total) {

@@ -76,6 +76,8 @@ class StoreMetrics {
   prometheus::Gauge* registered_bytes;
   prometheus::Counter* contexts_expired_by_age;
   prometheus::Counter* contexts_expired_for_room;
+  prometheus::Gauge* contexts_left;
+  prometheus::Counter* contexts_forgotten;
   prometheus::Histogram* put_seconds;
   prometheus::Histogram* recall_seconds;
   prometheus::Histogram* recall_score_seconds;
@@ -119,6 +121,7 @@ class StoreMetrics {
   prometheus::Counter* reclaim_moved_bytes_;
   prometheus::Counter* damaged_records_;
   prometheus::Counter* lost_notes_;
+  prometheus::Gauge* note_bytes_;
 };
 
 }  // namespace varve::server

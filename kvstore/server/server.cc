@@ -40,6 +40,8 @@ int DataThreads() {
   return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 2, 8);
 }
 constexpr int kControlThreads = 2;
+// So long what contexts tell the disk is gathered.
+constexpr absl::Duration kNotesInterval = absl::Milliseconds(200);
 // They wait for clients more than they work.
 constexpr int kConnectThreads = 16;
 
@@ -92,6 +94,7 @@ struct StoreServer::Impl {
   std::unique_ptr<base::ThreadPool> connect_pool;
   std::unique_ptr<Core> core;
   std::unique_ptr<Ticker> ticker;
+  std::unique_ptr<Ticker> notes_ticker;
   std::unique_ptr<AdminService> admin;
   std::unique_ptr<TierAdmin> tiers;
   std::unique_ptr<varve::v1::Store::CallbackService> service;
@@ -187,6 +190,10 @@ absl::Status StoreServer::Impl::MakeRooms() {
         contexts->ExpireParked();
         pages->Tick();
       });
+  if (disk != nullptr) {
+    notes_ticker =
+        std::make_unique<Ticker>("notes", kNotesInterval, [this] { contexts->WriteNotes(); });
+  }
   return absl::OkStatus();
 }
 
@@ -234,6 +241,9 @@ void StoreServer::Impl::BeforeScrape() {
   const recall::ExpiredContexts expired = contexts->expired();
   StoreMetrics::Raise(metrics->contexts_expired_by_age, expired.by_age);
   StoreMetrics::Raise(metrics->contexts_expired_for_room, expired.for_room);
+  const recall::KeptContexts kept = contexts->kept();
+  metrics->contexts_left->Set(static_cast<double>(kept.left));
+  StoreMetrics::Raise(metrics->contexts_forgotten, kept.forgotten);
   metrics->registered_bytes->Set(static_cast<double>(sessions->registered_bytes()));
 }
 
@@ -271,6 +281,7 @@ void StoreServer::Impl::StartDraining() {
 
 void StoreServer::Impl::FlushToDisk(absl::Time deadline) {
   if (disk == nullptr) return;
+  contexts->WriteNotes();
   auto flushed = std::make_shared<std::promise<void>>();
   pages->Flush([flushed] { flushed->set_value(); });
   if (flushed->get_future().wait_until(absl::ToChronoTime(deadline)) == std::future_status::ready) {

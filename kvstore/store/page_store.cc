@@ -47,9 +47,10 @@ PageStoreImpl::PageStoreImpl(tier::HostTier* host, const PageStoreOptions& optio
       misses_(options.evicted_memory),
       uses_(SketchKeys(*host, options.disk)) {
   if (!has_disk()) return;
-  journal_ = std::make_unique<LogJournal>(
-      options.disk->log,
-      options.disk->durability == Durability::kNvmeSync ? tier::Sync::kYes : tier::Sync::kNo);
+  LogJournalOptions journal;
+  if (options.disk->durability == Durability::kNvmeSync) journal.sync = tier::Sync::kYes;
+  journal.max_share = options.disk->notes_share;
+  journal_ = std::make_unique<LogJournal>(options.disk->log, journal);
   staging_ = std::make_unique<Staging>(options.disk->staging);
   disk_usable_ = true;
   disk_writes_ = true;
@@ -382,6 +383,7 @@ PageStoreUsage PageStoreImpl::Usage() const {
                                     .promoting_objects = promotions_.size() + promotions_reading_,
                                     .read_errors = read_errors_,
                                     .lost_notes = journal_->lost_notes(),
+                                    .note_bytes = journal_->GetRoom().used_bytes,
                                     .recovered_objects = recovered_objects_,
                                     .recovery_seconds = recovery_seconds_};
   return usage;

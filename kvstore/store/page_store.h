@@ -171,7 +171,8 @@ struct PageStoreUsage {
     uint64_t queued_bytes = 0;       // likewise, those being written included
     uint64_t promoting_objects = 0;  // to be read into host memory
     uint64_t read_errors = 0;
-    uint64_t lost_notes = 0;  // of the journal: not written
+    uint64_t lost_notes = 0;  // of the journal: not written, or dropped
+    uint64_t note_bytes = 0;  // on disk
     uint64_t recovered_objects = 0;
     double recovery_seconds = 0;
   };
@@ -199,6 +200,7 @@ struct DiskOptions {
   std::string eviction = "lru";
   double low_watermark = 0.90;  // of what the log can use
   double high_watermark = 0.95;
+  double notes_share = 0.25;  // of what the log can use, for notes of contexts at most
   uint32_t promote_uses = 2;  // of an object on disk, before it returns to host memory; 0: never
   uint64_t max_pending_bytes = 64 << 20;  // given to the log and not yet written
 };

@@ -46,7 +46,7 @@ absl::Status PageStoreImpl::Recover() {
   std::vector<Found> found;
   std::vector<tier::RecordId> strange;
   VARVE_RETURN_IF_ERROR(log().Recover([&](const tier::RecordLog::Recovered& record) {
-    if (IsNoteLabel(record.label)) return journal_->Found(record);
+    if (IsNoteLabel(record.label)) return journal_->Add(record);
     absl::StatusOr<ObjectLabel> label = ParseObjectLabel(record.label, record.payload_bytes);
     if (!label.ok()) return strange.push_back(record.id);
     auto object = std::make_unique<Object>();

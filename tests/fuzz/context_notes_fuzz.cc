@@ -43,11 +43,6 @@ std::string Digests(uint32_t count) {
   return std::string(count * page::DigestRowBytes(page::DigestKind::kMinMax, kShape), '\0');
 }
 
-struct Note {
-  std::string label;
-  std::string payload;
-};
-
 class Journal final : public store::Journal {
  public:
   explicit Journal(std::string_view input) {
@@ -57,14 +52,19 @@ class Journal final : public store::Journal {
       const size_t payload = byte(2) + 256 * byte(3);
       input.remove_prefix(4);
       const std::string_view bytes = input.substr(0, label + payload);
-      Write(std::string(bytes.substr(0, label)),
-            std::string(bytes.substr(std::min(label, bytes.size()))));
+      Note note;
+      note.label = bytes.substr(0, label);
+      note.payload = bytes.substr(std::min(label, bytes.size()));
+      Write(std::move(note));
       input.remove_prefix(bytes.size());
     }
   }
-  store::NoteId Write(std::string label, std::string payload) override {
-    notes_[++last_] = {std::move(label), std::move(payload)};
-    return last_;
+  store::NoteId Write(Note note) override {
+    const store::NoteId id = ++last_;
+    if (note.written) std::move(note.written)(absl::OkStatus());
+    note.written = nullptr;
+    notes_[id] = std::move(note);
+    return id;
   }
   void Erase(std::span<const store::NoteId> ids) override {
     for (const store::NoteId id : ids) {
@@ -72,11 +72,11 @@ class Journal final : public store::Journal {
     }
   }
   absl::Status Sync() override { return absl::OkStatus(); }
-  absl::Status Recover(
-      absl::FunctionRef<void(store::NoteId, std::string_view, std::string_view)> fn) override {
+  absl::Status Recover(Found fn) override {
     for (const auto& [id, note] : notes_) fn(id, note.label, note.payload);
     return absl::OkStatus();
   }
+  Room GetRoom() const override { return {0, UINT64_MAX}; }
 
  private:
   std::map<store::NoteId, Note> notes_;
@@ -108,27 +108,32 @@ std::map<std::string, std::string> Describe(recall::ContextTable& table, store::
 }  // namespace
 
 std::vector<std::string> Seeds() {
-  using recall::RowsNote;
+  using recall::RowsSection;
+  constexpr uint32_t kBlocks = RowsSection::kBlocks;
+  constexpr uint32_t kHash = recall::kBlockRowBytes;
+  const auto digest = static_cast<uint32_t>(Digests(1).size());
   recall::ContextNote own{"ns", "parent", {kShape}, {}};
   const std::string parent = Framed(EncodeLabel(own), "");
   own.id = "fork";
-  const std::string fork = Framed(EncodeLabel(own), recall::EncodePayload({{1, 3, 4}}));
-  const auto rows = [](RowsNote note, std::string payload) {
-    return Framed(EncodeLabel(note), std::move(payload));
+  const std::string fork =
+      Framed(EncodeLabel(own), recall::EncodePayload(std::vector<recall::Inherited>{{1, 3, 4}}));
+  const auto rows = [](store::NoteId under, const std::vector<RowsSection>& sections,
+                       const std::string& bytes) {
+    return Framed(EncodeLabel(recall::RowsNote{under, sections}),
+                  recall::EncodePayload(sections) + bytes);
   };
-  const std::string built = parent + rows({1, RowsNote::kBlocks, 0, 5}, Hashes(5)) +
-                            rows({1, 0, 0, 3}, Digests(3)) + rows({1, 0, 3, 2}, Digests(2)) +
-                            rows({1, 1, 0, 4}, Digests(4));
+  const std::string built =
+      parent + rows(1, {{0, 0, 3, digest}, {kBlocks, 0, 5, kHash}}, Digests(3) + Hashes(5)) +
+      rows(1, {{0, 3, 2, digest}, {1, 0, 4, digest}}, Digests(6));
   // Its own digests are none, and begin where its parent's are good.
-  const std::string no_digests(3 * page::DigestRowBytes(page::DigestKind::kMinMax, kShape), '\xff');
+  const std::string no_digests(3 * digest, '\xff');
   return {Framed(EncodeLabel(recall::EpochsNote{5}), ""),
           parent,
           built,
           built + fork,
-          built + Framed(EncodeLabel(own), recall::EncodePayload({{1, 4, 4}})) +
-              rows({6, 0, 3, 3}, no_digests),
-          built + fork + rows({6, RowsNote::kBlocks, 4, 2}, Hashes(2)) +
-              rows({6, 0, 3, 3}, Digests(3))};
+          built + fork + rows(4, {{0, 3, 3, digest}}, no_digests),
+          built + fork + rows(4, {{kBlocks, 4, 2, kHash}}, Hashes(2)) +
+              rows(4, {{0, 3, 3, digest}}, Digests(3))};
 }
 
 }  // namespace varve::fuzz

@@ -37,30 +37,41 @@ TEST(ContextNote, WhatIsWrittenParses) {
   EXPECT_EQ(found.options.digest_kind, note.options.digest_kind);
   EXPECT_EQ(found.inherited, note.inherited);
 
-  const RowsNote blocks{5, RowsNote::kBlocks, 10, 2};
-  const auto hashes = ParseNote(EncodeLabel(blocks), HashRow("abcd") + HashRow("0123456789"));
-  ASSERT_TRUE(hashes.ok()) << hashes.status();
-  EXPECT_EQ(std::get<RowsNote>(*hashes), blocks);
-
-  const RowsNote digests{5, 3, 10, 2};
-  const auto rows = ParseNote(EncodeLabel(digests), std::string(256, 'x'));
-  ASSERT_TRUE(rows.ok()) << rows.status();
-  EXPECT_EQ(std::get<RowsNote>(*rows), digests);
+  const RowsNote rows{5, {{3, 10, 2, 128}, {RowsSection::kBlocks, 7, 2, kBlockRowBytes}}};
+  const std::string payload = EncodePayload(rows.sections) + std::string(256, 'x') +
+                              HashRow("abcd") + HashRow("0123456789");
+  const auto found_rows = ParseNote(EncodeLabel(rows), payload);
+  ASSERT_TRUE(found_rows.ok()) << found_rows.status();
+  EXPECT_EQ(std::get<RowsNote>(*found_rows), rows);
+  EXPECT_EQ(RowsOf(rows, payload),
+            (std::vector<std::string_view>{std::string_view(payload).substr(32, 256),
+                                           std::string_view(payload).substr(288)}));
 
   const auto epochs = ParseNote(EncodeLabel(EpochsNote{77}), "");
   ASSERT_TRUE(epochs.ok()) << epochs.status();
   EXPECT_EQ(std::get<EpochsNote>(*epochs).end, 77u);
 }
 
+// What the payload says is left out.
+TEST(ContextNote, WithoutItsPayload) {
+  const ContextNote note = Sample();
+  const auto context = ParseNote(EncodeLabel(note), std::nullopt);
+  ASSERT_TRUE(context.ok()) << context.status();
+  EXPECT_EQ(std::get<ContextNote>(*context).id, note.id);
+  EXPECT_TRUE(std::get<ContextNote>(*context).inherited.empty());
+  const auto rows = ParseNote(EncodeLabel(RowsNote{5, {{3, 10, 2, 128}}}), std::nullopt);
+  ASSERT_TRUE(rows.ok()) << rows.status();
+  EXPECT_EQ(std::get<RowsNote>(*rows), RowsNote{5});
+}
+
 // The layout is fixed: these bytes are on disks.
-TEST(ContextNote, TheBytesOfVersion1) {
-  const std::string label = EncodeLabel(RowsNote{0x0102030405060708, 3, 10, 2});
-  const std::string expected("VCTX\1\0\2\0\x08\7\6\5\4\3\2\1\3\0\0\0\x0a\0\0\0\2\0\0\0\0\0\0\0",
-                             32);
-  EXPECT_EQ(label, expected);
-  EXPECT_EQ(EncodeLabel(EpochsNote{77}), std::string("VCTX\1\0\3\0M\0\0\0\0\0\0\0", 16));
+TEST(ContextNote, TheBytesOfVersion2) {
+  const RowsNote rows{0x0102030405060708, {{3, 10, 2, 128}}};
+  EXPECT_EQ(EncodeLabel(rows), std::string("VCTX\2\0\2\0\x08\7\6\5\4\3\2\1\1\0\0\0\0\0\0\0", 24));
+  EXPECT_EQ(EncodePayload(rows.sections), std::string("\3\0\0\0\x0a\0\0\0\2\0\0\0\x80\0\0\0", 16));
+  EXPECT_EQ(EncodeLabel(EpochsNote{77}), std::string("VCTX\2\0\3\0M\0\0\0\0\0\0\0", 16));
   const std::string context = EncodeLabel(Sample());
-  const std::string head("VCTX\1\0\1\0 \0\0\0\x08\0\0\0 \0\0\0\x80\0\0\0 \0\0\0", 28);
+  const std::string head("VCTX\2\0\1\0 \0\0\0\x08\0\0\0 \0\0\0\x80\0\0\0 \0\0\0", 28);
   EXPECT_EQ(context.substr(0, head.size()), head);
   EXPECT_EQ(context.substr(40), "tenant/modelchat-17");
 }
@@ -69,7 +80,7 @@ TEST(ContextNote, OfOthersAndOfOtherVersions) {
   EXPECT_EQ(ParseNote("", "").status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(ParseNote("some other room's", "").status().code(), absl::StatusCode::kNotFound);
   std::string label = EncodeLabel(EpochsNote{77});
-  label[4] = 2;
+  label[4] = 1;
   EXPECT_EQ(ParseNote(label, "").status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
@@ -78,19 +89,32 @@ void ExpectDamaged(const std::string& label, const std::string& payload) {
 }
 
 TEST(ContextNote, WhatIsOutOfRangeIsDamaged) {
-  for (const RowsNote& note : {RowsNote{0, 0, 0, 1}, RowsNote{1, 1024, 0, 1}, RowsNote{1, 0, 0, 0},
-                               RowsNote{1, 0, kMaxBlocks, 1}, RowsNote{1, 0, 0, kMaxBlocks + 1},
-                               RowsNote{1, 0, UINT32_MAX, 2}}) {
-    ExpectDamaged(EncodeLabel(note), std::string(note.count, 'x'));
+  const auto damaged = [](store::NoteId under, const std::vector<RowsSection>& sections,
+                          const std::string& rows) {
+    ExpectDamaged(EncodeLabel(RowsNote{under, sections}), EncodePayload(sections) + rows);
+  };
+  for (const RowsSection& section : {RowsSection{1024, 0, 1, 1},
+                                     {0, 0, 0, 1},
+                                     {0, kMaxBlocks, 1, 1},
+                                     {0, 0, kMaxBlocks + 1, 1},
+                                     {0, UINT32_MAX, 2, 1},
+                                     {0, 0, 1, 0},
+                                     {RowsSection::kBlocks, 0, 1, 32}}) {
+    damaged(1, {section}, std::string(section.bytes(), 'x'));
   }
-  const std::string rows = EncodeLabel(RowsNote{1, 0, 0, 3});
-  ExpectDamaged(rows, "");
-  ExpectDamaged(rows, std::string(100, 'x'));
-  const std::string block = EncodeLabel(RowsNote{1, RowsNote::kBlocks, 0, 1});
-  ExpectDamaged(block, HashRow("abcd") + HashRow("efgh"));
-  ExpectDamaged(block, HashRow("abc"));
-  ExpectDamaged(block, HashRow(std::string(60, 'x')));
-  ExpectDamaged(block, HashRow("abcd").replace(63, 1, "x"));
+  damaged(0, {{0, 0, 1, 1}}, "x");
+  damaged(1, {}, "");
+  damaged(1, {{0, 0, 3, 10}}, "");
+  damaged(1, {{0, 0, 3, 10}}, std::string(29, 'x'));
+  damaged(1, {{0, 0, 3, 10}}, std::string(31, 'x'));
+  damaged(1, {{0, 0, 1, 1}, {0, 1, 1, 1}}, "xx");
+  damaged(1, {{1, 0, 1, 1}, {0, 0, 1, 1}}, "xx");
+  ExpectDamaged(EncodeLabel(RowsNote{1, {{0, 0, 1, 1}}}), "short");
+  const RowsSection block{RowsSection::kBlocks, 0, 1, kBlockRowBytes};
+  damaged(1, {block}, HashRow("abcd") + HashRow("efgh"));
+  damaged(1, {block}, HashRow("abc"));
+  damaged(1, {block}, HashRow(std::string(60, 'x')));
+  damaged(1, {block}, HashRow("abcd").replace(63, 1, "x"));
   ExpectDamaged(EncodeLabel(EpochsNote{0}), "");
 
   ContextNote note = Sample();
@@ -117,10 +141,12 @@ TEST(ContextNote, WhatIsOutOfRangeIsDamaged) {
 // note. A cut label is never one.
 TEST(ContextNote, EveryFlippedBitAndEveryCut) {
   const ContextNote context = Sample();
+  const RowsSection block{RowsSection::kBlocks, 10, 1, kBlockRowBytes};
   const std::pair<std::string, std::string> notes[] = {
       {EncodeLabel(context), EncodePayload(context.inherited)},
-      {EncodeLabel(RowsNote{5, RowsNote::kBlocks, 10, 1}), HashRow("abcd")},
-      {EncodeLabel(RowsNote{5, 3, 10, 2}), std::string(256, 'x')},
+      {EncodeLabel(RowsNote{5, {block}}), EncodePayload({block}) + HashRow("abcd")},
+      {EncodeLabel(RowsNote{5, {{3, 10, 2, 128}}}),
+       EncodePayload({{3, 10, 2, 128}}) + std::string(256, 'x')},
       {EncodeLabel(EpochsNote{77}), ""}};
   for (const auto& [label, payload] : notes) {
     for (size_t bit = 0; bit < 8 * label.size(); ++bit) {

@@ -45,14 +45,21 @@ class ContextRecoveryModel : public RecallTest, public testing::WithParamInterfa
     Restart();
   }
   void TearDown() override { table_.reset(); }  // before its journal
-  void Restart() {
-    ContextTableOptions options;
+  void Restart(ContextTableOptions options = {}) {
     options.journal = &journal_;
     Start(options);
     for (const auto& [name, model] : models_) epochs_of_past_.insert(epochs_[name]);
     epochs_.clear();
     models_ = Look();
     moments_ = {{journal_.position(), models_}};
+    written_ = {0};
+  }
+  // What was gathered is lost.
+  void Crash(size_t position) {
+    journal_.Drop(true);
+    table_.reset();
+    journal_.Drop(false);
+    journal_.LoseAfter(position);
   }
   uint32_t Below(uint32_t end) { return static_cast<uint32_t>(random_() % end); }
   store::NamespaceId Ns(const Name& name) { return *store_->InternNamespace(name.first); }
@@ -169,7 +176,10 @@ class ContextRecoveryModel : public RecallTest, public testing::WithParamInterfa
         Drop(name);
       }
     }
+    const bool write = Below(3) == 0;
+    if (write) table_->WriteNotes();
     moments_.emplace_back(journal_.position(), models_);
+    if (write) written_.push_back(moments_.size() - 1);
   }
 
   static constexpr page::Geometry kShape{kLayers, 1, 1, 32, 8, page::DType::kBF16};
@@ -181,6 +191,7 @@ class ContextRecoveryModel : public RecallTest, public testing::WithParamInterfa
   uint64_t unique_ = 0;
   // Since the last restart: what there was when the journal had got so far.
   std::vector<std::pair<size_t, Models>> moments_;
+  std::vector<size_t> written_;  // moments at which nothing was gathered
 };
 
 TEST_P(ContextRecoveryModel, ARestartChangesNothing) {
@@ -195,34 +206,85 @@ TEST_P(ContextRecoveryModel, ARestartChangesNothing) {
   EXPECT_EQ(journal_.notes().size(), 1u);  // the epochs
 }
 
-// Every context is what it was at one moment; those that no change was under way in, at the last.
+// Every context is what it was at one moment, after the last at which all was written.
 TEST_P(ContextRecoveryModel, ACrashLosesTheLatestChangesAlone) {
   for (int crash = 0; crash < 25; ++crash) {
     for (uint32_t changes = 1 + Below(40); changes > 0; --changes) Change();
     const auto end = static_cast<uint32_t>(journal_.position() - journal_.synced());
     const size_t position = journal_.synced() + Below(end + 1);
-    auto after = moments_.begin();
-    while (after->first < position) ++after;
-    const Models last = after->first == position || after == moments_.begin()
-                            ? after->second
-                            : std::prev(after)->second;
-    const Models next = after->second;
-    journal_.LoseAfter(position);
-    Restart();
-    Models both = last;
-    both.insert(next.begin(), next.end());
-    for (const auto& [name, model] : both) {
-      const auto in = [&name = name](const Models& models) {
-        const auto it = models.find(name);
-        return it == models.end() ? nullptr : &it->second;
-      };
-      const Model* found = in(models_);
-      const auto same = [found](const Model* other) {
-        return found == nullptr ? other == nullptr : other != nullptr && *found == *other;
-      };
-      EXPECT_TRUE(same(in(last)) || same(in(next))) << name.second << " after crash " << crash;
+    size_t first = 0;
+    for (const size_t moment : written_) {
+      if (moments_[moment].first <= position) first = moment;
     }
-    for (const auto& [name, model] : models_) EXPECT_TRUE(both.contains(name)) << name.second;
+    size_t last = first;
+    while (last + 1 < moments_.size() && moments_[last].first <= position) ++last;
+    std::set<Name> names;
+    for (size_t i = first; i <= last; ++i) {
+      for (const auto& [name, model] : moments_[i].second) names.insert(name);
+    }
+    const auto moments = moments_;
+    Crash(position);
+    Restart();
+    const auto in = [](const Models& models, const Name& name) {
+      const auto it = models.find(name);
+      return it == models.end() ? nullptr : &it->second;
+    };
+    for (const Name& name : names) {
+      const Model* found = in(models_, name);
+      bool was = false;
+      for (size_t i = first; i <= last && !was; ++i) {
+        const Model* model = in(moments[i].second, name);
+        was = found == nullptr ? model == nullptr : model != nullptr && *found == *model;
+      }
+      EXPECT_TRUE(was) << name.second << " after crash " << crash;
+    }
+    for (const auto& [name, model] : models_) EXPECT_TRUE(names.contains(name)) << name.second;
+  }
+  while (!models_.empty()) Drop(models_.begin()->first);
+  EXPECT_EQ(journal_.notes().size(), 1u);
+}
+
+// Starts with too little room, changes there, crashes: what had none is there once it has.
+TEST_P(ContextRecoveryModel, LimitsThatAreTooSmallLoseNothing) {
+  for (int round = 0; round < 30; ++round) {
+    for (uint32_t changes = Below(15); changes > 0; --changes) Change();
+    const Models before = models_;
+    ContextTableOptions options;
+    if (Below(2) == 0) options.max_contexts = Below(5);
+    if (Below(3) == 0) options.max_blocks = Below(100);
+    if (Below(3) == 0) options.max_digest_bytes = Below(60000);
+    Restart(options);
+    for (const auto& [name, model] : models_) {
+      ASSERT_TRUE(before.contains(name));
+      ASSERT_TRUE(before.at(name) == model) << name.second << " in round " << round;
+    }
+    ASSERT_EQ(models_.size() + table_->kept().left, before.size());
+    Models after = before;
+    for (auto change = Below(4); change > 0; --change) {
+      auto at = after.begin();
+      std::advance(at, Below(static_cast<uint32_t>(std::max<size_t>(after.size(), 1))));
+      if (at == after.end()) break;
+      const Name name = at->first;
+      if (!models_.contains(name) && Below(2) == 0) {
+        const auto opened = table_->Open(Ns(name), name.second, {kShape}, kSession);
+        if (!opened.ok()) continue;  // all are in use
+        // It may have made room: another one is gone.
+        for (auto it = models_.begin(); it != models_.end();) {
+          const bool gone = !table_->Get(Ns(it->first), it->first.second).ok();
+          if (gone) after.erase(it->first);
+          it = gone ? models_.erase(it) : std::next(it);
+        }
+        models_[name] = after[name] = {};
+      } else {
+        ASSERT_TRUE(table_->Drop(Ns(name), name.second).ok());
+        models_.erase(name);
+        after.erase(name);
+      }
+    }
+    if (Below(2) == 0) Crash(journal_.position());
+    Restart();
+    ASSERT_EQ(table_->kept().left, 0u);
+    ASSERT_TRUE(models_ == after) << "round " << round;
   }
   while (!models_.empty()) Drop(models_.begin()->first);
   EXPECT_EQ(journal_.notes().size(), 1u);

@@ -6,60 +6,10 @@
 
 #include "gtest/gtest.h"
 #include "kvstore/recall/context_note.h"
-#include "tests/unit/recall/fake_journal.h"
-#include "tests/unit/recall/recall_fixture.h"
+#include "tests/unit/recall/recovery_fixture.h"
 
 namespace varve::recall {
 namespace {
-
-class ContextRecovery : public RecallTest {
- protected:
-  void SetUp() override { Restart(); }
-  void TearDown() override { table_.reset(); }  // before its journal
-  // A new process: new store, new namespace ids, the same journal.
-  void Restart(ContextTableOptions options = {}) {
-    options.journal = &journal_;
-    options.clock = &clock_;
-    Start(options);
-  }
-  ContextSnapshot Attached(const std::string& id) {
-    auto snapshot = table_->Attach(ns_, id, kSession);
-    EXPECT_TRUE(snapshot.ok()) << id << ": " << snapshot.status();
-    return snapshot.value_or(ContextSnapshot{});
-  }
-  // Blocks and digests of `id` are those that Build gives `blocks` blocks, and no more.
-  void ExpectBuilt(const std::string& id, uint32_t blocks, uint64_t seed = 1) {
-    SCOPED_TRACE(id);
-    const ContextSnapshot snapshot = Attached(id);
-    EXPECT_EQ(snapshot.block_hashes, Hashes(seed, 0, blocks));
-    EXPECT_EQ(snapshot.digest_blocks, (std::vector<uint32_t>{blocks, blocks}));
-    for (uint32_t l = 0; l < 2; ++l) {
-      const auto rows = table_->ReadDigests(ns_, id, snapshot.epoch, l, 0, blocks);
-      ASSERT_TRUE(rows.ok()) << rows.status();
-      EXPECT_TRUE(*rows == RandomDigests(snapshot.options, seed + 100 * l, 0, blocks)) << l;
-    }
-  }
-  // The note of these rows; 0: none.
-  store::NoteId Find(uint32_t layer, uint32_t first) {
-    for (const auto& [id, note] : journal_.notes()) {
-      const auto parsed = ParseNote(note.label, note.payload);
-      const auto* rows = parsed.ok() ? std::get_if<RowsNote>(&*parsed) : nullptr;
-      if (rows != nullptr && rows->layer == layer && rows->first == first) return id;
-    }
-    ADD_FAILURE() << "no note of layer " << layer << ", block " << first;
-    return 0;
-  }
-  // Blocks and digests, in three notes a list, of 4, 3 and 5 blocks.
-  void BuildInThree(const std::string& id) {
-    const uint32_t epoch = Build(id, 4);
-    for (const auto& [first, blocks] : {std::pair(4u, 3u), {7u, 5u}}) {
-      ASSERT_TRUE(table_->Append(ns_, id, first, Hashes(1, first, blocks)).ok());
-      for (uint32_t l = 0; l < 2; ++l) ASSERT_TRUE(AddDigests(id, epoch, l, first, blocks).ok());
-    }
-  }
-
-  FakeJournal journal_;
-};
 
 std::vector<LayerSelection> Selected(ContextTable& table, store::NamespaceId ns,
                                      const std::string& id) {
@@ -85,6 +35,7 @@ TEST_F(ContextRecovery, EverythingAcknowledgedIsThereAgain) {
   const auto before = Selected(*table_, ns_, "a");
   const uint32_t epoch = table_->Get(ns_, "a")->epoch;
   const uint64_t digest_bytes = table_->digest_bytes();
+  table_->WriteNotes();
   const size_t notes = journal_.notes().size();
   for (int restart = 0; restart < 3; ++restart) {
     Restart();
@@ -124,7 +75,12 @@ TEST_F(ContextRecovery, WhatIsAddedAfterARestartIsKeptToo) {
   Restart();
   ExpectBuilt("a", 14);
   uint64_t bytes = 0;
-  for (const auto& [id, note] : journal_.notes()) bytes += note.payload.size();
+  for (const auto& [id, note] : journal_.notes()) {
+    const auto parsed = ParseNote(note.label, note.payload);
+    const auto* rows = parsed.ok() ? std::get_if<RowsNote>(&*parsed) : nullptr;
+    if (rows == nullptr) continue;
+    for (const RowsSection& section : rows->sections) bytes += section.bytes();
+  }
   EXPECT_EQ(bytes, 14 * kBlockRowBytes + table_->Get(ns_, "a")->digest_bytes);
 }
 
@@ -239,7 +195,7 @@ TEST_F(ContextRecovery, AMissingNoteCutsItsListThere) {
   ASSERT_TRUE(AddDigests("a", snapshot.epoch, 1, 4, 8).ok());
   Restart();
   ExpectBuilt("a", 12);
-  journal_.Lose(Find(RowsNote::kBlocks, 4));
+  journal_.Lose(Find(RowsSection::kBlocks, 4));
   Restart();
   ExpectBuilt("a", 4);
 }
@@ -248,8 +204,8 @@ TEST_F(ContextRecovery, AMissingNoteCutsItsListThere) {
 TEST_F(ContextRecovery, WhatLayBehindAHoleDoesNotComeBack) {
   BuildInThree("a");
   const FakeJournal::Notes past = journal_.Past();
-  const store::NoteId behind = Find(RowsNote::kBlocks, 7);
-  journal_.Lose(Find(RowsNote::kBlocks, 4));
+  const store::NoteId behind = Find(RowsSection::kBlocks, 7);
+  journal_.Lose(Find(RowsSection::kBlocks, 4));
   Restart();
   ASSERT_TRUE(table_->Append(ns_, "a", 4, Hashes(3, 4, 3)).ok());
   ASSERT_FALSE(journal_.notes().contains(behind));
@@ -308,6 +264,7 @@ TEST_F(ContextRecovery, AnEpochIsNeverGivenAgain) {
 TEST_F(ContextRecovery, EpochsThatCannotBeNotedAreTakenElsewhere) {
   Build("a", 5);
   uint32_t last = table_->Get(ns_, "a")->epoch;
+  table_->WriteNotes();
   const size_t position = journal_.position();
   journal_.FailSyncs(absl::ResourceExhaustedError("full"));
   std::set<uint32_t> epochs;
@@ -339,24 +296,6 @@ TEST_F(ContextRecovery, WhatWasNotErasedTakesNoRoom) {
   EXPECT_EQ(journal_.notes().size(), 1u);
 }
 
-TEST_F(ContextRecovery, BudgetsHold) {
-  Build("a", 100);
-  Build("b", 100, {SmallGeometry()}, 2);
-  Build("c", 100, {SmallGeometry()}, 3);
-  const uint64_t each = table_->digest_bytes() / 3;
-  Restart({.max_contexts = 2});  // the newest
-  EXPECT_EQ(table_->size(), 2u);
-  ExpectBuilt("b", 100, 2);
-  ExpectBuilt("c", 100, 3);
-  Restart({.max_digest_bytes = each + each / 2});
-  EXPECT_LE(table_->digest_bytes(), each + each / 2);
-  for (const char* id : {"b", "c"}) EXPECT_EQ(Attached(id).num_blocks, 100u);
-  Restart({.max_blocks = 130});
-  const uint32_t blocks = Attached("b").num_blocks + Attached("c").num_blocks;
-  EXPECT_LE(blocks, 130u);
-  EXPECT_GE(blocks, 100u);
-}
-
 TEST_F(ContextRecovery, AParkedContextExpiresFromTheRestartOn) {
   Build("a", 5);
   clock_.Advance(absl::Hours(5));
@@ -386,6 +325,7 @@ TEST_F(ContextRecovery, AContextThatMadeRoomLeavesNoNotes) {
 TEST_F(ContextRecovery, ARefusedOpenOrForkIsNotNoted) {
   Build("a", 5);
   Build("b", 3);
+  table_->WriteNotes();
   const size_t position = journal_.position();
   EXPECT_TRUE(absl::IsAlreadyExists(table_->Open(ns_, "a", {SmallGeometry()}, kSession).status()));
   EXPECT_TRUE(absl::IsAlreadyExists(table_->Fork(ns_, "b", "a", 0, kSession).status()));
@@ -394,9 +334,10 @@ TEST_F(ContextRecovery, ARefusedOpenOrForkIsNotNoted) {
 
 TEST_F(ContextRecovery, NotesOfOthersAreLeftAloneAndDamagedOnesErased) {
   Build("a", 5);
-  const store::NoteId other = journal_.Write("of another room", "payload");
-  const store::NoteId damaged = journal_.Write("VCTX\1", "");
-  journal_.Write(EncodeLabel(RowsNote{damaged, 0, 0, 1}), "x");  // nobody's
+  const store::NoteId other = journal_.Write({"of another room", "payload"});
+  const store::NoteId damaged = journal_.Write({"VCTX\1", ""});
+  journal_.Write({EncodeLabel(RowsNote{damaged, {{0, 0, 1, 1}}}),
+                  EncodePayload({{0, 0, 1, 1}}) + "x"});  // nobody's
   Restart();
   ExpectBuilt("a", 5);
   ASSERT_TRUE(table_->Drop(ns_, "a").ok());
@@ -409,7 +350,7 @@ TEST_F(ContextRecovery, NotesOfAnotherVersionAreRefusedAndKept) {
   table_.reset();
   std::string label = EncodeLabel(EpochsNote{1 << 20});
   label[4] = 9;
-  journal_.Write(label, "");
+  journal_.Write({label, ""});
   const size_t position = journal_.position();
   const auto table = ContextTable::Create(store_.get(), {.journal = &journal_});
   EXPECT_TRUE(absl::IsFailedPrecondition(table.status())) << table.status();
@@ -419,7 +360,7 @@ TEST_F(ContextRecovery, NotesOfAnotherVersionAreRefusedAndKept) {
 TEST_F(ContextRecovery, InsaneDigestsAreAHole) {
   BuildInThree("a");
   const store::NoteId id = Find(0, 4);
-  FakeJournal::Note note = journal_.notes().at(id);
+  FakeJournal::Kept note = journal_.notes().at(id);
   note.payload.assign(note.payload.size(), '\xff');  // NaN
   journal_.BringBack(id, note);
   Restart();
@@ -439,18 +380,19 @@ TEST_F(ContextRecovery, ContradictingNotesAreAHole) {
     return rows;
   };
   const auto write_rows = [&](store::NoteId under, uint64_t seed, uint32_t first, uint32_t blocks) {
-    return journal_.Write(EncodeLabel(RowsNote{under, RowsNote::kBlocks, first, blocks}),
-                          hashes(seed, first, blocks));
+    const std::vector<RowsSection> sections{{RowsSection::kBlocks, first, blocks, kBlockRowBytes}};
+    return journal_.Write({EncodeLabel(RowsNote{under, sections}),
+                           EncodePayload(sections) + hashes(seed, first, blocks)});
   };
   ContextNote note{"model", "b", {SmallGeometry()}, {}};
   const store::NoteId old = journal_.position() + 1;
   write_rows(old, 1, 0, 5);
   const store::NoteId last = write_rows(old, 1, 5, 3);
   note.inherited = {{old, last, 8}};
-  const store::NoteId b = journal_.Write(EncodeLabel(note), EncodePayload(note.inherited));
+  const store::NoteId b = journal_.Write({EncodeLabel(note), EncodePayload(note.inherited)});
   write_rows(b, 2, 0, 5);
   note.id = "a";
-  journal_.Write(EncodeLabel(note), EncodePayload(note.inherited));
+  journal_.Write({EncodeLabel(note), EncodePayload(note.inherited)});
   Restart();
   EXPECT_EQ(Attached("a").block_hashes, Hashes(1, 0, 8));
   EXPECT_EQ(Attached("b").block_hashes, Hashes(2, 0, 5));

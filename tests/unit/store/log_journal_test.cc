@@ -27,13 +27,13 @@ using Labels = std::vector<std::string>;
 
 TEST(LogJournal, AnErasureWaitsForWhatWasWrittenBefore) {
   tier::FakeRecordLog log(1 << 20);
-  LogJournal journal(&log, tier::Sync::kNo);
-  const NoteId old = journal.Write("old", "rows");
+  LogJournal journal(&log, {});
+  const NoteId old = journal.Write({"old", "rows"});
   log.EndAll();
   EXPECT_EQ(Kept(log), Labels({"old"}));
-  journal.Write("new", "rows");
+  journal.Write({"new", "rows"});
   journal.Erase({&old, 1});
-  journal.Write("later", "");
+  journal.Write({"later", ""});
   ASSERT_EQ(log.pending(), 2u);
   log.End(1);  // the erasure does not wait for it, nor is it enough
   EXPECT_EQ(Kept(log), Labels({"old", "later"}));
@@ -48,11 +48,11 @@ TEST(LogJournal, AnErasureWaitsForWhatWasWrittenBefore) {
 // A note that fails holds nothing up.
 TEST(LogJournal, AnErasureAfterANoteThatWasLost) {
   tier::FakeRecordLog log(1 << 20);
-  LogJournal journal(&log, tier::Sync::kNo);
-  const NoteId old = journal.Write("old", "");
+  LogJournal journal(&log, {});
+  const NoteId old = journal.Write({"old", ""});
   log.EndAll();
   log.FailAppends(1, absl::UnavailableError("the disk is gone"));
-  journal.Write("new", "");
+  journal.Write({"new", ""});
   journal.Erase({&old, 1});
   log.EndAll();
   EXPECT_EQ(Kept(log), Labels());
@@ -66,16 +66,16 @@ TEST(LogJournal, AnErasureAfterANoteThatWasLost) {
 TEST(LogJournal, SomeVersionOfEachNameIsAlwaysThere) {
   std::mt19937_64 random(20261122);
   tier::FakeRecordLog log(1 << 20);
-  LogJournal journal(&log, tier::Sync::kNo);
+  LogJournal journal(&log, {});
   std::map<std::string, NoteId> newest;
-  for (const char* name : {"a", "b", "c"}) newest[name] = journal.Write(name, "0");
+  for (const char* name : {"a", "b", "c"}) newest[name] = journal.Write({name, "0"});
   log.EndAll();
   for (int i = 0; i < 2000; ++i) {
     if (random() % 2 == 0 || log.pending() == 0) {
       auto at = newest.begin();
       std::advance(at, random() % newest.size());
       const NoteId before = at->second;
-      at->second = journal.Write(at->first, std::to_string(i));
+      at->second = journal.Write({at->first, std::to_string(i)});
       journal.Erase({&before, 1});
     } else {
       log.End(random() % log.pending());
@@ -92,10 +92,10 @@ TEST(LogJournal, SomeVersionOfEachNameIsAlwaysThere) {
 TEST(LogJournal, WhatTheLogEndsAfterTheJournalIsGone) {
   tier::FakeRecordLog log(1 << 20);
   {
-    LogJournal journal(&log, tier::Sync::kNo);
-    const NoteId old = journal.Write("old", "");
+    LogJournal journal(&log, {});
+    const NoteId old = journal.Write({"old", ""});
     log.EndAll();
-    journal.Write("new", "");
+    journal.Write({"new", ""});
     journal.Erase({&old, 1});
   }
   log.EndAll();

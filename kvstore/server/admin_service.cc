@@ -52,6 +52,8 @@ const char* StateName(tier::DirectoryState state) {
       return "failed";
     case tier::DirectoryState::kDraining:
       return "draining";
+    case tier::DirectoryState::kAbsent:
+      return "absent";
   }
   return "";
 }

@@ -22,7 +22,8 @@ constexpr std::pair<tier::DirectoryState, const char*> kDirectoryStates[] = {
     {tier::DirectoryState::kFull, "full"},
     {tier::DirectoryState::kReadOnly, "read_only"},
     {tier::DirectoryState::kFailed, "failed"},
-    {tier::DirectoryState::kDraining, "draining"}};
+    {tier::DirectoryState::kDraining, "draining"},
+    {tier::DirectoryState::kAbsent, "absent"}};
 
 const std::vector<double>& DiskLatencyBuckets() {
   static const std::vector<double> bounds = {50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3,

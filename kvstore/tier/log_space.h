@@ -12,6 +12,7 @@
 #include <string>
 
 #include "absl/time/time.h"
+#include "kvstore/tier/directory_set.h"
 #include "kvstore/tier/record_log.h"
 #include "kvstore/tier/record_table.h"
 #include "kvstore/tier/segment_files.h"
@@ -27,6 +28,7 @@ struct Directory {
   ~Directory();
 
   std::string path;
+  DirectorySet::Id id{};  // while it is one of the log's
   std::unique_ptr<SegmentFiles> files;
   std::unique_ptr<SegmentWriter> appends, moves;
   std::unique_ptr<Reclaimer> reclaimer;

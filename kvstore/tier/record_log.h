@@ -39,6 +39,7 @@ enum class DirectoryState : uint8_t {
   kReadOnly,  // refuses writes: its records can be read
   kFailed,    // a write failed: no more are tried until a restart; its records can be read
   kDraining,  // its records move to other directories
+  kAbsent,    // belongs to the log and was not there at its start: what it holds is not seen
 };
 
 struct DirectoryUsage {

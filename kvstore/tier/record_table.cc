@@ -22,6 +22,7 @@ void RecordTable::Remove(Segment* segment) {
   }
   segment->holding->used_bytes -= segment->header.segment_bytes;
   --segment->holding->segments;
+  if (incomplete_) removed_.insert(segment->header.number);
   segments_.erase(segment->header.number);
 }
 
@@ -81,7 +82,11 @@ std::vector<Tombstone> RecordTable::StillNeeded(std::span<const Tombstone> tombs
   std::vector<Tombstone> needed;
   for (const Tombstone& tombstone : tombstones) {
     const auto found = segments_.find(tombstone.segment);
-    if (found != segments_.end() && found->second.get() != except) needed.push_back(tombstone);
+    const bool may_exist =
+        found == segments_.end() && incomplete_ && !removed_.contains(tombstone.segment);
+    if (may_exist || (found != segments_.end() && found->second.get() != except)) {
+      needed.push_back(tombstone);
+    }
   }
   return needed;
 }

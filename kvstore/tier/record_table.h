@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "kvstore/base/descriptor.h"
 #include "kvstore/tier/record_log.h"
 #include "kvstore/tier/segment_format.h"
@@ -86,7 +87,9 @@ class RecordTable {
   void AddCopy(RecordId id, Segment* segment);
   // The record is gone; adds what must be written down for that. False: there was none.
   bool Erase(RecordId id, std::vector<Tombstone>& tombstones);
-  // Those whose segments still exist; `except`: not those of records in this one.
+  // Some of the log's directories are not there: segments that are not known may lie in them.
+  void SetIncomplete(bool incomplete) { incomplete_ = incomplete; }
+  // Those whose segments exist, or may; `except`: not those of records in this one.
   std::vector<Tombstone> StillNeeded(std::span<const Tombstone> tombstones,
                                      const Segment* except) const;
 
@@ -95,6 +98,8 @@ class RecordTable {
  private:
   void Release(const Place& place);
 
+  bool incomplete_ = false;
+  absl::flat_hash_set<uint64_t> removed_;  // while it is incomplete
   absl::flat_hash_map<uint64_t, std::unique_ptr<Segment>> segments_;
   absl::flat_hash_map<RecordId, Place> places_;
   absl::flat_hash_map<RecordId, std::vector<Segment*>> copies_;

@@ -23,6 +23,9 @@ namespace varve::tier {
 namespace {
 
 constexpr char kLockName[] = "varve.lock";
+constexpr char kSetName[] = "varve.set";
+constexpr char kNewSetName[] = "varve.set.new";
+constexpr size_t kMaxSetBytes = 8 << 20;
 constexpr std::string_view kSuffix = ".seg";
 
 absl::Status SystemError(int error, const char* call, std::string_view file) {
@@ -148,6 +151,44 @@ absl::Status SegmentFiles::Remove(uint64_t number) const {
   return SyncDirectory();
 }
 
-void SegmentFiles::Leave() const { unlinkat(directory_.get(), kLockName, 0); }
+absl::StatusOr<std::string> SegmentFiles::ReadSet() const {
+  const base::Descriptor file(openat(directory_.get(), kSetName, O_RDONLY | O_CLOEXEC));
+  if (file.get() < 0) {
+    if (errno == ENOENT) return absl::NotFoundError("no list of directories");
+    return SystemError(errno, "open", absl::StrCat(path_, "/", kSetName));
+  }
+  std::string bytes;
+  char buffer[4096];
+  while (bytes.size() <= kMaxSetBytes) {
+    const ssize_t got = read(file.get(), buffer, sizeof(buffer));
+    if (got < 0) return SystemError(errno, "read", absl::StrCat(path_, "/", kSetName));
+    if (got == 0) break;
+    bytes.append(buffer, static_cast<size_t>(got));
+  }
+  return bytes;
+}
+
+absl::Status SegmentFiles::WriteSet(std::string_view bytes) const {
+  const std::string name = absl::StrCat(path_, "/", kNewSetName);
+  {
+    const base::Descriptor file(
+        openat(directory_.get(), kNewSetName, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    if (file.get() < 0) return SystemError(errno, "create", name);
+    while (!bytes.empty()) {
+      const ssize_t done = write(file.get(), bytes.data(), bytes.size());
+      if (done < 0) return SystemError(errno, "write", name);
+      bytes.remove_prefix(static_cast<size_t>(done));
+    }
+    if (fsync(file.get()) != 0) return SystemError(errno, "fsync", name);
+  }
+  if (renameat(directory_.get(), kNewSetName, directory_.get(), kSetName) != 0) {
+    return SystemError(errno, "rename", name);
+  }
+  return SyncDirectory();
+}
+
+void SegmentFiles::Leave() const {
+  for (const char* name : {kSetName, kNewSetName, kLockName}) unlinkat(directory_.get(), name, 0);
+}
 
 }  // namespace varve::tier

@@ -1,4 +1,5 @@
-// The files of one directory of a log: varve.lock, which this process holds, and NUMBER.seg.
+// The files of one directory of a log: varve.lock, which this process holds, varve.set, and
+// NUMBER.seg.
 //
 // Threads: every method from any thread. Calls block on the file system. Errors: as BlockIo's, by
 // what the system answered; messages name the file.
@@ -7,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -34,7 +36,11 @@ class SegmentFiles {
   absl::StatusOr<int> OpenSegment(uint64_t number, uint32_t alignment) const;
   // Durable when it returns.
   absl::Status Remove(uint64_t number) const;
-  // Nothing of the log is left here: its lock file too goes.
+  // The file that names the log's directories. NOT_FOUND: there is none.
+  absl::StatusOr<std::string> ReadSet() const;
+  // In its place; durable when it returns.
+  absl::Status WriteSet(std::string_view bytes) const;
+  // Nothing of the log is left here: that file and its lock file too go.
   void Leave() const;
 
  private:

@@ -328,6 +328,13 @@ LogUsage SegmentLog::Usage() const {
                                  holding.segments, holding.records});
     usage.used_bytes += holding.used_bytes;
   }
+  for (const auto& [path, id] : absent_) {
+    DirectoryUsage absent;
+    absent.path = path;
+    absent.state = DirectoryState::kAbsent;
+    absent.problem = "it was not there when the store started";
+    usage.directories.push_back(std::move(absent));
+  }
   usage.records = state_.table.records();
   usage.written_bytes = written_bytes_;
   usage.moved_bytes = state_.moved_bytes;

@@ -5,14 +5,15 @@
 // held while the other is taken.
 #pragma once
 
-#include <array>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "kvstore/tier/directory_set.h"
 #include "kvstore/tier/log_space.h"
 #include "kvstore/tier/reclaimer.h"
 #include "kvstore/tier/record_table.h"
@@ -24,7 +25,7 @@ namespace varve::tier {
 
 class SegmentLog final : public RecordLog, private SegmentWriter::Owner, private Reclaimer::Owner {
  public:
-  using StoreId = std::array<uint8_t, 16>;
+  using StoreId = DirectorySet::Id;
 
   static absl::StatusOr<std::unique_ptr<RecordLog>> Open(const SegmentLogOptions& options,
                                                          BlockIo* io, base::Executor* executor);
@@ -55,6 +56,18 @@ class SegmentLog final : public RecordLog, private SegmentWriter::Owner, private
   std::vector<const FooterEntry*> TakeContents(const std::vector<Segment*>& segments,
                                                std::vector<SegmentContents>& contents)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
+
+  // ---- the set of directories (segment_log_set.cc)
+  // After all were opened: gives each its id. FAILED_PRECONDITION for one that the log has given up
+  // while it was not there.
+  absl::Status OpenSet();
+  // Takes the directory in as one that was none of the log's.
+  void Join(Directory& directory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_mutex_, state_.mutex);
+  // Into each directory.
+  void WriteSets() ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_mutex_);
+  void NoteAbsentLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_mutex_, state_.mutex);
+  // False: none is called so.
+  bool GiveUpAbsent(const std::string& path);
 
   // ---- SegmentWriter::Owner and Reclaimer::Owner (segment_log_space.cc)
   absl::StatusOr<bool> Admit(const SegmentWriter::Stream& stream, RecordWrite& write) override;
@@ -108,7 +121,13 @@ class SegmentLog final : public RecordLog, private SegmentWriter::Owner, private
   StoreId store_id_{};  // set when the first directory is opened
   bool has_store_id_ = false;
 
+  // Taken before state_.mutex, and while the set's files are written.
+  base::Mutex set_mutex_;
+  DirectorySet set_ ABSL_GUARDED_BY(set_mutex_);  // `own` is each directory's
+
   mutable LogState state_;
+  // Members of the set by what they are called here, as they are not there.
+  std::map<std::string, DirectorySet::Id> absent_ ABSL_GUARDED_BY(state_.mutex);
   std::vector<std::unique_ptr<Directory>> directories_ ABSL_GUARDED_BY(state_.mutex);
   std::vector<std::unique_ptr<Directory>> retired_ ABSL_GUARDED_BY(state_.mutex);
   absl::flat_hash_map<RecordId, WritePtr> pending_ ABSL_GUARDED_BY(state_.mutex);

@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/log.h"
 #include "kvstore/base/parallel.h"
@@ -27,6 +26,7 @@ constexpr uint32_t kReadsAtOnce = 8;
 // not given again.
 constexpr uint64_t kIdGap = 1ull << 32;
 constexpr uint64_t kSegmentGap = 1 << 20;
+constexpr uint64_t kMaxGaps = 1 << 20;
 
 absl::Status CheckCapacity(const std::string& path, uint64_t capacity, uint64_t segment_bytes) {
   if (capacity >= kMinSegments * segment_bytes) return absl::OkStatus();
@@ -73,17 +73,6 @@ void AllowOpenFiles(uint64_t segments) {
   }
 }
 
-SegmentLog::StoreId NewStoreId() {
-  std::random_device random;
-  SegmentLog::StoreId id;
-  for (uint8_t& byte : id) byte = static_cast<uint8_t>(random());
-  return id;
-}
-
-std::string Hex(const SegmentLog::StoreId& id) {
-  return absl::BytesToHexString({reinterpret_cast<const char*>(id.data()), id.size()});
-}
-
 // The first block of a segment, unparsed: through the page cache, whatever its alignment.
 absl::StatusOr<std::string> FirstBlock(const std::string& file) {
   const base::Descriptor fd(open(file.c_str(), O_RDONLY | O_CLOEXEC));
@@ -115,7 +104,7 @@ absl::StatusOr<std::unique_ptr<RecordLog>> SegmentLog::Open(const SegmentLogOpti
     log->directories_.push_back(std::move(opened));
     VARVE_RETURN_IF_ERROR(log->OpenSegments(*log->directories_.back()));
   }
-  if (!log->has_store_id_) log->store_id_ = NewStoreId();
+  VARVE_RETURN_IF_ERROR(log->OpenSet());
   return log;
 }
 
@@ -226,18 +215,27 @@ std::vector<const FooterEntry*> SegmentLog::TakeContents(const std::vector<Segme
                                                          std::vector<SegmentContents>& contents) {
   std::vector<const FooterEntry*> live;
   absl::flat_hash_set<RecordId> gone;
+  absl::flat_hash_set<std::pair<RecordId, uint64_t>> said;
   for (size_t i = 0; i < segments.size(); ++i) {
     // What was left free when it was sealed can be won by moving its records.
     segments[i]->end_bytes = segments[i]->header.segment_bytes;
     segments[i]->tombstones = std::move(contents[i].tombstones);
-    for (const Tombstone& tombstone : segments[i]->tombstones) gone.insert(tombstone.id);
+    for (const Tombstone& tombstone : segments[i]->tombstones) {
+      gone.insert(tombstone.id);
+      said.emplace(tombstone.id, tombstone.segment);
+    }
     last_id_ = std::max(last_id_, contents[i].last_sequence);
     state_.damaged_records += contents[i].damaged_records;
   }
   for (size_t i = 0; i < segments.size(); ++i) {
     for (const FooterEntry& entry : contents[i].records) {
       const RecordId id = entry.sequence;
-      if (gone.contains(id)) continue;
+      if (gone.contains(id)) {
+        // A copy from a start without the directory that says so.
+        const uint64_t number = segments[i]->header.number;
+        if (!said.contains(std::pair(id, number))) unwritten_.push_back({id, number});
+        continue;
+      }
       if (state_.table.Find(id) != nullptr) {
         segments[i]->ids.push_back(id);
         state_.table.AddCopy(id, segments[i]);
@@ -253,8 +251,11 @@ std::vector<const FooterEntry*> SegmentLog::TakeContents(const std::vector<Segme
       live.push_back(&entry);
     }
   }
-  last_id_ += kIdGap;
-  last_segment_ += kSegmentGap;
+  // Another part of the directories may be there at other starts, and goes on from other numbers.
+  uint64_t gaps = 1;
+  if (!absent_.empty()) gaps += std::random_device()() % kMaxGaps;
+  last_id_ += gaps * kIdGap;
+  last_segment_ += gaps * kSegmentGap;
   return live;
 }
 
@@ -276,9 +277,15 @@ absl::Status SegmentLog::AddDirectory(const std::string& path, uint64_t capacity
     return absl::FailedPreconditionError(absl::StrCat(
         path, " has ", numbers.size(), " segments: only an empty directory can be added"));
   }
-  base::MutexLock lock(state_.mutex);
-  AllowOpenFiles(state_.table.segments().size() + capacity_bytes / options_.segment_bytes);
-  directories_.push_back(std::move(directory));
+  base::MutexLock set(set_mutex_);
+  {
+    base::MutexLock lock(state_.mutex);
+    AllowOpenFiles(state_.table.segments().size() + capacity_bytes / options_.segment_bytes);
+    Join(*directory);
+    directories_.push_back(std::move(directory));
+    NoteAbsentLocked();
+  }
+  WriteSets();
   return absl::OkStatus();
 }
 

@@ -23,6 +23,8 @@ const char* NameOf(DirectoryState state) {
       return "failed";
     case DirectoryState::kDraining:
       return "drains";
+    case DirectoryState::kAbsent:
+      return "is absent";
   }
   return "?";
 }
@@ -313,6 +315,17 @@ void SegmentLog::RemoveFailed(Directory& directory, const absl::Status& status) 
 // ---- draining
 
 void SegmentLog::DrainDirectory(const std::string& path, Done done) {
+  {
+    base::MutexLock lock(state_.mutex);
+    if (absent_.contains(path)) {
+      ++operations_;
+      executor_->Run([this, path, done = std::move(done)]() mutable {
+        GiveUpAbsent(path);
+        Complete(std::move(done), absl::OkStatus());
+      });
+      return;
+    }
+  }
   absl::Status status = absl::NotFoundError(absl::StrCat(path, " is no directory of this log"));
   Directory* drained = nullptr;
   {
@@ -376,14 +389,22 @@ void SegmentLog::Drained(Directory& directory, const absl::Status& status) {
     if (!status.ok()) {
       if (directory.state == DirectoryState::kDraining) directory.state = DirectoryState::kOk;
       directory.stuck = false;
-    } else {
+    }
+  }
+  if (status.ok()) {
+    base::MutexLock set_lock(set_mutex_);
+    {
+      base::MutexLock lock(state_.mutex);
       const auto at = std::find_if(directories_.begin(), directories_.end(),
                                    [&](const auto& each) { return each.get() == &directory; });
       retired_.push_back(std::move(*at));
       directories_.erase(at);
-      directory.files->Leave();
-      directory.files.reset();
+      std::erase_if(set_.members, [&](const auto& member) { return member.id == directory.id; });
+      NoteAbsentLocked();
     }
+    WriteSets();
+    directory.files->Leave();
+    directory.files.reset();
   }
   Complete(std::move(done), status);
 }

@@ -45,6 +45,8 @@ class FakeRecordLog final : public RecordLog {
   void EndAll() {
     while (!operations_.empty()) End(0);
   }
+  // From now on what is asked for ends at once.
+  void EndAtOnce() { at_once_ = true; }
   // The next appends or reads end with this.
   void FailAppends(int count, absl::Status status) {
     fail_appends_ = count;
@@ -81,6 +83,7 @@ class FakeRecordLog final : public RecordLog {
       }
       std::move(done)(std::move(status));
     });
+    if (at_once_) EndAll();
     return id;
   }
   void Read(RecordId id, uint64_t offset, std::span<std::byte> to, IoClass, Done done) override {
@@ -99,6 +102,7 @@ class FakeRecordLog final : public RecordLog {
       }
       std::move(done)(absl::OkStatus());
     });
+    if (at_once_) EndAll();
   }
   void Erase(std::span<const RecordId> ids, Sync, Done done) override {
     std::vector<RecordId> gone(ids.begin(), ids.end());
@@ -110,6 +114,7 @@ class FakeRecordLog final : public RecordLog {
       for (RecordId id : gone) durable_.erase(id);
       std::move(done)(absl::OkStatus());
     });
+    if (at_once_) EndAll();
   }
   LogRoom Room() const override {
     return {.usable_bytes = usable_bytes_,
@@ -149,6 +154,7 @@ class FakeRecordLog final : public RecordLog {
   std::set<RecordId> erased_;
   std::deque<base::Task> operations_;
   uint64_t pending_bytes_ = 0;
+  bool at_once_ = false;
   int fail_appends_ = 0, fail_reads_ = 0;
   absl::Status append_error_, read_error_;
   DirectoryState state_ = DirectoryState::kOk;

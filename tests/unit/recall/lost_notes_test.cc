@@ -136,12 +136,13 @@ TEST_F(LostNotes, AContextThatIsNotKeptLeavesNothing) {
 TEST_F(LostNotes, ParkedContextsMakeRoomForNotes) {
   for (uint64_t i = 1; i <= 4; ++i) {
     Build("c" + std::to_string(i), 100, {SmallGeometry()}, i);
-    clock_.Advance(absl::Seconds(1));
   }
   table_->WriteNotes();
   const uint64_t all = journal_.GetRoom().used_bytes;
-  for (const int i : {1, 2, 3})
-    ASSERT_TRUE(table_->Park(ns_, "c" + std::to_string(i), kSession).ok());
+  for (const char* id : {"c1", "c2", "c3"}) {
+    ASSERT_TRUE(table_->Park(ns_, id, kSession).ok());
+    clock_.Advance(absl::Seconds(1));
+  }
   journal_.SetMaxBytes(all * 2);
   table_->ExpireParked();
   EXPECT_EQ(table_->kept().forgotten, 0u);

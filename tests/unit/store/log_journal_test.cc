@@ -5,6 +5,7 @@
 #include <random>
 #include <string>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kvstore/store/record_label.h"
 #include "tests/support/assert_ok.h"
@@ -86,6 +87,78 @@ TEST(LogJournal, SomeVersionOfEachNameIsAlwaysThere) {
   }
   log.EndAll();
   EXPECT_EQ(Kept(log).size(), 3u);
+}
+
+// A note takes two blocks of 4 KiB at least.
+TEST(LogJournal, NotesTakeTheirShareAndNoMore) {
+  tier::FakeRecordLog log(1 << 20);
+  log.EndAtOnce();
+  LogJournal journal(&log, {.max_share = 0.25});
+  std::vector<NoteId> ids;
+  for (int i = 0; i < 32; ++i) ids.push_back(journal.Write({"n", "x"}));
+  EXPECT_THAT(ids, testing::Each(testing::Ne(0u)));
+  EXPECT_EQ(journal.GetRoom().used_bytes, uint64_t{256} << 10);
+  EXPECT_EQ(journal.GetRoom().max_bytes, uint64_t{256} << 10);
+  EXPECT_EQ(journal.Write({"n", "x"}), 0u);
+  EXPECT_EQ(journal.lost_notes(), 1u);
+  EXPECT_NE(journal.Write({.label = "epochs", .payload = "x", .bounded = false}), 0u);
+  journal.Erase(std::span(ids).first(2));
+  EXPECT_NE(journal.Write({"n", "x"}), 0u);
+  EXPECT_EQ(log.records().size(), 32u);
+  // Another process counts what it finds.
+  LogJournal next(&log, {.max_share = 0.25});
+  ASSERT_OK(log.Recover([&next](const tier::RecordLog::Recovered& found) { next.Add(found); }));
+  EXPECT_EQ(next.Write({"n", "x"}), 0u);
+}
+
+TEST(LogJournal, NotesUnderWayAreBounded) {
+  tier::FakeRecordLog log(1 << 20);
+  LogJournal journal(&log, {.max_pending_bytes = 16384});
+  bool told = false;
+  EXPECT_NE(journal.Write({"a", "x"}), 0u);
+  EXPECT_NE(
+      journal.Write(
+          {.label = "b", .payload = "x", .written = [&told](const absl::Status&) { told = true; }}),
+      0u);
+  EXPECT_EQ(journal.Write({"c", "x"}), 0u);
+  log.End(0);
+  EXPECT_NE(journal.Write({"d", "x"}), 0u);
+  EXPECT_FALSE(told);
+  log.EndAll();
+  EXPECT_TRUE(told);
+  EXPECT_EQ(journal.lost_notes(), 1u);
+  EXPECT_EQ(Kept(log), Labels({"a", "b", "d"}));
+}
+
+// What is damaged is erased; what cannot be read just now is not.
+TEST(LogJournal, DamagedAndUnreadableNotes) {
+  tier::FakeRecordLog log(1 << 20);
+  log.EndAtOnce();
+  LogJournal journal(&log, {});
+  const NoteId good = journal.Write({"good", "payload"});
+  const NoteId changed = journal.Write({"changed", "payload"});
+  const NoteId empty = journal.Write({"empty", ""});
+  const NoteId strange = journal.Write({"strange", ""});
+  log.records()[changed].payload[3] ^= std::byte{1};
+  log.records()[strange].label[1] = 7;
+  const auto read = [&log] {
+    LogJournal next(&log, {});
+    EXPECT_EQ(log.Recover([&next](const tier::RecordLog::Recovered& found) { next.Add(found); }),
+              absl::OkStatus());
+    std::map<NoteId, std::string> found;
+    EXPECT_EQ(next.Recover([&found](NoteId id, std::string_view label,
+                                    std::optional<std::string_view> payload) {
+      found[id] = std::string(label) + ":" + std::string(payload.value_or("unread"));
+    }),
+              absl::OkStatus());
+    return found;
+  };
+  log.FailReads(2, absl::DataLossError("EIO"));
+  EXPECT_EQ(read(), (std::map<NoteId, std::string>{
+                        {good, "good:unread"}, {changed, "changed:unread"}, {empty, "empty:"}}));
+  EXPECT_EQ(log.records().size(), 3u);
+  EXPECT_EQ(read(), (std::map<NoteId, std::string>{{good, "good:payload"}, {empty, "empty:"}}));
+  EXPECT_EQ(log.records().size(), 2u);
 }
 
 // The journal goes first; what it still waited for is not erased.

@@ -105,6 +105,7 @@ class SegmentLogRandomTest : public LogTest, public ::testing::WithParamInterfac
       uint64_t bytes = 0;
       std::error_code error;
       for (const auto& file : std::filesystem::directory_iterator(folder)) {
+        if (file.path().extension() != ".seg") continue;
         const uint64_t of_file = file.file_size(error);
         if (!error) bytes += of_file;
       }

@@ -161,6 +161,7 @@ void TierAdmin::DrainTier(const varve::v1::DrainTierRequest& request,
     std::move(answer)(std::move(s));
   };
   if (!waiting_->Add(work, std::move(filled))) return;
+  core_.contexts.WriteNotes();
   core_.pages.Flush([waiting = waiting_, work] { waiting->Give(work, absl::OkStatus()); });
 }
 

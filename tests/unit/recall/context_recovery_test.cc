@@ -1,5 +1,6 @@
 // Contexts over restarts, case by case: what is there again, what is erased, what a hole cuts.
 #include <functional>
+#include <iostream>
 #include <set>
 #include <string>
 #include <vector>
@@ -82,6 +83,36 @@ TEST_F(ContextRecovery, WhatIsAddedAfterARestartIsKeptToo) {
     for (const RowsSection& section : rows->sections) bytes += section.bytes();
   }
   EXPECT_EQ(bytes, 14 * kBlockRowBytes + table_->Get(ns_, "a")->digest_bytes);
+}
+
+// As a decoding sequence streams them: block by block, layer by layer. What a note takes on disk is
+// its header and its payload, each in whole blocks of 4 KiB.
+TEST_F(ContextRecovery, AStreamOfSingleBlocksTakesFewNotes) {
+  constexpr uint32_t kBlocks = 2000, kStreamed = 8;
+  page::Geometry shape = SmallGeometry();
+  shape.num_layers = kStreamed;
+  for (const uint32_t blocks_a_tick : {0u, 1u, 10u, kBlocks}) {  // 0: a note for each call
+    const auto opened = table_->Open(ns_, "a", {shape}, kSession);
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    for (uint32_t b = 0; b < kBlocks; ++b) {
+      ASSERT_TRUE(table_->Append(ns_, "a", b, Hashes(1, b, 1)).ok());
+      for (uint32_t l = 0; l < kStreamed; ++l) {
+        if (blocks_a_tick == 0) table_->WriteNotes();
+        ASSERT_TRUE(AddDigests("a", opened->epoch, l, b, 1, {shape}).ok());
+      }
+      if (blocks_a_tick == 0 || b % blocks_a_tick == 0) table_->WriteNotes();
+    }
+    ASSERT_TRUE(table_->Park(ns_, "a", kSession).ok());
+    uint64_t bytes = 0;
+    for (const auto& [id, note] : journal_.notes()) {
+      bytes += 4096 + (note.payload.size() + 4095) / 4096 * 4096;
+    }
+    const size_t notes = journal_.notes().size() - 2;  // its own, and the epochs
+    std::cout << blocks_a_tick << " blocks a tick: " << notes << " notes, " << bytes << " bytes\n";
+    if (blocks_a_tick == 10) EXPECT_LE(notes, kBlocks / 10 + 1);
+    if (blocks_a_tick == kBlocks) EXPECT_LE(bytes, table_->digest_bytes() * 5 / 4);
+    ASSERT_TRUE(table_->Drop(ns_, "a").ok());
+  }
 }
 
 TEST_F(ContextRecovery, ADroppedContextLeavesNothing) {

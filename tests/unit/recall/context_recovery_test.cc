@@ -109,8 +109,12 @@ TEST_F(ContextRecovery, AStreamOfSingleBlocksTakesFewNotes) {
     }
     const size_t notes = journal_.notes().size() - 2;  // its own, and the epochs
     std::cout << blocks_a_tick << " blocks a tick: " << notes << " notes, " << bytes << " bytes\n";
-    if (blocks_a_tick == 10) EXPECT_LE(notes, kBlocks / 10 + 1);
-    if (blocks_a_tick == kBlocks) EXPECT_LE(bytes, table_->digest_bytes() * 5 / 4);
+    if (blocks_a_tick == 10) {
+      EXPECT_LE(notes, kBlocks / 10 + 1);
+    }
+    if (blocks_a_tick == kBlocks) {
+      EXPECT_LE(bytes, table_->digest_bytes() * 5 / 4);
+    }
     ASSERT_TRUE(table_->Drop(ns_, "a").ok());
   }
 }

@@ -196,8 +196,14 @@ class NvmeBench {
  private:
   absl::Status Prepare() {
     const tier::BlockIoOptions options{.queue_depth = max_depth_};
-    VARVE_ASSIGN_OR_RETURN(
-        io_, nvme_.io == "threads" ? tier::MakeThreadIo(options) : tier::MakeUringIo(options));
+    absl::StatusOr<std::unique_ptr<tier::BlockIo>> io =
+        nvme_.io == "threads" ? tier::MakeThreadIo(options) : tier::MakeUringIo(options);
+    if (absl::IsUnavailable(io.status())) {
+      return absl::UnavailableError(
+          absl::StrCat(io.status().message(), "; --io threads does without, and without fio"));
+    }
+    if (!io.ok()) return io.status();
+    io_ = *std::move(io);
     VARVE_ASSIGN_OR_RETURN(file_, BenchFile::Make(nvme_.directory, nvme_.file_bytes));
     io_->AddFile(file_->fd());
     // Blocks that were never written are slow to write, and read without the device.

@@ -101,7 +101,7 @@ class ArchCheckTest(unittest.TestCase):
             with self.subTest(text=text):
                 self.expect({"client/b.cc": f"\n{text}\n"}, "client/b.cc:2", "leftover")
 
-    def test_only_parity_suites_may_skip(self):
+    def test_only_what_needs_a_device_may_skip(self):
         self.assertEqual(self.problems({"tests/parity/b.cc": "GTEST_" "SKIP();\n"}), [])
         self.expect({"tests/parity/b.cc": "// TO" "DO\n"}, "leftover")
         self.expect({"tests/unit/b.cc": "GTEST_" "SKIP();\n"}, "leftover")

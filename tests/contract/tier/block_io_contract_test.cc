@@ -17,6 +17,7 @@
 #include "gtest/gtest.h"
 #include "kvstore/base/mutex.h"
 #include "kvstore/tier/faulty_io.h"
+#include "tests/support/io_kinds.h"
 
 namespace varve::tier {
 namespace {
@@ -62,12 +63,13 @@ class BlockIoContractTest : public ::testing::TestWithParam<std::string> {
     auto io = Make(options);
     ASSERT_TRUE(io.ok()) << io.status();
     io_ = *std::move(io);
-    EXPECT_EQ(io_->name(), GetParam() == "faulty" ? "io_uring" : GetParam());
+    EXPECT_EQ(io_->name(), GetParam() == "faulty" ? varve::testing::IoKinds().front() : GetParam());
   }
   static absl::StatusOr<std::unique_ptr<BlockIo>> Make(const BlockIoOptions& options) {
-    if (GetParam() == "threads") return MakeThreadIo(options);
-    auto io = MakeUringIo(options);
-    if (!io.ok() || GetParam() == "io_uring") return io;
+    const bool faulty = GetParam() == "faulty";
+    const std::string kind = faulty ? varve::testing::IoKinds().front() : GetParam();
+    auto io = kind == "threads" ? MakeThreadIo(options) : MakeUringIo(options);
+    if (!io.ok() || !faulty) return io;
     return std::make_unique<FaultyIo>(*std::move(io));
   }
 
@@ -292,8 +294,9 @@ TEST_P(BlockIoContractTest, RefusesDepthsOutOfRange) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, BlockIoContractTest,
-                         ::testing::Values("io_uring", "threads", "faulty"),
+INSTANTIATE_TEST_SUITE_P(Kinds, BlockIoContractTest, ::testing::ValuesIn(varve::testing::IoKinds()),
+                         [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Decorated, BlockIoContractTest, ::testing::Values("faulty"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

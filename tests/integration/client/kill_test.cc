@@ -26,6 +26,7 @@
 #include "absl/time/clock.h"
 #include "client/client.h"
 #include "gmock/gmock.h"
+#include "tests/support/io_kinds.h"
 #include "tests/support/store_process.h"
 
 namespace varve::client {
@@ -176,7 +177,7 @@ class Keys {
   std::unique_ptr<Memory> memory_;
 };
 
-class KillTest : public ::testing::TestWithParam<const char*> {
+class KillTest : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
     std::string pattern = ::testing::TempDir() + "/varve_kill_XXXXXX";
@@ -250,8 +251,8 @@ TEST_P(KillTest, WhatWasAcknowledgedIsThere) {
   EXPECT_LT(MetricValue(metrics, "varve_nvme_live_bytes"), 1 << 20);
 }
 
-INSTANTIATE_TEST_SUITE_P(BothWays, KillTest, ::testing::Values("io_uring", "threads"),
-                         [](const auto& info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(BothWays, KillTest, ::testing::ValuesIn(varve::testing::IoKinds()),
+                         [](const auto& info) { return info.param; });
 
 }  // namespace
 }  // namespace varve::client

@@ -10,6 +10,7 @@
 #include "client/client.h"
 #include "client/process/child_process.h"
 #include "tests/integration/tools/run_tool.h"
+#include "tests/support/io_kinds.h"
 #include "tests/support/store_process.h"
 
 namespace varve::testing {
@@ -110,10 +111,10 @@ class Nvme : public ::testing::Test {
   std::string folder_;
 };
 
-class NvmeIo : public Nvme, public ::testing::WithParamInterface<const char*> {};
+class NvmeIo : public Nvme, public ::testing::WithParamInterface<std::string> {};
 
 TEST_P(NvmeIo, WritesReadsAndAppends) {
-  const auto results = Results(Run("--depth 4 --io " + std::string(GetParam())));
+  const auto results = Results(Run("--depth 4 --io " + GetParam()));
   const std::vector<std::pair<std::string, uint64_t>> rows = {{"nvme/write/small", 1 << 20},
                                                               {"nvme/read/small", 128 << 10},
                                                               {"nvme/write/huge", 1 << 20},
@@ -131,13 +132,18 @@ TEST_P(NvmeIo, WritesReadsAndAppends) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, NvmeIo, ::testing::Values("io_uring", "threads"));
+INSTANTIATE_TEST_SUITE_P(All, NvmeIo, ::testing::ValuesIn(IoKinds()));
 
 TEST_F(Nvme, AgainstFio) {
   const ToolResult result = Run("--depth 2 --memory small --against fio");
   if (access("/usr/bin/fio", X_OK) != 0) {
     EXPECT_EQ(result.exit_code, 1);
     EXPECT_THAT(result.errors, HasSubstr("apt-get install fio"));
+    return;
+  }
+  if (RefusesIoUring()) {
+    EXPECT_EQ(result.exit_code, 1);
+    EXPECT_THAT(result.errors, HasSubstr("--io threads"));
     return;
   }
   const auto results = Results(result);
@@ -147,7 +153,7 @@ TEST_F(Nvme, AgainstFio) {
 }
 
 TEST(Bench, NvmeNamesADirectoryThatTakesNoFiles) {
-  const ToolResult result = RunTool("varve-bench", "nvme --dir /proc");
+  const ToolResult result = RunTool("varve-bench", "nvme --io threads --dir /proc");
   EXPECT_EQ(result.exit_code, 1);
   EXPECT_THAT(result.errors, HasSubstr("/proc/varve-bench-"));
 }

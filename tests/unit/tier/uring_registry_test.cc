@@ -10,14 +10,20 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/support/io_kinds.h"
 
 namespace varve::tier {
 namespace {
 
 class UringRegistryTest : public ::testing::Test {
  protected:
-  void SetUp() override { ASSERT_EQ(io_uring_queue_init(4, &ring_, 0), 0); }
-  void TearDown() override { io_uring_queue_exit(&ring_); }
+  void SetUp() override {
+    if (varve::testing::RefusesIoUring()) GTEST_SKIP() << "io_uring is refused here";
+    ASSERT_EQ(io_uring_queue_init(4, &ring_, 0), 0);
+  }
+  void TearDown() override {
+    if (!IsSkipped()) io_uring_queue_exit(&ring_);
+  }
 
   io_uring ring_{};
   UringRegistry registry_{&ring_};

@@ -207,8 +207,7 @@ absl::Status Resize(const Globals& globals, const std::string& what, const std::
     answered->Set(status);
   });
   VARVE_RETURN_IF_ERROR(
-      AwaitWork(globals, *client, *answered, "making host smaller", false, RemainingBeyond)
-          .status());
+      AwaitWork(globals, *client, *answered, "resizing host", false, RemainingBeyond).status());
   if (globals.json) {
     PrintJson({{"tier", what}, {"capacity_bytes", bytes}});
   } else {

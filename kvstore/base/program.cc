@@ -176,7 +176,7 @@ int StopSignals::ServeUntilStopped(absl::Duration grace,
   if (patience < absl::InfiniteDuration()) {
     std::thread([until = absl::Now() + grace + patience] {
       absl::SleepFor(until - absl::Now());
-      LogError("the end takes too long, a disk may hang: what was not written by now is lost");
+      LogError("the end takes too long, as when a disk hangs: what is not written by now is lost");
       _exit(1);
     }).detach();
   }

@@ -119,7 +119,7 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
     const varve::v1::PutItem& wire = request_.items(i);
     VARVE_ASSIGN_OR_RETURN(const page::ObjectKey key, ParseKey(wire.key()));
     // It would push out what is stored of its prompt, and be of no use.
-    if (refused_.contains(wire.parent())) {
+    if (refused_.contains(wire.parent()) && !core_.pages.Exists(session_->ns(), key)) {
       return absl::ResourceExhaustedError("no room for the block before it");
     }
     Item& item = items_[i];

@@ -7,6 +7,9 @@ namespace {
 
 // At what has expired and is kept.
 constexpr absl::Duration kLookAgain = absl::Seconds(1);
+// Objects that begin to wait for what follows them: a put or a use has paid for each, so so many
+// cost one call for a victim no steps. A millisecond or so.
+constexpr uint32_t kFreeWaits = 8192;
 
 }  // namespace
 
@@ -92,14 +95,18 @@ void ObjectIndex::AddCopy(Object* object, TierId tier, uint64_t tier_bytes) {
   if (object->group != nullptr && !object->self_guarded()) {
     object->group->unguarded_bytes[tier] += tier_bytes;
   }
-  if (tier == TierId::kHost) Count(object->group, {.in_host = 1});
+  Count(object->group, tier == TierId::kHost ? Members{.in_host = 1} : Members{.on_disk = 1});
   policies_[tier]->Insert(copy);
+}
+
+void ObjectIndex::CopiesChanged(Object* object) {
+  for (TierId tier : kTiers) WakeUnlessFollowed(object, tier);
 }
 
 void ObjectIndex::RemoveCopy(Object* object, TierId tier) {
   Copy& copy = object->copies[tier];
   if (copy.parked) {
-    copy.waiting = false;
+    EndWaiting(copy, tier);
     LeaveParked(object, tier);
   } else if (!std::exchange(copy.victim, false)) {
     policies_[tier]->Erase(copy);
@@ -111,7 +118,9 @@ void ObjectIndex::RemoveCopy(Object* object, TierId tier) {
     object->group->unguarded_bytes[tier] -= copy.tier_bytes;
   }
   copy.tier_bytes = 0;
-  if (tier == TierId::kHost && !std::exchange(copy.leaving, false)) {
+  if (tier == TierId::kNvme) {
+    Count(object->group, {.on_disk = -1});
+  } else if (!std::exchange(copy.leaving, false)) {
     Count(object->group, {.in_host = -1});
   }
 }
@@ -119,15 +128,18 @@ void ObjectIndex::RemoveCopy(Object* object, TierId tier) {
 void ObjectIndex::AddRecord(Object* object, tier::RecordId record) {
   object->record = record;
   AddCopy(object, TierId::kNvme, DiskBytes(object->meta.bytes));
+  CopiesChanged(object);
 }
 
 void ObjectIndex::AddSlot(Object* object, const tier::Slot& slot) {
   object->slot = slot;
   AddCopy(object, TierId::kHost, slot.extent_bytes);
+  CopiesChanged(object);
 }
 
 ObjectIndex::Freed ObjectIndex::LeaveTier(Object* object, TierId tier) {
   RemoveCopy(object, tier);
+  // What is in one tier alone waits for more, so nobody wakes.
   if (tier == TierId::kNvme) return {.slot = {}, .record = std::exchange(object->record, 0)};
   return {.slot = std::exchange(object->slot, {}), .record = 0};
 }
@@ -202,20 +214,28 @@ Object* ObjectIndex::NextExpired(absl::Time now, uint32_t& steps) {
 
 // ---- eviction
 
-Object* ObjectIndex::NextVictim(TierId tier, uint32_t& steps) {
+Object* ObjectIndex::NextVictim(TierId tier, uint32_t& steps, const Object* newcomer) {
+  uint32_t free_waits = kFreeWaits;
   while (steps > 0) {
-    --steps;
     EvictionNode* node = policies_[tier]->Victim();
-    if (node == nullptr) return nullptr;
+    if (node == nullptr) return LastResort(tier, newcomer);
     Object* object = static_cast<Copy*>(node)->object;
-    if (guarded(*object, tier)) {
-      Park(object, tier);
-    } else if (followed(*object, tier)) {
+    const bool is_guarded = guarded(*object, tier);
+    if (!is_guarded && followed(*object, tier)) {
       Wait(object, tier);
-    } else {
+      if (free_waits > 0) {
+        --free_waits;
+      } else {
+        --steps;
+      }
+      continue;
+    }
+    --steps;
+    if (!is_guarded) {
       object->copies[tier].victim = true;
       return object;
     }
+    Park(object, tier);
   }
   return nullptr;
 }

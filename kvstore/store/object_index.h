@@ -43,6 +43,7 @@
 #include "kvstore/base/status.h"
 #include "kvstore/store/eviction_policy.h"
 #include "kvstore/store/granules.h"
+#include "kvstore/store/node_list.h"
 #include "kvstore/store/page_store.h"
 #include "kvstore/tier/record_log.h"
 
@@ -90,6 +91,7 @@ struct ObjectGroup {
   std::string name;
   uint32_t objects = 0;
   uint32_t in_host = 0;   // of them, copies in host memory that are not leaving it
+  uint32_t on_disk = 0;   // of them, records
   uint32_t expected = 0;  // reserved, with a parent
   uint32_t holds = 0;
   // Its place in a chain (object_chains.cc).
@@ -97,8 +99,10 @@ struct ObjectGroup {
   uint32_t children = 0;                 // whose parent this is ...
   uint32_t children_stored = 0;          // ... those that are stored()
   uint32_t children_in_host = 0;         // ... those with in_host
+  uint32_t children_on_disk = 0;         // ... those with on_disk
   PerTier<uint64_t> unguarded_bytes;     // copies of members without handles and pins of their own
   PerTier<std::vector<Object*>> parked;  // members that are out of the policy
+  uint64_t mark = 0;                     // of LastResort
 
   bool stored() const { return objects + expected > 0; }
 };
@@ -109,7 +113,7 @@ struct Copy : EvictionNode {
   uint64_t tier_bytes = 0;  // what it takes there; 0: there is no copy
   bool victim = false;      // named by its policy, which it has left
   bool parked = false;
-  bool waiting = false;       // parked, for what follows it in its chain
+  bool waiting = false;       // parked, for what follows it in its chain, and in waiting_
   bool leaving = false;       // host memory: no longer counted in its group's in_host
   uint32_t parked_index = 0;  // in group->parked
 };
@@ -213,14 +217,21 @@ class ObjectIndex {
   // The next object that is not guarded in this tier, taken out of its policy: what comes next must
   // be LeaveTier, Drop or KeepVictim. Null when there is none, or when `steps` ran out first: each
   // node looked at costs one step.
-  Object* NextVictim(TierId tier, uint32_t& steps);
+  // newcomer: for whom the room is, of those in the index; null: for others.
+  Object* NextVictim(TierId tier, uint32_t& steps, const Object* newcomer = nullptr);
   void KeepVictim(Object* object, TierId tier);
   // The copy in host memory is on its way out: what comes before it in its chain need not wait.
   // Until LeaveTier, Drop, or EndLeaving when it stays after all.
   void BeginLeaving(Object* object);
   void EndLeaving(Object* object);
-  // There is more behind it that has to leave first.
+  // There is more behind it that has to leave first, as long as there is anything that can.
   bool followed(const Object& object, TierId tier) const;
+  // Something that is stored follows it.
+  static bool continued(const Object& object) {
+    return object.group != nullptr && object.group->children_stored > 0;
+  }
+  // Whatever is not guarded in the tier waits for what follows it.
+  bool all_wait(TierId tier) const { return policies_[tier]->size() == 0; }
   // The block before the object's own; empty: none, or not known.
   static std::string_view ParentOf(const Object& object) {
     const bool known = object.group != nullptr && object.group->parent != nullptr;
@@ -330,6 +341,8 @@ class ObjectIndex {
   static Ordered OrderedOf(Object& object);
   void AddCopy(Object* object, TierId tier, uint64_t tier_bytes);
   void RemoveCopy(Object* object, TierId tier);
+  // What it waits for in one tier depends on whether it is in the other.
+  void CopiesChanged(Object* object);
   ObjectGroup* FindGroup(NamespaceId ns, std::string_view name) const;
   ObjectGroup* MakeGroup(NamespaceId ns, std::string_view name);
   void ForgetIfUnused(ObjectGroup* group);
@@ -338,14 +351,23 @@ class ObjectIndex {
   struct Members {
     int objects = 0;
     int in_host = 0;
+    int on_disk = 0;
     int expected = 0;
   };
   // The group, null for none, has so many more. May be the end of it.
   void Count(ObjectGroup* group, const Members& more);
   void Link(ObjectGroup* group, ObjectGroup* parent);
   void Wait(Object* object, TierId tier);
+  // False: it did not wait.
+  bool EndWaiting(Copy& copy, TierId tier);
+  // When nothing else can leave: of those that wait, the one that began last, so that chains lose
+  // their ends still, but nothing that the newcomer follows, or a block which is being put. Null
+  // when there is none, or not among the first looked at.
+  Object* LastResort(TierId tier, const Object* newcomer);
+  void MarkUpwards(ObjectGroup* group, uint32_t& steps);
   // What waits for what follows the group, when nothing does any more.
   void Wake(ObjectGroup* group);
+  void WakeUnlessFollowed(Object* object, TierId tier);
   void UseWaiting(Object* object, TierId tier);
   // Bracket every change of handles and pins.
   void GuardsChanged(Object* object, bool was_self_guarded);
@@ -357,6 +379,9 @@ class ObjectIndex {
   void ClearSoftPin(Object* object, OwnerPin& pin);
 
   PerTier<std::unique_ptr<EvictionPolicy>> policies_;
+  PerTier<NodeList> waiting_;  // in the order in which they began
+  absl::flat_hash_set<ObjectGroup*> expecting_;
+  uint64_t last_mark_ = 0;
   PerTier<bool> leaving_loses_;  // and so holds guard
   OwnedSet by_key_;
   absl::btree_set<Ordered, Less> ordered_;

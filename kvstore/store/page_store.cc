@@ -99,7 +99,7 @@ absl::StatusOr<std::unique_ptr<PutHandle>> PageStoreImpl::Reserve(NamespaceId ns
     // From now on, so that it does not get the room of what it follows.
     if (!parent.empty()) index_.Expect(object.get(), parent);
   }
-  absl::StatusOr<tier::Slot> slot = ReserveSlot(meta.bytes);
+  absl::StatusOr<tier::Slot> slot = ReserveSlot(meta.bytes, !parent.empty());
   if (!slot.ok()) {
     base::MutexLock lock(mutex_);
     index_.Abandon(object.get());

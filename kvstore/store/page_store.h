@@ -144,6 +144,8 @@ struct EvictionCounters {
   uint64_t evicted_objects = 0;
   uint64_t evicted_bytes = 0;
   double last_evicted_idle_seconds = 0;
+  // Of them lost although more of their prompt is stored: nothing else could leave.
+  uint64_t cut_objects = 0;
 };
 
 struct EvictedMatching {
@@ -256,7 +258,7 @@ class PageStore {
   }
   // After UNAVAILABLE: `done` on some thread, once, when there may be room for so many bytes, and
   // at `deadline` at the latest. Who has the earliest deadline comes first, so an object that
-  // waits again with the deadline that it had keeps its turn, and small ones do not pass it by.
+  // waits again with the deadline that it had keeps its turn among those who wait.
   virtual void AwaitRoom(uint64_t bytes, absl::Time deadline, base::Task done) = 0;
   // ALREADY_EXISTS was the answer: done when that object is as durable as the store promises.
   virtual void AwaitDurable(NamespaceId ns, const page::ObjectKey& key,

@@ -154,7 +154,7 @@ void PageStoreImpl::PumpWritesLocked(std::vector<Left>& left) {
       RunLater([this, object] { OnWritten(object, absl::OkStatus()); });
       continue;
     }
-    EvictFromDiskLocked(object->meta.bytes, left);
+    EvictFromDiskLocked(*object, left);
     tier::RecordLog::AppendRequest request;
     request.label = EncodeObjectLabel(namespace_names_[object->key.ns - 1], object->key.key,
                                       index_.ParentOf(*object), object->meta, object->checksums);
@@ -233,11 +233,11 @@ void PageStoreImpl::WriteFailedLocked(Object* object, bool demoting, bool promis
   }
 }
 
-void PageStoreImpl::EvictFromDiskLocked(uint64_t bytes, std::vector<Left>& left) {
+void PageStoreImpl::EvictFromDiskLocked(const Object& newcomer, std::vector<Left>& left) {
   const tier::LogRoom room = log().Room();
   // Evicting makes no room where nothing can be written.
   if (!room.takes_writes) return;
-  const uint64_t taken = room.live_bytes + room.pending_bytes + DiskBytes(bytes);
+  const uint64_t taken = room.live_bytes + room.pending_bytes + DiskBytes(newcomer.meta.bytes);
   if (taken <= Share(options_.disk->high_watermark, room.usable_bytes)) return;
   const uint64_t low = Share(options_.disk->low_watermark, room.usable_bytes);
   uint64_t excess = taken > low ? taken - low : 0;
@@ -245,7 +245,7 @@ void PageStoreImpl::EvictFromDiskLocked(uint64_t bytes, std::vector<Left>& left)
   uint32_t steps = kDiskEvictionSteps;
   std::vector<tier::RecordId> erased;
   while (excess > 0) {
-    Object* victim = index_.NextVictim(TierId::kNvme, steps);
+    Object* victim = index_.NextVictim(TierId::kNvme, steps, &newcomer);
     if (victim == nullptr) break;
     excess -= std::min(excess, DiskBytes(victim->meta.bytes));
     erased.push_back(victim->record);

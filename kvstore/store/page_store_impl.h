@@ -146,10 +146,11 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   // ---- page_store_room.cc
   uint64_t low_bytes() const { return Share(options_.low_watermark, host_->capacity_bytes()); }
   uint64_t high_bytes() const { return Share(options_.high_watermark, host_->capacity_bytes()); }
-  absl::StatusOr<tier::Slot> ReserveSlot(uint64_t bytes);
+  // continues: it is for a block that follows another.
+  absl::StatusOr<tier::Slot> ReserveSlot(uint64_t bytes, bool continues = false);
   // For what fits no hole: evicts the least that makes one, or nothing. O(objects) under the lock.
-  absl::StatusOr<tier::Slot> ReserveWindow(uint64_t bytes);
-  absl::StatusOr<tier::Slot> ReserveWindow(uint64_t bytes, std::vector<Left>& left);
+  absl::StatusOr<tier::Slot> ReserveWindow(uint64_t bytes, bool continues);
+  absl::StatusOr<tier::Slot> ReserveWindow(uint64_t bytes, bool continues, std::vector<Left>& left);
   // Neighbours that may go, and the holes between them; not `any`: and that end their chains. A
   // view of `pieces`.
   std::span<const Piece> WindowLocked(uint64_t bytes, bool any, std::vector<Piece>& pieces) const
@@ -209,8 +210,8 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   // promised: a Put waits for it.
   void WriteFailedLocked(Object* object, bool demoting, bool promised, const absl::Status& status,
                          std::vector<Left>& left) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // So that `bytes` more fit under the high watermark.
-  void EvictFromDiskLocked(uint64_t bytes, std::vector<Left>& left)
+  // So that it fits under the high watermark.
+  void EvictFromDiskLocked(const Object& newcomer, std::vector<Left>& left)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReadInto(const std::shared_ptr<Reading>& reading, uint64_t offset, Staging::Buffer buffer);
   void EndReading(const std::shared_ptr<Reading>& reading, absl::StatusOr<Staging::Buffer> result);

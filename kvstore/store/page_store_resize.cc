@@ -139,7 +139,8 @@ void PageStoreImpl::MoveDown(Object* object, bool pinned) {
     }
     CloseLocked(object);
     // Victims that are on their way to disk leave holes soon.
-    if (alone && !to.ok() && demoting_bytes_ == 0 && !index_.guarded(*object, TierId::kHost)) {
+    const bool there = alone && object->slot.bytes > 0;  // it may have been found damaged
+    if (there && !to.ok() && demoting_bytes_ == 0 && !index_.guarded(*object, TierId::kHost)) {
       EvictFromHostLocked(object, left);
       PumpWritesLocked(left);
     }

@@ -16,7 +16,7 @@ constexpr size_t kRowsPerLock = 256;
 
 }  // namespace
 
-absl::StatusOr<tier::Slot> PageStoreImpl::ReserveSlot(uint64_t bytes) {
+absl::StatusOr<tier::Slot> PageStoreImpl::ReserveSlot(uint64_t bytes, bool continues) {
   for (;;) {
     absl::StatusOr<tier::Slot> slot = host_->Reserve(bytes);
     const tier::TierUsage usage = host_->Usage();
@@ -34,19 +34,20 @@ absl::StatusOr<tier::Slot> PageStoreImpl::ReserveSlot(uint64_t bytes) {
       if (evictable == 0 || evictable + usage.free_bytes < bytes) return NoRoomLocked(bytes);
     }
     if (EvictTo(std::min(low_bytes(), host_->capacity_bytes() - bytes)) == 0) {
-      return ReserveWindow(bytes);
+      return ReserveWindow(bytes, continues);
     }
   }
 }
 
-absl::StatusOr<tier::Slot> PageStoreImpl::ReserveWindow(uint64_t bytes) {
+absl::StatusOr<tier::Slot> PageStoreImpl::ReserveWindow(uint64_t bytes, bool continues) {
   std::vector<Left> left;
-  absl::StatusOr<tier::Slot> slot = ReserveWindow(bytes, left);
+  absl::StatusOr<tier::Slot> slot = ReserveWindow(bytes, continues, left);
   ReportLeft(left);
   return slot;
 }
 
-absl::StatusOr<tier::Slot> PageStoreImpl::ReserveWindow(uint64_t bytes, std::vector<Left>& left) {
+absl::StatusOr<tier::Slot> PageStoreImpl::ReserveWindow(uint64_t bytes, bool continues,
+                                                        std::vector<Left>& left) {
   base::MutexLock lock(mutex_);
   // Again only when another writer takes one of the holes meanwhile.
   for (;;) {
@@ -54,12 +55,15 @@ absl::StatusOr<tier::Slot> PageStoreImpl::ReserveWindow(uint64_t bytes, std::vec
     if (slot.ok()) return slot;
     // What is on its way to disk leaves holes soon.
     if (demoting_bytes_ > 0) return NoRoomLocked(bytes);
+    if (continues && index_.all_wait(TierId::kHost)) return NoRoomLocked(bytes);
     std::vector<Piece> pieces;
     std::span<const Piece> window = WindowLocked(bytes, /*any=*/false, pieces);
-    // Only where it is for the holes' sake: what follows nobody is spread over the memory.
-    const bool may_go = std::any_of(pieces.begin(), pieces.end(),
-                                    [](const Piece& piece) { return piece.object != nullptr; });
-    if (window.empty() && may_go) window = WindowLocked(bytes, /*any=*/true, pieces);
+    // What continues a prompt gets no room of that, but for the holes' sake: then what follows
+    // nobody is spread over the memory.
+    const bool any =
+        !continues || std::any_of(pieces.begin(), pieces.end(),
+                                  [](const Piece& piece) { return piece.object != nullptr; });
+    if (window.empty() && any) window = WindowLocked(bytes, /*any=*/true, pieces);
     if (window.empty()) return NoRoomLocked(bytes);
     for (const Piece& piece : window) {
       if (piece.object != nullptr) EvictFromHostLocked(piece.object, left);
@@ -111,6 +115,7 @@ void PageStoreImpl::CountLeftLocked(const Object& object, TierId tier, std::vect
 
 void PageStoreImpl::EvictLocked(Object* object, TierId tier, std::vector<Left>& left) {
   CountLeftLocked(*object, tier, left);
+  eviction_[tier].cut_objects += ObjectIndex::continued(*object) ? 1 : 0;
   misses_.Remember(object->identity, MissReason::kEvicted);
   FreeLocked(index_.Drop(object));
 }

@@ -62,6 +62,14 @@ class Rig {
       if (f_.log().pending() > 0) f_.log().End(random() % f_.log().pending());
     }
   }
+  uint64_t Cuts() {
+    const PageStoreUsage usage = store().Usage();
+    return usage.eviction.cut_objects + (usage.disk ? usage.disk->eviction.cut_objects : 0);
+  }
+  uint64_t Evicted() {
+    const PageStoreUsage usage = store().Usage();
+    return usage.disk ? usage.disk->eviction.evicted_objects : usage.eviction.evicted_objects;
+  }
   // Once what is on its way to disk has left; false: there is no room.
   bool Put(const page::ObjectKey& key, const std::string& parent, uint32_t prompt_tokens = 0) {
     for (int tries = 0; tries < 8; ++tries) {
@@ -125,6 +133,9 @@ class Walk {
     for (uint32_t block = 0; block < parents_.size(); ++block) EXPECT_FALSE(Has(block)) << block;
   }
 
+  uint64_t cuts() const { return cuts_; }
+  uint64_t evicted() { return rig_.Evicted(); }
+
  private:
   static constexpr int kRoot = -1;
 
@@ -183,6 +194,8 @@ class Walk {
       for (uint32_t layer = 0; layer < kLayers; ++layer) {
         const std::string parent = i > 0 ? BlockName(prompt[i - 1]) : "";
         if (!rig_.Put(KeyOf(prompt[i], layer), parent, AnyTokens())) return;
+        // While it waited for room, what it follows was an end, and may have left.
+        if (i > 0 && !Has(prompt[i - 1])) alone_.insert(prompt[i]);
         Check();
         if (testing::Test::HasFatalFailure()) return;
       }
@@ -205,12 +218,20 @@ class Walk {
       held_.push_back(std::move(path));
     }
   }
+  // The disk may have nothing else that can leave: then it cuts a prompt, and counts that.
   void Check() {
+    const uint64_t cuts = rig_.Cuts();
+    const bool cut = std::exchange(cuts_, cuts) != cuts;
     for (uint32_t block = 0; block < parents_.size(); ++block) {
       const int parent = parents_[block];
-      if (parent == kRoot || !HasAny(block)) continue;
-      ASSERT_TRUE(Has(static_cast<uint32_t>(parent)))
-          << "block " << block << " is stored without block " << parent << ", which it follows";
+      if (parent == kRoot || !HasAny(block) || Has(static_cast<uint32_t>(parent))) {
+        alone_.erase(block);
+      } else if (cut) {
+        alone_.insert(block);
+      } else {
+        ASSERT_TRUE(alone_.contains(block))
+            << "block " << block << " is stored without block " << parent << ", which it follows";
+      }
     }
   }
 
@@ -218,11 +239,14 @@ class Walk {
   Rig rig_;
   std::vector<int> parents_;  // by block
   std::vector<std::vector<std::string>> held_;
+  uint64_t cuts_ = 0;
+  std::set<uint32_t> alone_;  // stored without what they follow, since a cut
 };
 
 class EveryStoreChainsTest : public testing::TestWithParam<Setting> {};
 
 TEST_P(EveryStoreChainsTest, WhatIsStoredOfAChainIsItsBeginning) {
+  uint64_t cuts = 0, evicted = 0;
   for (uint64_t seed = 1; seed <= 12; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     Walk walk(seed, GetParam());
@@ -232,7 +256,12 @@ TEST_P(EveryStoreChainsTest, WhatIsStoredOfAChainIsItsBeginning) {
     }
     walk.Finish();
     if (testing::Test::HasFailure()) FAIL() << "at the end";
+    cuts += walk.cuts();
+    evicted += walk.evicted();
   }
+  RecordProperty("cuts", static_cast<int>(cuts));
+  RecordProperty("evicted", static_cast<int>(evicted));
+  EXPECT_LE(cuts, GetParam().disk.has_value() ? evicted / 50 : 0) << "of " << evicted;
 }
 
 // More than there is room for: what comes too late is refused, or leaves first.
@@ -246,6 +275,50 @@ TEST_P(EveryStoreChainsTest, OfAChainThatIsTooLongTheBeginningStays) {
   uint32_t leading = 0;
   while (rig.store().Exists(rig.ns(), KeyOf(leading, 0))) ++leading;
   EXPECT_GE(leading, GetParam().disk.has_value() ? 36u : 13u);
+}
+
+// What must stay keeps what it follows only as long as something else can leave.
+TEST(PageStoreChainsTest, APinnedEndDoesNotFreezeTheRest) {
+  for (const std::string& policy : EvictionPolicies().NameList()) {
+    SCOPED_TRACE(policy);
+    Rig rig({policy, std::nullopt});
+    uint32_t block = 0;
+    for (; block < 13; ++block) {
+      EXPECT_TRUE(rig.Put(KeyOf(block, 0), block > 0 ? BlockName(block - 1) : ""));
+    }
+    EXPECT_TRUE(rig.store().Pin(rig.ns(), KeyOf(block - 1, 0), 1, absl::InfiniteDuration()));
+    for (uint32_t other = 100; other < 200; ++other) {
+      EXPECT_TRUE(rig.Put(KeyOf(other, 0), other % 3 > 0 ? BlockName(other - 1) : "")) << other;
+    }
+    EXPECT_TRUE(rig.store().Exists(rig.ns(), KeyOf(block - 1, 0)));
+  }
+}
+
+// A prompt that fills both tiers does not keep others from the disk.
+TEST(PageStoreChainsTest, OthersReachADiskThatOneChainFills) {
+  for (const std::string& policy : EvictionPolicies().NameList()) {
+    SCOPED_TRACE(policy);
+    DiskFixture f({.durability = Durability::kNvmeAsync, .disk_slots = 64, .eviction = policy});
+    const auto settle = [&f] {
+      f.Settle();
+      f.store().Tick();
+    };
+    for (uint32_t block = 0; block < 60; ++block) {
+      const std::string name(KeyOf(block, 0).bytes());
+      f.Put(name, 0, {.bytes = DiskFixture::kSlot}, block > 0 ? BlockName(block - 1) : "");
+      settle();
+    }
+    constexpr int kOthers = 40;
+    for (int i = 0; i < kOthers; ++i) {
+      const auto put = f.Put(absl::StrCat("other-", 1000 + i));
+      ASSERT_TRUE(put->has_value() && (*put)->ok()) << **put;
+      settle();
+    }
+    f.Crash();
+    for (int i = kOthers - 10; i < kOthers; ++i) {
+      EXPECT_EQ(f.Read(absl::StrCat("other-", 1000 + i)), 0) << i;
+    }
+  }
 }
 
 // After a restart the order is known by the labels on disk.

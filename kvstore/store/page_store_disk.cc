@@ -13,7 +13,7 @@ namespace varve::store {
 namespace {
 
 // How much is done under one lock, so that nobody waits long behind it.
-constexpr uint32_t kDiskEvictionSteps = 256;
+constexpr uint32_t kDiskEvictionSteps = 1024;
 
 }  // namespace
 

@@ -104,6 +104,25 @@ TEST(PageStoreResizeTest, PinnedObjectsMoveAtTheCostOfOthers) {
   for (int i = 10; i < 15; ++i) EXPECT_EQ(f.Read(Name(i)), 0) << i;
 }
 
+// Blocks that follow each other: what the pinned ones follow leaves for their room.
+TEST(PageStoreResizeTest, PinsAmidAChainMoveAtTheCostOfTheOthers) {
+  DiskFixture f({.disk_slots = 0});
+  const auto name = [](int block) { return "block-" + std::to_string(1000 + block) + "-lay"; };
+  for (int block = 0; block < 15; ++block) {
+    const std::string parent(BlockOf(f.Key(name(block > 0 ? block - 1 : 0))));
+    const auto put = f.Put(name(block), 0, {.bytes = kSlot}, block > 0 ? parent : "");
+    ASSERT_TRUE(put->has_value() && (*put)->ok()) << **put;
+  }
+  for (int block = 1; block < 15; block += 2) {
+    ASSERT_TRUE(f.store().Pin(f.ns(), f.Key(name(block)), 1, absl::InfiniteDuration()));
+  }
+  const auto answer = Resize(f, 8);
+  for (int turn = 0; turn < 5 && !Done(answer); ++turn) f.store().Tick();
+  ASSERT_TRUE(Done(answer));
+  EXPECT_TRUE((*answer)->ok()) << **answer;
+  for (int block = 1; block < 15; block += 2) EXPECT_EQ(f.Read(name(block)), 0) << block;
+}
+
 TEST(PageStoreResizeTest, GrowsAndTakesMore) {
   DiskFixture f({.disk_slots = 0});
   Fill(f, 0, 15);

@@ -27,6 +27,11 @@ constexpr const char* kSettingHint =
 // waiting.
 class Answered {
  public:
+  // Of work that has no result.
+  void SetOver(const absl::Status& status) {
+    if (status.ok()) return Set(0);
+    Set(status);
+  }
   void Set(absl::StatusOr<uint64_t> result) {
     base::MutexLock lock(mutex_);
     result_ = std::move(result);
@@ -131,10 +136,8 @@ absl::StatusOr<std::optional<uint64_t>> AwaitWork(const Globals& globals, client
 absl::Status DrainDirectory(const Globals& globals, const std::string& path, bool no_wait) {
   VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, false));
   auto answered = std::make_shared<Answered>();
-  client->DrainDirectoryAsync(path, [answered](const absl::Status& status) {
-    if (status.ok()) return answered->Set(0);
-    answered->Set(status);
-  });
+  client->DrainDirectoryAsync(
+      path, [answered](const absl::Status& status) { answered->SetOver(status); });
   VARVE_ASSIGN_OR_RETURN(
       const std::optional<uint64_t> done,
       AwaitWork(globals, *client, *answered, "draining " + path, no_wait, RemainingIn(path)));
@@ -202,10 +205,8 @@ absl::Status Resize(const Globals& globals, const std::string& what, const std::
   console::StopOnSignals();
   VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, false));
   auto answered = std::make_shared<Answered>();
-  client->ResizeTierAsync(client::Tier::kHost, bytes, [answered](const absl::Status& status) {
-    if (status.ok()) return answered->Set(0);
-    answered->Set(status);
-  });
+  client->ResizeTierAsync(client::Tier::kHost, bytes,
+                          [answered](const absl::Status& status) { answered->SetOver(status); });
   VARVE_RETURN_IF_ERROR(
       AwaitWork(globals, *client, *answered, "resizing host", false, RemainingBeyond).status());
   if (globals.json) {

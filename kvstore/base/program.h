@@ -25,8 +25,8 @@ namespace varve::base {
 void SetUpProcess();
 
 // Asks the kernel for short turns of the calling thread and those it starts: who wakes up for a
-// request then waits a tenth of a millisecond for a processor instead of one to three, where others
-// copy and compute. Linux 6.12 and later; nothing elsewhere, nor under a real-time policy.
+// request then waits for turns of a tenth of a millisecond, not for the longer ones that are usual,
+// where others copy and compute. Linux 6.12 and later; nothing elsewhere, nor in real-time classes.
 void PreferShortTurns();
 
 struct ProgramText {

@@ -16,7 +16,6 @@ namespace {
 // How much is done under one lock, so that nobody waits long behind a batch.
 constexpr size_t kHoldsPerLock = 128;
 constexpr size_t kPinsPerLock = 1024;
-constexpr size_t kRowsPerLock = 256;
 
 // Of host memory and disk together, as far as uses are told apart.
 constexpr uint64_t kSketchObjectBytes = 256 << 10;

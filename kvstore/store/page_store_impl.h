@@ -32,6 +32,9 @@
 
 namespace varve::store {
 
+// Objects that are looked through under one lock, so that nobody waits long behind it.
+inline constexpr size_t kRowsPerLock = 256;
+
 // A watermark in bytes.
 inline uint64_t Share(double watermark, uint64_t bytes) {
   return static_cast<uint64_t>(watermark * static_cast<double>(bytes));

@@ -9,12 +9,6 @@
 #include "kvstore/store/page_store_impl.h"
 
 namespace varve::store {
-namespace {
-
-// So that nobody waits long behind the lock.
-constexpr size_t kRowsPerLock = 256;
-
-}  // namespace
 
 absl::Status PageStoreImpl::CheckResizeLocked(uint64_t capacity_bytes) const {
   const uint64_t max = host_->max_capacity_bytes();

@@ -12,7 +12,6 @@ namespace {
 // How much is done under one lock, so that nobody waits long behind a batch.
 constexpr uint32_t kEvictionSteps = 256;
 constexpr uint32_t kExpirySteps = 256;
-constexpr size_t kRowsPerLock = 256;
 
 }  // namespace
 

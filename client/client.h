@@ -234,7 +234,9 @@ struct TierInfo {
   uint64_t capacity_bytes = 0, used_bytes = 0, pinned_bytes = 0, objects = 0;
   double fragmentation_ratio = 0, low_watermark = 0, high_watermark = 0;
   std::string eviction;
-  uint64_t evicted_objects = 0;      // to make room, since the store started
+  uint64_t evicted_objects = 0;  // to make room, since the store started
+  // Of them lost although more of their prompt is stored: nothing else could leave.
+  uint64_t cut_objects = 0;
   absl::Duration last_evicted_idle;  // from its last use to the last eviction
   uint64_t queued_objects = 0;       // on their way to this tier ...
   uint64_t queued_bytes = 0;         // ... nvme only

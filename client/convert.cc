@@ -98,6 +98,7 @@ TierInfo FromProto(const v1::TierStatus& tier) {
                 .high_watermark = tier.high_watermark(),
                 .eviction = tier.eviction(),
                 .evicted_objects = tier.evicted_objects(),
+                .cut_objects = tier.cut_objects(),
                 .last_evicted_idle = absl::Seconds(tier.last_evicted_idle_s()),
                 .queued_objects = tier.queued_objects(),
                 .queued_bytes = tier.queued_bytes(),

@@ -53,6 +53,7 @@ json TiersJson(const client::StoreStatus& status) {
                 {"high_watermark", tier.high_watermark},
                 {"eviction", tier.eviction},
                 {"evicted_objects", tier.evicted_objects},
+                {"cut_objects", tier.cut_objects},
                 {"last_evicted_idle_seconds", absl::ToDoubleSeconds(tier.last_evicted_idle)},
                 {"queued_objects", tier.queued_objects},
                 {"queued_bytes", tier.queued_bytes}};
@@ -72,6 +73,7 @@ std::string TierTable(const client::StoreStatus& status) {
                {"objects", Align::kRight},
                {"queued", Align::kRight},
                {"evicted", Align::kRight},
+               {"cut", Align::kRight},
                {"idle then", Align::kRight},
                {"evicts from .. to", Align::kRight}});
   for (const client::TierInfo& tier : status.tiers) {
@@ -80,6 +82,7 @@ std::string TierTable(const client::StoreStatus& status) {
                   Percent(tier.used_bytes, tier.capacity_bytes),
                   base::FormatBytes(tier.pinned_bytes), absl::StrCat(tier.objects),
                   absl::StrCat(tier.queued_objects), absl::StrCat(tier.evicted_objects),
+                  absl::StrCat(tier.cut_objects),
                   tier.evicted_objects == 0 ? "-" : Age(tier.last_evicted_idle),
                   absl::StrFormat("%.0f %% .. %.0f %%", 100 * tier.high_watermark,
                                   100 * tier.low_watermark)});

@@ -18,6 +18,7 @@ void FillEviction(const std::string& policy, const store::EvictionCounters& coun
                   varve::v1::TierStatus* tier) {
   tier->set_eviction(policy);
   tier->set_evicted_objects(counters.evicted_objects);
+  tier->set_cut_objects(counters.cut_objects);
   tier->set_last_evicted_idle_s(counters.last_evicted_idle_seconds);
 }
 

@@ -78,6 +78,9 @@ void StoreMetrics::DeclareTiers(base::Metrics& metrics) {
                                         {{"tier", name}, {"reason", "capacity"}});
     of.evicted_on_request_bytes = &metrics.Counter("varve_evicted_bytes_total", "Bytes evicted.",
                                                    {{"tier", name}, {"reason", "request"}});
+    of.cut_objects = &metrics.Counter(
+        "varve_evicted_cut_objects_total",
+        "Objects lost although more of their prompt is stored: nothing else could leave.", tier);
     of.evicted_idle_seconds = &metrics.Histogram(
         "varve_evicted_idle_seconds", "Time from last use to eviction.", tier, IdleBuckets());
     of.hits =
@@ -297,6 +300,7 @@ void StoreMetrics::Mirror(const store::PageStoreUsage& usage) {
   const double free = static_cast<double>(usage.host.free_bytes);
   fragmentation_->Set(free > 0 ? 1 - static_cast<double>(usage.host.largest_free_bytes) / free : 0);
   Raise(host.checksum_failures, usage.checksum_failures);
+  Raise(host.cut_objects, usage.eviction.cut_objects);
   if (usage.disk.has_value()) MirrorDisk(*usage.disk);
 }
 
@@ -315,6 +319,7 @@ void StoreMetrics::MirrorDisk(const store::PageStoreUsage::Disk& disk) {
   nvme.used_bytes->Set(static_cast<double>(disk.log.used_bytes));
   nvme.pinned_bytes->Set(static_cast<double>(disk.pinned_bytes));
   Raise(nvme.checksum_failures, disk.checksum_failures);
+  Raise(nvme.cut_objects, disk.eviction.cut_objects);
   disk_live_bytes_->Set(static_cast<double>(live));
   write_queue_objects_->Set(static_cast<double>(disk.queued_objects));
   promote_queue_objects_->Set(static_cast<double>(disk.promoting_objects));

@@ -42,6 +42,7 @@ struct TierMetrics {
   prometheus::Counter* checksum_failures;
   prometheus::Counter* evicted_bytes;
   prometheus::Counter* evicted_on_request_bytes;
+  prometheus::Counter* cut_objects;
   prometheus::Histogram* evicted_idle_seconds;
 };
 

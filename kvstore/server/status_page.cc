@@ -101,7 +101,7 @@ void AddTiers(const varve::v1::StoreStatus& status, std::string& html) {
       &html,
       "<h2>Tiers</h2><div class=\"wrap\"><table><tr><th>tier</th><th class=\"text\">used and pinned"
       "</th><th>used</th><th>pinned</th><th>capacity</th><th>objects</th><th>queued</th>"
-      "<th>evicted</th><th>fragmentation</th><th>evicts at</th></tr>");
+      "<th>evicted</th><th>cut</th><th>fragmentation</th><th>evicts at</th></tr>");
   for (const varve::v1::TierStatus& tier : status.tiers()) {
     const double used = Percent(tier.used_bytes(), tier.capacity_bytes());
     const double pinned = Percent(tier.pinned_bytes(), tier.capacity_bytes());
@@ -118,7 +118,7 @@ void AddTiers(const varve::v1::StoreStatus& status, std::string& html) {
                   : absl::StrCat(" <span class=\"warn\">", base::FormatBytes(tier.beyond_bytes()),
                                  " beyond</span>"),
               "</td><td>", tier.objects(), "</td><td>", tier.queued_objects(), "</td><td>",
-              tier.evicted_objects(), "</td><td>",
+              tier.evicted_objects(), "</td><td>", tier.cut_objects(), "</td><td>",
               absl::StrFormat("%.2f", tier.fragmentation_ratio()), "</td><td>",
               absl::StrFormat("%.0f&thinsp;%%", tier.high_watermark() * 100), "</td></tr>");
   }

@@ -144,7 +144,7 @@ struct EvictionCounters {
   uint64_t evicted_objects = 0;
   uint64_t evicted_bytes = 0;
   double last_evicted_idle_seconds = 0;
-  // Of them lost although more of their prompt is stored: nothing else could leave.
+  // Of them lost to make room although more of their prompt is stored: nothing else could leave.
   uint64_t cut_objects = 0;
 };
 

@@ -169,8 +169,11 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   void ExpireLocked(Object* object) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Drops what has expired.
   void ExpireObjects();
-  // Out of the store.
+  // Out of the store, to make room.
   void EvictLocked(Object* object, TierId tier, std::vector<Left>& left)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Likewise, whatever the reason.
+  void DropEvictedLocked(Object* object, TierId tier, std::vector<Left>& left)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CountLeftLocked(const Object& object, TierId tier, std::vector<Left>& left)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

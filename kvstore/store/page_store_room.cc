@@ -113,8 +113,12 @@ void PageStoreImpl::CountLeftLocked(const Object& object, TierId tier, std::vect
 }
 
 void PageStoreImpl::EvictLocked(Object* object, TierId tier, std::vector<Left>& left) {
-  CountLeftLocked(*object, tier, left);
   eviction_[tier].cut_objects += ObjectIndex::continued(*object) ? 1 : 0;
+  DropEvictedLocked(object, tier, left);
+}
+
+void PageStoreImpl::DropEvictedLocked(Object* object, TierId tier, std::vector<Left>& left) {
+  CountLeftLocked(*object, tier, left);
   misses_.Remember(object->identity, MissReason::kEvicted);
   FreeLocked(index_.Drop(object));
 }
@@ -231,7 +235,7 @@ absl::StatusOr<EvictedMatching> PageStoreImpl::EvictMatching(std::string_view ns
         // That it is being written is no reason to keep it.
         const uint32_t own_handles = object->writing ? 1 : 0;
         if (object->handles == own_handles && object->pins.empty() && !object->held()) {
-          EvictLocked(object, object->tier(), left);
+          DropEvictedLocked(object, object->tier(), left);
         } else {
           ++matching.kept;
         }

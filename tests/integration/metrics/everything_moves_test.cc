@@ -59,8 +59,10 @@ class EverythingMovesTest : public ::testing::Test {
   double Store(const std::string& series) const { return MetricValue(StoreMetrics(), series); }
 
   // Puts `key`, and pins it if it is stored.
-  client::PutOutcome PutPinned(const client::Memory& memory, const page::ObjectKey& key) {
-    const client::PutItem item{key, {{&memory, 0, kObjectBytes}}, {}, "", {}};
+  client::PutOutcome PutPinned(const client::Memory& memory, const page::ObjectKey& key,
+                               const page::ObjectKey& parent) {
+    client::PutItem item{key, {{&memory, 0, kObjectBytes}}, {}, "", {}};
+    item.parent = parent;
     const auto results = client_->Put({&item, 1});
     EXPECT_TRUE(results.ok()) << results.status();
     if (!results.ok()) return client::PutOutcome::kFailed;
@@ -77,7 +79,7 @@ class EverythingMovesTest : public ::testing::Test {
 };
 
 page::ObjectKey Key(uint32_t number) {
-  return *page::ObjectKey::FromBytes("key-" + std::to_string(number));
+  return *page::MakeObjectKey("block-" + std::to_string(number), 0);
 }
 
 TEST_F(EverythingMovesTest, OfTheStoreWhoseTierIsFull) {
@@ -87,17 +89,24 @@ TEST_F(EverythingMovesTest, OfTheStoreWhoseTierIsFull) {
   const client::PutItem item{first, {{memory->get(), 0, kObjectBytes}}, {}, "", {}};
   ASSERT_OK(client_->Put({&item, 1}).status());
   uint32_t number = 1;
-  while (PutPinned(**memory, Key(number)) == client::PutOutcome::kStored && number < 20) ++number;
+  ASSERT_EQ(PutPinned(**memory, Key(number), first), client::PutOutcome::kStored);
+  do {
+    ++number;
+  } while (PutPinned(**memory, Key(number), {}) == client::PutOutcome::kStored && number < 20);
   ASSERT_LT(number, 20u);
   EXPECT_EQ(Store("varve_admission_rejects_total{reason=\"no_space\"}"), 1);
   EXPECT_EQ(Store("varve_tier_pinned_bytes{tier=\"host\"}"), (number - 1) * double{kObjectBytes});
 
-  // The first was not pinned and had to go.
+  // The first was not pinned and had to go, although what follows it stays.
   const client::GetItem get{first, {}, {{memory->get(), 0, kObjectBytes}}};
   const auto got = client_->Get({&get, 1});
   ASSERT_OK(got.status());
   EXPECT_EQ(got->front().reason, client::MissReason::kEvicted);
   EXPECT_EQ(Store("varve_miss_total{reason=\"evicted\"}"), 1);
+  EXPECT_EQ(Store("varve_evicted_cut_objects_total{tier=\"host\"}"), 1);
+  const auto status = client_->Status();
+  ASSERT_OK(status.status());
+  EXPECT_EQ(status->tiers.front().cut_objects, 1u);
 
   const std::vector<page::ObjectKey> holes = {Key(3), Key(6)};
   ASSERT_OK(client_->Remove(holes, /*force=*/true).status());
@@ -166,6 +175,7 @@ TEST_F(EverythingMovesTest, WhenAnEngineDecodes) {
                                            "varve_contexts_forgotten_total",
                                            "varve_contexts_left_on_disk",
                                            "varve_evicted_bytes_total",
+                                           "varve_evicted_cut_objects_total",
                                            "varve_evicted_idle_seconds",
                                            "varve_miss_total",
                                            "varve_move_queue_objects",

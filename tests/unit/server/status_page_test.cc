@@ -45,13 +45,15 @@ TEST(StatusPageTest, HasNoExternalPartsAndShowsItsData) {
   tier->set_capacity_bytes(1000);
   tier->set_used_bytes(500);
   tier->set_pinned_bytes(250);
+  tier->set_evicted_objects(31);
+  tier->set_cut_objects(17);
   data.status.set_draining(true);
   data.rates = {{"objects got", 12.5}, {"to clients, bytes", 3 << 20}};
   data.stages = {{"score", 7, 0.00025, 1.5}};
   const std::string html = RenderStatusPage(data);
   for (const char* shown :
-       {"host", "width:50.0%", "width:25.0%", "draining", "12", "3.00 MiB", "250 &micro;s",
-        "1.50 s", "no client is connected", "http-equiv=\"refresh\""}) {
+       {"host", "width:50.0%", "width:25.0%", "<td>31</td><td>17</td>", "draining", "12",
+        "3.00 MiB", "250 &micro;s", "1.50 s", "no client is connected", "http-equiv=\"refresh\""}) {
     EXPECT_THAT(html, HasSubstr(shown));
   }
   for (const char* external : {"http://", "https://", "src="})

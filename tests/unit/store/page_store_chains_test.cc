@@ -377,6 +377,17 @@ TEST(PageStoreChainsTest, CirclesAreNoChains) {
   }
 }
 
+// Cuts are counted for lack of room, not where they were asked for.
+TEST(PageStoreChainsTest, EvictedOnRequestIsNoCut) {
+  Rig rig({"lru", std::nullopt});
+  EXPECT_TRUE(rig.Put(KeyOf(0, 0), ""));
+  EXPECT_TRUE(rig.Put(KeyOf(1, 0), BlockName(0)));
+  const auto evicted = rig.store().EvictMatching("model", BlockName(0));
+  EXPECT_TRUE(evicted.ok() && evicted->objects == 1u);
+  EXPECT_EQ(rig.Evicted(), 1u);
+  EXPECT_EQ(rig.Cuts(), 0u);
+}
+
 INSTANTIATE_TEST_SUITE_P(Settings, EveryStoreChainsTest, testing::ValuesIn(AllSettings()), NameOf);
 
 }  // namespace

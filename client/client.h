@@ -95,6 +95,7 @@ struct ValueInfo {
   page::ObjectLayout layout;
   uint32_t prompt_tokens = 0;
   absl::Duration ttl = absl::InfiniteDuration();
+  page::ObjectKey parent;
 };
 struct PutItem {
   page::ObjectKey key;

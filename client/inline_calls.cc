@@ -172,7 +172,8 @@ absl::StatusOr<PutResult> ClientImpl::PutInline(const page::ObjectKey& key,
                              .sources = {value},
                              .layout = info.layout,
                              .prompt_tokens = info.prompt_tokens,
-                             .ttl = info.ttl}},
+                             .ttl = info.ttl,
+                             .parent = info.parent}},
                   std::move(then));
   };
   VARVE_ASSIGN_OR_RETURN(std::vector<PutResult> results, InSession<PutResult>(start));

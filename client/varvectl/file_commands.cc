@@ -27,7 +27,7 @@ constexpr absl::Duration kLongestTtl = absl::Hours(24 * 49);  // in 32 bits of m
 struct PutOptions {
   std::string key, file;
   client::ValueInfo info;
-  std::string ttl;  // empty: none
+  std::string ttl, parent;  // empty: none
 };
 struct GetOptions {
   std::string key, file;
@@ -139,6 +139,9 @@ absl::Status Put(const Globals& globals, PutOptions options) {
   if (!options.ttl.empty()) {
     VARVE_ASSIGN_OR_RETURN(options.info.ttl, ParseTtl(options.ttl));
   }
+  if (!options.parent.empty()) {
+    VARVE_ASSIGN_OR_RETURN(options.info.parent, ParseKey(options.parent));
+  }
   VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, true));
   VARVE_ASSIGN_OR_RETURN(const std::string value,
                          ReadFile(options.file, client->limits().max_object_bytes, globals.json));
@@ -195,6 +198,16 @@ absl::Status Get(const Globals& globals, GetOptions options) {
   return absl::OkStatus();
 }
 
+// A variable that a script has not set is not the same as no option.
+const CLI::Validator& NotEmpty() {
+  static const CLI::Validator not_empty(
+      [](std::string& text) {
+        return std::string(text.empty() ? "is empty: give a value, or leave the option out" : "");
+      },
+      "");
+  return not_empty;
+}
+
 }  // namespace
 
 void AddFileCommands(CLI::App& app, const Globals& globals, Action& action) {
@@ -206,7 +219,8 @@ void AddFileCommands(CLI::App& app, const Globals& globals, Action& action) {
                  "  varvectl put greeting hello.txt\n"
                  "  echo hi | varvectl put greeting -\n"
                  "  varvectl put hex:00112233 page.bin --kv-heads 8 --part-bytes 8192\n"
-                 "  varvectl put answer page.bin --ttl 10m --prompt-tokens 4096");
+                 "  varvectl put answer page.bin --ttl 10m --prompt-tokens 4096\n"
+                 "  varvectl put block-2-0000 page.bin --parent block-1-0000");
   auto put_options = std::make_shared<PutOptions>();
   put->add_option("KEY", put_options->key, kKeyHelp)->required();
   put->add_option("FILE", put_options->file, "The value; - reads standard input")->required();
@@ -216,9 +230,17 @@ void AddFileCommands(CLI::App& app, const Globals& globals, Action& action) {
   put->add_option("--part-bytes", put_options->info.layout.part_bytes, "Bytes of one K or V part")
       ->needs(heads);
   put->add_option("--ttl", put_options->ttl,
-                  "It can be found for so long, longer while it is pinned or held");
+                  "It can be found for so long, longer while it is pinned or held; without it, for "
+                  "ever")
+      ->check(NotEmpty());
   put->add_option("--prompt-tokens", put_options->info.prompt_tokens,
-                  "Of the prompt that it was computed for: what it costs to lose");
+                  "Of the prompt that it was computed for: what it costs to lose")
+      ->check(NotEmpty());
+  put->add_option(
+         "--parent", put_options->parent,
+         "Key of an object of the block before this one's in its prompt, which then is not "
+         "evicted before this one; keys of one block differ in their last 4 bytes alone")
+      ->check(NotEmpty());
   put->callback([&globals, &action, put_options] {
     action = [&globals, put_options] { return Put(globals, *put_options); };
   });

@@ -222,6 +222,17 @@ TEST_F(VarvectlTest, ValuesSayWhatTheyCostAndHowLongTheyStay) {
     EXPECT_NE(refused.code, 0) << bad;
     EXPECT_THAT(refused.err, Not(::testing::IsEmpty())) << bad;
   }
+  for (const char* option : {"--ttl", "--prompt-tokens", "--parent"}) {
+    const Outcome empty = Run(absl::StrCat("put bad-key ", File("in"), " ", option, " ''"));
+    EXPECT_EQ(empty.code, 2) << option;
+    ExpectOneLine(empty.err);
+    EXPECT_THAT(empty.err, AllOf(HasSubstr(option), HasSubstr("is empty"))) << option;
+  }
+  for (const char* parent : {"abc", "bad-key", "bad-kez"}) {
+    const Outcome refused = Run(absl::StrCat("put bad-key ", File("in"), " --parent ", parent));
+    EXPECT_EQ(refused.code, 2) << parent;
+    ExpectOneLine(refused.err);
+  }
   EXPECT_EQ(Run("get bad-key -").code, 3);
 }
 

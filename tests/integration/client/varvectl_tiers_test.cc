@@ -119,6 +119,31 @@ TEST_F(VarvectlTiersTest, ADiskIsReplacedWhileTheStoreRuns) {
   ExpectValues(*again, 80);
 }
 
+// The prompt was put before everything else, and loses its end first all the same.
+TEST_F(VarvectlTiersTest, WhatFollowsAnotherBlockLeavesBeforeIt) {
+  Start({});
+  Write("page", Value(0));
+  const auto name = [](int block) { return absl::StrCat("block-", block, "-0000"); };
+  constexpr int kBlocks = 8;
+  for (int block = 0; block < kBlocks; ++block) {
+    const Outcome put = Run(absl::StrCat("put ", name(block), " ", File("page"),
+                                         block == 0 ? "" : " --parent " + name(block - 1)));
+    ASSERT_EQ(put.code, 0) << put.err;
+  }
+  const auto client = Connect();
+  const auto prompt = [&] {
+    std::vector<std::string> stored;
+    const auto listed = client->List("block-", 100, "");
+    EXPECT_TRUE(listed.ok()) << listed.status();
+    for (const ObjectInfo& object : listed->objects) stored.emplace_back(object.key.bytes());
+    return stored;
+  };
+  for (int i = 0; i < 80 && prompt().size() == kBlocks; ++i) PutValues(*client, 1, i);
+  const std::vector<std::string> left = prompt();
+  EXPECT_THAT(left, AllOf(::testing::Not(::testing::IsEmpty()), ::testing::Contains(name(0)),
+                          Not(::testing::Contains(name(kBlocks - 1)))));
+}
+
 TEST_F(VarvectlTiersTest, WhatCannotBeAddedOrDrainedIsSaid) {
   StartWithDisk("disk", "memory");
   struct Case {

@@ -341,10 +341,14 @@ std::vector<ObjectRow> PageStoreImpl::List(NamespaceId ns, std::string_view pref
   std::string from(after);
   const absl::Time now = clock_->Now();
   for (bool more = true; more && rows.size() < limit;) {
-    const size_t stop = std::min(limit, rows.size() + kRowsPerLock);
+    size_t looked = 0;
+    const Object* last = nullptr;
     base::MutexLock lock(mutex_);
     index_.Scan(ns, prefix, from, [&](const Object& object) {
-      if (rows.size() == stop) return false;
+      if (looked == kRowsPerLock || rows.size() == limit) return false;
+      ++looked;
+      last = &object;
+      if (object.expired(now)) return true;
       rows.push_back({.key = object.key.key,
                       .meta = object.meta,
                       .tier = object.tier(),
@@ -354,8 +358,8 @@ std::vector<ObjectRow> PageStoreImpl::List(NamespaceId ns, std::string_view pref
                       .idle = now - object.last_use});
       return true;
     });
-    more = rows.size() == stop;
-    if (more) from = rows.back().key.bytes();
+    more = looked == kRowsPerLock;
+    if (more) from = last->key.key.bytes();
   }
   return rows;
 }

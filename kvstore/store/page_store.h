@@ -294,7 +294,8 @@ class PageStore {
   virtual void Hold(NamespaceId ns, std::span<const std::string> block_hashes) = 0;
   virtual void Release(NamespaceId ns, std::span<const std::string> block_hashes) = 0;
 
-  // Objects with keys > after (empty: from the start) and the prefix, ascending, at most limit.
+  // Objects with keys > after (empty: from the start) and the prefix, ascending, at most limit;
+  // not those that Exists denies because they have expired.
   // More may exist when the result is full. O(log n + limit), the lock is released every 256 rows:
   // objects that come and go meanwhile may or may not be listed.
   virtual std::vector<ObjectRow> List(NamespaceId ns, std::string_view prefix,

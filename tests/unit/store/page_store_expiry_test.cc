@@ -10,6 +10,9 @@
 namespace varve::store {
 namespace {
 
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
 constexpr absl::Duration kTtl = absl::Seconds(10);
 
 // Without a use of the disk unless something is demoted or flushed.
@@ -52,6 +55,38 @@ TEST_F(PageStoreExpiryTest, TimeDropsWhatNobodyLooksAt) {
   EXPECT_FALSE(Reads("many3"));
   EXPECT_EQ(f_.last_miss(), MissReason::kExpired);
   EXPECT_TRUE(Reads("never"));
+}
+
+TEST(PageStoreListTest, LeavesOutWhatHasExpiredBeforeItIsCollected) {
+  const auto host = *tier::HostTier::Create({.capacity_bytes = 4 << 20});
+  testing_support::ManualClock clock;
+  const auto store = *PageStore::Create(host.get(), {}, &clock);
+  const NamespaceId ns = *store->InternNamespace("model");
+  const auto put = [&](const std::string& name, absl::Duration ttl) {
+    const page::ObjectKey key = *page::ObjectKey::FromBytes(name);
+    auto reserved = store->Reserve(ns, key, {.bytes = 64, .expires = clock.Now() + ttl});
+    ASSERT_TRUE(reserved.ok()) << reserved.status();
+    (*reserved)->Commit(std::nullopt, [](const absl::Status&) {});
+  };
+  const auto name = [](int i) { return "value-" + std::to_string(1000 + i); };
+  constexpr int kValues = 600;  // more than are looked at under one lock
+  for (int i = 0; i < kValues; ++i) put(name(i), i % 200 == 0 ? 2 * kTtl : kTtl);
+  put("value-pinned", kTtl);
+  EXPECT_TRUE(store->Pin(ns, *page::ObjectKey::FromBytes("value-pinned"), 1, 2 * kTtl));
+  const auto listed = [&](size_t limit) {
+    std::vector<std::string> names;
+    for (const ObjectRow& row : store->List(ns, "value-", "", limit)) {
+      names.emplace_back(row.key.bytes());
+    }
+    return names;
+  };
+  EXPECT_EQ(listed(1000).size(), kValues + 1u);
+  EXPECT_EQ(listed(300).size(), 300u);
+  clock.Advance(kTtl);
+  EXPECT_THAT(listed(1000), ElementsAre(name(0), name(200), name(400), "value-pinned"));
+  EXPECT_THAT(listed(2), ElementsAre(name(0), name(200)));
+  clock.Advance(kTtl);
+  EXPECT_THAT(listed(1000), IsEmpty());
 }
 
 TEST_F(PageStoreExpiryTest, ItsKeyMayBeStoredAgain) {

@@ -36,7 +36,8 @@ int PopulatePages(std::span<std::byte> pages, uint64_t page_bytes) {
 
 }  // namespace
 
-absl::Status Prefault(std::span<std::byte> memory, uint32_t threads) {
+absl::Status Prefault(std::span<std::byte> memory, uint32_t threads,
+                      const std::atomic<bool>* stop) {
   const auto page_bytes = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   std::atomic<uint64_t> next{0};
   std::atomic<int> error{0};
@@ -44,6 +45,7 @@ absl::Status Prefault(std::span<std::byte> memory, uint32_t threads) {
     for (;;) {
       const uint64_t at = next.fetch_add(kStrideBytes);
       if (at >= memory.size() || error.load() != 0) return;
+      if (stop != nullptr && stop->load()) return error.store(ECANCELED);
       const uint64_t bytes = std::min(kStrideBytes, memory.size() - at);
       const int result = PopulatePages(memory.subspan(at, bytes), page_bytes);
       if (result != 0) error.store(result);
@@ -60,6 +62,7 @@ absl::Status Prefault(std::span<std::byte> memory, uint32_t threads) {
   work();
   for (std::thread& helper : helpers) helper.join();
   if (error.load() == 0) return absl::OkStatus();
+  if (error.load() == ECANCELED) return absl::CancelledError("told to stop");
   return absl::ResourceExhaustedError(absl::StrCat(
       "no memory for ", memory.size(), " bytes: ", std::generic_category().message(error.load())));
 }

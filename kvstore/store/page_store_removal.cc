@@ -121,6 +121,7 @@ void PageStoreImpl::StopWaiting() {
     durable_waiters_.clear();
     removals.swap(remove_waiters_);
   }
+  host_->StopGrowing();
   if (resize) std::move(resize)(absl::UnavailableError("the store is ending"));
   for (auto& done : puts) std::move(done)(ending);
   for (RemoveWaiter& waiter : removals) EndPart(waiter.removing, ending);

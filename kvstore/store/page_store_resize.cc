@@ -43,7 +43,8 @@ void PageStoreImpl::ResizeHost(uint64_t capacity_bytes, ResizeDone done) {
   ResizeDone replaced;
   {
     base::MutexLock lock(mutex_);
-    if (status.ok() && no_waiting_) status = absl::UnavailableError("the store is ending");
+    if ((status.ok() || absl::IsCancelled(status)) && no_waiting_)
+      status = absl::UnavailableError("the store is ending");
     if (status.ok()) {
       replaced = std::exchange(resize_done_, std::move(done));
     } else {

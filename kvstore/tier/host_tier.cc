@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <thread>
 #include <utility>
@@ -32,7 +33,8 @@ absl::Status CheckMemoryFor(uint64_t bytes) {
 }
 
 // The first `to` bytes of the arena, of which `from` are in use already.
-absl::Status TakeMemory(Arena& arena, uint64_t from, uint64_t to, const HostTierOptions& options) {
+absl::Status TakeMemory(Arena& arena, uint64_t from, uint64_t to, const HostTierOptions& options,
+                        const std::atomic<bool>* stop) {
   VARVE_RETURN_IF_ERROR(arena.Use(to, options.huge_pages));
   const uint32_t threads = options.prefault_threads > 0
                                ? options.prefault_threads
@@ -40,7 +42,7 @@ absl::Status TakeMemory(Arena& arena, uint64_t from, uint64_t to, const HostTier
   // From a page on: the page that holds the end of what is in use has been touched.
   const uint64_t page_bytes = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   const uint64_t begin = from & ~(page_bytes - 1);
-  return base::Prefault(arena.memory().subspan(begin, to - begin), threads);
+  return base::Prefault(arena.memory().subspan(begin, to - begin), threads, stop);
 }
 
 class HostTierImpl final : public HostTier {
@@ -56,6 +58,7 @@ class HostTierImpl final : public HostTier {
   const char* name() const override { return "host"; }
   std::span<std::byte> memory() const override { return arena_.memory().first(capacity_bytes()); }
   absl::Status Grow(uint64_t capacity_bytes) override;
+  void StopGrowing() override { stop_growing_.store(true); }
   absl::Status Shrink(uint64_t capacity_bytes) override;
   bool ReleaseBeyond() override;
   TierUsage Usage() const override { return slots_.Usage(); }
@@ -76,6 +79,7 @@ class HostTierImpl final : public HostTier {
   SlotTable slots_;
   // Memory that the system has given us: more than the capacity while slots lie beyond that.
   uint64_t used_arena_bytes_;
+  std::atomic<bool> stop_growing_{false};
 };
 
 void HostTierImpl::DoWrite(const Slot& slot, uint64_t offset, std::span<const std::byte> from,
@@ -99,7 +103,7 @@ absl::Status HostTierImpl::Grow(uint64_t capacity_bytes) {
   }
   if (bytes > used_arena_bytes_) {
     absl::Status taken = CheckMemoryFor(bytes - used_arena_bytes_);
-    if (taken.ok()) taken = TakeMemory(arena_, used_arena_bytes_, bytes, options_);
+    if (taken.ok()) taken = TakeMemory(arena_, used_arena_bytes_, bytes, options_, &stop_growing_);
     if (!taken.ok()) {
       arena_.Release(used_arena_bytes_);
       return base::Annotate(taken, "host tier");
@@ -146,7 +150,7 @@ absl::StatusOr<std::unique_ptr<HostTier>> HostTier::Create(const HostTierOptions
   const uint64_t bytes = RoundDown(options.capacity_bytes, options);
   VARVE_RETURN_IF_ERROR(base::Annotate(CheckMemoryFor(bytes), "host tier"));
   VARVE_ASSIGN_OR_RETURN(Arena arena, ReserveArena(bytes, options.max_capacity_bytes));
-  VARVE_RETURN_IF_ERROR(base::Annotate(TakeMemory(arena, 0, bytes, options), "host tier"));
+  VARVE_RETURN_IF_ERROR(base::Annotate(TakeMemory(arena, 0, bytes, options, nullptr), "host tier"));
   return std::make_unique<HostTierImpl>(options, std::move(arena), bytes);
 }
 

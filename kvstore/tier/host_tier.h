@@ -38,8 +38,10 @@ class HostTier : public Tier {
   uint64_t max_capacity_bytes() const { return max_capacity_bytes_; }
   // Takes memory from the system and touches it, which may take seconds. INVALID_ARGUMENT for less
   // than the capacity or more than max_capacity_bytes; RESOURCE_EXHAUSTED, naming the limit, when
-  // there is no memory: then nothing has changed.
+  // there is no memory; CANCELLED after StopGrowing: then nothing has changed.
   virtual absl::Status Grow(uint64_t capacity_bytes) = 0;
+  // A Grow that touches memory gives up soon, and so does every later one. From any thread.
+  virtual void StopGrowing() = 0;
   // Nothing is reserved beyond the new capacity from now on; what is, stays until it is freed.
   // INVALID_ARGUMENT for more than the capacity, or no room for one slot.
   virtual absl::Status Shrink(uint64_t capacity_bytes) = 0;

@@ -26,6 +26,20 @@ TEST(PrefaultTest, MakesEveryPageResidentAndKeepsWhatIsThere) {
   EXPECT_TRUE(Prefault({}, 4).ok());
 }
 
+TEST(PrefaultTest, StopsInBetween) {
+  constexpr size_t kBytes = 200 << 20;
+  void* mapped = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(mapped, MAP_FAILED);
+  const std::atomic<bool> stop{true};
+  const std::span memory(static_cast<std::byte*>(mapped), kBytes);
+  EXPECT_EQ(Prefault(memory, 2, &stop).code(), absl::StatusCode::kCancelled);
+  std::vector<unsigned char> present(kBytes / 4096);
+  ASSERT_EQ(mincore(mapped, kBytes, present.data()), 0);
+  EXPECT_TRUE(
+      std::none_of(present.begin(), present.end(), [](unsigned char c) { return (c & 1) == 1; }));
+  munmap(mapped, kBytes);
+}
+
 TEST(PrefaultTest, ReportsMemoryThatIsNotThere) {
   void* mapped = mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   ASSERT_NE(mapped, MAP_FAILED);

@@ -141,6 +141,9 @@ class MeetingTier final : public tier::HostTier {
   // The next look of each of so many threads waits for those of the others.
   void Meet(int threads) { meeting_ = std::make_unique<std::latch>(threads); }
   void Part() { meeting_.reset(); }
+  // Grow lasts until StopGrowing.
+  void GrowForEver() { grows_for_ever_ = true; }
+  void AwaitGrowing() { growing_.wait(); }
   const char* name() const override { return "meeting"; }
   tier::TierUsage Usage() const override {
     thread_local bool met = false;
@@ -150,7 +153,13 @@ class MeetingTier final : public tier::HostTier {
   }
   std::vector<Extent> Holes() const override { return tier_->Holes(); }
   std::span<std::byte> memory() const override { return tier_->memory(); }
-  absl::Status Grow(uint64_t capacity_bytes) override { return tier_->Grow(capacity_bytes); }
+  absl::Status Grow(uint64_t capacity_bytes) override {
+    if (!grows_for_ever_) return tier_->Grow(capacity_bytes);
+    growing_.count_down();
+    told_to_stop_.wait();
+    return absl::CancelledError("told to stop");
+  }
+  void StopGrowing() override { told_to_stop_.count_down(); }
   absl::Status Shrink(uint64_t capacity_bytes) override { return tier_->Shrink(capacity_bytes); }
   bool ReleaseBeyond() override { return tier_->ReleaseBeyond(); }
 
@@ -169,7 +178,24 @@ class MeetingTier final : public tier::HostTier {
 
   const std::unique_ptr<tier::HostTier> tier_;
   std::unique_ptr<std::latch> meeting_;
+  bool grows_for_ever_ = false;
+  std::latch growing_{1};
+  std::latch told_to_stop_{1};
 };
+
+TEST(PageStoreThreadsTest, AStoreThatEndsDoesNotWaitForMemoryToGrow) {
+  MeetingTier tier(*tier::HostTier::Create({.capacity_bytes = 1 << 20}));
+  tier.GrowForEver();
+  const auto store =
+      *PageStore::Create(&tier, {.max_object_bytes = 4096}, &base::SystemClock::Get());
+  absl::Status grown;
+  std::thread grower(
+      [&] { store->ResizeHost(1 << 20, [&](absl::Status status) { grown = std::move(status); }); });
+  tier.AwaitGrowing();
+  store->StopWaiting();
+  grower.join();
+  EXPECT_EQ(grown.code(), absl::StatusCode::kUnavailable) << grown;
+}
 
 TEST(PageStoreThreadsTest, WritersTogetherEvictNoMoreThanOneAlone) {
   constexpr uint64_t kSlot = 4096;

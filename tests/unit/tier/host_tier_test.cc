@@ -109,6 +109,20 @@ TEST(HostTierTest, GrowsAndShrinksWhereItIs) {
   tier.Free(low);
 }
 
+TEST(HostTierTest, GivesUpGrowingWhenItIsToldTo) {
+  constexpr uint64_t kMiB = 1 << 20;
+  const auto created =
+      HostTier::Create({.capacity_bytes = 4 * kMiB, .max_capacity_bytes = 64 * kMiB});
+  ASSERT_TRUE(created.ok()) << created.status();
+  HostTier& tier = **created;
+  ASSERT_TRUE(tier.Grow(8 * kMiB).ok());
+  tier.StopGrowing();
+  EXPECT_EQ(tier.Grow(64 * kMiB).code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(tier.capacity_bytes(), 8 * kMiB);
+  EXPECT_EQ(tier.Usage().largest_free_bytes, 8 * kMiB);
+  EXPECT_EQ(Resident({tier.memory().data(), 64 * kMiB}), 8 * kMiB);
+}
+
 TEST(HostTierTest, RefusesSizesThatItCannotHave) {
   const auto created =
       HostTier::Create({.capacity_bytes = 1 << 20, .max_capacity_bytes = 1ull << 45});

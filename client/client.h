@@ -106,7 +106,7 @@ struct PutItem {
   // Of the prompt that the value was computed for, all of it: what it costs to lose. 0: not known.
   uint32_t prompt_tokens = 0;
   // So long the value can be found, and longer while it is pinned or held. In milliseconds, at
-  // least one, at most 2^32 - 1.
+  // least one, at most 2^32 - 1. Of what is stored already it can only make the time longer.
   absl::Duration ttl = absl::InfiniteDuration();
   // Of an object of the block before this one's in its prompt (keys that differ in their last 4
   // bytes alone are of one block): what is stored of a prompt then loses its end first, in whatever

@@ -142,7 +142,7 @@ typedef struct varve_put_item {
    */
   uint32_t prompt_tokens;
   /* So long from now on the value can be found, and longer while it is pinned or held. 0: no limit.
-   */
+   * Of what is stored already it can only make the time longer. */
   uint32_t ttl_ms;
   /* Of an object of the block before this one's in its prompt (keys that differ in their last 4
    * bytes alone are of one block): what is stored of a prompt then loses its end first, in whatever

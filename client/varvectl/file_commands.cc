@@ -215,7 +215,8 @@ void AddFileCommands(CLI::App& app, const Globals& globals, Action& action) {
       AddCommand(app, "put",
                  "Store a file under a key.\n"
                  "A key that is stored keeps its value: the same bytes again are fine,\n"
-                 "others are refused (exit code 1) until varvectl rm has removed it.",
+                 "others are refused (exit code 1) until varvectl rm has removed it.\n"
+                 "Of the options, --ttl alone counts then, where it makes the value stay longer.",
                  "  varvectl put greeting hello.txt\n"
                  "  echo hi | varvectl put greeting -\n"
                  "  varvectl put hex:00112233 page.bin --kv-heads 8 --part-bytes 8192\n"

@@ -212,6 +212,14 @@ Object* ObjectIndex::NextExpired(absl::Time now, uint32_t& steps) {
   return nullptr;
 }
 
+void ObjectIndex::Prolong(Object* object, absl::Time expires) {
+  if (expires <= object->meta.expires) return;
+  expiries_.erase({object->expiry_look, object});
+  object->meta.expires = expires;
+  object->expiry_look = expires;
+  if (expires != absl::InfiniteFuture()) expiries_.emplace(expires, object);
+}
+
 // ---- eviction
 
 Object* ObjectIndex::NextVictim(TierId tier, uint32_t& steps, const Object* newcomer) {

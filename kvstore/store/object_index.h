@@ -118,8 +118,8 @@ struct Copy : EvictionNode {
   uint32_t parked_index = 0;  // in group->parked
 };
 
-// Fields of the first part never change once published, so a handle reads them without a lock;
-// `slot` leaves only while no handle is open.
+// Fields of the first part never change once published, so a handle reads them without a lock; but
+// meta.expires (Prolong), which handles leave alone. `slot` leaves only while no handle is open.
 struct Object {
   FullKey key;
   ObjectMeta meta;
@@ -270,6 +270,8 @@ class ObjectIndex {
   // when `steps` ran out first: each object looked at costs one. What is kept by a pin or a hold is
   // looked at again a second later.
   Object* NextExpired(absl::Time now, uint32_t& steps);
+  // It expires then, if that is later than before.
+  void Prolong(Object* object, absl::Time expires);
 
   // ---- listing
   // Calls fn(Object&) for keys > after with the prefix, ascending, until it answers false.

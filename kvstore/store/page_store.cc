@@ -92,7 +92,8 @@ absl::StatusOr<std::unique_ptr<PutHandle>> PageStoreImpl::Reserve(NamespaceId ns
   object->meta = meta;
   {
     base::MutexLock lock(mutex_);
-    if (FindLocked(object->key) != nullptr) {
+    if (Object* stored = FindLocked(object->key)) {
+      index_.Prolong(stored, meta.expires);
       return absl::AlreadyExistsError("the object is stored already");
     }
     // From now on, so that it does not get the room of what it follows.
@@ -113,11 +114,11 @@ absl::Status PageStoreImpl::Commit(std::unique_ptr<Object>& reserved, PutHandle:
   std::vector<Left> left;
   {
     base::MutexLock lock(mutex_);
-    const bool exists = FindLocked(reserved->key) != nullptr;
-    Object* object = exists ? nullptr : index_.Publish(reserved, clock_->Now());
-    if (object == nullptr) {
+    if (Object* stored = FindLocked(reserved->key)) {
+      index_.Prolong(stored, reserved->meta.expires);
       return absl::AlreadyExistsError("another writer stored the object first");
     }
+    Object* object = index_.Publish(reserved, clock_->Now());
     misses_.Forget(object->identity);
     if (has_disk() && options_.disk->durability != Durability::kMemory) {
       wait = options_.disk->durability == Durability::kNvmeSync && !no_waiting_;
@@ -344,6 +345,7 @@ std::vector<ObjectRow> PageStoreImpl::List(NamespaceId ns, std::string_view pref
     size_t looked = 0;
     const Object* last = nullptr;
     base::MutexLock lock(mutex_);
+    index_.ExpirePins(now);
     index_.Scan(ns, prefix, from, [&](const Object& object) {
       if (looked == kRowsPerLock || rows.size() == limit) return false;
       ++looked;

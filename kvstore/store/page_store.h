@@ -92,6 +92,7 @@ class GetHandle {
   using LoadDone = absl::AnyInvocable<void(absl::Status) &&>;
 
   virtual ~GetHandle() = default;
+  // Without `expires`: another put may be prolonging it.
   virtual const ObjectMeta& meta() const = 0;
   // Where it is read from.
   virtual TierId tier() const = 0;
@@ -248,6 +249,8 @@ class PageStore {
   // what is stored of a chain of blocks loses its end first. Empty: none, or not known. Of what the
   // objects of a block say, the first counts; what would close a circle does not, nor, in a chain
   // that is longer than 4096 blocks, what closes a gap.
+  // Where the answer, here or of Commit, is ALREADY_EXISTS, the object that is there expires at the
+  // later of the two times: in memory, a record that it has keeps its own.
   virtual absl::StatusOr<std::unique_ptr<PutHandle>> Reserve(NamespaceId ns,
                                                              const page::ObjectKey& key,
                                                              const ObjectMeta& meta,

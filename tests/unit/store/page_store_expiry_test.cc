@@ -99,6 +99,58 @@ TEST_F(PageStoreExpiryTest, ItsKeyMayBeStoredAgain) {
   EXPECT_FALSE(Reads("name"));
 }
 
+TEST_F(PageStoreExpiryTest, AnotherPutCanOnlyMakeItStayLonger) {
+  const auto again = [&](std::string_view name, absl::Duration ttl) {
+    const auto answer =
+        f_.Put(name, 1, {.bytes = DiskFixture::kSlot, .expires = f_.clock().Now() + ttl});
+    ASSERT_TRUE(answer->has_value());
+    EXPECT_EQ((*answer)->code(), absl::StatusCode::kAlreadyExists);
+  };
+  for (const char* name : {"longer", "shorter", "for-ever"}) Put(name, kTtl);
+  Put("never", absl::InfiniteDuration());
+  again("longer", 3 * kTtl);
+  again("shorter", kTtl / 2);
+  again("for-ever", absl::InfiniteDuration());
+  again("never", kTtl);
+  // Two writers at once: who comes second has reserved before.
+  auto second = f_.store().Reserve(f_.ns(), f_.Key("both"), {.bytes = DiskFixture::kSlot});
+  ASSERT_TRUE(second.ok());
+  Put("both", kTtl);
+  std::optional<absl::Status> lost;
+  (*second)->Commit(std::nullopt, [&](absl::Status status) { lost = std::move(status); });
+  ASSERT_TRUE(lost.has_value() && absl::IsAlreadyExists(*lost));
+
+  f_.clock().Advance(kTtl);
+  f_.store().Tick();
+  EXPECT_FALSE(Stored("shorter"));
+  for (const char* name : {"longer", "for-ever", "never", "both"}) EXPECT_TRUE(Reads(name)) << name;
+  f_.clock().Advance(2 * kTtl);
+  f_.store().Tick();
+  EXPECT_FALSE(Stored("longer"));
+  EXPECT_EQ(f_.store().Usage().objects, 3u) << "it is dropped at its new time";
+  EXPECT_TRUE(Reads("for-ever")) << "and its bytes are the first ones";
+}
+
+// The label of a record is written with it.
+TEST_F(PageStoreExpiryTest, ARecordHasTheTimeOfItsWriting) {
+  Put("before", kTtl);
+  Put("after", kTtl);
+  const auto prolong = [&](const char* name) {
+    f_.Put(name, 0, {.bytes = DiskFixture::kSlot, .expires = f_.clock().Now() + 3 * kTtl});
+  };
+  prolong("before");
+  f_.store().Flush([] {});
+  f_.Settle();
+  prolong("after");
+  EXPECT_EQ(f_.Disk().objects, 2u);
+  f_.clock().Advance(kTtl);
+  EXPECT_TRUE(Stored("before"));
+  EXPECT_TRUE(Stored("after"));
+  f_.Crash();
+  EXPECT_TRUE(Stored("before"));
+  EXPECT_FALSE(Stored("after"));
+}
+
 TEST_F(PageStoreExpiryTest, AnOpenHandleKeepsTheBytesAndNotTheObject) {
   Put("name", kTtl);
   const auto open = f_.store().Acquire(f_.ns(), f_.Key("name"), nullptr);

@@ -215,9 +215,9 @@ void AddObjectCommands(CLI::App& app, const Globals& globals, Action& action) {
   CLI::Option* prefix = evict->add_option("--prefix", *evicted_prefix,
                                           "Keys that begin so: text, or hex: and digits");
   auto everything = std::make_shared<bool>(false);
-  CLI::Option* all = evict->add_flag("--all", *everything, "The whole namespace")->excludes(prefix);
-  evict->callback([&globals, &action, evicted_prefix, prefix, all] {
-    if (prefix->count() + all->count() == 0) {
+  evict->add_flag("--all", *everything, "The whole namespace")->excludes(prefix);
+  evict->callback([&globals, &action, evicted_prefix, prefix, everything] {
+    if (prefix->count() == 0 && !*everything) {
       throw CLI::ValidationError("evict", "--prefix or --all: which objects?");
     }
     action = [&globals, evicted_prefix] { return Evict(globals, *evicted_prefix); };

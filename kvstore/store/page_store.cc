@@ -119,6 +119,7 @@ absl::Status PageStoreImpl::Commit(std::unique_ptr<Object>& reserved, PutHandle:
       return absl::AlreadyExistsError("another writer stored the object first");
     }
     Object* object = index_.Publish(reserved, clock_->Now());
+    NoteIfBeyondLocked(*object);
     misses_.Forget(object->identity);
     if (has_disk() && options_.disk->durability != Durability::kMemory) {
       wait = options_.disk->durability == Durability::kNvmeSync && !no_waiting_;

@@ -186,12 +186,27 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   absl::Status CheckResizeLocked(uint64_t capacity_bytes) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void GoOnResizing();
-  // Until nothing lies beyond the capacity, or handles are in the way. REQUIRES: resizing_, set by
-  // the caller; ends it.
-  void VacateBeyond();
-  void VacateBeyond(NamespaceId ns);
-  // Closes its handle, which is ours.
-  void MoveDown(Object* object, bool pinned);
+  struct Moving {
+    Object* object = nullptr;  // with a handle of ours
+    bool pinned = false;
+  };
+  bool IsBeyond(const Object& object) const {
+    return object.slot.offset + object.slot.extent_bytes > host_->capacity_bytes();
+  }
+  // Until nothing lies beyond the capacity, or handles are in the way. all: looks at every object,
+  // not only at those that stayed the last time. REQUIRES: resizing_, set by the caller; ends it.
+  void VacateBeyond(bool all);
+  void VacateAll(NamespaceId ns);
+  void VacateLeft();
+  // Of an object that may lie beyond: opens it, or leaves it for later.
+  void TakeBeyondLocked(Object& object, std::vector<Moving>& moving)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // A copy in host memory more.
+  void NoteIfBeyondLocked(const Object& object) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (IsBeyond(object)) beyond_.push_back(object.key);
+  }
+  // Closes its handle.
+  void MoveDown(const Moving& moving);
 
   // ---- page_store_disk.cc
   // Operations: what is with the log, the executor or the staging, and calls back.
@@ -244,8 +259,9 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   PerTier<EvictionCounters> eviction_ ABSL_GUARDED_BY(mutex_);
   PerTier<uint64_t> checksum_failures_ ABSL_GUARDED_BY(mutex_);
 
-  bool resizing_ ABSL_GUARDED_BY(mutex_) = false;   // somebody is at it
-  ResizeDone resize_done_ ABSL_GUARDED_BY(mutex_);  // null: host memory has the size it should
+  bool resizing_ ABSL_GUARDED_BY(mutex_) = false;        // somebody is at it
+  ResizeDone resize_done_ ABSL_GUARDED_BY(mutex_);       // null: host memory has the size it should
+  std::vector<FullKey> beyond_ ABSL_GUARDED_BY(mutex_);  // at most these, once all were looked at
 
   // ---- the disk's
   std::deque<Object*> write_queue_ ABSL_GUARDED_BY(mutex_);  // each with a handle of ours

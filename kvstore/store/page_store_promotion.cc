@@ -103,6 +103,7 @@ void PageStoreImpl::EndPromotion(const Promotion& promotion, bool good) {
     taken = good && object->state == ObjectState::kResident && object->slot.bytes == 0;
     if (taken) {
       index_.AddSlot(object, promotion.slot);
+      NoteIfBeyondLocked(*object);
     } else {
       FreeSlotLocked(promotion.slot);
     }

@@ -1,6 +1,7 @@
 // Changing the size of host memory while everything goes on. What lies beyond a lower capacity is
 // copied to holes below it; what finds none leaves as any victim does. Open handles keep their
-// object where it is: then Tick tries again.
+// object where it is: then Tick tries again, with these and what was put there meanwhile alone.
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -55,7 +56,7 @@ void PageStoreImpl::ResizeHost(uint64_t capacity_bytes, ResizeDone done) {
   if (replaced) {
     std::move(replaced)(absl::AbortedError("host memory was given yet another size meanwhile"));
   }
-  VacateBeyond();
+  VacateBeyond(/*all=*/true);
 }
 
 void PageStoreImpl::GoOnResizing() {
@@ -64,18 +65,20 @@ void PageStoreImpl::GoOnResizing() {
     if (resizing_ || !resize_done_) return;
     resizing_ = true;
   }
-  VacateBeyond();
+  VacateBeyond(/*all=*/false);
 }
 
-void PageStoreImpl::VacateBeyond() {
+void PageStoreImpl::VacateBeyond(bool all) {
   if (host_->Usage().used_bytes > high_bytes()) EvictTo(low_bytes());
-  if (host_->Usage().beyond_bytes > 0) {
+  if (host_->Usage().beyond_bytes > 0 && !all) VacateLeft();
+  if (host_->Usage().beyond_bytes > 0 && all) {
     size_t namespaces = 0;
     {
       base::MutexLock lock(mutex_);
       namespaces = namespace_names_.size();
+      beyond_.clear();
     }
-    for (NamespaceId ns = 1; ns <= namespaces; ++ns) VacateBeyond(ns);
+    for (NamespaceId ns = 1; ns <= namespaces; ++ns) VacateAll(ns);
   }
   const bool finished = host_->ReleaseBeyond();
   ResizeDone done;
@@ -88,12 +91,7 @@ void PageStoreImpl::VacateBeyond() {
   if (done) std::move(done)(absl::OkStatus());
 }
 
-void PageStoreImpl::VacateBeyond(NamespaceId ns) {
-  struct Moving {
-    Object* object = nullptr;  // with a handle of ours
-    bool pinned = false;
-  };
-  const uint64_t capacity = host_->capacity_bytes();
+void PageStoreImpl::VacateAll(NamespaceId ns) {
   std::string from;
   for (bool more = true; more;) {
     std::vector<Moving> moving;
@@ -101,27 +99,47 @@ void PageStoreImpl::VacateBeyond(NamespaceId ns) {
       base::MutexLock lock(mutex_);
       size_t rows = 0;
       index_.Scan(ns, "", from, [&](Object& object) {
-        if (object.slot.offset + object.slot.extent_bytes > capacity && object.handles == 0) {
-          moving.push_back({.object = &object});
-        }
+        TakeBeyondLocked(object, moving);
         if (++rows < kRowsPerLock) return true;
         from = object.key.key.bytes();
         return false;
       });
       more = rows == kRowsPerLock && !no_waiting_;
-      for (Moving& m : moving) {
-        m.pinned = index_.pinned(*m.object, TierId::kHost);
-        index_.OpenUnused(m.object);
-      }
     }
-    for (const Moving& m : moving) MoveDown(m.object, m.pinned);
+    for (const Moving& m : moving) MoveDown(m);
   }
 }
 
-void PageStoreImpl::MoveDown(Object* object, bool pinned) {
+void PageStoreImpl::VacateLeft() {
+  std::vector<FullKey> left;
+  {
+    base::MutexLock lock(mutex_);
+    left.swap(beyond_);
+  }
+  for (size_t next = 0; next < left.size();) {
+    std::vector<Moving> moving;
+    {
+      base::MutexLock lock(mutex_);
+      for (const size_t end = std::min(left.size(), next + kRowsPerLock); next < end; ++next) {
+        if (Object* object = index_.Find(left[next])) TakeBeyondLocked(*object, moving);
+      }
+    }
+    for (const Moving& m : moving) MoveDown(m);
+  }
+}
+
+void PageStoreImpl::TakeBeyondLocked(Object& object, std::vector<Moving>& moving) {
+  if (!IsBeyond(object)) return;
+  if (object.handles > 0) return beyond_.push_back(object.key);
+  moving.push_back({.object = &object, .pinned = index_.pinned(object, TierId::kHost)});
+  index_.OpenUnused(&object);
+}
+
+void PageStoreImpl::MoveDown(const Moving& moving) {
+  Object* const object = moving.object;
   absl::StatusOr<tier::Slot> to = host_->Reserve(object->meta.bytes);
   // What must stay is worth others' room.
-  if (!to.ok() && pinned) to = ReserveSlot(object->meta.bytes);
+  if (!to.ok() && moving.pinned) to = ReserveSlot(object->meta.bytes);
   if (to.ok()) std::memcpy(host_->Map(*to).data(), host_->Map(object->slot).data(), to->bytes);
   std::vector<Left> left;
   {
@@ -132,6 +150,7 @@ void PageStoreImpl::MoveDown(Object* object, bool pinned) {
       if (alone) std::swap(object->slot, *to);
       FreeSlotLocked(*to);
     }
+    NoteIfBeyondLocked(*object);
     CloseLocked(object);
     // Victims that are on their way to disk leave holes soon.
     const bool there = alone && object->slot.bytes > 0;  // it may have been found damaged

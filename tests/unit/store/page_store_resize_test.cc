@@ -1,4 +1,6 @@
 // Host memory that is made smaller and larger under the objects in it.
+#include <time.h>
+
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -92,6 +94,75 @@ TEST(PageStoreResizeTest, ReadersKeepTheirBytesAndTheSizeWaitsForThem) {
   ASSERT_TRUE(Done(answer));
   EXPECT_EQ(f.Read("late"), 0);
   EXPECT_EQ(f.Read(Name(11)), 0);
+}
+
+double ThreadSeconds() {
+  timespec used{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+  return absl::ToDoubleSeconds(absl::DurationFromTimespec(used));
+}
+
+// A reader that takes its time: what it reads is looked at again, and not all that there is.
+TEST(PageStoreResizeTest, WaitingForAReaderCostsNoLookAtEveryObject) {
+  constexpr uint64_t kMiB = 1 << 20;
+  constexpr int kObjects = 100000;
+  const auto host = *tier::HostTier::Create(
+      {.capacity_bytes = 24 * kMiB, .max_capacity_bytes = 24 * kMiB, .slot_alignment_bytes = 64});
+  testing_support::ManualClock clock;
+  const auto store = *PageStore::Create(host.get(), {.max_object_bytes = 8 * kMiB}, &clock);
+  const NamespaceId ns = *store->InternNamespace("model");
+  const auto put = [&](const std::string& name, uint64_t bytes) {
+    auto reserved = store->Reserve(ns, *page::ObjectKey::FromBytes(name), {.bytes = bytes});
+    ASSERT_TRUE(reserved.ok()) << reserved.status();
+    (*reserved)->Commit(std::nullopt, [](const absl::Status&) {});
+  };
+  for (int i = 0; i < kObjects; ++i) put(Name(i), 64);
+  put("between", 8 * kMiB);
+  put("last", 64);
+  const page::ObjectKey last = *page::ObjectKey::FromBytes("last");
+  auto reader = store->Acquire(ns, last, nullptr);
+  ASSERT_TRUE(store->Remove(ns, *page::ObjectKey::FromBytes("between"), false));
+  bool done = false;
+  store->ResizeHost(10 * kMiB, [&](const absl::Status& status) { done = status.ok(); });
+  ASSERT_FALSE(done);
+
+  const double begin = ThreadSeconds();
+  ASSERT_EQ(store->List(ns, "", "", 2 * kObjects).size(), kObjects + 1u);
+  const double listed = ThreadSeconds();
+  for (int i = 0; i < 100; ++i) store->Tick();
+  const double ticked = ThreadSeconds();
+  EXPECT_LT(ticked - listed, listed - begin) << "100 looks cost more than one list";
+  EXPECT_FALSE(done);
+  reader.reset();
+  store->Tick();
+  EXPECT_TRUE(done);
+  EXPECT_TRUE(store->Exists(ns, last));
+}
+
+// Promotions that have their room, and are not there yet, when memory is made smaller.
+TEST(PageStoreResizeTest, WhatComesFromDiskMeanwhileMovesToo) {
+  DiskFixture f({});
+  Fill(f, 0, 15);
+  bool flushed = false;
+  f.store().Flush([&] { flushed = true; });
+  f.Settle();
+  ASSERT_TRUE(flushed);
+  ASSERT_TRUE(Done(Resize(f, 8)));
+  ASSERT_TRUE(Done(Resize(f, 16)));
+  std::vector<page::ObjectKey> keys;
+  for (int i = 0; i < 6; ++i) keys.push_back(f.Key(Name(i)));
+  f.store().Prefetch(f.ns(), keys);
+  f.executor().RunAll();
+  ASSERT_GT(f.log().pending(), 0u);
+  const auto answer = Resize(f, 8);
+  EXPECT_FALSE(Done(answer));
+  f.Settle();
+  for (int turn = 0; turn < 5 && !Done(answer); ++turn) {
+    f.store().Tick();
+    f.Settle();
+  }
+  ASSERT_TRUE(Done(answer));
+  for (int i = 0; i < 15; ++i) EXPECT_EQ(f.Read(Name(i)), 0) << i;
 }
 
 TEST(PageStoreResizeTest, PinnedObjectsMoveAtTheCostOfOthers) {

@@ -237,7 +237,7 @@ void PageStoreImpl::EvictFromDiskLocked(const Object& newcomer, std::vector<Left
   const tier::LogRoom room = log().Room();
   // Evicting makes no room where nothing can be written.
   if (!room.takes_writes) return;
-  const uint64_t taken = room.live_bytes + room.pending_bytes + DiskBytes(newcomer.meta.bytes);
+  const uint64_t taken = room.taken_bytes + DiskBytes(newcomer.meta.bytes);
   if (taken <= Share(options_.disk->high_watermark, room.usable_bytes)) return;
   const uint64_t low = Share(options_.disk->low_watermark, room.usable_bytes);
   uint64_t excess = taken > low ? taken - low : 0;

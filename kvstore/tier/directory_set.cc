@@ -94,14 +94,14 @@ absl::StatusOr<DirectorySet> ParseDirectorySet(std::string_view bytes) {
   std::memcpy(&block, bytes.data(), sizeof(block));
   bytes.remove_prefix(sizeof(block));
   if (std::memcmp(block.magic, kMagic, sizeof(kMagic)) != 0) return Damaged();
+  // The checksum first, and of any version: a changed bit is no other version.
+  if (block.crc32c != Checksum(block, bytes)) return Damaged();
   if (block.version != kVersion) {
     return absl::FailedPreconditionError(absl::StrCat("a list of directories of version ",
                                                       block.version,
                                                       "; this program reads version ", kVersion));
   }
-  if (block.crc32c != Checksum(block, bytes) || block.zero != 0 || block.members > kMaxSetMembers) {
-    return Damaged();
-  }
+  if (block.zero != 0 || block.members > kMaxSetMembers) return Damaged();
   DirectorySet set{block.store_id, block.own, block.generation, {}};
   for (uint32_t i = 0; i < block.members; ++i) {
     MemberBlock member;

@@ -32,8 +32,18 @@ uint64_t LogSpace::ReserveSegments(const Directory& directory) const {
 uint64_t LogSpace::UsableBytes(const Directory& directory) const {
   const uint64_t segments = directory.limit_bytes / segment_bytes_;
   const uint64_t reserve = ReserveSegments(directory);
-  return segments <= reserve ? 0
-                             : (segments - reserve) * (segment_bytes_ - segment_bytes_ / kOverhead);
+  return segments <= reserve ? 0 : (segments - reserve) * (segment_bytes_ - SparedBytes());
+}
+
+uint64_t LogSpace::SparedBytes() const { return segment_bytes_ / kOverhead; }
+
+uint64_t LogSpace::TakenBytes(const Directory& directory) {
+  return directory.holding.live_bytes + directory.holding.waste_bytes + directory.queued_bytes;
+}
+
+uint64_t LogSpace::Weight(uint64_t bytes) const {
+  const uint64_t room = segment_bytes_ - SparedBytes();
+  return bytes == 0 || bytes >= room ? bytes : room / (room / bytes);
 }
 
 void LogSpace::Full(Directory& directory, uint64_t used_bytes, absl::Time now) {
@@ -54,7 +64,7 @@ bool LogSpace::TryToGrow(Directory& directory, absl::Time now) const {
 
 uint64_t LogSpace::FreeBytes(const Directory& directory) const {
   const uint64_t usable = UsableBytes(directory);
-  const uint64_t taken = directory.holding.live_bytes + directory.queued_bytes;
+  const uint64_t taken = TakenBytes(directory);
   return taken >= usable ? 0 : usable - taken;
 }
 

@@ -59,6 +59,9 @@ struct LogRoom {
   // What records may take, so that room for moving them is left: eviction works against this.
   uint64_t usable_bytes = 0;
   uint64_t live_bytes = 0;
+  // Of the usable ones: what is live, what is queued, and what ends of segments waste into which no
+  // record fits.
+  uint64_t taken_bytes = 0;
   uint64_t pending_bytes = 0;  // appended, not yet written
   bool takes_writes = false;   // a directory does
 };

@@ -13,6 +13,14 @@ Segment* RecordTable::Add(std::unique_ptr<Segment> segment) {
   return added;
 }
 
+void RecordTable::Seal(Segment* segment, uint64_t spared_bytes) {
+  const uint64_t end = segment->end_bytes + spared_bytes;
+  const uint64_t bytes = segment->header.segment_bytes;
+  segment->sealed = true;
+  segment->waste_bytes = end < bytes ? bytes - end : 0;
+  segment->holding->waste_bytes += segment->waste_bytes;
+}
+
 void RecordTable::Remove(Segment* segment) {
   for (const RecordId id : segment->ids) {
     const auto found = copies_.find(id);
@@ -21,6 +29,7 @@ void RecordTable::Remove(Segment* segment) {
     if (found->second.empty()) copies_.erase(found);
   }
   segment->holding->used_bytes -= segment->header.segment_bytes;
+  segment->holding->waste_bytes -= segment->waste_bytes;
   --segment->holding->segments;
   if (incomplete_) removed_.insert(segment->header.number);
   segments_.erase(segment->header.number);

@@ -23,7 +23,8 @@ struct Directory;
 // What lies in one directory.
 struct Holding {
   uint64_t live_bytes = 0;
-  uint64_t used_bytes = 0;  // whole segments
+  uint64_t used_bytes = 0;   // whole segments
+  uint64_t waste_bytes = 0;  // of sealed segments (Segment)
   uint64_t segments = 0;
   uint64_t records = 0;
 };
@@ -48,7 +49,9 @@ struct Segment {
   bool removing = false;           // its file is being removed
   bool unmovable = false;          // it could not be read: what lies in it stays there
   bool handing_on = false;         // its tombstones are being written elsewhere
+  bool headless = false;           // its header could not be read when the log was opened
   uint64_t end_bytes = 0;          // up to here it is used: live or lost
+  uint64_t waste_bytes = 0;        // behind that, once it is sealed, beyond what each loses
   uint64_t live_bytes = 0;
   uint32_t live_records = 0;
   uint32_t readers = 0;
@@ -67,6 +70,8 @@ class RecordTable {
  public:
   // segment->holding outlives the table.
   Segment* Add(std::unique_ptr<Segment> segment);
+  // Nothing is written to it any more. spared_bytes: behind its end, that are no waste.
+  static void Seal(Segment* segment, uint64_t spared_bytes);
   // Nothing of it is live, nobody reads it.
   void Remove(Segment* segment);
   bool HasSegment(uint64_t number) const { return segments_.contains(number); }

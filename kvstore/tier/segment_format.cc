@@ -163,10 +163,11 @@ absl::StatusOr<SegmentHeader> ParseSegmentHeader(std::span<const std::byte> bloc
   if (std::memcmp(found.magic, kSegmentMagic, sizeof(found.magic)) != 0) {
     return absl::DataLossError("no segment of varve-store");
   }
-  if (found.version != kSegmentVersion) return OtherVersion(found.version);
-  if (found.crc32c != Checksum(found) || !IsAlignment(found.alignment) ||
-      found.segment_bytes < kMinSegmentBytes || found.segment_bytes > kMaxSegmentBytes ||
-      found.segment_bytes % found.alignment != 0) {
+  // The checksum first, and of any version: a changed bit is no other version.
+  const bool whole = found.crc32c == Checksum(found);
+  if (whole && found.version != kSegmentVersion) return OtherVersion(found.version);
+  if (!whole || !IsAlignment(found.alignment) || found.segment_bytes < kMinSegmentBytes ||
+      found.segment_bytes > kMaxSegmentBytes || found.segment_bytes % found.alignment != 0) {
     return absl::DataLossError("the header of the segment is damaged");
   }
   SegmentHeader header;

@@ -58,11 +58,13 @@ absl::Status SegmentLog::CheckSize(RecordWrite& write) const {
 void SegmentLog::Enqueue(RecordWrite& write, Directory& directory) {
   write.directory = &directory;
   write.queued = true;
-  directory.queued_bytes += write.total_bytes;
+  directory.queued_bytes += state_.space.Weight(write.total_bytes);
 }
 
 void SegmentLog::Dequeue(RecordWrite& write) {
-  if (std::exchange(write.queued, false)) write.directory->queued_bytes -= write.total_bytes;
+  if (std::exchange(write.queued, false)) {
+    write.directory->queued_bytes -= state_.space.Weight(write.total_bytes);
+  }
 }
 
 RecordId SegmentLog::Append(AppendRequest request, Done done) {
@@ -311,6 +313,7 @@ LogRoom SegmentLog::RoomLocked() const {
     if (!state_.space.TakesWrites(*directory)) continue;
     room.takes_writes = true;
     room.live_bytes += directory->holding.live_bytes;
+    room.taken_bytes += LogSpace::TakenBytes(*directory);
     room.usable_bytes += state_.space.UsableBytes(*directory);
   }
   room.pending_bytes = pending_bytes_;

@@ -52,6 +52,10 @@ class SegmentLog final : public RecordLog, private SegmentWriter::Owner, private
                                                            uint64_t capacity_bytes);
   absl::Status OpenSegments(Directory& directory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
   absl::Status CheckStoreId(const Directory& directory, const SegmentHeader& header);
+  void SealRecovered(const std::vector<Segment*>& segments, std::vector<SegmentContents>& contents);
+  // The memory of directories that were given up. Blocks; not on the executor.
+  void FreeRetired();
+  static void Stop(Directory& directory);
   // Fills the table; the records that live, as they lie in contents.
   std::vector<const FooterEntry*> TakeContents(const std::vector<Segment*>& segments,
                                                std::vector<SegmentContents>& contents)

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <random>
 #include <utility>
 
@@ -84,6 +85,39 @@ absl::StatusOr<std::string> FirstBlock(const std::string& file) {
   return block;
 }
 
+// Waits for what `begin` begins.
+absl::Status Await(absl::FunctionRef<void(BlockIo::Done)> begin) {
+  base::Mutex mutex;
+  base::CondVar changed;
+  std::optional<absl::Status> result;
+  begin([&](absl::Status status) {
+    base::MutexLock lock(mutex);
+    result = std::move(status);
+    changed.NotifyAll();
+  });
+  base::MutexLock lock(mutex);
+  while (!result.has_value()) changed.Wait(mutex);
+  return *std::move(result);
+}
+
+// entries: all that lies before end_bytes. As a writer does it: when they are on the device.
+absl::Status WriteFooter(BlockIo* io, const Segment& segment, std::span<const FooterEntry> entries,
+                         uint64_t end_bytes) {
+  const std::string footer = EncodeFooter(entries, segment.header);
+  const int file = segment.file.get();
+  const uint64_t bytes = segment.header.segment_bytes;
+  if (end_bytes + footer.size() > bytes) {
+    return absl::DataLossError("its records leave no room for one");
+  }
+  VARVE_ASSIGN_OR_RETURN(Arena memory, Arena::Map(footer.size(), false));
+  std::memcpy(memory.memory().data(), footer.data(), footer.size());
+  VARVE_RETURN_IF_ERROR(Await([&](BlockIo::Done done) { io->Sync(file, std::move(done)); }));
+  return Await([&](BlockIo::Done done) {
+    io->Write(file, bytes - footer.size(), memory.memory().first(footer.size()), IoClass::kDemand,
+              std::move(done));
+  });
+}
+
 }  // namespace
 
 // ---- Open
@@ -145,6 +179,7 @@ absl::Status SegmentLog::OpenSegments(Directory& directory) {
     VARVE_ASSIGN_OR_RETURN(const std::string block,
                            FirstBlock(absl::StrCat(directory.path, "/", number, ".seg")));
     absl::StatusOr<SegmentHeader> header = ParseSegmentHeader(std::as_bytes(std::span(block)));
+    bool headless = false;
     if (absl::IsFailedPrecondition(header.status())) {
       return base::Annotate(header.status(), directory.path);
     }
@@ -156,6 +191,7 @@ absl::Status SegmentLog::OpenSegments(Directory& directory) {
       }
       header =
           SegmentHeader{number, options_.segment_bytes, directory.files->alignment(), store_id_};
+      headless = true;
     } else {
       VARVE_RETURN_IF_ERROR(CheckStoreId(directory, *header));
     }
@@ -168,6 +204,7 @@ absl::Status SegmentLog::OpenSegments(Directory& directory) {
     segment->holding = &directory.holding;
     segment->directory = &directory;
     segment->sealed = true;
+    segment->headless = headless;
     last_segment_ = std::max(last_segment_, number);
     state_.table.Add(std::move(segment));
   }
@@ -207,8 +244,40 @@ absl::Status SegmentLog::Recover(absl::FunctionRef<void(const Recovered&)> fn) {
   }
   if (damaged > 0) base::LogWarning(damaged, " damaged records on the disks were left out");
   for (const FooterEntry* entry : live) fn({entry->sequence, entry->label, entry->payload_bytes});
+  SealRecovered(segments, contents);
   for (Directory* directory : directories) directory->reclaimer->Wake();
   return absl::OkStatus();
+}
+
+// What a crash left without a footer would be read through at every start.
+void SegmentLog::SealRecovered(const std::vector<Segment*>& segments,
+                               std::vector<SegmentContents>& contents) {
+  std::vector<size_t> unsealed;
+  {
+    base::MutexLock lock(state_.mutex);
+    for (size_t i = 0; i < segments.size(); ++i) {
+      const SegmentContents& found = contents[i];
+      // What could not be read now may be readable later.
+      if (found.footer || found.cut_off || found.unreadable || segments[i]->headless) continue;
+      if (segments[i]->live_bytes > 0 && state_.space.TakesWrites(*segments[i]->directory)) {
+        unsealed.push_back(i);
+      }
+    }
+  }
+  const auto seal = [&](uint32_t piece, uint32_t) {
+    const Segment& segment = *segments[unsealed[piece]];
+    SegmentContents& found = contents[unsealed[piece]];
+    std::vector<FooterEntry> entries = std::move(found.records);
+    entries.insert(entries.end(), found.tombstone_records.begin(), found.tombstone_records.end());
+    std::sort(entries.begin(), entries.end(),
+              [](const FooterEntry& a, const FooterEntry& b) { return a.offset < b.offset; });
+    const absl::Status sealed = WriteFooter(io_, segment, entries, found.end_bytes);
+    if (!sealed.ok()) {
+      base::LogWarning(segment.directory->path, ": segment ", segment.header.number,
+                       " stays without a footer: ", sealed.message());
+    }
+  };
+  base::ParallelFor(executor_, kReadsAtOnce, static_cast<uint32_t>(unsealed.size()), seal);
 }
 
 std::vector<const FooterEntry*> SegmentLog::TakeContents(const std::vector<Segment*>& segments,
@@ -217,8 +286,18 @@ std::vector<const FooterEntry*> SegmentLog::TakeContents(const std::vector<Segme
   absl::flat_hash_set<RecordId> gone;
   absl::flat_hash_set<std::pair<RecordId, uint64_t>> said;
   for (size_t i = 0; i < segments.size(); ++i) {
-    // What was left free when it was sealed can be won by moving its records.
-    segments[i]->end_bytes = segments[i]->header.segment_bytes;
+    // What was left free when it was sealed can be won by moving its records, unless they are too
+    // large to lie any better.
+    const uint64_t bytes = segments[i]->header.segment_bytes;
+    const bool filled =
+        contents[i].end_bytes + contents[i].greatest_bytes + state_.space.SparedBytes() > bytes;
+    segments[i]->end_bytes = filled ? contents[i].end_bytes : bytes;
+    RecordTable::Seal(segments[i], state_.space.SparedBytes());
+    if (contents[i].cut_off) {
+      base::LogWarning(segments[i]->directory->path, ": segment ", segments[i]->header.number,
+                       " is cut off");
+      ++state_.damaged_records;
+    }
     segments[i]->tombstones = std::move(contents[i].tombstones);
     for (const Tombstone& tombstone : segments[i]->tombstones) {
       gone.insert(tombstone.id);
@@ -261,6 +340,23 @@ std::vector<const FooterEntry*> SegmentLog::TakeContents(const std::vector<Segme
 
 // ---- AddDirectory
 
+// Not where they are given up: what ends a directory runs on its own strand.
+void SegmentLog::FreeRetired() {
+  std::vector<std::unique_ptr<Directory>> retired;
+  {
+    base::MutexLock lock(state_.mutex);
+    retired.swap(retired_);
+  }
+  for (const std::unique_ptr<Directory>& directory : retired) Stop(*directory);
+}
+
+void SegmentLog::Stop(Directory& directory) {
+  directory.reclaimer->Settle();
+  directory.reclaimer->Stop();
+  directory.appends->Close();
+  directory.moves->Close();
+}
+
 absl::Status SegmentLog::AddDirectory(const std::string& path, uint64_t capacity_bytes) {
   VARVE_RETURN_IF_ERROR(CheckCapacity(path, capacity_bytes, options_.segment_bytes));
   {
@@ -271,6 +367,7 @@ absl::Status SegmentLog::AddDirectory(const std::string& path, uint64_t capacity
           absl::StrCat(path, " is one of the directories already"));
     }
   }
+  FreeRetired();
   VARVE_ASSIGN_OR_RETURN(std::unique_ptr<Directory> directory, OpenDirectory(path, capacity_bytes));
   VARVE_ASSIGN_OR_RETURN(const std::vector<uint64_t> numbers, directory->files->List());
   if (!numbers.empty()) {

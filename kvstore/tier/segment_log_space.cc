@@ -45,7 +45,7 @@ absl::StatusOr<Directory*> SegmentLog::Choose(uint64_t bytes,
     if (!state_.space.TakesWrites(*directory) || Refused(refused, directory.get())) continue;
     any = true;
     const uint64_t free = state_.space.FreeBytes(*directory);
-    if (free < bytes) continue;
+    if (free < state_.space.Weight(bytes)) continue;
     if (best == nullptr || free > state_.space.FreeBytes(*best)) best = directory.get();
   }
   if (best != nullptr) return best;
@@ -254,7 +254,7 @@ void SegmentLog::Sealed(const SegmentWriter::Stream& stream, Segment& segment) {
     Segment*& begun = stream.directory->begun[stream.moves ? 1 : 0];
     if (begun == &segment) begun = nullptr;
     segment.sealing = false;
-    segment.sealed = true;
+    RecordTable::Seal(&segment, state_.space.SparedBytes());
   }
   stream.directory->reclaimer->Wake();
 }
@@ -338,7 +338,7 @@ void SegmentLog::DrainDirectory(const std::string& path, Done done) {
         room += state_.space.FreeBytes(*directory);
     }
     if (drained != nullptr) {
-      const uint64_t needed = drained->holding.live_bytes + drained->queued_bytes;
+      const uint64_t needed = LogSpace::TakenBytes(*drained);
       status = absl::OkStatus();
       if (!state_.space.TakesWrites(*drained)) {
         status = absl::FailedPreconditionError(absl::StrCat(path, " ", NameOf(drained->state)));

@@ -45,6 +45,7 @@ class Window {
   }
 
   uint64_t end() const { return end_; }
+  bool unreadable() const { return unreadable_; }
   // The bytes of one read: few when single places are looked at.
   void set_step(uint64_t bytes) { step_ = bytes; }
 
@@ -57,7 +58,9 @@ class Window {
       const uint64_t next = std::min(std::max(bytes, step_), end_ - offset);
       begin_ = offset;
       filled_ = 0;
-      VARVE_RETURN_IF_ERROR(ReadNow(io_, fd_, offset, arena_.memory().first(next)));
+      const absl::Status read = ReadNow(io_, fd_, offset, arena_.memory().first(next));
+      unreadable_ = unreadable_ || !read.ok();
+      VARVE_RETURN_IF_ERROR(read);
       filled_ = next;
     }
     return std::span<const std::byte>(arena_.memory())
@@ -74,6 +77,7 @@ class Window {
   uint64_t step_ = kFewBytes;
   Arena arena_;
   uint64_t begin_ = 0, filled_ = 0;
+  bool unreadable_ = false;
 };
 
 class Reader {
@@ -84,6 +88,7 @@ class Reader {
   absl::StatusOr<SegmentContents> Read() {
     VARVE_ASSIGN_OR_RETURN(contents_.footer, ReadFooter());
     if (!contents_.footer) Scan();
+    contents_.unreadable = window_.unreadable();
     return std::move(contents_);
   }
 
@@ -147,6 +152,8 @@ class Reader {
 
   void Take(FooterEntry entry, const RecordExtent& extent, bool check) {
     contents_.last_sequence = std::max(contents_.last_sequence, entry.sequence);
+    contents_.end_bytes = std::max(contents_.end_bytes, entry.offset + extent.total_bytes);
+    contents_.greatest_bytes = std::max(contents_.greatest_bytes, extent.total_bytes);
     const bool tombstones = entry.kind == RecordKind::kTombstone;
     if (check || tombstones) {
       std::string payload;
@@ -157,6 +164,7 @@ class Reader {
       }
       if (tombstones) {
         TakeTombstones(payload);
+        contents_.tombstone_records.push_back(std::move(entry));
         return;
       }
     }
@@ -209,7 +217,10 @@ absl::StatusOr<SegmentContents> ReadSegment(BlockIo* io, int fd, const SegmentHe
                          Window::Make(io, fd,
                                       std::min(header.segment_bytes,
                                                file_bytes / header.alignment * header.alignment)));
-  return Reader(io, fd, header, std::move(window)).Read();
+  VARVE_ASSIGN_OR_RETURN(SegmentContents contents,
+                         Reader(io, fd, header, std::move(window)).Read());
+  contents.cut_off = file_bytes < header.segment_bytes;
+  return contents;
 }
 
 }  // namespace varve::tier

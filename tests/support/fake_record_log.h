@@ -119,6 +119,7 @@ class FakeRecordLog final : public RecordLog {
   LogRoom Room() const override {
     return {.usable_bytes = usable_bytes_,
             .live_bytes = Live(),
+            .taken_bytes = Live() + pending_bytes_,
             .pending_bytes = pending_bytes_,
             .takes_writes = state_ == DirectoryState::kOk};
   }

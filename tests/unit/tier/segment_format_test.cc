@@ -58,6 +58,12 @@ TEST(SegmentFormat, HeadersOutOfRangeAreRefused) {
 TEST(SegmentFormat, AnotherVersionIsNamed) {
   std::string block = *EncodeSegmentHeader(Segment());
   block[8] = 2;
+  EXPECT_EQ(ParseSegmentHeader(Bytes(block)).status().code(), absl::StatusCode::kDataLoss)
+      << "the checksum is of version 1: a changed bit";
+  // What a header of any version begins with: its checksum is of 56 bytes, itself as 0.
+  std::memset(block.data() + 12, 0, 4);
+  const uint32_t crc = page::Crc32c(block.data(), 56);
+  std::memcpy(block.data() + 12, &crc, 4);
   const absl::Status status = ParseSegmentHeader(Bytes(block)).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()), HasSubstr("version 2; this program reads version 1"));

@@ -163,10 +163,71 @@ TEST_F(SegmentLogDamageTest, ASegmentWithoutAHeaderYetIsNoObstacle) {
   Close();
   std::ofstream(Folder("log/77.seg")).close();
   std::filesystem::resize_file(Folder("log/77.seg"), 1 << 20);
-  std::ofstream(Folder("log/78.seg")).close();
   Open(options);
   ExpectAllBut(0);
   EXPECT_EQ(log_->Usage().damaged_records, 0u);
+}
+
+TEST_F(SegmentLogDamageTest, ASegmentThatIsCutOffIsCounted) {
+  const SegmentLogOptions options = Options();
+  Open(options);
+  Fill(3);
+  const SegmentLogOptions copy = Copy(options, "copy");
+  std::ofstream(Folder("copy/78.seg")).close();
+  Open(copy);
+  ExpectAllBut(0);
+  EXPECT_EQ(log_->Usage().damaged_records, 1u);
+}
+
+// A version that is not whole is no other version: with its bits go no records, and no start.
+TEST_F(SegmentLogDamageTest, AChangedVersionIsDamage) {
+  const SegmentLogOptions options = Options();
+  Open(options);
+  Fill(12);
+  Close();
+  for (const char* file : {"segment", "set"}) {
+    const SegmentLogOptions copy = Copy(options, "copy");
+    const std::string name = std::string(file) == "set" ? copy.directories[0].path + "/varve.set"
+                                                        : Segments(copy.directories[0].path)[0];
+    FlipByte(name, 9, 0x20);
+    Open(copy);
+    ExpectAllBut(0);
+    Close();
+  }
+}
+
+// Once scanned, a segment has a footer: the next start does not read it through again.
+TEST_F(SegmentLogDamageTest, WhatACrashLeftIsSealedAtTheNextStart) {
+  const SegmentLogOptions options = Options();
+  Open(options);
+  Fill(12);
+  const SegmentLogOptions copy = Copy(options, "copy");
+  const auto footers = [&] {
+    size_t with = 0, without = 0;
+    for (const std::string& file : Segments(copy.directories[0].path)) {
+      std::ifstream in(file);
+      std::string block(4096, '\0');
+      in.read(block.data(), static_cast<std::streamsize>(block.size()));
+      const auto header = ParseSegmentHeader(std::as_bytes(std::span(block)));
+      EXPECT_TRUE(header.ok()) << header.status();
+      const base::Descriptor fd(open(file.c_str(), O_RDONLY));
+      ++(ReadSegment(io_.get(), fd.get(), *header)->footer ? with : without);
+    }
+    return std::pair(with, without);
+  };
+  ASSERT_GT(footers().second, 0u);
+  // A torn record behind the others is no obstacle.
+  const Found last = Places(copy.directories[0].path).at(ids_.back());
+  FlipByte(last.file, last.offset + last.extent.payload_offset, 0x01);
+  Open(copy);
+  ExpectAllBut(ids_.back());
+  Close();
+  EXPECT_EQ(footers().second, 0u);
+  Open(copy);
+  ExpectAllBut(ids_.back());
+  EXPECT_EQ(log_->Usage().damaged_records, 0u) << "nothing was scanned";
+  // What was erased before the crash stays so.
+  EXPECT_FALSE(Get(gone_, 3000).ok());
 }
 
 // Whatever bits change, what comes back is a record that was there once, under its own label.

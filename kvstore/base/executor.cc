@@ -1,33 +1,19 @@
 #include "kvstore/base/executor.h"
 
 #include <pthread.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
-#include <algorithm>
 #include <utility>
 
 namespace varve::base {
-namespace {
-
-// Linux keeps a niceness per thread; raising one's own is never refused.
-void YieldTurns() {
-  constexpr int kNiceness = 15;
-  const auto self = static_cast<id_t>(gettid());
-  setpriority(PRIO_PROCESS, self, std::max(kNiceness, getpriority(PRIO_PROCESS, self)));
-}
-
-}  // namespace
 
 void NameThisThread(const std::string& name) {
   pthread_setname_np(pthread_self(), name.substr(0, 15).c_str());
 }
 
-ThreadPool::ThreadPool(const std::string& name, int threads, Turns turns) {
+ThreadPool::ThreadPool(const std::string& name, int threads) {
   for (int i = 0; i < threads; ++i) {
-    threads_.emplace_back([this, name, i, turns] {
+    threads_.emplace_back([this, name, i] {
       NameThisThread(name + "/" + std::to_string(i));
-      if (turns == Turns::kYielding) YieldTurns();
       Loop();
     });
   }

@@ -1,7 +1,6 @@
 // The thread seam: work that must not run on a gRPC or transport thread goes to an Executor.
 #pragma once
 
-#include <cstdint>
 #include <deque>
 #include <string>
 #include <thread>
@@ -31,11 +30,8 @@ class InlineExecutor final : public Executor {
 // after that is an error.
 class ThreadPool final : public Executor {
  public:
-  // kYielding: where processors are short, a thread of this pool gets a thirtieth of the turns of
-  // one that is not, so that work somebody waits for goes first and this work never stops.
-  enum class Turns : uint8_t { kEqual, kYielding };
   // name: at most 11 characters, shown by ps and in the log.
-  ThreadPool(const std::string& name, int threads, Turns turns = Turns::kEqual);
+  ThreadPool(const std::string& name, int threads);
   ~ThreadPool() override;
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;

@@ -41,8 +41,7 @@ absl::StatusOr<std::unique_ptr<DiskStack>> DiskStack::Open(const varve::v1::Nvme
     options.directories.push_back(std::move(directory));
   }
   disk->log_pool_ = std::make_unique<base::ThreadPool>(
-      "nvme", std::clamp(config.directories_size(), 1, kMaxLogThreads),
-      base::ThreadPool::Turns::kYielding);
+      "nvme", std::clamp(config.directories_size(), 1, kMaxLogThreads));
   tier::BlockIoOptions io_options;
   io_options.queue_depth = config.queue_depth();
   io_options.on_io = [m = &metrics](const tier::IoReport& report) { m->ObserveIo(report); };
@@ -51,8 +50,7 @@ absl::StatusOr<std::unique_ptr<DiskStack>> DiskStack::Open(const varve::v1::Nvme
   metrics.SetIoEngine(disk->io_->name());
   VARVE_ASSIGN_OR_RETURN(disk->log_,
                          tier::OpenSegmentLog(options, disk->io_.get(), disk->log_pool_.get()));
-  disk->mover_pool_ = std::make_unique<base::ThreadPool>("mover", kMoverThreads,
-                                                         base::ThreadPool::Turns::kYielding);
+  disk->mover_pool_ = std::make_unique<base::ThreadPool>("mover", kMoverThreads);
   return disk;
 }
 

@@ -163,8 +163,7 @@ absl::Status StoreServer::Impl::MakeRooms() {
   VARVE_ASSIGN_OR_RETURN(contexts, recall::ContextTable::Create(pages.get(), context_options));
 
   data_pool = std::make_unique<base::ThreadPool>("data", DataThreads());
-  put_pool =
-      std::make_unique<base::ThreadPool>("put", DataThreads(), base::ThreadPool::Turns::kYielding);
+  put_pool = std::make_unique<base::ThreadPool>("put", DataThreads());
   recall_pool =
       std::make_unique<base::ThreadPool>("recall", static_cast<int>(config.recall().threads()));
   control_pool = std::make_unique<base::ThreadPool>("control", kControlThreads);

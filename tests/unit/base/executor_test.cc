@@ -1,10 +1,7 @@
 #include "kvstore/base/executor.h"
 
 #include <pthread.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
 #include <latch>
 #include <memory>
@@ -90,20 +87,6 @@ TEST(ThreadPool, ThreadsCarryItsName) {
     });
   }
   EXPECT_EQ(name, "mover/0");
-}
-
-TEST(ThreadPool, OnlyThreadsThatYieldAreLessImportant) {
-  const auto niceness = [](ThreadPool::Turns turns) {
-    int value = -100;
-    {
-      ThreadPool pool("turns", 1, turns);
-      pool.Run([&value] { value = getpriority(PRIO_PROCESS, static_cast<id_t>(gettid())); });
-    }
-    return value;
-  };
-  const int own = getpriority(PRIO_PROCESS, static_cast<id_t>(gettid()));
-  EXPECT_EQ(niceness(ThreadPool::Turns::kEqual), own);
-  EXPECT_EQ(niceness(ThreadPool::Turns::kYielding), std::max(own, 15));
 }
 
 }  // namespace

@@ -38,7 +38,7 @@ uint64_t LogSpace::UsableBytes(const Directory& directory) const {
 uint64_t LogSpace::SparedBytes() const { return segment_bytes_ / kOverhead; }
 
 uint64_t LogSpace::TakenBytes(const Directory& directory) {
-  return directory.holding.live_bytes + directory.holding.waste_bytes + directory.queued_bytes;
+  return directory.holding.live_bytes + directory.holding.waste_bytes + directory.queued_weight;
 }
 
 uint64_t LogSpace::Weight(uint64_t bytes) const {
@@ -64,7 +64,7 @@ bool LogSpace::TryToGrow(Directory& directory, absl::Time now) const {
 
 uint64_t LogSpace::FreeBytes(const Directory& directory) const {
   const uint64_t usable = UsableBytes(directory);
-  const uint64_t taken = TakenBytes(directory);
+  const uint64_t taken = directory.holding.live_bytes + directory.queued_bytes;
   return taken >= usable ? 0 : usable - taken;
 }
 

@@ -41,7 +41,8 @@ struct Directory {
   std::string problem;
   Holding holding;
   Segment* begun[2] = {};     // by the appends and the moves; null once it is sealed
-  uint64_t queued_bytes = 0;  // of records that have no place yet, by their weight
+  uint64_t queued_bytes = 0;  // of records that have no place yet
+  uint64_t queued_weight = 0;
   uint64_t move_room = 0;     // left in the segment that records are moved to
   bool moved = false;         // such a segment was made since the start
   bool starved = false;       // appends wait for a segment
@@ -66,7 +67,8 @@ class LogSpace {
   uint64_t Weight(uint64_t bytes) const;
   // What header, footer and end of a segment may take without being waste.
   uint64_t SparedBytes() const;
-  // Usable and not taken; 0 when there is less than nothing.
+  // Usable and neither live nor queued: reclaim gets it, if it has to. 0 when there is less than
+  // nothing.
   uint64_t FreeBytes(const Directory& directory) const;
   // The file system had no room for more than used_bytes.
   static void Full(Directory& directory, uint64_t used_bytes, absl::Time now);

@@ -13,11 +13,11 @@ Segment* RecordTable::Add(std::unique_ptr<Segment> segment) {
   return added;
 }
 
-void RecordTable::Seal(Segment* segment, uint64_t spared_bytes) {
+void RecordTable::CountWaste(Segment* segment, uint64_t spared_bytes) {
   const uint64_t end = segment->end_bytes + spared_bytes;
   const uint64_t bytes = segment->header.segment_bytes;
-  segment->sealed = true;
-  segment->waste_bytes = end < bytes ? bytes - end : 0;
+  if (segment->waste_bytes > 0 || end >= bytes) return;
+  segment->waste_bytes = bytes - end;
   segment->holding->waste_bytes += segment->waste_bytes;
 }
 

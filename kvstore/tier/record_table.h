@@ -24,7 +24,7 @@ struct Directory;
 struct Holding {
   uint64_t live_bytes = 0;
   uint64_t used_bytes = 0;   // whole segments
-  uint64_t waste_bytes = 0;  // of sealed segments (Segment)
+  uint64_t waste_bytes = 0;  // of its segments
   uint64_t segments = 0;
   uint64_t records = 0;
 };
@@ -51,7 +51,7 @@ struct Segment {
   bool handing_on = false;         // its tombstones are being written elsewhere
   bool headless = false;           // its header could not be read when the log was opened
   uint64_t end_bytes = 0;          // up to here it is used: live or lost
-  uint64_t waste_bytes = 0;        // behind that, once it is sealed, beyond what each loses
+  uint64_t waste_bytes = 0;        // behind that, once it is left, beyond what each loses
   uint64_t live_bytes = 0;
   uint32_t live_records = 0;
   uint32_t readers = 0;
@@ -70,8 +70,9 @@ class RecordTable {
  public:
   // segment->holding outlives the table.
   Segment* Add(std::unique_ptr<Segment> segment);
-  // Nothing is written to it any more. spared_bytes: behind its end, that are no waste.
-  static void Seal(Segment* segment, uint64_t spared_bytes);
+  // No further record is put there: what lies behind its end is waste, but for spared_bytes. Counts
+  // once.
+  static void CountWaste(Segment* segment, uint64_t spared_bytes);
   // Nothing of it is live, nobody reads it.
   void Remove(Segment* segment);
   bool HasSegment(uint64_t number) const { return segments_.contains(number); }

@@ -58,12 +58,14 @@ absl::Status SegmentLog::CheckSize(RecordWrite& write) const {
 void SegmentLog::Enqueue(RecordWrite& write, Directory& directory) {
   write.directory = &directory;
   write.queued = true;
-  directory.queued_bytes += state_.space.Weight(write.total_bytes);
+  directory.queued_bytes += write.total_bytes;
+  directory.queued_weight += state_.space.Weight(write.total_bytes);
 }
 
 void SegmentLog::Dequeue(RecordWrite& write) {
   if (std::exchange(write.queued, false)) {
-    write.directory->queued_bytes -= state_.space.Weight(write.total_bytes);
+    write.directory->queued_bytes -= write.total_bytes;
+    write.directory->queued_weight -= state_.space.Weight(write.total_bytes);
   }
 }
 

@@ -292,7 +292,7 @@ std::vector<const FooterEntry*> SegmentLog::TakeContents(const std::vector<Segme
     const bool filled =
         contents[i].end_bytes + contents[i].greatest_bytes + state_.space.SparedBytes() > bytes;
     segments[i]->end_bytes = filled ? contents[i].end_bytes : bytes;
-    RecordTable::Seal(segments[i], state_.space.SparedBytes());
+    RecordTable::CountWaste(segments[i], state_.space.SparedBytes());
     if (contents[i].cut_off) {
       base::LogWarning(segments[i]->directory->path, ": segment ", segments[i]->header.number,
                        " is cut off");

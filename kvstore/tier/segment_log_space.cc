@@ -40,15 +40,19 @@ bool Refused(const std::vector<Directory*>& refused, const Directory* directory)
 absl::StatusOr<Directory*> SegmentLog::Choose(uint64_t bytes,
                                               const std::vector<Directory*>& refused) {
   Directory* best = nullptr;
+  Directory* reclaiming = nullptr;
   bool any = false;
   for (const auto& directory : directories_) {
     if (!state_.space.TakesWrites(*directory) || Refused(refused, directory.get())) continue;
     any = true;
+    if (directory->reclaiming) reclaiming = directory.get();
     const uint64_t free = state_.space.FreeBytes(*directory);
-    if (free < state_.space.Weight(bytes)) continue;
+    if (free < bytes) continue;
     if (best == nullptr || free > state_.space.FreeBytes(*best)) best = directory.get();
   }
   if (best != nullptr) return best;
+  // What is being moved counts twice: whether there is room, its writer will see.
+  if (reclaiming != nullptr) return reclaiming;
   if (!any) return NoDirectory();
   return absl::ResourceExhaustedError(
       absl::StrCat("no directory has room for ", bytes, " bytes more beside its live records"));
@@ -136,7 +140,10 @@ absl::StatusOr<Segment*> SegmentLog::NextSegment(const SegmentWriter::Stream& st
   {
     base::MutexLock lock(state_.mutex);
     Segment*& begun = directory.begun[stream.moves ? 1 : 0];
-    if (begun != nullptr) begun->sealing = true;
+    if (begun != nullptr) {
+      begun->sealing = true;
+      RecordTable::CountWaste(begun, state_.space.SparedBytes());
+    }
     begun = nullptr;
     if (!state_.space.TakesWrites(directory)) return NoDirectory();
     if (!state_.space.MayGrow(directory, stream.moves) &&
@@ -254,7 +261,8 @@ void SegmentLog::Sealed(const SegmentWriter::Stream& stream, Segment& segment) {
     Segment*& begun = stream.directory->begun[stream.moves ? 1 : 0];
     if (begun == &segment) begun = nullptr;
     segment.sealing = false;
-    RecordTable::Seal(&segment, state_.space.SparedBytes());
+    segment.sealed = true;
+    RecordTable::CountWaste(&segment, state_.space.SparedBytes());
   }
   stream.directory->reclaimer->Wake();
 }
@@ -332,10 +340,12 @@ void SegmentLog::DrainDirectory(const std::string& path, Done done) {
     base::MutexLock lock(state_.mutex);
     uint64_t room = 0;
     for (const auto& directory : directories_) {
-      if (directory->path == path)
+      if (directory->path == path) {
         drained = directory.get();
-      else if (state_.space.TakesWrites(*directory))
-        room += state_.space.FreeBytes(*directory);
+      } else if (state_.space.TakesWrites(*directory)) {
+        const uint64_t usable = state_.space.UsableBytes(*directory);
+        room += usable - std::min(usable, LogSpace::TakenBytes(*directory));
+      }
     }
     if (drained != nullptr) {
       const uint64_t needed = LogSpace::TakenBytes(*drained);

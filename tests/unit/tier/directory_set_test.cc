@@ -2,11 +2,13 @@
 #include "kvstore/tier/directory_set.h"
 
 #include <chrono>
+#include <cstring>
 #include <fstream>
 #include <thread>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kvstore/page/checksum.h"
 #include "tests/support/assert_ok.h"
 #include "tests/unit/tier/log_fixture.h"
 
@@ -39,6 +41,9 @@ TEST(DirectorySet, TheBytesOfVersion1) {
   }
   std::string other = bytes;
   other[8] = 2;
+  std::memset(other.data() + 12, 0, 4);
+  const uint32_t crc = page::Crc32c(other.data(), other.size());
+  std::memcpy(other.data() + 12, &crc, 4);
   EXPECT_EQ(ParseDirectorySet(other).status().code(), absl::StatusCode::kFailedPrecondition);
 }
 

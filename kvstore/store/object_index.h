@@ -131,6 +131,7 @@ struct Object {
   // The page store's own.
   bool writing = false;    // a record of it is being made, with a handle of the store's own
   bool demoting = false;   // and then it leaves host memory
+  bool put_waits = false;  // for that record: nobody was told that the object is stored
   bool promoting = false;  // it is being brought into host memory, likewise with a handle
   // The copy in host memory is damaged, and leaves with the last handle: the one on disk is read.
   bool host_damaged = false;

@@ -124,6 +124,7 @@ absl::Status PageStoreImpl::Commit(std::unique_ptr<Object>& reserved, PutHandle:
     if (has_disk() && options_.disk->durability != Durability::kMemory) {
       wait = options_.disk->durability == Durability::kNvmeSync && !no_waiting_;
       if (wait) durable_waiters_[object].push_back(std::move(done));
+      object->put_waits = wait;
       QueueWriteLocked(object, /*demote=*/false);
       PumpWritesLocked(left);
     }

@@ -263,7 +263,8 @@ class PageStore {
   // at `deadline` at the latest. Who has the earliest deadline comes first, so an object that
   // waits again with the deadline that it had keeps its turn among those who wait.
   virtual void AwaitRoom(uint64_t bytes, absl::Time deadline, base::Task done) = 0;
-  // ALREADY_EXISTS was the answer: done when that object is as durable as the store promises.
+  // ALREADY_EXISTS was the answer: done when that object is as durable as the store promises, or
+  // with why it is not; the object stays what it was, unless its own Put still waits.
   virtual void AwaitDurable(NamespaceId ns, const page::ObjectKey& key,
                             PutHandle::CommitDone done) = 0;
   // A handle, or why not. Touches the eviction policies.

@@ -182,6 +182,7 @@ void PageStoreImpl::OnWritten(Object* object, const absl::Status& status) {
     queued_bytes_ -= bytes;
     --queued_objects_;
     const bool demoting = std::exchange(object->demoting, false);
+    const bool put_waited = std::exchange(object->put_waits, false);
     cause = demoting ? MoveCause::kDemote : MoveCause::kPut;
     if (demoting) demoting_bytes_ -= object->slot.extent_bytes;
     const auto waiting = durable_waiters_.find(object);
@@ -196,7 +197,7 @@ void PageStoreImpl::OnWritten(Object* object, const absl::Status& status) {
     if (gone && record != 0) FreeLocked({.slot = {}, .record = record});
     if (!gone && status.ok()) index_.AddRecord(object, record);
     CloseLocked(object);  // may be the end of it when it is gone
-    if (!gone && !status.ok()) WriteFailedLocked(object, demoting, !waiters.empty(), status, left);
+    if (!gone && !status.ok()) WriteFailedLocked(object, demoting, put_waited, status, left);
     if (!gone && status.ok() && demoting && !index_.guarded(*object, TierId::kHost)) {
       FreeLocked(index_.LeaveTier(object, TierId::kHost));
     } else if (!gone && status.ok() && demoting) {
@@ -213,7 +214,7 @@ void PageStoreImpl::OnWritten(Object* object, const absl::Status& status) {
   End();
 }
 
-void PageStoreImpl::WriteFailedLocked(Object* object, bool demoting, bool promised,
+void PageStoreImpl::WriteFailedLocked(Object* object, bool demoting, bool put_waited,
                                       const absl::Status& status, std::vector<Left>& left) {
   // What has to leave memory must not try the disk again and again: not before the next Tick.
   disk_refuses_ = disk_refuses_ || demoting;
@@ -222,7 +223,7 @@ void PageStoreImpl::WriteFailedLocked(Object* object, bool demoting, bool promis
     base::LogError("an object was not written to disk (later ones are only counted): ",
                    status.message());
   }
-  if (promised) {
+  if (put_waited) {
     // Nobody was told that it is stored. Who reads it keeps the bytes.
     FreeLocked(index_.Drop(object));
   } else if (demoting && !index_.guarded(*object, TierId::kHost) &&

@@ -228,8 +228,9 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   // Gives the log as much of the queue as it may have.
   void PumpWritesLocked(std::vector<Left>& left) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnWritten(Object* object, const absl::Status& status);
-  // promised: a Put waits for it.
-  void WriteFailedLocked(Object* object, bool demoting, bool promised, const absl::Status& status,
+  // put_waited: the Put that made the object gets this error. Who put it once more gets it too, and
+  // loses nothing.
+  void WriteFailedLocked(Object* object, bool demoting, bool put_waited, const absl::Status& status,
                          std::vector<Left>& left) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // So that it fits under the high watermark.
   void EvictFromDiskLocked(const Object& newcomer, std::vector<Left>& left)

@@ -54,6 +54,58 @@ TEST(PageStoreFaultTest, AFailedSyncPutIsGoneEvenWhileItIsRead) {
   EXPECT_TRUE(std::ranges::equal(reader->memory(), f.Value("key-1/0")));
 }
 
+TEST(PageStoreFaultTest, PuttingOnceMoreLosesNothingWhenTheDiskFails) {
+  for (const bool pinned : {false, true}) {
+    SCOPED_TRACE(pinned);
+    DiskFixture f({.durability = Durability::kNvmeSync, .disk_slots = 12});
+    // The first are in host memory alone by now.
+    for (int i = 0; i < 14; ++i) {
+      const auto put = f.Put(Name(i));
+      f.Settle();
+      ASSERT_TRUE(put->has_value() && (*put)->ok()) << i;
+    }
+    ASSERT_LT(f.Disk().objects, 14u);
+    ASSERT_EQ(f.store().Usage().host_objects, 14u);
+    constexpr uint64_t kOwner = 7;
+    if (pinned) {
+      ASSERT_TRUE(f.store().Pin(f.ns(), f.Key(Name(0)), kOwner, absl::InfiniteDuration()));
+    }
+    f.log().SetState(tier::DirectoryState::kReadOnly);
+    f.store().Tick();
+    f.log().FailAppends(1, absl::ResourceExhaustedError("no directory takes writes"));
+    EXPECT_TRUE(absl::IsAlreadyExists(**f.Put(Name(0))));
+    std::optional<absl::Status> durable;
+    f.store().AwaitDurable(f.ns(), f.Key(Name(0)), [&](absl::Status s) { durable = std::move(s); });
+    f.Settle();
+    ASSERT_TRUE(durable.has_value());
+    EXPECT_TRUE(absl::IsResourceExhausted(*durable)) << *durable;
+    EXPECT_EQ(f.Read(Name(0)), 0) << "it was stored, and could be read";
+    EXPECT_EQ(f.last_tier(), TierId::kHost);
+    // When the disk is back it gets there.
+    f.log().SetState(tier::DirectoryState::kOk);
+    f.store().Tick();
+    durable.reset();
+    f.store().AwaitDurable(f.ns(), f.Key(Name(0)), [&](absl::Status s) { durable = std::move(s); });
+    f.Settle();
+    EXPECT_TRUE(durable.has_value() && durable->ok());
+  }
+}
+
+// One put by two clients that the disk refuses is stored for neither.
+TEST(PageStoreFaultTest, PuttingOnceMoreWhileThePutWaitsFailsWithIt) {
+  DiskFixture f({.durability = Durability::kNvmeSync});
+  f.log().FailAppends(1, absl::DataLossError("EIO"));
+  const auto first = f.Put("key-1");
+  EXPECT_TRUE(absl::IsAlreadyExists(**f.Put("key-1")));
+  std::optional<absl::Status> durable;
+  f.store().AwaitDurable(f.ns(), f.Key("key-1"), [&](absl::Status s) { durable = std::move(s); });
+  f.Settle();
+  EXPECT_TRUE(absl::IsDataLoss(**first));
+  ASSERT_TRUE(durable.has_value());
+  EXPECT_TRUE(absl::IsDataLoss(*durable));
+  EXPECT_FALSE(f.store().Exists(f.ns(), f.Key("key-1")));
+}
+
 TEST(PageStoreFaultTest, NobodyWaitsForTheDiskWhenTheStoreEnds) {
   DiskFixture f({.durability = Durability::kNvmeSync});
   const auto put = f.Put("key-1");

@@ -18,6 +18,8 @@ namespace {
 using nlohmann::json;
 
 constexpr double kLargestMilliseconds = 1e12;
+// A million blocks: prompts of 512 million tokens.
+constexpr size_t kMaxLineBytes = 16 << 20;
 
 absl::StatusOr<double> Milliseconds(const json& line) {
   const auto found = line.find("timestamp");
@@ -39,6 +41,7 @@ absl::StatusOr<uint32_t> Tokens(const json& line, const char* field) {
 class Parser {
  public:
   absl::Status Add(absl::string_view text) {
+    if (absl::StripAsciiWhitespace(text).empty()) return absl::OkStatus();
     const json line = json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
     if (!line.is_object()) return absl::InvalidArgumentError("not a JSON object");
     TraceRequest request;
@@ -84,16 +87,16 @@ absl::StatusOr<Trace> ParseTrace(absl::string_view text) {
   size_t number = 0;
   for (const absl::string_view line : absl::StrSplit(text, '\n')) {
     ++number;
-    if (absl::StripAsciiWhitespace(line).empty()) continue;
     VARVE_RETURN_IF_ERROR(base::Annotate(parser.Add(line), absl::StrCat("line ", number)));
   }
   return std::move(parser).Finish();
 }
 
 absl::StatusOr<Trace> ReadTrace(const std::string& path) {
-  VARVE_ASSIGN_OR_RETURN(const std::string text,
-                         console::ReadGzipFile(path, console::Plain::kTaken));
-  absl::StatusOr<Trace> trace = ParseTrace(text);
+  Parser parser;
+  VARVE_RETURN_IF_ERROR(console::ReadLines(
+      path, kMaxLineBytes, [&parser](absl::string_view line) { return parser.Add(line); }));
+  absl::StatusOr<Trace> trace = std::move(parser).Finish();
   if (!trace.ok()) return base::Annotate(trace.status(), path);
   return trace;
 }

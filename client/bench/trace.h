@@ -30,7 +30,7 @@ struct Trace {
 // `hash_ids` (the prompt's consecutive blocks; equal ids are reusable KV). INVALID_ARGUMENT names
 // the line and what is wrong with it.
 absl::StatusOr<Trace> ParseTrace(absl::string_view text);
-// The same from a file, gzip or not; the message names it.
+// The same from a file, gzip or not, with lines of at most 16 MiB; the message names it.
 absl::StatusOr<Trace> ReadTrace(const std::string& path);
 
 }  // namespace varve::client

@@ -59,6 +59,23 @@ TEST(Trace, ReadsPlainAndCompressedFiles) {
   EXPECT_THAT(ReadTrace(path).status().ToString(), AllOf(HasSubstr("NOT_FOUND"), HasSubstr(path)));
 }
 
+// Such as a device that has no end.
+TEST(Trace, LinesHaveALimit) {
+  const std::string path = ::testing::TempDir() + "/varve-trace-long-" + std::to_string(getpid());
+  const std::string good =
+      R"({"timestamp": 0, "input_length": 1, "output_length": 1, "hash_ids": [1]})";
+  std::ofstream(path) << good << std::string((16 << 20) - good.size(), ' ') << '\n' << good;
+  const auto whole = ReadTrace(path);
+  ASSERT_TRUE(whole.ok()) << whole.status();
+  EXPECT_EQ(whole->requests.size(), 2u);
+  std::ofstream(path) << good << '\n' << good << std::string(17 << 20, ' ');
+  EXPECT_THAT(
+      ReadTrace(path).status().ToString(),
+      AllOf(HasSubstr("INVALID_ARGUMENT"), HasSubstr(path + ": line 2 is longer than 16.0 MiB")));
+  std::filesystem::remove(path);
+  EXPECT_THAT(ReadTrace("/dev/zero").status().ToString(), HasSubstr("line 1 is longer than"));
+}
+
 TEST(Trace, SaysWhichLineIsWrongAndWhy) {
   const std::string good =
       R"({"timestamp": 0, "input_length": 1, "output_length": 1, "hash_ids": [1]})";

@@ -1,9 +1,12 @@
 #include "kvstore/server/disk_stack.h"
 
 #include <algorithm>
+#include <filesystem>
+#include <system_error>
 
 #include "kvstore/base/log.h"
 #include "kvstore/base/status.h"
+#include "kvstore/base/units.h"
 #include "kvstore/server/config.h"
 
 namespace varve::server {
@@ -25,6 +28,15 @@ store::Durability ParseDurability(const std::string& name) {
 }
 
 }  // namespace
+
+void WarnBeyondFileSystem(const std::string& path, uint64_t capacity_bytes) {
+  std::error_code error;
+  const std::filesystem::space_info space = std::filesystem::space(path, error);
+  if (error || capacity_bytes <= space.capacity) return;
+  base::LogWarning(path, " is given ", base::FormatBytes(capacity_bytes),
+                   ", and its file system has ", base::FormatBytes(space.capacity),
+                   ": it will be full before");
+}
 
 absl::StatusOr<std::unique_ptr<DiskStack>> DiskStack::Open(const varve::v1::NvmeTierConfig& config,
                                                            StoreMetrics& metrics) {
@@ -50,6 +62,9 @@ absl::StatusOr<std::unique_ptr<DiskStack>> DiskStack::Open(const varve::v1::Nvme
   metrics.SetIoEngine(disk->io_->name());
   VARVE_ASSIGN_OR_RETURN(disk->log_,
                          tier::OpenSegmentLog(options, disk->io_.get(), disk->log_pool_.get()));
+  for (const tier::LogDirectory& directory : options.directories) {
+    WarnBeyondFileSystem(directory.path, directory.capacity_bytes);
+  }
   disk->mover_pool_ = std::make_unique<base::ThreadPool>("mover", kMoverThreads);
   return disk;
 }

@@ -2,7 +2,9 @@
 // the memory that reads go through.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "kvstore/base/executor.h"
@@ -13,6 +15,9 @@
 #include "varve/v1/config.pb.h"
 
 namespace varve::server {
+
+// A line of the log when the directory's file system, the rest of it aside, is smaller.
+void WarnBeyondFileSystem(const std::string& path, uint64_t capacity_bytes);
 
 // Outlives the page store that uses it; what it reports to outlives it.
 class DiskStack {

@@ -14,9 +14,11 @@ namespace varve::store {
 
 class FrequencySketch {
  public:
-  // keys: how many are told apart well, at 8 bytes each.
+  // keys: how many are told apart well, at 8 to 16 bytes each. No more than the most: a sketch that
+  // is small for its keys still finds those used often, with more of the others among them.
+  static constexpr uint64_t kMostKeys = 8 << 20;
   explicit FrequencySketch(uint64_t keys)
-      : mask_(std::bit_ceil(std::max<uint64_t>(keys, 64)) - 1),
+      : mask_(std::bit_ceil(std::clamp<uint64_t>(keys, 64, kMostKeys)) - 1),
         words_(mask_ + 1),
         halve_after_((mask_ + 1) * kUsesPerKey) {}
 
@@ -29,6 +31,7 @@ class FrequencySketch {
     if (++uses_ >= halve_after_) Halve();
   }
 
+  uint64_t memory_bytes() const { return words_.size() * sizeof(words_[0]); }
   // 0..15
   uint32_t Estimate(uint64_t identity) const {
     uint32_t least = 15;

@@ -1,4 +1,4 @@
-// Granule checksums, the memory of misses, and LRU order.
+// Granule checksums, the memory of misses, and how often keys were used.
 #include <algorithm>
 #include <cstring>
 #include <random>
@@ -7,6 +7,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kvstore/page/checksum.h"
+#include "kvstore/store/frequency_sketch.h"
 #include "kvstore/store/granules.h"
 #include "kvstore/store/miss_memory.h"
 
@@ -175,6 +176,27 @@ TEST(MissMemoryTest, CapacityZeroRemembersNothing) {
   MissMemory memory(0);
   memory.Remember(1, MissReason::kEvicted);
   EXPECT_EQ(memory.Find(1), std::nullopt);
+}
+
+TEST(FrequencySketchTest, TellsUsesApart) {
+  FrequencySketch sketch(1000);
+  for (uint64_t key = 0; key < 1000; ++key) {
+    for (uint64_t use = 0; use < key % 5; ++use) sketch.Add(key);
+  }
+  int exact = 0;
+  for (uint64_t key = 0; key < 1000; ++key) {
+    EXPECT_GE(sketch.Estimate(key), key % 5);
+    exact += sketch.Estimate(key) == key % 5 ? 1 : 0;
+  }
+  EXPECT_GT(exact, 900);
+}
+
+TEST(FrequencySketchTest, ItsMemoryIsBounded) {
+  EXPECT_EQ(FrequencySketch(1000).memory_bytes(), 8192u);
+  FrequencySketch sketch(4 * FrequencySketch::kMostKeys);
+  EXPECT_EQ(sketch.memory_bytes(), 64u << 20);
+  for (uint64_t key = 0; key < 100; ++key) sketch.Add(key);
+  for (uint64_t key = 0; key < 100; ++key) EXPECT_EQ(sketch.Estimate(key), 1u);
 }
 
 }  // namespace

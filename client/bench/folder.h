@@ -11,7 +11,7 @@ namespace varve::client {
 
 class Folder {
  public:
-  // parent exists. Errors are those of mkdtemp.
+  // parent exists, maybe relative; path() is absolute. Errors are those of mkdtemp.
   static absl::StatusOr<std::unique_ptr<Folder>> Make(const std::string& parent);
   ~Folder();
   Folder(const Folder&) = delete;

@@ -113,6 +113,8 @@ struct TraceCommand::Options {
   std::string plot;
 
   absl::StatusOr<std::vector<Row>> Simulate(const Trace& trace) const;
+  // What would only be seen after minutes.
+  absl::Status CheckReplay(const BenchOptions& bench) const;
   absl::Status Replay(const Trace& trace, const BenchOptions& bench);
 };
 
@@ -219,6 +221,10 @@ nlohmann::json TraceJson(const Trace& trace) {
           {"block_tokens", kTraceBlockTokens}};
 }
 
+absl::Status NotWritten(const std::string& file) {
+  return absl::UnavailableError(absl::StrCat(file, ": cannot be written"));
+}
+
 void PrintJson(const Trace& trace, const std::vector<Row>& rows) {
   nlohmann::json document;
   document["trace"] = TraceJson(trace);
@@ -238,38 +244,51 @@ void PrintJson(const Trace& trace, const std::vector<Row>& rows) {
 
 }  // namespace
 
-absl::Status TraceCommand::Options::Replay(const Trace& trace, const BenchOptions& bench) {
+absl::Status TraceCommand::Options::CheckReplay(const BenchOptions& bench) const {
   if (!bench.store.empty() && !policies.empty()) {
     return absl::InvalidArgumentError("--policies: the store at --store has its own");
   }
+  if (std::count(policies.begin(), policies.end(), kBelady) > 0) {
+    return absl::InvalidArgumentError("--policies: belady knows the future: only --simulate");
+  }
+  return plot.empty() || std::ofstream(plot, std::ios::app) ? absl::OkStatus() : NotWritten(plot);
+}
+
+absl::Status TraceCommand::Options::Replay(const Trace& trace, const BenchOptions& bench) {
   nlohmann::json rows = nlohmann::json::array();
+  // What was measured is printed all the same.
+  absl::Status failed;
   for (const std::string& policy : policies.empty() ? std::vector<std::string>{"lru"} : policies) {
-    if (policy == kBelady) {
-      return absl::InvalidArgumentError("--policies: belady knows the future: only --simulate");
-    }
     replay.store.eviction = policy;
-    VARVE_ASSIGN_OR_RETURN(const ReplayResult result, ReplayTrace(trace, bench, replay));
+    const absl::StatusOr<ReplayResult> result = ReplayTrace(trace, bench, replay);
+    if (!result.ok()) {
+      failed = result.status();
+      break;
+    }
     if (!plot.empty()) {
       std::ofstream file(plot);
-      file << ReplayPlot(result);
-      if (!file.flush()) return absl::UnavailableError(absl::StrCat(plot, ": cannot be written"));
+      file << ReplayPlot(*result);
+      if (!file.flush()) failed.Update(NotWritten(plot));
     }
     if (bench.json) {
-      rows.push_back(ReplayJson(replay, result));
+      rows.push_back(ReplayJson(replay, *result));
       if (bench.store.empty()) rows.back().update(StoreJson(replay.store));
       continue;
     }
     if (bench.store.empty()) std::cout << StoreText(replay.store) << ", ";
-    std::cout << ReplayTables(replay, result) << '\n';
+    std::cout << ReplayTables(replay, *result) << '\n';
   }
-  if (bench.json)
+  if (bench.json && !rows.empty())
     std::cout << nlohmann::json{{"trace", TraceJson(trace)}, {"results", rows}}.dump(2) << '\n';
-  return absl::OkStatus();
+  return failed;
 }
 
 absl::Status TraceCommand::Run(const BenchOptions& bench) {
   VARVE_ASSIGN_OR_RETURN(const Trace trace, ReadTrace(options_->file));
-  if (!options_->simulate) return options_->Replay(trace, bench);
+  if (!options_->simulate) {
+    VARVE_RETURN_IF_ERROR(options_->CheckReplay(bench));
+    return options_->Replay(trace, bench);
+  }
   VARVE_ASSIGN_OR_RETURN(const std::vector<Row> rows, options_->Simulate(trace));
   bench.json ? PrintJson(trace, rows) : PrintTable(trace, rows);
   return absl::OkStatus();

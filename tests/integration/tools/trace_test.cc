@@ -95,6 +95,30 @@ TEST_F(TraceTest, ReplaysAgainstAStoreThatHasRoomForAll) {
   std::filesystem::remove(plot);
 }
 
+TEST_F(TraceTest, APlotThatCannotBeWrittenIsKnownBeforeTheReplay) {
+  const ToolResult refused = Trace("--speed-up 0.01 --plot /nosuch/hits.svg");  // minutes
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.errors, HasSubstr("/nosuch/hits.svg: cannot be written"));
+  EXPECT_EQ(refused.output, "");
+}
+
+TEST_F(TraceTest, WhatWasMeasuredIsPrintedWhenThePlotFails) {
+  const ToolResult full = Trace("--host-capacity 64MiB --json --plot /dev/full");
+  EXPECT_EQ(full.exit_code, 1);
+  EXPECT_THAT(full.errors, HasSubstr("/dev/full: cannot be written"));
+  EXPECT_EQ(nlohmann::json::parse(full.output)["results"].size(), 1u);
+}
+
+TEST_F(TraceTest, ADirectoryMayBeRelative) {
+  NvmeDir();
+  const std::string relative = std::filesystem::relative(nvme_);
+  ASSERT_NE(relative.front(), '/');
+  const auto results =
+      Results(Trace("--host-capacity 64MiB --json --nvme-capacity 128MiB --nvme-dir " + relative));
+  ASSERT_EQ(results.size(), 1u);
+  EXPECT_DOUBLE_EQ(results[0]["hit_ratio"], kMostHits);
+}
+
 TEST_F(TraceTest, ReplaysWithPoliciesThatEvict) {
   const auto results = Results(
       Trace("--engines 3 --host-capacity 1MiB --policies lru,s3fifo,cost --speed-up 20 --json"));

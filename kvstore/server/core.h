@@ -30,7 +30,7 @@ struct Core {
   base::Executor& data_pool;    // checksums and copies of gets, chunks of streams
   base::Executor& put_pool;     // those of puts: a get does not wait behind them
   base::Executor& recall_pool;  // scoring
-  // Connecting to clients, adding disks: blocks as long as they do not answer.
+  // Connecting to clients, touching memory, looking at all objects: blocks for seconds.
   base::Executor& connect_pool;
   base::Executor& control_pool;         // importing, ending sessions
   const char* io_name;                  // how the disks are used; empty without any

@@ -1,8 +1,6 @@
 #include "kvstore/server/tier_admin.h"
 
-#include <map>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/log.h"
@@ -10,53 +8,6 @@
 #include "kvstore/base/units.h"
 
 namespace varve::server {
-
-// Answers that wait for long work, by its name. Thread-safe.
-class WaitingAnswers {
- public:
-  // Whether the work has to be begun: it is not under way, and the store does not end.
-  bool Add(const std::string& work, Answer answer) {
-    {
-      base::MutexLock lock(mutex_);
-      if (!closed_) {
-        std::vector<Answer>& answers = waiting_[work];
-        answers.push_back(std::move(answer));
-        return answers.size() == 1;
-      }
-    }
-    std::move(answer)(Ending());
-    return false;
-  }
-  void Give(const std::string& work, const absl::Status& status) {
-    std::vector<Answer> answers;
-    {
-      base::MutexLock lock(mutex_);
-      const auto found = waiting_.find(work);
-      if (found == waiting_.end()) return;
-      answers = std::move(found->second);
-      waiting_.erase(found);
-    }
-    for (Answer& answer : answers) std::move(answer)(status);
-  }
-  void Close() {
-    std::map<std::string, std::vector<Answer>> all;
-    {
-      base::MutexLock lock(mutex_);
-      closed_ = true;
-      all.swap(waiting_);
-    }
-    for (auto& [work, answers] : all) {
-      for (Answer& answer : answers) std::move(answer)(Ending());
-    }
-  }
-
- private:
-  static absl::Status Ending() { return absl::UnavailableError("the store is ending"); }
-
-  base::Mutex mutex_;
-  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
-  std::map<std::string, std::vector<Answer>> waiting_ ABSL_GUARDED_BY(mutex_);
-};
 
 namespace {
 
@@ -110,26 +61,20 @@ absl::Status CheckDrainTier(varve::v1::Tier tier, const tier::RecordLog* log) {
 }  // namespace
 
 TierAdmin::TierAdmin(Core& core, tier::RecordLog* log)
-    : core_(core), log_(log), waiting_(std::make_shared<WaitingAnswers>()) {}
+    : core_(core), log_(log), adder_(log), waiting_(std::make_shared<WaitingAnswers>()) {}
 
 TierAdmin::~TierAdmin() { Close(); }
 
-void TierAdmin::Close() { waiting_->Close(); }
+void TierAdmin::Close() {
+  adder_.Close();
+  waiting_->Close();
+}
 
 void TierAdmin::AddDirectory(const varve::v1::AddDirectoryRequest& request, Answer answer) {
   if (log_ == nullptr) return std::move(answer)(NoNvmeTier());
   absl::Status status = CheckDirectory(request);
   if (!status.ok()) return std::move(answer)(std::move(status));
-  // A disk that hangs keeps a thread.
-  core_.connect_pool.Run([log = log_, path = WithoutLastSlash(request.path()),
-                          bytes = request.capacity_bytes(), answer = std::move(answer)]() mutable {
-    const absl::Status added = log->AddDirectory(path, bytes);
-    if (added.ok()) {
-      base::LogInfo(path, " is a directory of the nvme tier from now on, with ",
-                    base::FormatBytes(bytes));
-    }
-    std::move(answer)(added);
-  });
+  adder_.Add(WithoutLastSlash(request.path()), request.capacity_bytes(), std::move(answer));
 }
 
 void TierAdmin::DrainDirectory(const varve::v1::DrainDirectoryRequest& request, Answer answer) {
@@ -161,8 +106,12 @@ void TierAdmin::DrainTier(const varve::v1::DrainTierRequest& request,
     std::move(answer)(std::move(s));
   };
   if (!waiting_->Add(work, std::move(filled))) return;
-  core_.contexts.WriteNotes();
-  core_.pages.Flush([waiting = waiting_, work] { waiting->Give(work, absl::OkStatus()); });
+  // Looks at every object.
+  core_.connect_pool.Run(
+      [contexts = &core_.contexts, pages = &core_.pages, waiting = waiting_, work] {
+        contexts->WriteNotes();
+        pages->Flush([waiting, work] { waiting->Give(work, absl::OkStatus()); });
+      });
 }
 
 void TierAdmin::ResizeTier(const varve::v1::ResizeTierRequest& request, Answer answer) {

@@ -6,14 +6,13 @@
 #include <memory>
 #include <string>
 
-#include "kvstore/base/mutex.h"
 #include "kvstore/server/core.h"
+#include "kvstore/server/directory_adder.h"
+#include "kvstore/server/waiting_answers.h"
 #include "kvstore/tier/record_log.h"
 #include "varve/v1/store.pb.h"
 
 namespace varve::server {
-
-class WaitingAnswers;
 
 // Thread-safe. Answers come on any thread, at once or when the work is done.
 class TierAdmin {
@@ -35,6 +34,7 @@ class TierAdmin {
  private:
   Core& core_;
   tier::RecordLog* const log_;
+  DirectoryAdder adder_;
   // Shared with what was begun, which may end after this.
   const std::shared_ptr<WaitingAnswers> waiting_;
   std::atomic<uint64_t> next_flush_{0};

@@ -17,7 +17,7 @@
 
 namespace varve::tier {
 
-class FakeRecordLog final : public RecordLog {
+class FakeRecordLog : public RecordLog {
  public:
   struct Record {
     std::string label;

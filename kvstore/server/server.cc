@@ -148,6 +148,8 @@ absl::Status StoreServer::Impl::MakeRooms() {
   if (!config.nvme_tier().directories().empty()) {
     VARVE_ASSIGN_OR_RETURN(disk, DiskStack::Open(config.nvme_tier(), *metrics));
     store_options.disk = disk->options();
+    store_options.disk->max_write_wait =
+        absl::Milliseconds(config.transport().transfer_deadline_ms());
   }
   VARVE_ASSIGN_OR_RETURN(
       pages, store::PageStore::Create(host_tier.get(), store_options, &base::SystemClock::Get()));

@@ -123,7 +123,7 @@ absl::Status PageStoreImpl::Commit(std::unique_ptr<Object>& reserved, PutHandle:
     misses_.Forget(object->identity);
     if (has_disk() && options_.disk->durability != Durability::kMemory) {
       wait = options_.disk->durability == Durability::kNvmeSync && !no_waiting_;
-      if (wait) durable_waiters_[object].push_back(std::move(done));
+      if (wait) AwaitWrittenLocked(object, std::move(done));
       object->put_waits = wait;
       QueueWriteLocked(object, /*demote=*/false);
       PumpWritesLocked(left);
@@ -151,7 +151,7 @@ void PageStoreImpl::AwaitDurable(NamespaceId ns, const page::ObjectKey& key,
     base::MutexLock lock(mutex_);
     Object* object = index_.Find(FullKey{ns, key});
     if (object != nullptr && object->record == 0 && !no_waiting_) {
-      durable_waiters_[object].push_back(std::move(done));
+      AwaitWrittenLocked(object, std::move(done));
       // It may have been evicted from the disk, or its write has failed.
       if (!object->writing) QueueWriteLocked(object, /*demote=*/false);
       PumpWritesLocked(left);

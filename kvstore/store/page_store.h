@@ -80,7 +80,7 @@ class PutHandle {
   virtual bool checksummed() const = 0;
   // Computes the checksum, compares it with `expected` when given, and makes the object visible.
   // done: when it is as durable as the store promises, before Commit returns or later on a thread
-  // of the disk. DATA_LOSS when the checksum differs, ALREADY_EXISTS when another writer was first;
+  // of the disk or of Tick. DATA_LOSS when the checksum differs, ALREADY_EXISTS when another writer was first;
   // in both cases the space is given back. Unless checksummed() it reads: call it off the transport
   // threads.
   virtual void Commit(std::optional<uint32_t> expected_crc32c, CommitDone done) = 0;
@@ -206,6 +206,8 @@ struct DiskOptions {
   double notes_share = 0.25;  // of what the log can use, for notes of contexts at most
   uint32_t promote_uses = 2;  // of an object on disk, before it returns to host memory; 0: never
   uint64_t max_pending_bytes = 64 << 20;  // given to the log and not yet written
+  // A put waits for the disk no longer (kNvmeSync): DEADLINE_EXCEEDED from Tick, stored or not.
+  absl::Duration max_write_wait = absl::Seconds(10);
 };
 
 struct PageStoreOptions {

@@ -1,5 +1,6 @@
 // What goes to the disk and comes from there: objects being written, and read for a Get.
 #include <algorithm>
+#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -18,19 +19,19 @@ constexpr uint32_t kDiskEvictionSteps = 1024;
 }  // namespace
 
 PageStoreImpl::~PageStoreImpl() {
-  std::vector<PutHandle::CommitDone> abandoned;
+  std::vector<DurableWaiter> abandoned;
   {
     base::MutexLock lock(mutex_);
     stopping_ = true;
     for (Object* object : std::exchange(write_queue_, {})) {
-      for (auto& done : durable_waiters_[object]) abandoned.push_back(std::move(done));
+      for (auto& waiter : durable_waiters_[object]) abandoned.push_back(std::move(waiter));
       durable_waiters_.erase(object);
     }
     promotions_.clear();
     while (operations_ > 0) idle_.Wait(mutex_);
   }
-  for (auto& done : abandoned) {
-    std::move(done)(absl::UnavailableError("the store ended before the object was on disk"));
+  for (DurableWaiter& waiter : abandoned) {
+    std::move(waiter.done)(absl::UnavailableError("the store ended before the object was on disk"));
   }
   WakeRoomWaiters();
 }
@@ -170,7 +171,7 @@ void PageStoreImpl::PumpWritesLocked(std::vector<Left>& left) {
 
 void PageStoreImpl::OnWritten(Object* object, const absl::Status& status) {
   std::vector<Left> left;
-  std::vector<PutHandle::CommitDone> waiters;
+  std::vector<DurableWaiter> waiters;
   std::vector<base::Task> flushed;
   const uint64_t bytes = object->meta.bytes;
   MoveCause cause;
@@ -208,10 +209,27 @@ void PageStoreImpl::OnWritten(Object* object, const absl::Status& status) {
   }
   if (written && options_.on_moved) options_.on_moved(cause, bytes);
   ReportLeft(left);
-  for (auto& done : waiters) std::move(done)(status);
+  for (DurableWaiter& waiter : waiters) std::move(waiter.done)(status);
   for (base::Task& task : flushed) std::move(task)();
   WakeRoomWaiters();
   End();
+}
+
+void PageStoreImpl::AwaitWrittenLocked(const Object* object, PutHandle::CommitDone done) {
+  durable_waiters_[object].push_back(
+      {clock_->Now() + options_.disk->max_write_wait, std::move(done)});
+}
+
+std::vector<PageStoreImpl::DurableWaiter> PageStoreImpl::TakeOverdueLocked() {
+  std::vector<DurableWaiter> overdue;
+  const absl::Time now = clock_->Now();
+  for (auto& [object, waiters] : durable_waiters_) {
+    const auto late = std::stable_partition(waiters.begin(), waiters.end(),
+                                            [now](const auto& w) { return w.deadline > now; });
+    std::move(late, waiters.end(), std::back_inserter(overdue));
+    waiters.erase(late, waiters.end());
+  }
+  return overdue;
 }
 
 void PageStoreImpl::WriteFailedLocked(Object* object, bool demoting, bool put_waited,
@@ -343,6 +361,7 @@ void PageStoreImpl::NoteReadError(Object* object, const absl::Status& status) {
 
 void PageStoreImpl::Tick() {
   std::vector<std::shared_ptr<Reading>> slow;
+  std::vector<DurableWaiter> overdue;
   std::vector<Left> left;
   ExpireObjects();
   GoOnResizing();
@@ -352,6 +371,7 @@ void PageStoreImpl::Tick() {
     disk_refuses_ = false;
     NoteDiskStateLocked();
     PumpWritesLocked(left);
+    overdue = TakeOverdueLocked();
     const absl::Time now = clock_->Now();
     for (const std::shared_ptr<Reading>& reading : readings_) {
       if (reading->deadline <= now) slow.push_back(reading);
@@ -359,6 +379,10 @@ void PageStoreImpl::Tick() {
   }
   for (const std::shared_ptr<Reading>& reading : slow) {
     EndReading(reading, absl::DeadlineExceededError("the disk has not answered in time"));
+  }
+  for (DurableWaiter& waiter : overdue) {
+    std::move(waiter.done)(absl::DeadlineExceededError(
+        "the disk has not answered in time: the object may be on it later, or not"));
   }
   ReportLeft(left);
   WakeRoomWaiters();

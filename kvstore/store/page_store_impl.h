@@ -102,6 +102,10 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
     uint64_t erasure = 0;  // this one and all before it
     std::shared_ptr<Removing> removing;
   };
+  struct DurableWaiter {
+    absl::Time deadline;
+    PutHandle::CommitDone done;
+  };
   struct RoomWaiter {
     uint64_t bytes = 0;
     base::Task done;
@@ -228,6 +232,10 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   // Gives the log as much of the queue as it may have.
   void PumpWritesLocked(std::vector<Left>& left) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnWritten(Object* object, const absl::Status& status);
+  void AwaitWrittenLocked(const Object* object, PutHandle::CommitDone done)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Those that have waited for too long.
+  std::vector<DurableWaiter> TakeOverdueLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // put_waited: the Put that made the object gets this error. Who put it once more gets it too, and
   // loses nothing.
   void WriteFailedLocked(Object* object, bool demoting, bool put_waited, const absl::Status& status,
@@ -274,7 +282,7 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   bool disk_writes_ ABSL_GUARDED_BY(mutex_) = false;     // a directory takes records
   bool disk_refuses_ ABSL_GUARDED_BY(mutex_) = false;    // one of late, until the next Tick
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::flat_hash_map<const Object*, std::vector<PutHandle::CommitDone>> durable_waiters_
+  absl::flat_hash_map<const Object*, std::vector<DurableWaiter>> durable_waiters_
       ABSL_GUARDED_BY(mutex_);
   uint64_t last_erasure_ ABSL_GUARDED_BY(mutex_) = 0;
   std::set<uint64_t> erasures_ ABSL_GUARDED_BY(mutex_);  // with the log

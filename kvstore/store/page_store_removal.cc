@@ -108,7 +108,7 @@ void PageStoreImpl::OnErased(uint64_t erasure, const absl::Status& status) {
 
 void PageStoreImpl::StopWaiting() {
   const absl::Status ending = absl::UnavailableError("the store is ending, and the disk is slow");
-  std::vector<PutHandle::CommitDone> puts;
+  std::vector<DurableWaiter> puts;
   std::deque<RemoveWaiter> removals;
   ResizeDone resize;
   {
@@ -116,14 +116,14 @@ void PageStoreImpl::StopWaiting() {
     no_waiting_ = true;
     resize = std::exchange(resize_done_, nullptr);
     for (auto& [object, waiters] : durable_waiters_) {
-      for (auto& done : waiters) puts.push_back(std::move(done));
+      for (DurableWaiter& waiter : waiters) puts.push_back(std::move(waiter));
     }
     durable_waiters_.clear();
     removals.swap(remove_waiters_);
   }
   host_->StopGrowing();
   if (resize) std::move(resize)(absl::UnavailableError("the store is ending"));
-  for (auto& done : puts) std::move(done)(ending);
+  for (DurableWaiter& put : puts) std::move(put.done)(ending);
   for (RemoveWaiter& waiter : removals) EndPart(waiter.removing, ending);
   WakeRoomWaiters();
 }

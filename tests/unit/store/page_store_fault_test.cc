@@ -106,6 +106,32 @@ TEST(PageStoreFaultTest, PuttingOnceMoreWhileThePutWaitsFailsWithIt) {
   EXPECT_FALSE(f.store().Exists(f.ns(), f.Key("key-1")));
 }
 
+TEST(PageStoreFaultTest, APutDoesNotWaitForADiskThatHangs) {
+  DiskFixture f({.durability = Durability::kNvmeSync});
+  const auto put = f.Put("key-1");
+  f.clock().Advance(absl::Seconds(8));
+  std::optional<absl::Status> durable;
+  f.store().AwaitDurable(f.ns(), f.Key("key-1"), [&](absl::Status s) { durable = std::move(s); });
+  f.store().Tick();
+  EXPECT_FALSE(put->has_value());
+  f.clock().Advance(absl::Seconds(3));
+  f.store().Tick();
+  ASSERT_TRUE(put->has_value());
+  EXPECT_TRUE(absl::IsDeadlineExceeded(**put)) << **put;
+  EXPECT_FALSE(durable.has_value()) << "came later";
+  f.Settle();
+  EXPECT_TRUE(durable.has_value() && durable->ok());
+  EXPECT_EQ(f.Read("key-1"), 0);
+  // Whoever got no answer was told nothing, so what then fails is not stored.
+  f.log().FailAppends(1, absl::DataLossError("EIO"));
+  const auto failed = f.Put("key-2");
+  f.clock().Advance(absl::Seconds(11));
+  f.store().Tick();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(**failed));
+  f.Settle();
+  EXPECT_FALSE(f.store().Exists(f.ns(), f.Key("key-2")));
+}
+
 TEST(PageStoreFaultTest, NobodyWaitsForTheDiskWhenTheStoreEnds) {
   DiskFixture f({.durability = Durability::kNvmeSync});
   const auto put = f.Put("key-1");

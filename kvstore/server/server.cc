@@ -286,12 +286,13 @@ void StoreServer::Impl::FlushToDisk(absl::Time deadline) {
   contexts->WriteNotes();
   auto flushed = std::make_shared<std::promise<void>>();
   pages->Flush([flushed] { flushed->set_value(); });
-  if (flushed->get_future().wait_until(absl::ToChronoTime(deadline)) == std::future_status::ready) {
-    return;
-  }
+  const bool ended =
+      flushed->get_future().wait_until(absl::ToChronoTime(deadline)) == std::future_status::ready;
   const store::PageStoreUsage usage = pages->Usage();
-  base::LogWarning("host memory was not written to disk within drain_ms: of ", usage.objects,
-                   " objects ", usage.disk->objects, " are there");
+  if (usage.disk->objects == usage.objects) return;
+  base::LogWarning("host memory was not written to disk",
+                   ended ? ", which did not take all of it" : " within drain_ms", ": of ",
+                   usage.objects, " objects ", usage.disk->objects, " are there");
 }
 
 void StoreServer::StartDraining() { impl_->StartDraining(); }

@@ -90,6 +90,8 @@ absl::StatusOr<RecallQuery> ToQuery(const varve_recall_query& given) {
   query.sinks = given.sinks;
   query.window = given.window;
   query.num_blocks = given.num_blocks;
+  query.rerank = static_cast<page::Rerank>(given.rerank);
+  if (given.multiplier != 0) query.multiplier = given.multiplier;
   for (size_t l = 0; l < given.num_layers; ++l) {
     VARVE_ASSIGN_OR_RETURN(const varve_recall_layer layer,
                            AdoptAt(given.layers, l, "varve_recall_layer"));

@@ -41,6 +41,7 @@
 #include "kvstore/page/digest/score.h"
 #include "kvstore/page/geometry.h"
 #include "kvstore/page/object_key.h"
+#include "kvstore/page/rerank.h"
 
 namespace grpc {
 class Channel;
@@ -202,6 +203,9 @@ struct RecallQuery {
   uint32_t window = 0;
   uint32_t num_blocks = 0;
   bool explain = false;
+  // A second stage in the store, over multiplier x budget candidates.
+  page::Rerank rerank = page::Rerank::kNone;
+  double multiplier = page::kDefaultMultiplier;
 };
 struct RecalledPage {
   uint32_t page = 0;
@@ -216,7 +220,8 @@ struct RecallHeadResult {
   std::vector<float> scores;
 };
 struct RecallTimings {
-  double queue_us = 0, score_us = 0, select_us = 0, locate_us = 0, transfer_us = 0, total_us = 0;
+  double queue_us = 0, score_us = 0, select_us = 0, rerank_us = 0, locate_us = 0;
+  double transfer_us = 0, total_us = 0;
 };
 struct RecallResult {
   std::vector<std::vector<RecallHeadResult>> layers;  // [layer of the query][KV head]

@@ -238,6 +238,7 @@ RecallResult FromProto(const v1::RecallReply& reply) {
   result.timings = {.queue_us = static_cast<double>(timings.queue_us()),
                     .score_us = static_cast<double>(timings.score_us()),
                     .select_us = static_cast<double>(timings.select_us()),
+                    .rerank_us = static_cast<double>(timings.rerank_us()),
                     .locate_us = static_cast<double>(timings.locate_us()),
                     .transfer_us = static_cast<double>(timings.transfer_us()),
                     .total_us = static_cast<double>(timings.total_us())};

@@ -35,6 +35,8 @@ absl::StatusOr<v1::RecallRequest> ClientImpl::RecallRequestFor(const RecallQuery
   request.set_window(query.window);
   request.set_num_blocks(query.num_blocks);
   request.set_explain(query.explain);
+  request.set_rerank(static_cast<v1::Rerank>(query.rerank));
+  request.set_multiplier(query.multiplier);
   request.set_deadline_ms(transfer_deadline_ms());
   for (const RecallLayer& layer : query.layers) {
     v1::LayerRecall* wire = request.add_layers();

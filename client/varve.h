@@ -264,6 +264,13 @@ typedef enum varve_merge {
   VARVE_MERGE_MEAN = 4
 } varve_merge;
 
+/* A second stage: the digests choose multiplier x budget candidates, and their keys, where the store
+ * has them in memory, choose among those. */
+typedef enum varve_rerank {
+  VARVE_RERANK_NONE = 0,
+  VARVE_RERANK_EXACT = 1 /* by the attention mass of the keys */
+} varve_rerank;
+
 typedef struct varve_recall_head {
   size_t struct_size;
   uint32_t budget_pages;
@@ -293,6 +300,8 @@ typedef struct varve_recall_query {
   uint32_t sinks;      /* first pages, always in */
   uint32_t window;     /* last pages, always in */
   uint32_t num_blocks; /* candidates are pages [0, num_blocks); 0: all with digests */
+  varve_rerank rerank;
+  double multiplier; /* 1 to 1024; 0: 4 */
 } varve_recall_query;
 
 /* Never grows. */

@@ -32,7 +32,8 @@ constexpr std::array<KindRow, 4> kKinds = {{
     {PolicyKind::kFull, "full", ""},
     {PolicyKind::kStreaming, "streaming", "budget,min,sinks,window,generated"},
     {PolicyKind::kQuest, "quest", "budget,min,sinks,window,merge,generated"},
-    {PolicyKind::kArkVale, "arkvale", "budget,min,sinks,window,hot,merge,generated"},
+    {PolicyKind::kArkVale, "arkvale",
+     "budget,min,sinks,window,hot,merge,rerank,multiplier,generated"},
 }};
 
 const KindRow& RowOf(PolicyKind kind) {
@@ -87,6 +88,25 @@ absl::Status SetMerge(std::string_view value, Policy* policy) {
   return absl::OkStatus();
 }
 
+absl::Status SetRerank(std::string_view value, Policy* policy) {
+  const std::optional<page::Rerank> rerank = page::RerankByName(value);
+  if (!rerank) return Refused("rerank", value, page::RerankNames());
+  policy->rerank = *rerank;
+  return absl::OkStatus();
+}
+
+absl::Status SetMultiplier(std::string_view value, Policy* policy) {
+  double multiplier = 0;
+  if (!absl::SimpleAtod(Sv(value), &multiplier) || !(multiplier >= page::kMinMultiplier) ||
+      multiplier > page::kMaxMultiplier) {
+    return Refused("multiplier", value,
+                   absl::StrCat("a multiple of the budget, ", page::kMinMultiplier, "..",
+                                page::kMaxMultiplier));
+  }
+  policy->multiplier = multiplier;
+  return absl::OkStatus();
+}
+
 absl::Status SetGenerated(std::string_view value, Policy* policy) {
   if (value != "pinned" && value != "paged") return Refused("generated", value, "pinned, paged");
   policy->generated_pinned = value == "pinned";
@@ -100,6 +120,8 @@ absl::Status SetParameter(std::string_view name, std::string_view value, Policy*
   if (name == "window") return SetCount(name, value, 0, &policy->window);
   if (name == "hot") return SetHot(value, policy);
   if (name == "merge") return SetMerge(value, policy);
+  if (name == "rerank") return SetRerank(value, policy);
+  if (name == "multiplier") return SetMultiplier(value, policy);
   return SetGenerated(value, policy);
 }
 
@@ -180,6 +202,10 @@ std::string Policy::ToString() const {
                                     absl::StrCat("window=", window)};
   if (kind == PolicyKind::kArkVale) parts.push_back(absl::StrCat("hot=", Number(hot)));
   if (selects()) parts.push_back(absl::StrCat("merge=", Sv(page::ScoreMergeName(merge))));
+  if (rerank != page::Rerank::kNone) {
+    parts.push_back(absl::StrCat("rerank=", Sv(page::RerankName(rerank))));
+    parts.push_back(absl::StrCat("multiplier=", Number(multiplier)));
+  }
   parts.push_back(absl::StrCat("generated=", generated_pinned ? "pinned" : "paged"));
   return absl::StrCat(Sv(row.name), "(", absl::StrJoin(parts, ","), ")");
 }

@@ -18,6 +18,9 @@
 //   window     last prompt pages always in (default 1; counted)
 //   hot        hot-set pages as a multiple of the budget (default 2; arkvale only)
 //   merge      softmax_mean | softmax_max | max | mean (default softmax_mean)
+//   rerank     none | exact: a second stage in the store, which has the keys (default none; arkvale
+//              with the recall path store only)
+//   multiplier candidates of the second stage as a multiple of the budget (default 4)
 //   generated  pinned: pages of generated tokens are always attended and not counted; paged: they
 //   age
 //              like prompt pages (default pinned)
@@ -31,6 +34,7 @@
 
 #include "absl/status/statusor.h"
 #include "kvstore/page/digest/score.h"
+#include "kvstore/page/rerank.h"
 #include "kvstore/page/select.h"
 
 namespace varve::worker {
@@ -46,6 +50,8 @@ struct Policy {
   uint32_t window = 1;
   double hot = 2.0;
   page::ScoreMerge merge = page::ScoreMerge::kSoftmaxMean;
+  page::Rerank rerank = page::Rerank::kNone;
+  double multiplier = page::kDefaultMultiplier;
   bool generated_pinned = true;
 
   bool selects() const { return kind == PolicyKind::kQuest || kind == PolicyKind::kArkVale; }

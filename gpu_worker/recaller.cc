@@ -221,6 +221,8 @@ absl::Status Recaller::FetchFromStore(std::span<HeadWork> works, SelectTimes& ti
   query_.context_id = sequence.context_id();
   query_.epoch = sequence.log().epoch();
   query_.merge = policy.merge;
+  query_.rerank = policy.rerank;
+  query_.multiplier = policy.multiplier;
   query_.sinks = policy.sinks;
   query_.window = policy.window;
   query_.num_blocks = candidates;

@@ -146,6 +146,7 @@ class Worker {
                                                         client::Client* client);
   virtual ~Worker() = default;
 
+  // INVALID_ARGUMENT: a policy with a second stage where this worker scores.
   virtual absl::StatusOr<SequenceId> Open(const SequenceOptions& options) = 0;
   virtual absl::Status Close(SequenceId sequence) = 0;
 

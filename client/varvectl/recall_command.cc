@@ -35,6 +35,8 @@ struct RecallOptions {
   uint32_t window = 1;
   uint32_t top = 20;
   bool explain = false;
+  std::string rerank = "none";
+  double multiplier = page::kDefaultMultiplier;
 };
 
 absl::StatusOr<client::ContextInfo> FindContext(client::Client& client, const Globals& globals,
@@ -103,7 +105,8 @@ std::string Bar(double value, double lowest, double highest) {
 
 const char* Why(uint32_t page, uint32_t pages, const RecallOptions& options) {
   if (page < options.sinks) return "sink";
-  return page + options.window >= pages ? "window" : "score";
+  if (page + options.window >= pages) return "window";
+  return options.rerank == "none" ? "score" : "keys";
 }
 
 // Pages by falling score, the chosen ones beyond `top` included.
@@ -169,7 +172,8 @@ void PrintHead(uint32_t h, const client::RecallHeadResult& head, const page::Geo
 }
 
 client::RecallQuery QueryFor(const client::ContextInfo& context, const RecallOptions& options,
-                             const std::vector<float>& queries, page::ScoreMerge merge) {
+                             const std::vector<float>& queries, page::ScoreMerge merge,
+                             page::Rerank rerank) {
   client::RecallQuery query;
   query.context_id = context.context_id;
   query.epoch = context.epoch;
@@ -177,6 +181,8 @@ client::RecallQuery QueryFor(const client::ContextInfo& context, const RecallOpt
   query.sinks = options.sinks;
   query.window = options.window;
   query.explain = options.explain;
+  query.rerank = rerank;
+  query.multiplier = options.multiplier;
   client::RecallLayer& layer = query.layers.emplace_back();
   layer.layer = options.layer;
   layer.queries = queries;
@@ -191,6 +197,11 @@ absl::Status Recall(const Globals& globals, const RecallOptions& options) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--merge ", options.merge, "; allowed: ", std::string(page::ScoreMergeNames())));
   }
+  const auto rerank = page::RerankByName(options.rerank);
+  if (!rerank.has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--rerank ", options.rerank, "; allowed: ", std::string(page::RerankNames())));
+  }
   VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, true));
   VARVE_ASSIGN_OR_RETURN(const client::ContextInfo context,
                          FindContext(*client, globals, options.context));
@@ -199,7 +210,7 @@ absl::Status Recall(const Globals& globals, const RecallOptions& options) {
   VARVE_ASSIGN_OR_RETURN(const std::vector<float> queries,
                          LoadQueries(options.query, context.geometry));
   VARVE_ASSIGN_OR_RETURN(const client::RecallResult result,
-                         client->Recall(QueryFor(context, options, queries, *merge)));
+                         client->Recall(QueryFor(context, options, queries, *merge, *rerank)));
   if (globals.json) {
     json rows = json::array();
     for (const uint32_t head : heads) rows.push_back(HeadJson(head, result.layers.at(0).at(head)));
@@ -207,15 +218,21 @@ absl::Status Recall(const Globals& globals, const RecallOptions& options) {
                {"layer", options.layer},
                {"budget_pages", options.budget},
                {"merge", options.merge},
+               {"rerank", options.rerank},
                {"heads", std::move(rows)},
                {"queue_us", result.timings.queue_us},
                {"score_us", result.timings.score_us},
-               {"select_us", result.timings.select_us}});
+               {"select_us", result.timings.select_us},
+               {"rerank_us", result.timings.rerank_us}});
     return absl::OkStatus();
   }
-  std::printf("context %s, %s, %u blocks; queued %.0f us, scored in %.0f us, selected in %.0f us\n",
+  std::printf("context %s, %s, %u blocks; queued %.0f us, scored in %.0f us, selected in %.0f us",
               context.context_id.c_str(), context.geometry.ToString().c_str(), context.num_blocks,
               result.timings.queue_us, result.timings.score_us, result.timings.select_us);
+  if (*rerank != page::Rerank::kNone) {
+    std::printf(", re-ranked in %.0f us", result.timings.rerank_us);
+  }
+  std::printf("\n");
   for (const uint32_t head : heads)
     PrintHead(head, result.layers.at(0).at(head), context.geometry, options);
   return absl::OkStatus();
@@ -227,7 +244,8 @@ void AddRecallCommand(CLI::App& app, const Globals& globals, Action& action) {
   CLI::App* recall = AddCommand(
       app, "recall",
       "Ask the store which pages of a context matter for a query; no page is brought.\n"
-      "A page's score is computed from its digest, merged over the query heads of a KV head.",
+      "A page's score is computed from its digest, merged over the query heads of a KV head. With\n"
+      "--rerank exact the keys of the best by digest decide which of them are chosen.",
       "  varvectl recall --context chat-7 --layer 12 --head 0 --budget 16 --explain\n"
       "  varvectl recall --context chat-7 --layer 0 --query q.f32 --merge max --json\n"
       "  varvectl recall --context chat-7 --layer 3 --query random:42 --budget 32");
@@ -246,6 +264,13 @@ void AddRecallCommand(CLI::App& app, const Globals& globals, Action& action) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   recall->add_option("--merge", options->merge, "softmax_mean, softmax_max, max or mean")
+      ->capture_default_str();
+  recall->add_option("--rerank", options->rerank, "Second stage: none or exact")
+      ->capture_default_str();
+  recall
+      ->add_option("--multiplier", options->multiplier,
+                   "Candidates of the second stage, in multiples of the budget")
+      ->check(CLI::Range(page::kMinMultiplier, page::kMaxMultiplier))
       ->capture_default_str();
   recall->add_option("--sinks", options->sinks, "First pages, always chosen")
       ->capture_default_str();

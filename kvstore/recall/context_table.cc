@@ -480,7 +480,7 @@ absl::StatusOr<std::vector<LayerSelection>> ContextTableImpl::Select(
   VARVE_RETURN_IF_ERROR(CheckCandidates(view, params, layers, options_.max_answer_pages));
   const SelectThreads threads{pool_.get(), std::max(options_.threads, 1u)};
   std::vector<LayerSelection> selections =
-      SelectFrom(context->options(), view, params, layers, threads, timings);
+      SelectFrom(context->options(), view, params, layers, {store_, ns}, threads, timings);
   // A truncate while we worked makes the answer stale.
   VARVE_RETURN_IF_ERROR(context->CheckEpoch(params.epoch));
   return selections;

@@ -47,6 +47,7 @@
 #include "kvstore/base/clock.h"
 #include "kvstore/page/digest/digest.h"
 #include "kvstore/page/digest/score.h"
+#include "kvstore/page/rerank.h"
 #include "kvstore/store/journal.h"
 #include "kvstore/store/page_store.h"
 
@@ -87,11 +88,15 @@ struct SelectParams {
   // Candidates are pages [0, num_blocks); 0: all with digests in the layer.
   uint32_t num_blocks = 0;
   bool explain = false;
+  // With a second stage the digests choose multiplier x budget candidates, and their keys, where
+  // the store has them in memory, choose among those.
+  page::Rerank rerank = page::Rerank::kNone;
+  double multiplier = page::kDefaultMultiplier;
 };
 struct HeadSelection {
   std::vector<uint32_t> selected;  // ascending
   std::vector<uint32_t> missing;   // selected and not resident, ascending
-  std::vector<float> scores;       // explain only
+  std::vector<float> scores;       // explain only: by the digests
 };
 struct LayerSelection {
   uint32_t layer = 0;
@@ -100,10 +105,14 @@ struct LayerSelection {
   std::vector<uint32_t> wanted_pages;
   std::vector<std::string> block_hashes;
 };
-// Of the busiest thread.
 struct SelectTimings {
+  // Of the busiest thread.
   double score_seconds = 0;
   double select_seconds = 0;
+  double rerank_seconds = 0;  // finding the keys included
+  // Candidates ranked by their keys, and by their digests as the keys were not in memory.
+  uint64_t reranked_pages = 0;
+  uint64_t estimated_pages = 0;
 };
 
 struct ContextTableOptions {
@@ -111,7 +120,8 @@ struct ContextTableOptions {
   uint64_t max_digest_bytes = 4ull << 30;
   uint32_t max_contexts = 10000;
   uint64_t max_blocks = 8 << 20;  // in the block lists of all contexts; what they share counts once
-  uint64_t max_answer_pages = 4 << 20;  // budgets and explained scores of one Select
+  // Budgets, or candidates of a second stage, and explained scores of one Select.
+  uint64_t max_answer_pages = 4 << 20;
   // A context that nobody is attached to or uses expires after so long.
   absl::Duration parked_ttl = absl::InfiniteDuration();
   const base::Clock* clock = &base::SystemClock::Get();  // outlives the table

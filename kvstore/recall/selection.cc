@@ -10,6 +10,7 @@
 #include "kvstore/base/parallel.h"
 #include "kvstore/base/status.h"
 #include "kvstore/page/select.h"
+#include "kvstore/recall/reranking.h"
 
 namespace varve::recall {
 namespace {
@@ -46,7 +47,7 @@ absl::Status CheckLayerQuery(const page::Geometry& g, const LayerQuery& query) {
   return absl::OkStatus();
 }
 
-uint32_t Candidates(const RowList& digests, const SelectParams& params) {
+uint32_t NumPages(const RowList& digests, const SelectParams& params) {
   return params.num_blocks == 0 ? digests.rows() : params.num_blocks;
 }
 
@@ -79,7 +80,7 @@ absl::Status CheckHead(const LayerQuery& query, size_t h, uint64_t pinned, uint3
 absl::Status CheckAnswer(uint64_t pages, uint64_t max_pages) {
   if (pages <= max_pages) return absl::OkStatus();
   return absl::ResourceExhaustedError(
-      absl::StrCat("the budgets and explained scores of the request come to ", pages,
+      absl::StrCat("the budgets, candidates and explained scores of the request come to ", pages,
                    " pages, allowed: ", max_pages, " in one recall; ask for fewer layers at once"));
 }
 
@@ -95,7 +96,10 @@ struct Scratch {
   std::vector<float> scores;  // [pages]
   std::vector<uint32_t> selected;
   page::SelectScratch select;
+  Reranker reranker;
   SelectTimings timings;
+
+  explicit Scratch(const page::Geometry& geometry) : reranker(geometry) {}
 
   void FitScores(uint32_t heads, uint32_t pages) {
     raw.resize(std::max(raw.size(), size_t{heads} * pages));
@@ -139,15 +143,20 @@ void ScoreHead(const ContextOptions& options, const RowList& digests, uint32_t h
   }
 }
 
-HeadSelection SelectHead(const HeadQuery& head, std::span<const uint32_t> pinned, uint32_t pages,
-                         Scratch& scratch) {
-  HeadSelection result;
+// The best pages by their digests, pinned ones among them.
+std::span<const uint32_t> SelectByDigests(std::span<const uint32_t> pinned, uint32_t budget,
+                                          uint32_t pages, Scratch& scratch) {
   const uint32_t count =
-      page::SelectPages(std::span(scratch.scores).first(pages), pinned,
-                        std::min(head.budget_pages, pages), scratch.select, scratch.selected);
-  result.selected.assign(scratch.selected.begin(), scratch.selected.begin() + count);
-  std::set_difference(result.selected.begin(), result.selected.end(), head.resident.begin(),
-                      head.resident.end(), std::back_inserter(result.missing));
+      page::SelectPages(std::span(scratch.scores).first(pages), pinned, std::min(budget, pages),
+                        scratch.select, scratch.selected);
+  return std::span(scratch.selected).first(count);
+}
+
+HeadSelection SelectionOf(std::span<const uint32_t> selected, const HeadQuery& head) {
+  HeadSelection result;
+  result.selected.assign(selected.begin(), selected.end());
+  std::set_difference(selected.begin(), selected.end(), head.resident.begin(), head.resident.end(),
+                      std::back_inserter(result.missing));
   return result;
 }
 
@@ -170,6 +179,143 @@ void MergeWanted(const RowList& blocks, const LayerQuery& query, LayerSelection&
   }
 }
 
+// One call of SelectFrom.
+class Selection {
+ public:
+  Selection(const ContextOptions& options, const Context::RecallView& view,
+            const SelectParams& params, std::span<const LayerQuery> layers,
+            const SelectThreads& threads)
+      : options_(options),
+        view_(view),
+        params_(params),
+        layers_(layers),
+        threads_(threads),
+        results_(layers.size()),
+        pinned_(layers.size()),
+        scratches_(threads.threads, Scratch(options.geometry)) {
+    for (size_t l = 0; l < layers.size(); ++l) {
+      results_[l].layer = layers[l].layer;
+      results_[l].heads.resize(heads());
+      page::PinnedPages(Pages(l), params.sinks, params.window, pinned_[l]);
+    }
+  }
+
+  std::vector<LayerSelection> Run(const ObjectSource& objects, SelectTimings* timings) {
+    if (params_.rerank != page::Rerank::kNone) candidates_.resize(layers_.size() * heads());
+    ForEachHead([this](uint32_t l, uint32_t h, Scratch& scratch) { ByDigests(l, h, scratch); });
+    double finding_keys = 0;
+    if (!candidates_.empty()) {
+      const auto start = std::chrono::steady_clock::now();
+      FindKeys(objects);
+      finding_keys = SecondsSince(start);
+      ForEachHead([this](uint32_t l, uint32_t h, Scratch& scratch) { ByKeys(l, h, scratch); });
+    }
+    for (size_t l = 0; l < layers_.size(); ++l) MergeWanted(view_.blocks, layers_[l], results_[l]);
+    if (timings != nullptr) {
+      *timings = Timings();
+      timings->rerank_seconds += finding_keys;
+    }
+    return std::move(results_);
+  }
+
+ private:
+  uint32_t heads() const { return options_.geometry.num_kv_heads; }
+  uint32_t Pages(size_t l) const { return NumPages(view_.layers[l], params_); }
+  const float* Queries(uint32_t l, uint32_t h) const {
+    const page::Geometry& g = options_.geometry;
+    return layers_[l].queries.data() + size_t{h} * g.group_size() * g.head_dim;
+  }
+
+  template <typename Fn>
+  void ForEachHead(const Fn& fn) {
+    const auto one = [&](uint32_t piece, uint32_t worker) {
+      fn(piece / heads(), piece % heads(), scratches_[worker]);
+    };
+    base::ParallelFor(threads_.executor, threads_.threads,
+                      static_cast<uint32_t>(layers_.size() * heads()), one);
+  }
+
+  void ByDigests(uint32_t l, uint32_t h, Scratch& scratch) {
+    const HeadQuery& head = layers_[l].heads[h];
+    const uint32_t pages = Pages(l);
+    scratch.Fit(pages);
+    const auto start = std::chrono::steady_clock::now();
+    // A budget for everything needs no scores.
+    if (head.budget_pages < pages || params_.explain) {
+      ScoreHead(options_, view_.layers[l], h, Queries(l, h), params_.merge, pages, scratch);
+    }
+    scratch.timings.score_seconds += SecondsSince(start);
+    const auto scored = std::chrono::steady_clock::now();
+    const std::span<const float> scores = std::span(scratch.scores).first(pages);
+    HeadSelection& result = results_[l].heads[h];
+    if (!candidates_.empty() && head.budget_pages < pages) {
+      const auto chosen = SelectByDigests(
+          pinned_[l], page::CandidatePages(head.budget_pages, params_.multiplier, pages), pages,
+          scratch);
+      Candidates& candidates = candidates_[l * heads() + h];
+      candidates.pages.assign(chosen.begin(), chosen.end());
+      candidates.scores.reserve(chosen.size());
+      for (const uint32_t page : chosen) candidates.scores.push_back(scores[page]);
+    } else {
+      result = SelectionOf(SelectByDigests(pinned_[l], head.budget_pages, pages, scratch), head);
+    }
+    if (params_.explain) result.scores.assign(scores.begin(), scores.end());
+    scratch.timings.select_seconds += SecondsSince(scored);
+  }
+
+  // Once for all heads of a layer, as an object has the keys of all.
+  void FindKeys(const ObjectSource& objects) {
+    std::vector<uint32_t> pages;
+    for (size_t l = 0; l < layers_.size(); ++l) {
+      pages.clear();
+      for (uint32_t h = 0; h < heads(); ++h) {
+        const std::vector<uint32_t>& more = candidates_[l * heads() + h].pages;
+        pages.insert(pages.end(), more.begin(), more.end());
+      }
+      std::sort(pages.begin(), pages.end());
+      pages.erase(std::unique(pages.begin(), pages.end()), pages.end());
+      keys_.emplace_back(options_.geometry).Pin(objects, view_.blocks, layers_[l].layer, pages);
+    }
+  }
+
+  void ByKeys(uint32_t l, uint32_t h, Scratch& scratch) {
+    const Candidates& candidates = candidates_[l * heads() + h];
+    if (candidates.pages.empty()) return;  // the budget is for everything
+    const auto start = std::chrono::steady_clock::now();
+    const HeadQuery& head = layers_[l].heads[h];
+    HeadSelection& result = results_[l].heads[h];
+    std::vector<float> scores = std::move(result.scores);
+    result = SelectionOf(scratch.reranker.Select(candidates, keys_[l], h, Queries(l, h), pinned_[l],
+                                                 head.budget_pages),
+                         head);
+    result.scores = std::move(scores);
+    scratch.timings.rerank_seconds += SecondsSince(start);
+  }
+
+  SelectTimings Timings() const {
+    SelectTimings timings;
+    for (const Scratch& s : scratches_) {
+      timings.score_seconds = std::max(timings.score_seconds, s.timings.score_seconds);
+      timings.select_seconds = std::max(timings.select_seconds, s.timings.select_seconds);
+      timings.rerank_seconds = std::max(timings.rerank_seconds, s.timings.rerank_seconds);
+      timings.reranked_pages += s.reranker.exact_pages();
+      timings.estimated_pages += s.reranker.estimated_pages();
+    }
+    return timings;
+  }
+
+  const ContextOptions& options_;
+  const Context::RecallView& view_;
+  const SelectParams& params_;
+  const std::span<const LayerQuery> layers_;
+  const SelectThreads& threads_;
+  std::vector<LayerSelection> results_;
+  std::vector<std::vector<uint32_t>> pinned_;  // [layer of the request]
+  std::vector<Candidates> candidates_;         // [layer][KV head]; empty without second stage
+  std::vector<CandidateKeys> keys_;            // [layer]
+  std::vector<Scratch> scratches_;             // [thread]
+};
+
 }  // namespace
 
 absl::Status CheckQueries(const ContextOptions& options, const SelectParams& params,
@@ -182,6 +328,16 @@ absl::Status CheckQueries(const ContextOptions& options, const SelectParams& par
     return absl::InvalidArgumentError(absl::StrCat("merge is ", static_cast<uint32_t>(params.merge),
                                                    ", allowed: 1..4 (",
                                                    base::Sv(page::ScoreMergeNames()), ")"));
+  }
+  if (page::RerankName(params.rerank) == "?") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("rerank is ", static_cast<uint32_t>(params.rerank), ", allowed: 0..1 (",
+                     base::Sv(page::RerankNames()), ")"));
+  }
+  if (!(params.multiplier >= page::kMinMultiplier && params.multiplier <= page::kMaxMultiplier)) {
+    return absl::InvalidArgumentError(absl::StrCat("multiplier is ", params.multiplier,
+                                                   ", allowed: ", page::kMinMultiplier, "..",
+                                                   page::kMaxMultiplier));
   }
   std::vector<bool> asked(options.geometry.num_layers);
   for (const LayerQuery& query : layers) {
@@ -205,7 +361,7 @@ absl::Status CheckCandidates(const Context::RecallView& view, const SelectParams
   }
   for (size_t l = 0; l < layers.size(); ++l) {
     const uint32_t digests = view.layers[l].rows();
-    const uint32_t pages = Candidates(view.layers[l], params);
+    const uint32_t pages = NumPages(view.layers[l], params);
     if (pages == 0 || pages > digests) {
       return absl::FailedPreconditionError(
           absl::StrCat("layer ", layers[l].layer, " has digests of ", digests, " of ", num_blocks,
@@ -214,7 +370,11 @@ absl::Status CheckCandidates(const Context::RecallView& view, const SelectParams
     const uint64_t pinned = PinnedCount(params, pages);
     for (size_t h = 0; h < layers[l].heads.size(); ++h) {
       VARVE_RETURN_IF_ERROR(CheckHead(layers[l], h, pinned, num_blocks, params));
-      answer += std::min(layers[l].heads[h].budget_pages, pages) + (params.explain ? pages : 0);
+      const uint32_t budget = layers[l].heads[h].budget_pages;
+      answer += params.rerank == page::Rerank::kNone
+                    ? std::min(budget, pages)
+                    : page::CandidatePages(budget, params.multiplier, pages);
+      answer += params.explain ? pages : 0;
     }
   }
   return CheckAnswer(answer, max_answer_pages);
@@ -223,50 +383,9 @@ absl::Status CheckCandidates(const Context::RecallView& view, const SelectParams
 std::vector<LayerSelection> SelectFrom(const ContextOptions& options,
                                        const Context::RecallView& view, const SelectParams& params,
                                        std::span<const LayerQuery> layers,
-                                       const SelectThreads& threads, SelectTimings* timings) {
-  const page::Geometry& g = options.geometry;
-  std::vector<LayerSelection> results(layers.size());
-  std::vector<std::vector<uint32_t>> pinned(layers.size());
-  for (size_t l = 0; l < layers.size(); ++l) {
-    results[l].layer = layers[l].layer;
-    results[l].heads.resize(g.num_kv_heads);
-    page::PinnedPages(Candidates(view.layers[l], params), params.sinks, params.window, pinned[l]);
-  }
-  std::vector<Scratch> scratches(threads.threads);
-  const auto one = [&](uint32_t piece, uint32_t worker) {
-    const uint32_t l = piece / g.num_kv_heads;
-    const uint32_t h = piece % g.num_kv_heads;
-    const HeadQuery& head = layers[l].heads[h];
-    const uint32_t pages = Candidates(view.layers[l], params);
-    Scratch& scratch = scratches[worker];
-    scratch.Fit(pages);
-    const auto start = std::chrono::steady_clock::now();
-    // A budget for everything needs no scores.
-    if (head.budget_pages < pages || params.explain) {
-      const float* queries = layers[l].queries.data() + size_t{h} * g.group_size() * g.head_dim;
-      ScoreHead(options, view.layers[l], h, queries, params.merge, pages, scratch);
-    }
-    scratch.timings.score_seconds += SecondsSince(start);
-    const auto scored = std::chrono::steady_clock::now();
-    HeadSelection& result = results[l].heads[h];
-    result = SelectHead(head, pinned[l], pages, scratch);
-    if (params.explain) {
-      result.scores.assign(scratch.scores.begin(), scratch.scores.begin() + pages);
-    }
-    scratch.timings.select_seconds += SecondsSince(scored);
-  };
-  const auto pieces = static_cast<uint32_t>(layers.size() * g.num_kv_heads);
-  base::ParallelFor(threads.executor, threads.threads, pieces, one);
-
-  for (size_t l = 0; l < layers.size(); ++l) MergeWanted(view.blocks, layers[l], results[l]);
-  if (timings != nullptr) {
-    *timings = SelectTimings{};
-    for (const Scratch& s : scratches) {
-      timings->score_seconds = std::max(timings->score_seconds, s.timings.score_seconds);
-      timings->select_seconds = std::max(timings->select_seconds, s.timings.select_seconds);
-    }
-  }
-  return results;
+                                       const ObjectSource& objects, const SelectThreads& threads,
+                                       SelectTimings* timings) {
+  return Selection(options, view, params, layers, threads).Run(objects, timings);
 }
 
 }  // namespace varve::recall

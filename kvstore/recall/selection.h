@@ -1,8 +1,8 @@
 // From queries to pages: checks a request, scores the digests and selects, over a context's
-// snapshot.
+// snapshot; with a second stage it also reads keys of candidates in the page store.
 //
-// Threads: pure functions on what they are given; no locks. One Select scans the digests of (layer,
-// KV head) pairs, in parallel when an executor is given.
+// Threads: functions on what they are given; no locks but the page store's. One Select scans the
+// digests of (layer, KV head) pairs, in parallel when an executor is given.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kvstore/base/executor.h"
+#include "kvstore/recall/candidate_keys.h"
 #include "kvstore/recall/context.h"
 #include "kvstore/recall/context_table.h"
 
@@ -31,10 +32,11 @@ struct SelectThreads {
   uint32_t threads = 1;                // the caller's included
 };
 
-// Of checked requests only.
+// Of checked requests only. objects: of the context; read when params ask for a second stage.
 std::vector<LayerSelection> SelectFrom(const ContextOptions& options,
                                        const Context::RecallView& view, const SelectParams& params,
                                        std::span<const LayerQuery> layers,
-                                       const SelectThreads& threads, SelectTimings* timings);
+                                       const ObjectSource& objects, const SelectThreads& threads,
+                                       SelectTimings* timings);
 
 }  // namespace varve::recall

@@ -90,6 +90,12 @@ absl::StatusOr<page::ScoreMerge> ParseScoreMerge(int merge) {
              "SCORE_MERGE_MAX (3), SCORE_MERGE_MEAN (4)"));
 }
 
+absl::StatusOr<page::Rerank> ParseRerank(int rerank) {
+  if (rerank == 0 || rerank == 1) return static_cast<page::Rerank>(rerank);
+  return InvalidArgumentError(
+      StrCat("rerank ", rerank, "; allowed: RERANK_NONE (0), RERANK_EXACT (1)"));
+}
+
 absl::Status CheckBatchSize(const char* field, int64_t items, uint32_t max_items) {
   if (items <= max_items) return absl::OkStatus();
   return absl::ResourceExhaustedError(

@@ -28,6 +28,7 @@ absl::StatusOr<page::ObjectRange> ParseRange(const varve::v1::ObjectRange& range
 absl::StatusOr<page::Geometry> ParseGeometry(const varve::v1::Geometry& geometry);
 absl::StatusOr<page::DigestKind> ParseDigestKind(int kind);
 absl::StatusOr<page::ScoreMerge> ParseScoreMerge(int merge);
+absl::StatusOr<page::Rerank> ParseRerank(int rerank);
 // RESOURCE_EXHAUSTED naming the limit.
 absl::Status CheckBatchSize(const char* field, int64_t items, uint32_t max_items);
 // 0 means the default; INVALID_ARGUMENT above kMaxListPage.

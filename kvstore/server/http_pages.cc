@@ -73,6 +73,7 @@ base::HttpResponse HttpPages::StatusPage() const {
   const StoreMetrics& metrics = core_.metrics;
   data.stages = {Quantiles("score", *metrics.recall_score_seconds),
                  Quantiles("select", *metrics.recall_select_seconds),
+                 Quantiles("rerank", *metrics.recall_rerank_seconds),
                  Quantiles("locate", *metrics.recall_locate_seconds),
                  Quantiles("transfer", *metrics.recall_transfer_seconds),
                  Quantiles("whole", *metrics.recall_seconds)};

@@ -183,6 +183,7 @@ void StoreMetrics::DeclareRecall(base::Metrics& metrics) {
   };
   recall_score_seconds = stage("score");
   recall_select_seconds = stage("select");
+  recall_rerank_seconds = stage("rerank");
   recall_locate_seconds = stage("locate");
   recall_transfer_seconds = stage("transfer");
   const auto pages = [&](const char* outcome) {
@@ -191,6 +192,12 @@ void StoreMetrics::DeclareRecall(base::Metrics& metrics) {
   };
   recall_pages_hot = pages("hot");
   recall_pages_fetched = pages("fetched");
+  const auto reranked = [&](const char* by) {
+    return &metrics.Counter("varve_recall_reranked_pages_total",
+                            "Candidates of a second stage by what ranked them.", {{"by", by}});
+  };
+  recall_reranked_exact = reranked("keys");
+  recall_reranked_digest = reranked("digest");
   digest_lag_seconds = &metrics.Histogram("varve_digest_stream_lag_seconds",
                                           "From the seal of a page to its digest's arrival.", {},
                                           base::LatencyBuckets());

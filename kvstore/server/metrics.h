@@ -83,10 +83,13 @@ class StoreMetrics {
   prometheus::Histogram* recall_seconds;
   prometheus::Histogram* recall_score_seconds;
   prometheus::Histogram* recall_select_seconds;
+  prometheus::Histogram* recall_rerank_seconds;
   prometheus::Histogram* recall_locate_seconds;
   prometheus::Histogram* recall_transfer_seconds;
   prometheus::Counter* recall_pages_hot;
   prometheus::Counter* recall_pages_fetched;
+  prometheus::Counter* recall_reranked_exact;
+  prometheus::Counter* recall_reranked_digest;
   prometheus::Histogram* digest_lag_seconds;
 
  private:

@@ -97,6 +97,8 @@ absl::StatusOr<CheckedRecall> CheckRecall(Core& core, absl::Time arrived,
   checked.params.window = request.window();
   checked.params.num_blocks = request.num_blocks();
   checked.params.explain = request.explain();
+  VARVE_ASSIGN_OR_RETURN(checked.params.rerank, ParseRerank(request.rerank()));
+  if (request.multiplier() != 0) checked.params.multiplier = request.multiplier();
   if (request.layers().empty()) {
     return absl::InvalidArgumentError("no layers; allowed: at least 1 layer");
   }

@@ -126,6 +126,8 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
     if (!selections.ok()) return std::move(answer_)(selections.status());
     score_ = absl::Seconds(timings.score_seconds);
     select_ = absl::Seconds(timings.select_seconds);
+    rerank_ = absl::Seconds(timings.rerank_seconds);
+    CountReranked(timings);
     const absl::Time located = absl::Now();
     for (size_t i = 0; i < selections->size(); ++i) Locate((*selections)[i], checked_.targets[i]);
     transfer_start_ = absl::Now();
@@ -140,6 +142,13 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
   }
 
  private:
+  void CountReranked(const recall::SelectTimings& timings) const {
+    if (checked_.params.rerank == page::Rerank::kNone) return;
+    core_.metrics.recall_rerank_seconds->Observe(timings.rerank_seconds);
+    core_.metrics.recall_reranked_exact->Increment(static_cast<double>(timings.reranked_pages));
+    core_.metrics.recall_reranked_digest->Increment(static_cast<double>(timings.estimated_pages));
+  }
+
   void Locate(recall::LayerSelection& selection, const std::vector<HeadTarget>& targets) {
     varve::v1::LayerRecallResult* layer = reply_->add_layers();
     layer->set_layer(selection.layer);
@@ -305,6 +314,7 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
     timings->set_queue_us(Micros(queue_));
     timings->set_score_us(Micros(score_));
     timings->set_select_us(Micros(select_));
+    timings->set_rerank_us(Micros(rerank_));
     timings->set_locate_us(Micros(locate_));
     timings->set_transfer_us(Micros(transfer_));
     timings->set_total_us(Micros(total));
@@ -332,7 +342,7 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
   size_t hot_ = 0;
   absl::Time transfer_start_;
   const absl::Duration queue_ = absl::Now() - start_;
-  absl::Duration score_, select_, locate_, transfer_;
+  absl::Duration score_, select_, rerank_, locate_, transfer_;
 };
 
 class RecallStreamCall final : public StreamCall<RecallRequest, RecallReply> {

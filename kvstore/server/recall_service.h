@@ -1,4 +1,5 @@
-// Recall: score, select, locate, push. The unary and the streaming RPC share one function.
+// Recall: score, select, re-rank when asked to, locate, push. The unary and the streaming RPC share
+// one function.
 //
 // A request is checked whole before anything moves. Then, on a recall thread: the context table
 // scores and selects; each missing (block, layer) object is pinned once, its pages are checked, and

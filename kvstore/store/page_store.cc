@@ -16,6 +16,7 @@ namespace {
 // How much is done under one lock, so that nobody waits long behind a batch.
 constexpr size_t kHoldsPerLock = 128;
 constexpr size_t kPinsPerLock = 1024;
+constexpr size_t kKeysPerLock = 128;
 
 // Of host memory and disk together, as far as uses are told apart.
 constexpr uint64_t kSketchObjectBytes = 256 << 10;
@@ -187,6 +188,33 @@ std::unique_ptr<GetHandle> PageStoreImpl::Acquire(NamespaceId ns, const page::Ob
   if (object == nullptr) return nullptr;
   return MakeGetHandle(this, object,
                        slot.bytes > 0 ? host_->Map(slot) : std::span<const std::byte>());
+}
+
+std::vector<std::unique_ptr<GetHandle>> PageStoreImpl::Peek(NamespaceId ns,
+                                                            std::span<const page::ObjectKey> keys) {
+  struct Found {
+    Object* object;
+    tier::Slot slot;
+  };
+  std::vector<std::unique_ptr<GetHandle>> handles(keys.size());
+  std::vector<Found> found(std::min(keys.size(), kKeysPerLock));
+  for (size_t first = 0; first < keys.size(); first += kKeysPerLock) {
+    const size_t count = std::min(kKeysPerLock, keys.size() - first);
+    {
+      base::MutexLock lock(mutex_);
+      for (size_t i = 0; i < count; ++i) {
+        found[i] = {index_.Find(FullKey{ns, keys[first + i]}), {}};
+        if (found[i].object == nullptr) continue;
+        found[i].slot = ReadableSlot(*found[i].object);
+        if (found[i].slot.bytes > 0) index_.OpenUnused(found[i].object);
+      }
+    }
+    for (size_t i = 0; i < count; ++i) {
+      if (found[i].slot.bytes == 0) continue;
+      handles[first + i] = MakeGetHandle(this, found[i].object, host_->Map(found[i].slot));
+    }
+  }
+  return handles;
 }
 
 std::unique_ptr<GetHandle> PageStoreImpl::AcquireAgain(NamespaceId ns, const page::ObjectKey& key) {

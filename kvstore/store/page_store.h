@@ -272,6 +272,10 @@ class PageStore {
   // A handle, or why not. Touches the eviction policies.
   virtual std::unique_ptr<GetHandle> Acquire(NamespaceId ns, const page::ObjectKey& key,
                                              Miss* miss) = 0;
+  // Handles of those objects whose bytes are in host memory, null for the others; no use of them:
+  // policies do not hear of it. The lock is released every 128 keys.
+  virtual std::vector<std::unique_ptr<GetHandle>> Peek(NamespaceId ns,
+                                                       std::span<const page::ObjectKey> keys) = 0;
   // One more handle for the same use of an object.
   virtual std::unique_ptr<GetHandle> AcquireAgain(NamespaceId ns, const page::ObjectKey& key) = 0;
 

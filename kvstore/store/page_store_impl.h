@@ -62,6 +62,8 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
                     PutHandle::CommitDone done) override;
   std::unique_ptr<GetHandle> Acquire(NamespaceId ns, const page::ObjectKey& key,
                                      Miss* miss) override;
+  std::vector<std::unique_ptr<GetHandle>> Peek(NamespaceId ns,
+                                               std::span<const page::ObjectKey> keys) override;
   std::unique_ptr<GetHandle> AcquireAgain(NamespaceId ns, const page::ObjectKey& key) override;
   bool Exists(NamespaceId ns, const page::ObjectKey& key) const override;
   bool Remove(NamespaceId ns, const page::ObjectKey& key, bool force) override;

@@ -10,6 +10,7 @@
 #include "kvstore/base/status.h"
 #include "kvstore/base/units.h"
 #include "kvstore/base/version.h"
+#include "kvstore/page/rerank.h"
 
 namespace varve::model {
 namespace {
@@ -18,6 +19,7 @@ constexpr char kExamples[] = R"(
 By default varve-eval starts a varve-store and a varve-worker and talks to the worker as an engine would. Examples:
   varve-eval --policies full,arkvale --budgets 0.05,0.1 --tasks niah_multikey --lengths 4096 --prompts 20
   varve-eval --policies arkvale --policy-parameters merge=max --recall-path store --transport tcp
+  varve-eval --policies arkvale --recall-path store --rerank exact --multiplier 4 --lengths 1024
   varve-eval --embedded --policies full,streaming,quest,arkvale --lengths 1024 --json
 )";
 
@@ -26,13 +28,25 @@ struct Raw {
   std::string policies = "full,streaming,quest,arkvale";
   std::vector<double> budgets = {0.1};
   uint32_t page_tokens = 32;
+  std::string rerank = "none";
+  double multiplier = page::kDefaultMultiplier;
 };
 
 void AddSelection(CLI::App& app, Raw& raw, EvalOptions& eval) {
-  app.add_option("--policies", raw.policies, "KV policies: name or name(key=value,...)")
+  app.add_option("--policies", raw.policies,
+                 "KV policies: name or name(key=value,...); oracle: the pages of most attention, "
+                 "as a limit")
       ->capture_default_str();
   app.add_option("--budgets", raw.budgets, "share of the prompt's pages each policy may attend to")
       ->delimiter(',')
+      ->capture_default_str();
+  app.add_option("--rerank", raw.rerank,
+                 "second stage of arkvale, in the store: none, or exact, by the keys")
+      ->check(CLI::IsMember({"none", "exact"}))
+      ->capture_default_str();
+  app.add_option("--multiplier", raw.multiplier,
+                 "candidates of the second stage, in multiples of the budget")
+      ->check(CLI::Range(page::kMinMultiplier, page::kMaxMultiplier))
       ->capture_default_str();
   app.add_option("--page-tokens", raw.page_tokens, "tokens in a page")
       ->check(CLI::IsMember({8, 16, 32}))
@@ -110,6 +124,15 @@ void AddDeployment(CLI::App& app, Deployment& deployment) {
       ->default_str(base::FormatBytes(deployment.pool_bytes));
 }
 
+// "arkvale(hot=3)" -> "arkvale(hot=3,rerank=exact,multiplier=4)"; other policies stay as they are.
+std::string WithRerank(const std::string& name, const Raw& raw) {
+  if (raw.rerank == "none" || !absl::StartsWith(name, "arkvale")) return name;
+  const std::string parameters =
+      absl::StrCat("rerank=", raw.rerank, ",multiplier=", raw.multiplier, ")");
+  return name.back() == ')' ? absl::StrCat(name.substr(0, name.size() - 1), ",", parameters)
+                            : absl::StrCat(name, "(", parameters);
+}
+
 // What no single option can tell.
 absl::Status Combine(const Raw& raw, EvalArgs* args) {
   for (const double budget : raw.budgets) {
@@ -122,13 +145,18 @@ absl::Status Combine(const Raw& raw, EvalArgs* args) {
   }
   auto names = SplitPolicies(raw.policies);
   if (!names.ok()) return base::Annotate(names.status(), "--policies");
-  for (const std::string& name : *names) {
+  for (std::string& name : *names) {
     if (absl::StrContains(name, "budget=")) {
       return absl::InvalidArgumentError(
           absl::StrCat("--policies: ", name, ": budgets are given with --budgets"));
     }
+    name = WithRerank(name, raw);
   }
   const Deployment& deployment = args->deployment;
+  if (raw.rerank != "none" && deployment.recall_path != "store") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--rerank ", raw.rerank, ": the store has the keys; add --recall-path store"));
+  }
   if (deployment.transport == "inline" && !deployment.embedded && !deployment.linked) {
     return absl::InvalidArgumentError(
         "--transport inline: varve-worker takes shm or tcp; inline needs --linked or --embedded");

@@ -32,7 +32,7 @@ absl::Status Run(const EvalArgs& args) {
                                                   args.eval.policies.at(0).page_tokens));
   if (!args.json) std::cout << deployment->Describe() << '\n' << std::flush;
 
-  WorkerProvider provider(deployment->worker(), args.policy_parameters);
+  WorkerProvider provider(deployment->worker(), model, args.policy_parameters);
   std::unique_ptr<console::Progress> progress;
   EvalOptions eval = args.eval;
   eval.may_go_on = console::CheckStopped;

@@ -7,9 +7,12 @@
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/status.h"
 #include "kvstore/page/dtype.h"
+#include "tests/model/selection_backend.h"
 
 namespace varve::model {
 namespace {
+
+constexpr std::string_view kOracle = "oracle";
 
 class WorkerBackend final : public KvBackend {
  public:
@@ -120,12 +123,16 @@ std::string PolicyText(const PolicySpec& policy, const std::string& extra) {
 absl::Status CheckPolicies(absl::Span<const PolicySpec> policies,
                            const std::string& extra_parameters) {
   for (const PolicySpec& policy : policies) {
+    if (policy.name == kOracle) continue;
     VARVE_RETURN_IF_ERROR(worker::ParsePolicy(PolicyText(policy, extra_parameters)).status());
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<KvBackend>> WorkerProvider::Open(const PolicySpec& policy) {
+  if (policy.name == kOracle) {
+    return SelectionBackend::Make(model_.config(), model_.kernels(), policy);
+  }
   worker::SequenceOptions options;
   VARVE_ASSIGN_OR_RETURN(options.policy,
                          worker::ParsePolicy(PolicyText(policy, extra_parameters_)));

@@ -1,7 +1,9 @@
 #include <algorithm>
+#include <cmath>
 #include <thread>
 
 #include "gmock/gmock.h"
+#include "kvstore/page/attention.h"
 #include "tests/contract/client/context_fixture.h"
 
 namespace varve::client::testing {
@@ -83,6 +85,54 @@ TEST_P(RecallTest, RecalledBytesAreTheBytesThatWerePut) {
       }
     }
   }
+}
+
+// The store re-ranks by keys: the answer is that of PageLogMass over all pages.
+TEST_P(RecallTest, ASecondStageRanksByKeys) {
+  const auto memory = Allocate(4 * 5 * geometry_.page_bytes());
+  const std::vector<float> queries = Queries(9);
+  RecallQuery query = Query(queries, 5, memory.get());
+  query.sinks = 1;
+  query.window = 1;
+  query.rerank = page::Rerank::kExact;
+  query.multiplier = page::kMaxMultiplier;  // every page is a candidate
+  const auto result = client().Recall(query);
+  ASSERT_TRUE(result.ok()) << result.status();
+  bool differs = false;
+  for (uint32_t l = 0; l < geometry_.num_layers; ++l) {
+    for (uint32_t h = 0; h < geometry_.num_kv_heads; ++h) {
+      std::vector<std::string> keys;
+      for (uint32_t p = 0; p < kBlocks; ++p) keys.push_back(Page(p, l, h, page::Part::kK));
+      std::vector<page::PageView> views;
+      for (const std::string& k : keys) views.push_back({k.data(), nullptr, geometry_.page_tokens});
+      const uint32_t group = geometry_.group_size();
+      std::vector<float> log_mass(size_t{group} * kBlocks), scores(kBlocks);
+      page::PageLogMass({group, geometry_.head_dim, geometry_.dtype,
+                         1 / std::sqrt(static_cast<float>(geometry_.head_dim))},
+                        queries.data() + size_t{h} * group * geometry_.head_dim, views,
+                        log_mass.data());
+      page::MassScores(log_mass.data(), group, kBlocks, scores.data());
+      std::vector<uint32_t> pinned, selected(kBlocks);
+      page::PinnedPages(kBlocks, 1, 1, pinned);
+      page::SelectScratch scratch;
+      selected.resize(page::SelectPages(scores, pinned, 5, scratch, selected));
+      const RecallHeadResult& head = result->layers[l][h];
+      EXPECT_EQ(head.selected, selected) << "layer " << l << " head " << h;
+      differs = differs || head.selected != ExpectedPages(query, l, h);
+      ASSERT_THAT(head.recalled, SizeIs(5));
+      for (const RecalledPage& page : head.recalled) {
+        ASSERT_TRUE(page.done) << page.message;
+        const Piece& slot = query.layers[l].heads[h].slots.at(page.slot);
+        EXPECT_TRUE(Bytes(*memory, slot.offset, slot.bytes) ==
+                    Page(page.page, l, h, page::Part::kKV));
+      }
+    }
+  }
+  EXPECT_TRUE(differs) << "the digests alone choose the same: the test shows nothing";
+  query.multiplier = 0.5;
+  const auto refused = client().Recall(query);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("multiplier is 0.5"));
 }
 
 TEST_P(RecallTest, ResidentPagesDoNotTravel) {

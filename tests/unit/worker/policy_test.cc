@@ -23,7 +23,8 @@ TEST(Policy, NamesAloneTakeTheDefaults) {
 
 TEST(Policy, ReadsEveryParameter) {
   const auto policy = ParsePolicy(
-      " arkvale( budget=0.25, min=5,sinks=2,window=4 ,hot=1.5,merge=max,generated=paged ) ");
+      " arkvale( budget=0.25, min=5,sinks=2,window=4 ,hot=1.5,merge=max,rerank=exact,multiplier=6,"
+      "generated=paged ) ");
   ASSERT_TRUE(policy.ok()) << policy.status();
   EXPECT_EQ(policy->budget_fraction, 0.25);
   EXPECT_EQ(policy->min_pages, 5u);
@@ -31,12 +32,15 @@ TEST(Policy, ReadsEveryParameter) {
   EXPECT_EQ(policy->window, 4u);
   EXPECT_EQ(policy->hot, 1.5);
   EXPECT_EQ(policy->merge, page::ScoreMerge::kMax);
+  EXPECT_EQ(policy->rerank, page::Rerank::kExact);
+  EXPECT_EQ(policy->multiplier, 6);
   EXPECT_FALSE(policy->generated_pinned);
 }
 
 TEST(Policy, TextFormComesBack) {
   for (const char* text : {"full", "streaming(budget=0.1)", "quest(budget=64p,merge=mean)",
-                           "arkvale(budget=0.05,hot=3,sinks=0,window=2,generated=paged)"}) {
+                           "arkvale(budget=0.05,hot=3,sinks=0,window=2,generated=paged)",
+                           "arkvale(rerank=exact,multiplier=1.5)"}) {
     const auto policy = ParsePolicy(text);
     ASSERT_TRUE(policy.ok()) << text << policy.status();
     const auto again = ParsePolicy(policy->ToString());
@@ -85,6 +89,9 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"arkvale(window=x)", "pages, 0..1048576"},
         Wrong{"arkvale(hot=0.5)", "a multiple of the budget, 1..1000"},
         Wrong{"arkvale(merge=sum)", "softmax_mean, softmax_max, max, mean"},
+        Wrong{"arkvale(rerank=best)", "none, exact"},
+        Wrong{"arkvale(multiplier=0.5)", "a multiple of the budget, 1..1024"},
+        Wrong{"quest(rerank=exact)", "unknown parameter 'rerank'"},
         Wrong{"arkvale(generated=kept)", "pinned, paged"},
         Wrong{"arkvale(sinks=1,sinks=2)", "sinks given twice"},
         Wrong{"arkvale(sinks=1", "lacks its closing ')'"},

@@ -42,6 +42,21 @@ class WorkerRefusals : public ::testing::TestWithParam<RecallPath> {
   }
 };
 
+// The store has the keys: who scores here cannot rank by them.
+TEST_P(WorkerRefusals, ASecondStageNeedsTheStore) {
+  FakeClient client;
+  const auto worker = Make(&client, 128);
+  worker::SequenceOptions options;
+  options.policy = *worker::ParsePolicy("arkvale(rerank=exact)");
+  const absl::Status opened = worker->Open(options).status();
+  if (GetParam() == RecallPath::kStore) {
+    EXPECT_TRUE(opened.ok()) << opened;
+  } else {
+    EXPECT_EQ(opened.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(opened.message()), testing::HasSubstr("recall_path store"));
+  }
+}
+
 // Pages that the store did not take while decoding are saved in the same session once it does, and
 // may leave then; steps do not wait for it.
 TEST_P(WorkerRefusals, RefusedPagesAreSavedLaterWithoutANewSession) {

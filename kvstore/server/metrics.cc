@@ -125,6 +125,13 @@ void StoreMetrics::DeclareDisk(base::Metrics& metrics) {
     io_engines_[engine] =
         &metrics.Gauge("varve_nvme_io_info", "1 for how the disks are used.", {{"engine", engine}});
   }
+  const auto failed = [&](const char* op) {
+    return &metrics.Counter("varve_nvme_failed_objects_total",
+                            "Objects that could not be written to disk, or read from it.",
+                            {{"op", op}});
+  };
+  failed_writes_ = failed("write");
+  failed_reads_ = failed("read");
   disk_live_bytes_ = &metrics.Gauge("varve_nvme_live_bytes",
                                     "Of used bytes, those of records that are still needed.");
   for (const auto& [state, name] : kDirectoryStates) {
@@ -334,6 +341,8 @@ void StoreMetrics::MirrorDisk(const store::PageStoreUsage::Disk& disk) {
   Raise(reclaim_moved_bytes_, disk.log.moved_bytes);
   Raise(damaged_records_, disk.log.damaged_records);
   Raise(lost_notes_, disk.lost_notes);
+  Raise(failed_writes_, disk.write_errors);
+  Raise(failed_reads_, disk.read_errors);
   note_bytes_->Set(static_cast<double>(disk.note_bytes));
 }
 

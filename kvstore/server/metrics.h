@@ -119,6 +119,8 @@ class StoreMetrics {
   std::map<std::string, prometheus::Gauge*> io_engines_;
   prometheus::Gauge* write_queue_objects_;
   prometheus::Gauge* promote_queue_objects_;
+  prometheus::Counter* failed_writes_;
+  prometheus::Counter* failed_reads_;
   prometheus::Gauge* disk_live_bytes_;
   std::map<tier::DirectoryState, prometheus::Gauge*> directories_;
   prometheus::Counter* reclaimed_segments_;

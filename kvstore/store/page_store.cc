@@ -417,6 +417,7 @@ PageStoreUsage PageStoreImpl::Usage() const {
                                     .queued_bytes = queued_bytes_,
                                     .promoting_objects = promotions_.size() + promotions_reading_,
                                     .read_errors = read_errors_,
+                                    .write_errors = write_errors_,
                                     .lost_notes = journal_->lost_notes(),
                                     .note_bytes = journal_->GetRoom().used_bytes,
                                     .recovered_objects = recovered_objects_,

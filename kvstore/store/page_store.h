@@ -173,7 +173,8 @@ struct PageStoreUsage {
     uint64_t queued_objects = 0;     // to be written
     uint64_t queued_bytes = 0;       // likewise, those being written included
     uint64_t promoting_objects = 0;  // to be read into host memory
-    uint64_t read_errors = 0;
+    uint64_t read_errors = 0;   // objects that the disk did not give
+    uint64_t write_errors = 0;  // objects that it did not take
     uint64_t lost_notes = 0;  // of the journal: not written, or dropped
     uint64_t note_bytes = 0;  // on disk
     uint64_t recovered_objects = 0;

@@ -40,6 +40,7 @@ TEST(PageStoreFaultTest, SyncPutThatFailsIsNotStored) {
   EXPECT_TRUE(absl::IsDataLoss(**put)) << **put;
   EXPECT_FALSE(f.store().Exists(f.ns(), f.Key("key-1")));
   EXPECT_EQ(f.host().Usage().slots, 0u);
+  EXPECT_EQ(f.Disk().write_errors, 1u);
 }
 
 TEST(PageStoreFaultTest, AFailedSyncPutIsGoneEvenWhileItIsRead) {

@@ -113,8 +113,8 @@ TEST_F(TraceTest, ADirectoryMayBeRelative) {
   NvmeDir();
   const std::string relative = std::filesystem::relative(nvme_);
   ASSERT_NE(relative.front(), '/');
-  const auto results =
-      Results(Trace("--host-capacity 64MiB --json --nvme-capacity 128MiB --nvme-dir " + relative));
+  const auto results = Results(Trace(
+      "--engines 1 --host-capacity 64MiB --json --nvme-capacity 128MiB --nvme-dir " + relative));
   ASSERT_EQ(results.size(), 1u);
   EXPECT_DOUBLE_EQ(results[0]["hit_ratio"], kMostHits);
 }

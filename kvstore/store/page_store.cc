@@ -112,6 +112,7 @@ absl::StatusOr<std::unique_ptr<PutHandle>> PageStoreImpl::Reserve(NamespaceId ns
 
 absl::Status PageStoreImpl::Commit(std::unique_ptr<Object>& reserved, PutHandle::CommitDone& done) {
   bool wait = false;
+  absl::Status now;
   std::vector<Left> left;
   {
     base::MutexLock lock(mutex_);
@@ -123,7 +124,9 @@ absl::Status PageStoreImpl::Commit(std::unique_ptr<Object>& reserved, PutHandle:
     NoteIfBeyondLocked(*object);
     misses_.Forget(object->identity);
     if (has_disk() && options_.disk->durability != Durability::kMemory) {
-      wait = options_.disk->durability == Durability::kNvmeSync && !no_waiting_;
+      const bool sync = options_.disk->durability == Durability::kNvmeSync;
+      wait = sync && !no_waiting_;
+      if (sync && no_waiting_) now = absl::UnavailableError("the store is ending");
       if (wait) AwaitWrittenLocked(object, std::move(done));
       object->put_waits = wait;
       QueueWriteLocked(object, /*demote=*/false);
@@ -131,7 +134,7 @@ absl::Status PageStoreImpl::Commit(std::unique_ptr<Object>& reserved, PutHandle:
     }
   }
   ReportLeft(left);
-  if (!wait) std::move(done)(absl::OkStatus());
+  if (!wait) std::move(done)(std::move(now));
   return absl::OkStatus();
 }
 

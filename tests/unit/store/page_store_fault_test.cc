@@ -140,6 +140,9 @@ TEST(PageStoreFaultTest, NobodyWaitsForTheDiskWhenTheStoreEnds) {
   f.store().StopWaiting();
   ASSERT_TRUE(put->has_value());
   EXPECT_TRUE(absl::IsUnavailable(**put));
+  const auto late = f.Put("key-2");
+  ASSERT_TRUE(late->has_value());
+  EXPECT_TRUE(absl::IsUnavailable(**late)) << "it is not on disk: " << **late;
   f.Settle();
 }
 

@@ -264,8 +264,8 @@ typedef enum varve_merge {
   VARVE_MERGE_MEAN = 4
 } varve_merge;
 
-/* A second stage: the digests choose multiplier x budget candidates, and their keys, where the store
- * has them in memory, choose among those. */
+/* A second stage: the digests choose multiplier x budget candidates, and their keys, where the
+ * store has them in memory, choose among those. */
 typedef enum varve_rerank {
   VARVE_RERANK_NONE = 0,
   VARVE_RERANK_EXACT = 1 /* by the attention mass of the keys */

@@ -80,9 +80,9 @@ class PutHandle {
   virtual bool checksummed() const = 0;
   // Computes the checksum, compares it with `expected` when given, and makes the object visible.
   // done: when it is as durable as the store promises, before Commit returns or later on a thread
-  // of the disk or of Tick. DATA_LOSS when the checksum differs, ALREADY_EXISTS when another writer was first;
-  // in both cases the space is given back. Unless checksummed() it reads: call it off the transport
-  // threads.
+  // of the disk or of Tick. DATA_LOSS when the checksum differs, ALREADY_EXISTS when another writer
+  // was first; in both cases the space is given back. Unless checksummed() it reads: call it off
+  // the transport threads.
   virtual void Commit(std::optional<uint32_t> expected_crc32c, CommitDone done) = 0;
 };
 
@@ -173,10 +173,10 @@ struct PageStoreUsage {
     uint64_t queued_objects = 0;     // to be written
     uint64_t queued_bytes = 0;       // likewise, those being written included
     uint64_t promoting_objects = 0;  // to be read into host memory
-    uint64_t read_errors = 0;   // objects that the disk did not give
-    uint64_t write_errors = 0;  // objects that it did not take
-    uint64_t lost_notes = 0;  // of the journal: not written, or dropped
-    uint64_t note_bytes = 0;  // on disk
+    uint64_t read_errors = 0;        // objects that the disk did not give
+    uint64_t write_errors = 0;       // objects that it did not take
+    uint64_t lost_notes = 0;         // of the journal: not written, or dropped
+    uint64_t note_bytes = 0;         // on disk
     uint64_t recovered_objects = 0;
     double recovery_seconds = 0;
   };

@@ -3,8 +3,8 @@
 #include <thread>
 
 #include "absl/time/clock.h"
-#include "gpu_worker/worker.h"
 #include "gmock/gmock.h"
+#include "gpu_worker/worker.h"
 #include "gtest/gtest.h"
 #include "tests/support/assert_ok.h"
 #include "tests/support/fake_client.h"

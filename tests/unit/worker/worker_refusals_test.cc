@@ -54,7 +54,7 @@ TEST_P(WorkerRefusals, ASecondStageNeedsTheStore) {
     EXPECT_TRUE(opened.ok()) << opened;
   } else {
     EXPECT_EQ(opened.code(), absl::StatusCode::kInvalidArgument);
-    EXPECT_THAT(std::string(opened.message()), testing::HasSubstr("recall_path store"));
+    EXPECT_THAT(std::string(opened.message()), ::testing::HasSubstr("recall_path store"));
   }
 }
 

@@ -33,6 +33,12 @@ absl::StatusOr<std::shared_ptr<Sequence>> Sequence::Open(const Services* service
                                                          const SequenceOptions& options) {
   // The text form has one validator; a hand-made policy goes through it too.
   VARVE_RETURN_IF_ERROR(ParsePolicy(options.policy.ToString()).status());
+  if (options.policy.rerank != page::Rerank::kNone &&
+      services->options.recall_path != RecallPath::kStore) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("policy ", options.policy.ToString(),
+                     " re-ranks by keys, which the store has: allowed with recall_path store"));
+  }
   std::shared_ptr<Sequence> sequence(new Sequence(services, id, options));
   VARVE_RETURN_IF_ERROR(sequence->OpenContext(options));
   sequence->Publish();

@@ -176,12 +176,6 @@ void LinkedWorker::UpdateGauges() const {
 }
 
 absl::StatusOr<SequenceId> LinkedWorker::Open(const SequenceOptions& options) {
-  if (options.policy.rerank != page::Rerank::kNone &&
-      services_.options.recall_path != RecallPath::kStore) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("policy ", options.policy.ToString(),
-                     " re-ranks by keys, which the store has: allowed with recall_path store"));
-  }
   const SequenceId id = next_id_.fetch_add(1);
   VARVE_ASSIGN_OR_RETURN(std::shared_ptr<Sequence> sequence,
                          Sequence::Open(&services_, id, options));

@@ -148,7 +148,10 @@ TEST_F(EverythingMovesTest, WhenAnEngineDecodes) {
     ASSERT_OK(worker.status());
     const RandomText text(kGeometry, 1, 320);
     Feeder feeder(worker->get(), &text);
-    ASSERT_OK(feeder.Prefill("arkvale(budget=4p,hot=1)", 300));
+    const bool in_store = path == worker::RecallPath::kStore;
+    ASSERT_OK(feeder.Prefill(in_store ? "arkvale(budget=4p,hot=1,rerank=exact,multiplier=2)"
+                                      : "arkvale(budget=4p,hot=1)",
+                             300));
     for (uint32_t step = 0; step < 10; ++step) ASSERT_OK(feeder.Step(step));
     after = (*process)->HttpGet("/metrics");
     store_after = StoreMetrics();
@@ -182,6 +185,7 @@ TEST_F(EverythingMovesTest, WhenAnEngineDecodes) {
                                            "varve_moved_bytes_total",
                                            "varve_nvme_damaged_records_total",
                                            "varve_nvme_directories",
+                                           "varve_nvme_failed_objects_total",
                                            "varve_nvme_io_bytes_total",
                                            "varve_nvme_io_duration_seconds",
                                            "varve_nvme_io_errors_total",

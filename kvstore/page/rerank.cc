@@ -4,11 +4,10 @@
 #include <array>
 #include <cmath>
 #include <functional>
-#include <limits>
 #include <numeric>
 #include <vector>
 
-#include "kvstore/page/simd/kernels.h"
+#include "kvstore/page/digest/score.h"
 
 namespace varve::page {
 namespace {
@@ -36,14 +35,8 @@ uint32_t CandidatePages(uint32_t budget, double multiplier, uint32_t num_pages) 
 }
 
 void MassScores(float* log_mass, uint32_t group_size, uint32_t candidates, float* scores) {
-  const KernelTable& kernels = Kernels();
-  std::fill_n(scores, candidates, 0.0f);
-  for (uint32_t g = 0; g < group_size && candidates > 0; ++g) {
-    float* row = log_mass + size_t{g} * candidates;
-    const float max = kernels.row_max(row, candidates);
-    const float sum = kernels.exp_and_sum(row, candidates, max, 1.0f);
-    kernels.add_scaled(scores, row, candidates, 1.0f / (sum * static_cast<float>(group_size)));
-  }
+  // They are scaled already, as scores of a head_dim of 1 are.
+  MergeScores(ScoreMerge::kSoftmaxMean, log_mass, group_size, candidates, 1, scores);
 }
 
 void FillScores(std::span<const float> digest_scores, std::span<const uint32_t> known,

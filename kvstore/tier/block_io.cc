@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/log.h"
+#include "kvstore/base/mutex.h"
 #include "kvstore/tier/block_io_queue.h"
 
 namespace varve::tier {
@@ -45,6 +48,20 @@ absl::StatusCode CodeOf(int error) {
 }
 
 }  // namespace
+
+absl::Status Await(absl::FunctionRef<void(BlockIo::Done)> begin) {
+  base::Mutex mutex;
+  base::CondVar changed;
+  std::optional<absl::Status> result;
+  begin([&](absl::Status status) {
+    base::MutexLock lock(mutex);
+    result = std::move(status);
+    changed.NotifyAll();
+  });
+  base::MutexLock lock(mutex);
+  while (!result.has_value()) changed.Wait(mutex);
+  return *std::move(result);
+}
 
 absl::Status IoError(const IoRequest& request, int error) {
   return absl::Status(CodeOf(error),

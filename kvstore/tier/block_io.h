@@ -21,6 +21,7 @@
 #include <string>
 
 #include "absl/functional/any_invocable.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
@@ -60,6 +61,9 @@ class BlockIo {
  protected:
   BlockIo() = default;
 };
+
+// Begins one operation by `begin` and waits for its end. Not on a thread of the BlockIo.
+absl::Status Await(absl::FunctionRef<void(BlockIo::Done)> begin);
 
 // A finished operation.
 struct IoReport {

@@ -43,12 +43,12 @@ struct Directory {
   Segment* begun[2] = {};     // by the appends and the moves; null once it is sealed
   uint64_t queued_bytes = 0;  // of records that have no place yet
   uint64_t queued_weight = 0;
-  uint64_t move_room = 0;     // left in the segment that records are moved to
-  bool moved = false;         // such a segment was made since the start
-  bool starved = false;       // appends wait for a segment
-  bool reclaiming = false;    // records are being moved, or a segment removed
-  bool stuck = false;         // moving failed: not again until something changes
-  RecordLog::Done drained;    // set while it drains
+  uint64_t move_room = 0;   // left in the segment that records are moved to
+  bool moved = false;       // such a segment was made since the start
+  bool starved = false;     // appends wait for a segment
+  bool reclaiming = false;  // records are being moved, or a segment removed
+  bool stuck = false;       // moving failed: not again until something changes
+  RecordLog::Done drained;  // set while it drains
 };
 
 // The parts of a log that know its directories share one of these.

@@ -55,7 +55,6 @@ class SegmentLog final : public RecordLog, private SegmentWriter::Owner, private
   void SealRecovered(const std::vector<Segment*>& segments, std::vector<SegmentContents>& contents);
   // The memory of directories that were given up. Blocks; not on the executor.
   void FreeRetired();
-  static void Stop(Directory& directory);
   // Fills the table; the records that live, as they lie in contents.
   std::vector<const FooterEntry*> TakeContents(const std::vector<Segment*>& segments,
                                                std::vector<SegmentContents>& contents)

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <optional>
 #include <random>
 #include <utility>
 
@@ -83,21 +82,6 @@ absl::StatusOr<std::string> FirstBlock(const std::string& file) {
   if (got < 0) return absl::ErrnoToStatus(errno, absl::StrCat("read ", file));
   block.resize(static_cast<size_t>(got));
   return block;
-}
-
-// Waits for what `begin` begins.
-absl::Status Await(absl::FunctionRef<void(BlockIo::Done)> begin) {
-  base::Mutex mutex;
-  base::CondVar changed;
-  std::optional<absl::Status> result;
-  begin([&](absl::Status status) {
-    base::MutexLock lock(mutex);
-    result = std::move(status);
-    changed.NotifyAll();
-  });
-  base::MutexLock lock(mutex);
-  while (!result.has_value()) changed.Wait(mutex);
-  return *std::move(result);
 }
 
 // entries: all that lies before end_bytes. As a writer does it: when they are on the device.
@@ -347,14 +331,12 @@ void SegmentLog::FreeRetired() {
     base::MutexLock lock(state_.mutex);
     retired.swap(retired_);
   }
-  for (const std::unique_ptr<Directory>& directory : retired) Stop(*directory);
-}
-
-void SegmentLog::Stop(Directory& directory) {
-  directory.reclaimer->Settle();
-  directory.reclaimer->Stop();
-  directory.appends->Close();
-  directory.moves->Close();
+  for (const std::unique_ptr<Directory>& directory : retired) {
+    directory->reclaimer->Settle();
+    directory->reclaimer->Stop();
+    directory->appends->Close();
+    directory->moves->Close();
+  }
 }
 
 absl::Status SegmentLog::AddDirectory(const std::string& path, uint64_t capacity_bytes) {

@@ -6,7 +6,6 @@
 #include <cerrno>
 #include <utility>
 
-#include "kvstore/base/mutex.h"
 #include "kvstore/base/status.h"
 #include "kvstore/page/checksum.h"
 #include "kvstore/tier/arena.h"
@@ -20,19 +19,8 @@ constexpr uint64_t kFewBytes = 65536;
 constexpr uint64_t kHeaderBytes = kMaxLabelBytes + 65536;
 
 absl::Status ReadNow(BlockIo* io, int fd, uint64_t offset, std::span<std::byte> to) {
-  base::Mutex mutex;
-  base::CondVar changed;
-  bool over = false;
-  absl::Status result;
-  io->Read(fd, offset, to, IoClass::kDemand, [&](absl::Status status) {
-    base::MutexLock lock(mutex);
-    result = std::move(status);
-    over = true;
-    changed.NotifyAll();
-  });
-  base::MutexLock lock(mutex);
-  while (!over) changed.Wait(mutex);
-  return result;
+  return Await(
+      [&](BlockIo::Done done) { io->Read(fd, offset, to, IoClass::kDemand, std::move(done)); });
 }
 
 // Some MiB of the file in memory, that move along with what is asked for.

@@ -34,22 +34,27 @@ class SegmentLogDamageTest : public LogTest {
     return files;
   }
 
+  std::pair<SegmentHeader, SegmentContents> Read(const std::string& file) {
+    std::ifstream in(file);
+    std::string block(4096, '\0');
+    in.read(block.data(), static_cast<std::streamsize>(block.size()));
+    const auto header = ParseSegmentHeader(std::as_bytes(std::span(block)));
+    EXPECT_TRUE(header.ok()) << header.status();
+    const base::Descriptor fd(open(file.c_str(), O_RDONLY));
+    const auto contents = ReadSegment(io_.get(), fd.get(), *header);
+    EXPECT_TRUE(contents.ok()) << contents.status();
+    return {*header, *contents};
+  }
+
   // Where the values of a folder lie, by id.
   std::map<RecordId, Found> Places(const std::string& folder) {
     std::map<RecordId, Found> places;
     for (const std::string& file : Segments(folder)) {
-      std::ifstream in(file);
-      std::string block(4096, '\0');
-      in.read(block.data(), static_cast<std::streamsize>(block.size()));
-      const auto header = ParseSegmentHeader(std::as_bytes(std::span(block)));
-      EXPECT_TRUE(header.ok()) << header.status();
-      const base::Descriptor fd(open(file.c_str(), O_RDONLY));
-      const auto contents = ReadSegment(io_.get(), fd.get(), *header);
-      EXPECT_TRUE(contents.ok()) << contents.status();
-      for (const FooterEntry& entry : contents->records) {
+      const auto [header, contents] = Read(file);
+      for (const FooterEntry& entry : contents.records) {
         places[entry.sequence] = {file, entry.offset,
                                   ExtentOf(static_cast<uint32_t>(entry.label.size()),
-                                           entry.payload_bytes, header->alignment),
+                                           entry.payload_bytes, header.alignment),
                                   entry.payload_bytes};
       }
     }
@@ -185,11 +190,10 @@ TEST_F(SegmentLogDamageTest, AChangedVersionIsDamage) {
   Open(options);
   Fill(12);
   Close();
-  for (const char* file : {"segment", "set"}) {
+  for (const bool of_set : {false, true}) {
     const SegmentLogOptions copy = Copy(options, "copy");
-    const std::string name = std::string(file) == "set" ? copy.directories[0].path + "/varve.set"
-                                                        : Segments(copy.directories[0].path)[0];
-    FlipByte(name, 9, 0x20);
+    const std::string& folder = copy.directories[0].path;
+    FlipByte(of_set ? folder + "/varve.set" : Segments(folder)[0], 9, 0x20);
     Open(copy);
     ExpectAllBut(0);
     Close();
@@ -205,13 +209,7 @@ TEST_F(SegmentLogDamageTest, WhatACrashLeftIsSealedAtTheNextStart) {
   const auto footers = [&] {
     size_t with = 0, without = 0;
     for (const std::string& file : Segments(copy.directories[0].path)) {
-      std::ifstream in(file);
-      std::string block(4096, '\0');
-      in.read(block.data(), static_cast<std::streamsize>(block.size()));
-      const auto header = ParseSegmentHeader(std::as_bytes(std::span(block)));
-      EXPECT_TRUE(header.ok()) << header.status();
-      const base::Descriptor fd(open(file.c_str(), O_RDONLY));
-      ++(ReadSegment(io_.get(), fd.get(), *header)->footer ? with : without);
+      ++(Read(file).second.footer ? with : without);
     }
     return std::pair(with, without);
   };

@@ -38,6 +38,7 @@ class TierBench {
       : tiers_(tiers), bench_(bench), progress_("objects written", tiers.objects) {}
 
   absl::StatusOr<std::vector<BenchRow>> Run() {
+    VARVE_RETURN_IF_ERROR(CheckRoom());
     VARVE_ASSIGN_OR_RETURN(folder_, Folder::Make(tiers_.directory));
     VARVE_RETURN_IF_ERROR(Start());
     VARVE_RETURN_IF_ERROR(Fill());
@@ -58,12 +59,24 @@ class TierBench {
     return std::max<uint64_t>(2 * hot_objects() * tiers_.value_bytes, 64 << 20);
   }
 
+  uint64_t stored_bytes() const { return tiers_.objects * (tiers_.value_bytes + 8192); }
+
+  absl::Status CheckRoom() const {
+    const uint64_t needed = stored_bytes() + 8 * kSegmentBytes;
+    const uint64_t there = std::filesystem::space(tiers_.directory).available;
+    if (there >= needed) return absl::OkStatus();
+    return absl::ResourceExhaustedError(
+        absl::StrCat(tiers_.objects, " objects of ", base::FormatBytes(tiers_.value_bytes),
+                     " take ", base::FormatBytes(needed), "; ", tiers_.directory, " has ",
+                     base::FormatBytes(there), ": give fewer --objects or another --dir"));
+  }
+
   absl::Status Start() {
     ChildProcess::Options child;
     child.stopped = &console::CheckStopped;
     child.binary = "varve-store";
     // Twice what is stored, and room for reclaim.
-    const uint64_t capacity = 2 * tiers_.objects * (tiers_.value_bytes + 8192) + 8 * kSegmentBytes;
+    const uint64_t capacity = 2 * stored_bytes() + 8 * kSegmentBytes;
     child.args = {"--listen=127.0.0.1:0",
                   "--http_listen=127.0.0.1:0",
                   "--log_level=warning",

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <string>
@@ -116,6 +117,9 @@ struct TraceCommand::Options {
   // What would only be seen after minutes.
   absl::Status CheckReplay(const BenchOptions& bench) const;
   absl::Status Replay(const Trace& trace, const BenchOptions& bench);
+  // What a replay is for.
+  std::vector<std::string> PoliciesOrDefault() const;
+  std::string PlotFile(const std::string& policy) const;
 };
 
 TraceCommand::TraceCommand(CLI::App& app) : options_(std::make_unique<Options>()) {
@@ -133,7 +137,9 @@ TraceCommand::TraceCommand(CLI::App& app) : options_(std::make_unique<Options>()
       ->delimiter(',')
       ->check(CLI::IsMember(PolicyNames()));
   AddReplayFlags(sub, o.replay);
-  sub->add_option("--plot", o.plot, "Also draw the hit ratio over time into this SVG file");
+  sub->add_option("--plot", o.plot,
+                  "Also draw the hit ratio over time into this SVG file; of several policies, into "
+                  "one for each: hits-lru.svg");
   CLI::Option* simulate =
       sub->add_flag("--simulate", o.simulate, "Eviction policies alone: no store, no bytes");
   sub->add_option("--capacity-blocks", o.capacity_blocks,
@@ -251,14 +257,35 @@ absl::Status TraceCommand::Options::CheckReplay(const BenchOptions& bench) const
   if (std::count(policies.begin(), policies.end(), kBelady) > 0) {
     return absl::InvalidArgumentError("--policies: belady knows the future: only --simulate");
   }
-  return plot.empty() || std::ofstream(plot, std::ios::app) ? absl::OkStatus() : NotWritten(plot);
+  if (plot.empty()) return absl::OkStatus();
+  const std::string extension = std::filesystem::path(plot).extension();
+  if (!extension.empty() && extension != ".svg") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--plot: '", plot, "': plots are SVG; allowed: names that end in .svg"));
+  }
+  for (const std::string& policy : PoliciesOrDefault()) {
+    const std::string file = PlotFile(policy);
+    if (!std::ofstream(file, std::ios::app)) return NotWritten(file);
+  }
+  return absl::OkStatus();
+}
+
+std::vector<std::string> TraceCommand::Options::PoliciesOrDefault() const {
+  return policies.empty() ? std::vector<std::string>{"lru"} : policies;
+}
+
+std::string TraceCommand::Options::PlotFile(const std::string& policy) const {
+  if (policies.size() < 2) return plot;
+  const std::filesystem::path path(plot);
+  return path.parent_path() /
+         absl::StrCat(path.stem().string(), "-", policy, path.extension().string());
 }
 
 absl::Status TraceCommand::Options::Replay(const Trace& trace, const BenchOptions& bench) {
   nlohmann::json rows = nlohmann::json::array();
   // What was measured is printed all the same.
   absl::Status failed;
-  for (const std::string& policy : policies.empty() ? std::vector<std::string>{"lru"} : policies) {
+  for (const std::string& policy : PoliciesOrDefault()) {
     replay.store.eviction = policy;
     const absl::StatusOr<ReplayResult> result = ReplayTrace(trace, bench, replay);
     if (!result.ok()) {
@@ -266,9 +293,9 @@ absl::Status TraceCommand::Options::Replay(const Trace& trace, const BenchOption
       break;
     }
     if (!plot.empty()) {
-      std::ofstream file(plot);
+      std::ofstream file(PlotFile(policy));
       file << ReplayPlot(*result);
-      if (!file.flush()) failed.Update(NotWritten(plot));
+      if (!file.flush()) failed.Update(NotWritten(PlotFile(policy)));
     }
     if (bench.json) {
       rows.push_back(ReplayJson(replay, *result));

@@ -258,6 +258,7 @@ class Engine {
       items.push_back({.key = key,
                        .sources = {Place(i)},
                        .prompt_tokens = prompt_tokens,
+                       .tokens = kTraceBlockTokens,
                        .parent = parent == key ? page::ObjectKey() : parent});
       parent = key;
     }

@@ -14,6 +14,7 @@
 namespace varve::testing {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::AnyOf;
 using ::testing::HasSubstr;
 
@@ -100,6 +101,23 @@ TEST_F(TraceTest, APlotThatCannotBeWrittenIsKnownBeforeTheReplay) {
   EXPECT_EQ(refused.exit_code, 1);
   EXPECT_THAT(refused.errors, HasSubstr("/nosuch/hits.svg: cannot be written"));
   EXPECT_EQ(refused.output, "");
+}
+
+TEST_F(TraceTest, APlotIsSvg) {
+  const ToolResult refused = Trace("--speed-up 0.01 --plot " + path_ + ".bmp");
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.errors, AllOf(HasSubstr(".bmp"), HasSubstr(".svg")));
+}
+
+TEST_F(TraceTest, EachPolicyHasAPlot) {
+  Results(Trace("--engines 1 --host-capacity 256MiB --json --policies lru,s3fifo --plot " + path_ +
+                ".svg"));
+  for (const char* policy : {"lru", "s3fifo"}) {
+    const std::string plot = path_ + "-" + policy + ".svg";
+    EXPECT_GT(std::filesystem::file_size(plot), 1000u) << plot;
+    std::filesystem::remove(plot);
+  }
+  EXPECT_FALSE(std::filesystem::exists(path_ + ".svg"));
 }
 
 TEST_F(TraceTest, WhatWasMeasuredIsPrintedWhenThePlotFails) {

@@ -82,9 +82,9 @@ absl::StatusOr<page::ObjectKey> ParseKey(const std::string& text) {
   const auto key = hex ? page::ObjectKey::FromHex(std::string_view(text).substr(kHexPrefix.size()))
                        : page::ObjectKey::FromBytes(text);
   if (key.has_value()) return *key;
-  return absl::InvalidArgumentError(
-      absl::StrCat("'", text, "' is no key: ", page::ObjectKey::kMinBytes, " to ",
-                   page::ObjectKey::kMaxBytes, " bytes as text, or as hex: and two digits a byte"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "'", text, "' is no key: ", page::ObjectKey::kMinBytes, " to ", page::ObjectKey::kMaxBytes,
+      " bytes of text, or of hexadecimal digits, two a byte, after 'hex:'"));
 }
 
 absl::StatusOr<std::vector<page::ObjectKey>> ParseKeys(const std::vector<std::string>& texts) {
@@ -141,6 +141,7 @@ nlohmann::json ObjectJson(const client::ObjectInfo& object) {
   for (const client::Tier tier : object.tiers) row["tiers"].push_back(TierName(tier));
   row["idle_seconds"] = absl::ToDoubleSeconds(object.idle);
   if (object.prompt_tokens != 0) row["prompt_tokens"] = object.prompt_tokens;
+  if (object.tokens != 0) row["tokens"] = object.tokens;
   if (object.ttl != absl::InfiniteDuration())
     row["ttl_seconds"] = absl::ToDoubleSeconds(object.ttl);
   if (object.layout.num_kv_heads != 0) {

@@ -37,7 +37,7 @@ absl::Status WriteStandardOutput(std::string_view bytes) {
 
 // One namespace; adds to objects.
 absl::Status WriteNamespace(const Globals& globals, const std::string& prefix, const Sink& sink,
-                            console::Progress* progress, uint64_t& objects) {
+                            const std::function<void(uint64_t)>& progress, uint64_t& objects) {
   VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, true));
   std::string token;
   do {
@@ -52,7 +52,7 @@ absl::Status WriteNamespace(const Globals& globals, const std::string& prefix, c
     }
     VARVE_RETURN_IF_ERROR(sink(lines));
     objects += page.objects.size();
-    if (progress != nullptr) progress->Update(objects, "namespace " + globals.key_namespace);
+    progress(objects);
     token = page.next_page_token;
   } while (!token.empty());
   return absl::OkStatus();
@@ -80,12 +80,15 @@ absl::Status Snapshot(const Globals& globals, const SnapshotOptions& options) {
   uint64_t objects = 0;
   {
     std::optional<console::Progress> progress;
-    if (!globals.json) progress.emplace("snapshot", expected);
     for (const std::string& name : namespaces) {
       Globals one = globals;
       one.key_namespace = name;
-      VARVE_RETURN_IF_ERROR(
-          WriteNamespace(one, prefix, sink, progress.has_value() ? &*progress : nullptr, objects));
+      const auto listed = [&](uint64_t so_far) {
+        if (globals.json) return;
+        if (!progress.has_value()) progress.emplace("snapshot", expected);
+        progress->Update(so_far, "namespace " + name);
+      };
+      VARVE_RETURN_IF_ERROR(WriteNamespace(one, prefix, sink, listed, objects));
     }
   }
   if (!to_file) return absl::OkStatus();

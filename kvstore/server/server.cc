@@ -285,7 +285,7 @@ void StoreServer::Impl::FlushToDisk(absl::Time deadline) {
   if (disk == nullptr) return;
   contexts->WriteNotes();
   auto flushed = std::make_shared<std::promise<void>>();
-  pages->Flush([flushed] { flushed->set_value(); });
+  pages->Flush([flushed](const absl::Status&) { flushed->set_value(); });
   const bool ended =
       flushed->get_future().wait_until(absl::ToChronoTime(deadline)) == std::future_status::ready;
   const store::PageStoreUsage usage = pages->Usage();
@@ -302,7 +302,7 @@ bool StoreServer::Shutdown(absl::Duration grace) {
   const absl::Time deadline = absl::Now() + grace;
   impl_->StartDraining();
   // A client that holds up its transfer must not take the time for writing memory to disk.
-  if (impl_->disk != nullptr) impl_->pages->Flush([] {});
+  if (impl_->disk != nullptr) impl_->pages->Flush([](const absl::Status&) {});
   const bool finished = impl_->sessions->AwaitNone(impl_->disk == nullptr ? grace : grace / 2);
   if (!finished) {
     if (grace > absl::ZeroDuration()) {

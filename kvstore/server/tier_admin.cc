@@ -110,7 +110,7 @@ void TierAdmin::DrainTier(const varve::v1::DrainTierRequest& request,
   core_.connect_pool.Run(
       [contexts = &core_.contexts, pages = &core_.pages, waiting = waiting_, work] {
         contexts->WriteNotes();
-        pages->Flush([waiting, work] { waiting->Give(work, absl::OkStatus()); });
+        pages->Flush([waiting, work](const absl::Status& status) { waiting->Give(work, status); });
       });
 }
 

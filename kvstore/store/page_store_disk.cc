@@ -124,6 +124,16 @@ void PageStoreImpl::NoteDiskStateLocked() {
 
 // ---- writing
 
+namespace {
+
+absl::Status NotFlushed(uint64_t objects, const absl::Status& last_error) {
+  if (objects == 0) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat(
+      objects, " objects could not be written to disk; the last: ", last_error.message()));
+}
+
+}  // namespace
+
 void PageStoreImpl::QueueWriteLocked(Object* object, bool demote) {
   index_.OpenUnused(object);
   object->writing = true;
@@ -172,7 +182,8 @@ void PageStoreImpl::PumpWritesLocked(std::vector<Left>& left) {
 void PageStoreImpl::OnWritten(Object* object, const absl::Status& status) {
   std::vector<Left> left;
   std::vector<DurableWaiter> waiters;
-  std::vector<base::Task> flushed;
+  std::vector<FlushWaiter> flushed;
+  absl::Status not_flushed;
   const uint64_t bytes = object->meta.bytes;
   MoveCause cause;
   bool written = false;
@@ -206,11 +217,15 @@ void PageStoreImpl::OnWritten(Object* object, const absl::Status& status) {
     }
     PumpWritesLocked(left);
     if (queued_objects_ == 0) flushed.swap(flush_waiters_);
+    for (FlushWaiter& waiter : flushed) waiter.write_errors = write_errors_ - waiter.write_errors;
+    if (!flushed.empty()) not_flushed = last_write_error_;
   }
   if (written && options_.on_moved) options_.on_moved(cause, bytes);
   ReportLeft(left);
   for (DurableWaiter& waiter : waiters) std::move(waiter.done)(status);
-  for (base::Task& task : flushed) std::move(task)();
+  for (FlushWaiter& waiter : flushed) {
+    std::move(waiter.done)(NotFlushed(waiter.write_errors, not_flushed));
+  }
   WakeRoomWaiters();
   End();
 }
@@ -237,6 +252,7 @@ void PageStoreImpl::WriteFailedLocked(Object* object, bool demoting, bool put_wa
   // What has to leave memory must not try the disk again and again: not before the next Tick.
   disk_refuses_ = disk_refuses_ || demoting;
   NoteDiskStateLocked();
+  last_write_error_ = status;
   if (write_errors_++ == 0) {
     base::LogError("an object was not written to disk (later ones are only counted): ",
                    status.message());
@@ -279,18 +295,21 @@ void PageStoreImpl::EvictFromDiskLocked(const Object& newcomer, std::vector<Left
   if (!erased.empty()) EraseLocked(erased);
 }
 
-void PageStoreImpl::Flush(base::Task done) {
+void PageStoreImpl::Flush(PutHandle::CommitDone done) {
   std::vector<Left> left;
+  absl::Status status;
   {
     base::MutexLock lock(mutex_);
     if (has_disk() && disk_usable_) {
       QueueAllLocked();
-      if (queued_objects_ > 0) flush_waiters_.push_back(std::move(done));
+      if (queued_objects_ > 0) flush_waiters_.push_back({write_errors_, std::move(done)});
       PumpWritesLocked(left);
+    } else if (has_disk() && index_.tier_objects(TierId::kNvme) < index_.objects()) {
+      status = absl::UnavailableError("no directory of the nvme tier takes writes");
     }
   }
   ReportLeft(left);
-  if (done) std::move(done)();
+  if (done) std::move(done)(std::move(status));
 }
 
 // ---- reading

@@ -80,7 +80,7 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
                                                 std::string_view prefix) override;
   std::vector<Prefetched> Prefetch(NamespaceId ns, std::span<const page::ObjectKey> keys) override;
   void Tick() override;
-  void Flush(base::Task done) override;
+  void Flush(PutHandle::CommitDone done) override;
   void StopWaiting() override;
   void ResizeHost(uint64_t capacity_bytes, ResizeDone done) override;
   Journal* journal() override { return journal_.get(); }
@@ -103,6 +103,10 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   struct RemoveWaiter {
     uint64_t erasure = 0;  // this one and all before it
     std::shared_ptr<Removing> removing;
+  };
+  struct FlushWaiter {
+    uint64_t write_errors = 0;  // there were so many before
+    PutHandle::CommitDone done;
   };
   struct DurableWaiter {
     absl::Time deadline;
@@ -292,13 +296,14 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   bool no_waiting_ ABSL_GUARDED_BY(mutex_) = false;
   std::multimap<absl::Time, RoomWaiter> room_waiters_ ABSL_GUARDED_BY(mutex_);  // by deadline
   std::atomic<bool> room_awaited_{false};                                       // there are some
-  std::vector<base::Task> flush_waiters_ ABSL_GUARDED_BY(mutex_);
+  std::vector<FlushWaiter> flush_waiters_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_set<std::shared_ptr<Reading>> readings_ ABSL_GUARDED_BY(mutex_);
   FrequencySketch uses_ ABSL_GUARDED_BY(mutex_);
   std::deque<Promotion> promotions_ ABSL_GUARDED_BY(mutex_);
   uint32_t promotions_reading_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t read_errors_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t write_errors_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Status last_write_error_ ABSL_GUARDED_BY(mutex_);
   uint64_t recovered_objects_ ABSL_GUARDED_BY(mutex_) = 0;
   double recovery_seconds_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t operations_ ABSL_GUARDED_BY(mutex_) = 0;  // with the log, the executor or the staging

@@ -97,14 +97,14 @@ void PageStoreImpl::VacateAll(NamespaceId ns) {
     std::vector<Moving> moving;
     {
       base::MutexLock lock(mutex_);
-      size_t rows = 0;
+      std::vector<Object*> objects;
       index_.Scan(ns, "", from, [&](Object& object) {
-        TakeBeyondLocked(object, moving);
-        if (++rows < kRowsPerLock) return true;
-        from = object.key.key.bytes();
-        return false;
+        objects.push_back(&object);
+        return objects.size() < kRowsPerLock;
       });
-      more = rows == kRowsPerLock && !no_waiting_;
+      if (!objects.empty()) from = objects.back()->key.key.bytes();
+      for (Object* object : objects) TakeBeyondLocked(*object, moving);
+      more = objects.size() == kRowsPerLock && !no_waiting_;
     }
     for (const Moving& m : moving) MoveDown(m);
   }

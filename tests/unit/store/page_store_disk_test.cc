@@ -316,14 +316,14 @@ TEST(PageStoreDiskTest, FlushWritesWhatMemoryAloneHas) {
   DiskFixture f({});
   for (int i = 0; i < 8; ++i) f.Put(Name(i));
   bool flushed = false;
-  f.store().Flush([&] { flushed = true; });
+  f.store().Flush([&](const absl::Status& status) { flushed = status.ok(); });
   EXPECT_FALSE(flushed);
   f.Settle();
   EXPECT_TRUE(flushed);
   f.Crash();
   for (int i = 0; i < 8; ++i) EXPECT_EQ(f.Read(Name(i)), 0);
   bool again = false;
-  f.store().Flush([&] { again = true; });
+  f.store().Flush([&](const absl::Status& status) { again = status.ok(); });
   EXPECT_TRUE(again) << "nothing to do";
 }
 

@@ -11,6 +11,7 @@
 namespace varve::store {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 TEST(PageStoreFaultTest, ASlowReaderLeavesTheStagingToOthers) {
@@ -53,6 +54,29 @@ TEST(PageStoreFaultTest, AFailedSyncPutIsGoneEvenWhileItIsRead) {
   EXPECT_TRUE(absl::IsDataLoss(**failed));
   EXPECT_FALSE(f.store().Exists(f.ns(), f.Key("key-1"))) << "nobody was told that it is stored";
   EXPECT_TRUE(std::ranges::equal(reader->memory(), f.Value("key-1/0")));
+}
+
+TEST(PageStoreFaultTest, FlushSaysWhatWasNotWritten) {
+  DiskFixture f({});
+  for (int i = 0; i < 4; ++i) f.Put(Name(i));
+  const auto flush = [&f] {
+    std::optional<absl::Status> flushed;
+    f.store().Flush([&flushed](const absl::Status& status) { flushed = status; });
+    f.Settle();
+    return flushed.value();
+  };
+  f.log().FailAppends(2, absl::DataLossError("EIO"));
+  const absl::Status failed = flush();
+  EXPECT_TRUE(absl::IsUnavailable(failed)) << failed;
+  EXPECT_THAT(failed.message(), AllOf(HasSubstr("2 objects"), HasSubstr("EIO")));
+  f.log().SetState(tier::DirectoryState::kReadOnly);
+  f.store().Tick();
+  const absl::Status unusable = flush();
+  EXPECT_TRUE(absl::IsUnavailable(unusable)) << unusable;
+  EXPECT_THAT(unusable.message(), HasSubstr("no directory"));
+  f.log().SetState(tier::DirectoryState::kOk);
+  f.store().Tick();
+  EXPECT_TRUE(flush().ok()) << "later failures are another call's";
 }
 
 TEST(PageStoreFaultTest, PuttingOnceMoreLosesNothingWhenTheDiskFails) {

@@ -144,7 +144,7 @@ TEST(PageStoreResizeTest, WhatComesFromDiskMeanwhileMovesToo) {
   DiskFixture f({});
   Fill(f, 0, 15);
   bool flushed = false;
-  f.store().Flush([&] { flushed = true; });
+  f.store().Flush([&](const absl::Status& status) { flushed = status.ok(); });
   f.Settle();
   ASSERT_TRUE(flushed);
   ASSERT_TRUE(Done(Resize(f, 8)));

@@ -35,6 +35,7 @@ absl::StatusOr<PutItem> ToItem(const varve_put_item& given) {
   item.layout = {.num_kv_heads = given.num_kv_heads, .part_bytes = given.part_bytes};
   if (given.has_crc32c != 0) item.crc32c = given.crc32c;
   item.prompt_tokens = given.prompt_tokens;
+  item.tokens = given.tokens;
   if (given.ttl_ms != 0) item.ttl = absl::Milliseconds(given.ttl_ms);
   if (given.parent.bytes != 0) {
     VARVE_ASSIGN_OR_RETURN(item.parent, ToKey(given.parent));

@@ -95,6 +95,7 @@ struct Piece {
 struct ValueInfo {
   page::ObjectLayout layout;
   uint32_t prompt_tokens = 0;
+  uint32_t tokens = 0;
   absl::Duration ttl = absl::InfiniteDuration();
   page::ObjectKey parent;
 };
@@ -106,6 +107,9 @@ struct PutItem {
   std::optional<uint32_t> crc32c;
   // Of the prompt that the value was computed for, all of it: what it costs to lose. 0: not known.
   uint32_t prompt_tokens = 0;
+  // Whose keys and values it has: of two values that cost the same, the one with more bytes is the
+  // first to be evicted. 0: not known.
+  uint32_t tokens = 0;
   // So long the value can be found, and longer while it is pinned or held. In milliseconds, at
   // least one, at most 2^32 - 1. Of what is stored already it can only make the time longer.
   absl::Duration ttl = absl::InfiniteDuration();
@@ -157,6 +161,7 @@ struct ObjectInfo {
   std::vector<Tier> tiers;  // all that have a copy
   absl::Duration idle;      // since its last use, or since the store has found it on disk
   uint32_t prompt_tokens = 0;
+  uint32_t tokens = 0;
   absl::Duration ttl = absl::InfiniteDuration();  // what is left of it
 };
 struct ObjectPage {
@@ -380,7 +385,8 @@ class Client {
   virtual void DrainDirectoryAsync(const std::string& path,
                                    std::function<void(absl::Status)> done) = 0;
   // Writes what is in host memory alone to disk, where it stays in memory too (kHost; other tiers
-  // cannot be drained). As above; done is told how many objects are in host memory alone by then.
+  // cannot be drained). As above, and UNAVAILABLE when some of it could not be written; done is
+  // told how many objects are in host memory alone by then: put since.
   virtual void DrainTierAsync(Tier tier, std::function<void(absl::StatusOr<uint64_t>)> done) = 0;
   // Gives the tier (kHost alone) so much memory until the store ends; done when it has it and, if
   // it has less than before, the rest is the system's again. What does not fit moves to disk, or is

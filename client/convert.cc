@@ -211,6 +211,7 @@ ObjectInfo FromProto(const v1::ObjectInfo& info) {
           .tiers = std::move(tiers),
           .idle = absl::Milliseconds(info.idle_ms()),
           .prompt_tokens = info.prompt_tokens(),
+          .tokens = info.tokens(),
           .ttl = info.ttl_ms() == 0 ? absl::InfiniteDuration() : absl::Milliseconds(info.ttl_ms())};
 }
 

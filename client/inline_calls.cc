@@ -101,6 +101,7 @@ absl::StatusOr<ClientImpl::InlineBatch<PutResult>> ClientImpl::BatchInline(
                     items[i].codec,
                     items[i].crc32c,
                     items[i].prompt_tokens,
+                    items[i].tokens,
                     items[i].ttl,
                     items[i].parent});
   }
@@ -172,6 +173,7 @@ absl::StatusOr<PutResult> ClientImpl::PutInline(const page::ObjectKey& key,
                              .sources = {value},
                              .layout = info.layout,
                              .prompt_tokens = info.prompt_tokens,
+                             .tokens = info.tokens,
                              .ttl = info.ttl,
                              .parent = info.parent}},
                   std::move(then));

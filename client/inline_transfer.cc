@@ -103,6 +103,7 @@ class PutCall final : public grpc::ClientBidiReactor<v1::PutInlineRequest, v1::P
     message_.set_codec(item.codec);
     if (item.crc32c.has_value()) message_.set_crc32c(*item.crc32c);
     message_.set_prompt_tokens(item.prompt_tokens);
+    message_.set_tokens(item.tokens);
     message_.set_ttl_ms(TtlMilliseconds(item.ttl));
     message_.set_parent(item.parent.bytes().data(), item.parent.bytes().size());
   }

@@ -38,6 +38,7 @@ struct InlinePut {
   std::string codec;
   std::optional<uint32_t> crc32c;
   uint32_t prompt_tokens = 0;
+  uint32_t tokens = 0;
   absl::Duration ttl = absl::InfiniteDuration();
   page::ObjectKey parent;
 };

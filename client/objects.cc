@@ -201,6 +201,7 @@ absl::StatusOr<v1::PutRequest> ClientImpl::PutRequestFor(std::span<const PutItem
     wire->set_codec(item.codec);
     if (item.crc32c.has_value()) wire->set_crc32c(*item.crc32c);
     wire->set_prompt_tokens(item.prompt_tokens);
+    wire->set_tokens(item.tokens);
     wire->set_ttl_ms(TtlMilliseconds(item.ttl));
     wire->set_parent(item.parent.bytes().data(), item.parent.bytes().size());
   }

@@ -148,6 +148,9 @@ typedef struct varve_put_item {
    * bytes alone are of one block): what is stored of a prompt then loses its end first, in whatever
    * order it was put or used. No data and 0 bytes: none, or not known. */
   varve_key parent;
+  /* Whose keys and values it has: of two values that cost the same, the one with more bytes is the
+   * first to be evicted. 0: not known. */
+  uint32_t tokens;
 } varve_put_item;
 
 typedef enum varve_tier {

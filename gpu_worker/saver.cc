@@ -238,6 +238,7 @@ void Saver::Put(const TaskPtr& task) {
     }
     item.crc32c = crc;
     item.prompt_tokens = job.prompt_tokens;
+    item.tokens = geometry_.page_tokens;
     if (!job.parents[i].empty()) item.parent = *page::MakeObjectKey(job.parents[i], job.layer);
   }
   {

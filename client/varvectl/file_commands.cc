@@ -237,6 +237,9 @@ void AddFileCommands(CLI::App& app, const Globals& globals, Action& action) {
   put->add_option("--prompt-tokens", put_options->info.prompt_tokens,
                   "Of the prompt that it was computed for: what it costs to lose")
       ->check(NotEmpty());
+  put->add_option("--tokens", put_options->info.tokens,
+                  "Whose keys and values it has: more bytes for as many leave first")
+      ->check(NotEmpty());
   put->add_option(
          "--parent", put_options->parent,
          "Key of an object of the block before this one's in its prompt, which then is not "

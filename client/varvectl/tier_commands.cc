@@ -169,9 +169,8 @@ absl::Status DrainTier(const Globals& globals, client::Tier tier, bool no_wait) 
   } else if (*left == 0) {
     std::printf("everything in host memory is on disk as well\n");
   } else {
-    std::printf(
-        "host memory is written to disk, but for %s objects that were put since, or not written\n",
-        absl::StrCat(*left).c_str());
+    std::printf("host memory is written to disk, but for %s objects that were put since\n",
+                absl::StrCat(*left).c_str());
   }
   return absl::OkStatus();
 }

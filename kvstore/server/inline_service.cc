@@ -101,6 +101,7 @@ class PutInlineStream final : public StreamCall<PutInlineRequest, PutItemResult>
                                               .layout = request.layout(),
                                               .codec = request.codec(),
                                               .prompt_tokens = request.prompt_tokens(),
+                                              .tokens = request.tokens(),
                                               .ttl_ms = request.ttl_ms()}));
     VARVE_ASSIGN_OR_RETURN(const std::string parent, ParseParent(key, request.parent()));
     VARVE_ASSIGN_OR_RETURN(handle_, core().pages.Reserve(session.ns(), key, meta, parent));

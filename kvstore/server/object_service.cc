@@ -129,6 +129,7 @@ absl::Status ObjectService::List(const varve::v1::ListRequest& request,
     object->set_idle_ms(
         static_cast<uint64_t>(std::max<int64_t>(0, absl::ToInt64Milliseconds(row.idle))));
     object->set_prompt_tokens(row.meta.prompt_tokens);
+    object->set_tokens(row.meta.tokens);
     if (row.meta.expires != absl::InfiniteFuture()) {
       object->set_ttl_ms(static_cast<uint64_t>(
           std::max<int64_t>(1, absl::ToInt64Milliseconds(row.meta.expires - now))));

@@ -130,6 +130,7 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
                                              .layout = wire.layout(),
                                              .codec = wire.codec(),
                                              .prompt_tokens = wire.prompt_tokens(),
+                                             .tokens = wire.tokens(),
                                              .ttl_ms = wire.ttl_ms()}));
     VARVE_ASSIGN_OR_RETURN(const std::string parent, ParseParent(key, wire.parent()));
     VARVE_ASSIGN_OR_RETURN(item.handle, core_.pages.Reserve(session_->ns(), key, meta, parent));
@@ -261,6 +262,7 @@ absl::StatusOr<store::ObjectMeta> ParseMeta(const Core& core, const ValueFields&
   VARVE_ASSIGN_OR_RETURN(meta.layout, ParseLayout(fields.layout));
   if (!fields.codec.empty()) meta.codec = fields.codec;
   meta.prompt_tokens = fields.prompt_tokens;
+  meta.tokens = fields.tokens;
   if (fields.ttl_ms > 0) meta.expires = absl::Now() + absl::Milliseconds(fields.ttl_ms);
   return meta;
 }

@@ -26,6 +26,7 @@ struct ValueFields {
   const varve::v1::ObjectLayout& layout;
   const std::string& codec;
   uint32_t prompt_tokens = 0;
+  uint32_t tokens = 0;
   uint32_t ttl_ms = 0;  // from now on; 0: none
 };
 absl::StatusOr<store::ObjectMeta> ParseMeta(const Core& core, const ValueFields& fields);

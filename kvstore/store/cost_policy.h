@@ -8,14 +8,21 @@
 // in one queue, the oldest first, and the victim is the least of the queues' heads.
 //
 // The probability is learned, by how often a node was used (as LHD does: Beckmann, Chen and Cidon,
-// NSDI 2018): of the nodes with so many uses, how many saw another, those that came when the node
-// had left counted a quarter. Uses of what has left are remembered for four times as many nodes as
-// there are.
+// NSDI 2018): of the nodes with so many uses (1, 2, 3, 4 to 7 and so on, 64 and more), how many saw
+// another, those that came when the node had left counted a quarter. Uses of what has left are
+// remembered for four times as many nodes as there are.
 //
 // The cost is that of a token of its prompt, on average over the prompt. It is the same for all
 // blocks of the prompt although the later ones cost more: without a block those behind it are of no
-// use. A block that was used with many continuations is worth more by its uses. Nothing is divided
-// by a node's bytes: it has as many tokens as it has bytes.
+// use. A block that was used with many continuations is worth more by its uses.
+//
+// All that is for a node's tokens, divided by its bytes, since room is what eviction gives: of two
+// values of as many tokens the smaller one (a codec's) is worth more. A token's keys and values in
+// one layer count the same whatever the model. A node that does not say how many tokens it has
+// counts as if it had as many for its bytes as the others have on average.
+//
+// A recall that sends pages of a node uses it, each time: how often is what is known here of the
+// attention that its tokens get.
 #pragma once
 
 #include <cstdint>

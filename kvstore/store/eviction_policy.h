@@ -22,6 +22,7 @@ struct EvictionNode {
   uint64_t bytes = 0;
   // Of the prompt that it was computed for, all of it; 0: not known.
   uint32_t prompt_tokens = 0;
+  uint32_t tokens = 0;  // whose keys and values it has; 0: not known
 
   // The policy's own.
   uint8_t uses = 0;
@@ -42,6 +43,8 @@ class EvictionPolicy {
   virtual void Erase(EvictionNode& node) = 0;
   // Takes out the node to evict next; null when there is none.
   virtual EvictionNode* Victim() = 0;
+  // node was taken out by Victim, may be back by Return, and was used meanwhile.
+  virtual void TouchOutside(EvictionNode& node) = 0;
   // node was taken out by Victim and stays after all, so it is nothing that came back: it becomes
   // the youngest of its like.
   virtual void Return(EvictionNode& node) = 0;

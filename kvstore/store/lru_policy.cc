@@ -18,6 +18,8 @@ class LruPolicy final : public EvictionPolicy {
     nodes_.PushNewest(node);
   }
 
+  void TouchOutside(EvictionNode&) override {}  // Return makes it the newest
+
   void Erase(EvictionNode& node) override { nodes_.Erase(node); }
   EvictionNode* Victim() override { return nodes_.PopOldest(); }
   size_t size() const override { return nodes_.size(); }

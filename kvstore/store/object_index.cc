@@ -88,6 +88,7 @@ void ObjectIndex::AddCopy(Object* object, TierId tier, uint64_t tier_bytes) {
   copy.identity = object->identity;
   copy.bytes = object->meta.bytes;
   copy.prompt_tokens = object->meta.prompt_tokens;
+  copy.tokens = object->meta.tokens;
   copy.tier_bytes = tier_bytes;
   ++tier_objects_[tier];
   tier_bytes_[tier] += tier_bytes;
@@ -180,8 +181,8 @@ void ObjectIndex::Open(Object* object, absl::Time now) {
     Copy& copy = object->copies[tier];
     if (copy.waiting) {
       UseWaiting(object, tier);
-    } else if (copy.tier_bytes > 0 && !copy.parked) {
-      policies_[tier]->Touch(copy);
+    } else if (copy.tier_bytes > 0) {
+      copy.parked ? policies_[tier]->TouchOutside(copy) : policies_[tier]->Touch(copy);
     }
   }
 }

@@ -60,6 +60,7 @@ struct ObjectMeta {
   // Of the prompt that it was computed for, all of it: what it costs to lose (cost_policy.h). 0:
   // not known.
   uint32_t prompt_tokens = 0;
+  uint32_t tokens = 0;  // whose keys and values it has; 0: not known
   // Gone from then on, unless pinned or held: then when it is let go. In whole milliseconds.
   absl::Time expires = absl::InfiniteFuture();
 };
@@ -322,9 +323,9 @@ class PageStore {
                                            std::span<const page::ObjectKey> keys) = 0;
   // Looks after what waits for time, objects that expire too. To be called now and then.
   virtual void Tick() = 0;
-  // done when everything in host memory is on disk as well, or could not be written. Without a disk
-  // at once.
-  virtual void Flush(base::Task done) = 0;
+  // done when everything that is in host memory now is on disk as well: OK, or what kept objects
+  // from being written meanwhile (UNAVAILABLE: no directory takes writes). Without a disk at once.
+  virtual void Flush(PutHandle::CommitDone done) = 0;
   // Nobody waits for the disk any more: who does is answered UNAVAILABLE, now and from now on.
   virtual void StopWaiting() = 0;
   // Changes the size of host memory, and calls done when that has so much and, when it has become

@@ -27,7 +27,7 @@ struct ObjectBlock {
   uint32_t crc32c;
   uint32_t granules;
   uint32_t prompt_tokens;
-  uint32_t zero2;
+  uint32_t tokens;
   int64_t expires_unix_ms;  // 0: never
 };
 static_assert(sizeof(ObjectBlock) == 48);
@@ -58,6 +58,7 @@ std::string EncodeObjectLabel(std::string_view ns_name, const page::ObjectKey& k
   block.crc32c = checksums.whole_crc32c;
   block.granules = static_cast<uint32_t>(checksums.crc32c.size());
   block.prompt_tokens = meta.prompt_tokens;
+  block.tokens = meta.tokens;
   if (meta.expires != absl::InfiniteFuture()) {
     block.expires_unix_ms = std::max<int64_t>(absl::ToUnixMillis(meta.expires), 1);
   }
@@ -100,8 +101,7 @@ absl::StatusOr<ObjectLabel> ParseObjectLabel(std::string_view label, uint64_t pa
   if (block.version != kVersion) {
     return NoLabel("of another version of the format");
   }
-  if (block.zero != 0 || block.zero2 != 0 || block.expires_unix_ms < 0)
-    return NoLabel("bits that no version has set");
+  if (block.zero != 0 || block.expires_unix_ms < 0) return NoLabel("bits that no version has set");
   const size_t names =
       size_t{block.namespace_bytes} + block.key_bytes + block.parent_bytes + block.codec_bytes;
   if (label.size() != sizeof(block) + names + size_t{block.granules} * sizeof(uint32_t)) {
@@ -124,6 +124,7 @@ absl::StatusOr<ObjectLabel> ParseObjectLabel(std::string_view label, uint64_t pa
   object.meta.bytes = block.value_bytes;
   object.meta.layout = {block.num_kv_heads, block.part_bytes};
   object.meta.prompt_tokens = block.prompt_tokens;
+  object.meta.tokens = block.tokens;
   if (block.expires_unix_ms < 0) return NoLabel("a negative time");
   if (block.expires_unix_ms > 0) object.meta.expires = absl::FromUnixMillis(block.expires_unix_ms);
   if (block.value_bytes == 0 || block.value_bytes != payload_bytes ||

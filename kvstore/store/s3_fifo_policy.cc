@@ -26,6 +26,8 @@ class S3FifoPolicy final : public EvictionPolicy {
     node.uses = std::min<uint8_t>(node.uses + 1, kMostUses);
   }
 
+  void TouchOutside(EvictionNode& node) override { Touch(node); }
+
   void Erase(EvictionNode& node) override { queues_[node.queue].Erase(node); }
 
   EvictionNode* Victim() override {

@@ -45,7 +45,8 @@ void CheckNote(std::string_view label) {
 
 std::vector<std::string> Seeds() {
   return {ObjectSeed("default", "key-1", {.bytes = 100}),
-          ObjectSeed("", "block-hash-0001", {.bytes = 4096, .layout = {4, 512}}, "block-hash-"),
+          ObjectSeed("", "block-hash-0001", {.bytes = 4096, .layout = {4, 512}, .tokens = 32},
+                     "block-hash-"),
           ObjectSeed("default", "block-hash-0001", {.bytes = 100}, std::string(59, 'p')),
           ObjectSeed(std::string(512, 'n'), std::string(63, 'k'), {.bytes = 300000}),
           EncodeNoteLabel("a note", 7),

@@ -234,7 +234,8 @@ absl::StatusOr<std::vector<client::PutResult>> FakeClient::Put(
       continue;
     }
     const bool fresh = objects_.emplace(std::string(item.key.bytes()), std::move(value)).second;
-    if (fresh) said_[std::string(item.key.bytes())] = {item.prompt_tokens, item.parent};
+    if (fresh)
+      said_[std::string(item.key.bytes())] = {item.prompt_tokens, item.tokens, item.parent};
     results.push_back({fresh ? client::PutOutcome::kStored : client::PutOutcome::kExists, ""});
   }
   return results;
@@ -377,7 +378,8 @@ absl::StatusOr<client::ObjectPage> FakeClient::List(std::string_view key_prefix,
     page.objects.push_back({.key = *page::ObjectKey::FromBytes(key),
                             .bytes = value.size(),
                             .tier = client::Tier::kHost,
-                            .prompt_tokens = said_.at(key).prompt_tokens});
+                            .prompt_tokens = said_.at(key).prompt_tokens,
+                            .tokens = said_.at(key).tokens});
   }
   return page;
 }

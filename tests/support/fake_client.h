@@ -158,6 +158,7 @@ class FakeClient : public client::Client {
   std::map<std::string, std::string> objects_ ABSL_GUARDED_BY(mutex_);
   struct Said {
     uint32_t prompt_tokens = 0;
+    uint32_t tokens = 0;
     page::ObjectKey parent;
   };
   std::map<std::string, Said> said_ ABSL_GUARDED_BY(mutex_);  // of objects, when first put

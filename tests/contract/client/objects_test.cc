@@ -76,9 +76,13 @@ TEST_P(ObjectsTest, GathersFromAndScattersIntoManyPieces) {
 TEST_P(ObjectsTest, ValuesExpire) {
   const auto memory = Allocate(100);
   const std::vector<Piece> all = {{memory.get(), 0, 100}};
-  const auto put = client().Put(std::vector<PutItem>{
-      {.key = Key("long"), .sources = all, .prompt_tokens = 4096, .ttl = absl::Hours(1)},
-      {.key = Key("short"), .sources = all, .ttl = absl::Milliseconds(1)}});
+  const auto put = client().Put(
+      std::vector<PutItem>{{.key = Key("long"),
+                            .sources = all,
+                            .prompt_tokens = 4096,
+                            .tokens = 32,
+                            .ttl = absl::Hours(1)},
+                           {.key = Key("short"), .sources = all, .ttl = absl::Milliseconds(1)}});
   ASSERT_TRUE(put.ok()) << put.status();
   for (const PutResult& result : *put) {
     ASSERT_EQ(result.outcome, PutOutcome::kStored) << result.message;

@@ -120,12 +120,13 @@ TEST_P(EvictionPolicyContractTest, WhatWaitedForOthersIsTheNext) {
   for (size_t i : {0u, 2u, 3u}) EXPECT_EQ(policy_->Victim(), &nodes[i]) << i;
 }
 
-// Prompts of any length, as clients say them.
-TEST_P(EvictionPolicyContractTest, TakesAnyPrompt) {
+// Prompts of any length, and any number of tokens, as clients say them.
+TEST_P(EvictionPolicyContractTest, TakesAnyNumberOfTokens) {
   std::vector<EvictionNode>& nodes = Nodes(4);
-  const uint32_t prompts[] = {0, 1, 1 << 20, UINT32_MAX};
+  const uint32_t numbers[] = {0, 1, 1 << 20, UINT32_MAX};
   for (size_t i = 0; i < nodes.size(); ++i) {
-    nodes[i].prompt_tokens = prompts[i];
+    nodes[i].prompt_tokens = numbers[i];
+    nodes[i].tokens = numbers[nodes.size() - 1 - i];
     policy_->Insert(nodes[i]);
     for (size_t uses = 0; uses < 300 * i; ++uses) policy_->Touch(nodes[i]);
   }
@@ -162,6 +163,7 @@ TEST_P(EvictionPolicyContractTest, KeepsItsBooksUnderRandomUse) {
           EvictionNode* victim = policy_->Victim();
           ASSERT_EQ(victim == nullptr, members.empty());
           if (victim != nullptr && random() % 4 == 0) {
+            if (random() % 2 == 0) policy_->TouchOutside(*victim);
             policy_->Return(*victim);
             break;
           }

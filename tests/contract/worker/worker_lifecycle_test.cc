@@ -111,7 +111,10 @@ TEST_P(WorkerContract, SaysWhatAPageCostsToLose) {
     const auto listed = (*client)->List("", 1000, "");
     ASSERT_OK(listed.status());
     told.clear();
-    for (const client::ObjectInfo& object : listed->objects) told.insert(object.prompt_tokens);
+    for (const client::ObjectInfo& object : listed->objects) {
+      told.insert(object.prompt_tokens);
+      EXPECT_EQ(object.tokens, kSmall.page_tokens);
+    }
   }
   for (uint32_t block = 0; block < kBlocks; ++block) {
     for (uint32_t layer = 0; layer < kSmall.num_layers; ++layer) {

@@ -93,6 +93,7 @@ static const char* ValuesThatSayMore(varve_client* client) {
   }
   puts[0].key = KeyOf("c-told");
   puts[0].prompt_tokens = 4096;
+  puts[0].tokens = 32;
   puts[0].ttl_ms = 3600 * 1000;
   puts[1].key = KeyOf("c-untold");
   puts[2].key = KeyOf("c-short-0002");

@@ -17,6 +17,7 @@ void ExpectToldValues(const std::string& listed) {
   for (const auto& object : objects) {
     const bool told = object["key"] == "c-told";
     EXPECT_EQ(object.value("prompt_tokens", 0), told ? 4096 : 0) << object;
+    EXPECT_EQ(object.value("tokens", 0), told ? 32 : 0) << object;
     EXPECT_EQ(object.contains("ttl_seconds"), told) << object;
     if (!told) continue;
     EXPECT_GT(object["ttl_seconds"], 1000);

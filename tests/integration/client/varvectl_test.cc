@@ -200,7 +200,9 @@ TEST_F(VarvectlTest, ListsRemovesAndPins) {
 
 TEST_F(VarvectlTest, ValuesSayWhatTheyCostAndHowLongTheyStay) {
   Write("in", "value");
-  EXPECT_EQ(Run(absl::StrCat("put told ", File("in"), " --ttl 1h --prompt-tokens 4096")).code, 0);
+  EXPECT_EQ(
+      Run(absl::StrCat("put told ", File("in"), " --ttl 1h --prompt-tokens 4096 --tokens 32")).code,
+      0);
   EXPECT_EQ(Run(absl::StrCat("put untold ", File("in"))).code, 0);
   EXPECT_EQ(Run(absl::StrCat("put short ", File("in"), " --ttl 1ms")).code, 0);
   Outcome gone;
@@ -212,17 +214,19 @@ TEST_F(VarvectlTest, ValuesSayWhatTheyCostAndHowLongTheyStay) {
   EXPECT_THAT(gone.err, HasSubstr("expired"));
   const json told = json::parse(Run("ls --json --prefix told").out)["objects"].at(0);
   EXPECT_EQ(told["prompt_tokens"], 4096);
+  EXPECT_EQ(told["tokens"], 32);
   EXPECT_GT(told["ttl_seconds"], 1000);
   const json untold = json::parse(Run("ls --json --prefix untold").out)["objects"].at(0);
   EXPECT_FALSE(untold.contains("prompt_tokens"));
+  EXPECT_FALSE(untold.contains("tokens"));
   EXPECT_FALSE(untold.contains("ttl_seconds"));
   for (const char* bad : {"--ttl 0s", "--ttl 50000h", "--ttl soon", "--ttl inf",
-                          "--prompt-tokens -1", "--prompt-tokens 4294967296"}) {
+                          "--prompt-tokens -1", "--prompt-tokens 4294967296", "--tokens -1"}) {
     const Outcome refused = Run(absl::StrCat("put bad-key ", File("in"), " ", bad));
     EXPECT_NE(refused.code, 0) << bad;
     EXPECT_THAT(refused.err, Not(::testing::IsEmpty())) << bad;
   }
-  for (const char* option : {"--ttl", "--prompt-tokens", "--parent"}) {
+  for (const char* option : {"--ttl", "--prompt-tokens", "--tokens", "--parent"}) {
     const Outcome empty = Run(absl::StrCat("put bad-key ", File("in"), " ", option, " ''"));
     EXPECT_EQ(empty.code, 2) << option;
     ExpectOneLine(empty.err);

@@ -79,6 +79,18 @@ TEST(S3FifoPolicyTest, WhatLeftLongAgoIsForgotten) {
   EXPECT_EQ(policy->Victim(), &nodes[79]);
 }
 
+TEST(S3FifoPolicyTest, UsesOutsideCount) {
+  const auto policy = MakeS3FifoPolicy();
+  std::vector<EvictionNode> nodes = Nodes(3);
+  for (EvictionNode& node : nodes) policy->Insert(node);
+  EXPECT_EQ(policy->Victim(), &nodes[0]);
+  policy->TouchOutside(nodes[0]);
+  EXPECT_EQ(policy->Victim(), &nodes[1]);
+  policy->Return(nodes[0]);
+  policy->Return(nodes[1]);
+  for (int i : {2, 1, 0}) EXPECT_EQ(policy->Victim(), &nodes[i]) << i;
+}
+
 TEST(CostPolicyTest, BlocksOfShortPromptsGoFirstAndAmongEqualsTheOldest) {
   const auto policy = MakeCostPolicy();
   std::vector<EvictionNode> nodes = Nodes(5);
@@ -97,6 +109,43 @@ TEST(CostPolicyTest, UsesCountAsCostDoes) {
   for (EvictionNode& node : nodes) policy->Insert(node);
   for (int i = 0; i < 3; ++i) policy->Touch(nodes[0]);
   for (int i : {2, 1, 0}) EXPECT_EQ(policy->Victim(), &nodes[i]) << i;
+}
+
+TEST(CostPolicyTest, UsesOutsideCount) {
+  const auto policy = MakeCostPolicy();
+  std::vector<EvictionNode> nodes = Nodes(3);
+  for (EvictionNode& node : nodes) policy->Insert(node);
+  EXPECT_EQ(policy->Victim(), &nodes[0]);
+  policy->TouchOutside(nodes[0]);
+  EXPECT_EQ(policy->Victim(), &nodes[1]);
+  policy->Return(nodes[0]);
+  policy->Return(nodes[1]);
+  for (int i : {2, 1, 0}) EXPECT_EQ(policy->Victim(), &nodes[i]) << i;
+}
+
+// A context's recalls: the page that every step asks for, and the one that some do.
+TEST(CostPolicyTest, ManyUsesAreMoreThanSome) {
+  const auto policy = MakeCostPolicy();
+  std::vector<EvictionNode> nodes = Nodes(3);
+  for (EvictionNode& node : nodes) policy->Insert(node);
+  for (int i = 0; i < 60; ++i) policy->Touch(nodes[0]);
+  for (int i = 0; i < 6; ++i) policy->Touch(nodes[1]);
+  for (int i = 0; i < 6; ++i) policy->Touch(nodes[2]);
+  for (int i : {1, 2, 0}) EXPECT_EQ(policy->Victim(), &nodes[i]) << i;
+}
+
+TEST(CostPolicyTest, OfAsManyTokensTheLargestGoesFirst) {
+  const auto policy = MakeCostPolicy();
+  std::vector<EvictionNode> nodes = Nodes(5);
+  const uint64_t bytes[] = {2 << 20, 1 << 20, 8 << 20, 3 << 20, 0};
+  for (int i = 0; i < 4; ++i) {
+    nodes[i].bytes = bytes[i];
+    nodes[i].tokens = 32;
+  }
+  nodes[4].bytes = 3 << 20;  // does not say: as the average, 3.5 MiB for 32 tokens
+  for (EvictionNode& node : nodes) policy->Insert(node);
+  for (EvictionNode& node : nodes) policy->Touch(node);  // all with the average known
+  for (int i : {2, 4, 3, 0, 1}) EXPECT_EQ(policy->Victim(), &nodes[i]) << i;
 }
 
 // However valuable: what nobody uses is older than everything one day.

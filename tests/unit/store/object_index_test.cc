@@ -9,6 +9,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kvstore/store/cost_policy.h"
 #include "kvstore/store/lru_policy.h"
 
 namespace varve::store {
@@ -285,6 +286,32 @@ TEST_F(ObjectIndexTest, GuardedBytesCountEachObjectOnce) {
   EXPECT_EQ(GuardedBytes(), 100u);
   EXPECT_TRUE(index_.Unpin(object, 7));
   EXPECT_EQ(GuardedBytes(), 0u);
+}
+
+// What the recalls of an attached context used counts when the context is gone.
+TEST(ObjectIndexUsesTest, UsesUnderAHoldCount) {
+  ObjectIndex index(MakeCostPolicy(), nullptr);
+  index.Hold(1, "block-hash-");
+  std::vector<Object*> objects;
+  for (const char* key : {"block-hash-0001", "block-hash-0002", "block-hash-0003"}) {
+    auto object = std::make_unique<Object>();
+    object->key = FullKey{1, Key(key)};
+    object->meta.bytes = 100;
+    object->slot = tier::Slot{4096 * (objects.size() + 1), 100, objects.size() + 1, 100};
+    objects.push_back(index.Publish(object, kStart));
+  }
+  uint32_t steps = 1000;
+  EXPECT_EQ(index.NextVictim(TierId::kHost, steps), nullptr) << "all leave the policy";
+  for (int i = 0; i < 3; ++i) {
+    index.Open(objects[2], kStart);
+    index.Close(objects[2]);
+  }
+  index.Release(1, "block-hash-");
+  for (int i : {1, 0, 2}) {
+    Object* victim = index.NextVictim(TierId::kHost, steps);
+    ASSERT_EQ(victim, objects[i]) << i;
+    index.Drop(victim);
+  }
 }
 
 TEST_F(ObjectIndexTest, HoldsAreCountedAndCoverWhatComesLater) {

@@ -139,7 +139,7 @@ TEST_F(PageStoreExpiryTest, ARecordHasTheTimeOfItsWriting) {
     f_.Put(name, 0, {.bytes = DiskFixture::kSlot, .expires = f_.clock().Now() + 3 * kTtl});
   };
   prolong("before");
-  f_.store().Flush([] {});
+  f_.store().Flush([](const absl::Status&) {});
   f_.Settle();
   prolong("after");
   EXPECT_EQ(f_.Disk().objects, 2u);
@@ -193,13 +193,15 @@ TEST_F(PageStoreExpiryTest, AHoldKeepsItUntilItIsLetGo) {
 }
 
 TEST_F(PageStoreExpiryTest, TheTimeOutlivesARestart) {
-  ObjectMeta meta{
-      .bytes = DiskFixture::kSlot, .prompt_tokens = 12345, .expires = f_.clock().Now() + 2 * kTtl};
+  ObjectMeta meta{.bytes = DiskFixture::kSlot,
+                  .prompt_tokens = 12345,
+                  .tokens = 678,
+                  .expires = f_.clock().Now() + 2 * kTtl};
   f_.Put("long", 0, meta);
   Put("short", kTtl);
   Put("never", absl::InfiniteDuration());
   bool flushed = false;
-  f_.store().Flush([&] { flushed = true; });
+  f_.store().Flush([&](const absl::Status& status) { flushed = status.ok(); });
   f_.Settle();
   ASSERT_TRUE(flushed);
   f_.clock().Advance(kTtl);
@@ -210,6 +212,7 @@ TEST_F(PageStoreExpiryTest, TheTimeOutlivesARestart) {
   ASSERT_EQ(rows.size(), 2u);
   EXPECT_EQ(rows[0].key, f_.Key("long"));
   EXPECT_EQ(rows[0].meta.prompt_tokens, 12345u);
+  EXPECT_EQ(rows[0].meta.tokens, 678u);
   EXPECT_EQ(rows[0].meta.expires, meta.expires);
   EXPECT_EQ(rows[1].meta.expires, absl::InfiniteFuture());
   f_.Settle();
@@ -222,7 +225,7 @@ TEST_F(PageStoreExpiryTest, TheTimeOutlivesARestart) {
 // Its record would come back with the next start: it has the time, too.
 TEST_F(PageStoreExpiryTest, WhatExpiresWhileItIsWrittenIsGone) {
   f_.Put("name", 0, {.bytes = DiskFixture::kSlot, .expires = f_.clock().Now() + kTtl});
-  f_.store().Flush([] {});
+  f_.store().Flush([](const absl::Status&) {});
   f_.clock().Advance(kTtl);
   f_.store().Tick();
   EXPECT_FALSE(Stored("name"));

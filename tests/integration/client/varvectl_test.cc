@@ -125,7 +125,7 @@ TEST_F(VarvectlTest, WrongUsageIsTwoAndSaysWhatIsAllowed) {
   const std::pair<const char*, const char*> cases[] = {
       {"", "subcommand is required"},       {"fly", "no command 'fly'"},
       {"get only-key", "FILE is required"}, {"status --colour", "--colour"},
-      {"get abc -", "4 to 63 bytes"},       {"get hex:xyz -", "two digits a byte"},
+      {"get abc -", "4 to 63 bytes"},       {"get hex:xyz -", "digits, two a byte"},
       {"status --timeout soon", "soon"},    {"recall --context x --merge median", "softmax_mean"},
       {"status --store foo", "host:port"},  {"status --store ''", "unix:PATH"},
       {"ping --bytes 1GiB", "32.0 MiB"}};

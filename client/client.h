@@ -236,7 +236,7 @@ struct RecallResult {
 // One directory of the nvme tier.
 struct DirectoryInfo {
   std::string path;
-  std::string state;    // ok, full, read_only, failed or draining
+  std::string state;    // ok, full, read_only, failed, draining, slow or absent
   std::string problem;  // why it is not ok
   uint64_t capacity_bytes = 0, used_bytes = 0, live_bytes = 0, segments = 0, records = 0;
 };

@@ -53,6 +53,8 @@ const char* StateName(tier::DirectoryState state) {
       return "failed";
     case tier::DirectoryState::kDraining:
       return "draining";
+    case tier::DirectoryState::kSlow:
+      return "slow";
     case tier::DirectoryState::kAbsent:
       return "absent";
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <string_view>
 #include <system_error>
 
 #include "kvstore/base/log.h"
@@ -12,8 +13,12 @@
 namespace varve::server {
 namespace {
 
-constexpr int kMaxLogThreads = 4;
+constexpr int kLogThreads = 4;
 constexpr int kMoverThreads = 2;
+constexpr uint32_t kMaxQueueDepth = 4096;
+constexpr uint32_t kMaxThreads = 32;  // of a directory, where there is no io_uring
+// Directories that may be added and still have their share of the queue to themselves.
+constexpr uint32_t kMoreDirectories = 4;
 
 absl::StatusOr<std::unique_ptr<tier::BlockIo>> MakeIo(const std::string& kind,
                                                       const tier::BlockIoOptions& options) {
@@ -52,14 +57,18 @@ absl::StatusOr<std::unique_ptr<DiskStack>> DiskStack::Open(const varve::v1::Nvme
     VARVE_ASSIGN_OR_RETURN(tier::LogDirectory directory, ParseDirectory(text));
     options.directories.push_back(std::move(directory));
   }
-  disk->log_pool_ = std::make_unique<base::ThreadPool>(
-      "nvme", std::clamp(config.directories_size(), 1, kMaxLogThreads));
+  disk->log_pool_ = std::make_unique<base::ThreadPool>("log", kLogThreads);
   tier::BlockIoOptions io_options;
-  io_options.queue_depth = config.queue_depth();
+  // A directory whose disk hangs keeps its own share, and no other waits for it.
+  const auto shares = static_cast<uint32_t>(config.directories_size()) + kMoreDirectories;
+  io_options.queue_depth = std::min(config.queue_depth() * shares, kMaxQueueDepth);
   io_options.on_io = [m = &metrics](const tier::IoReport& report) { m->ObserveIo(report); };
   VARVE_ASSIGN_OR_RETURN(disk->io_, MakeIo(config.io(), io_options));
   disk->io_->AddBuffer(disk->staging_->memory());
   metrics.SetIoEngine(disk->io_->name());
+  const bool threads = std::string_view(disk->io_->name()) == "threads";
+  options.queue_depth =
+      threads ? std::min(config.queue_depth(), kMaxThreads) : config.queue_depth();
   VARVE_ASSIGN_OR_RETURN(disk->log_,
                          tier::OpenSegmentLog(options, disk->io_.get(), disk->log_pool_.get()));
   for (const tier::LogDirectory& directory : options.directories) {

@@ -23,6 +23,7 @@ constexpr std::pair<tier::DirectoryState, const char*> kDirectoryStates[] = {
     {tier::DirectoryState::kReadOnly, "read_only"},
     {tier::DirectoryState::kFailed, "failed"},
     {tier::DirectoryState::kDraining, "draining"},
+    {tier::DirectoryState::kSlow, "slow"},
     {tier::DirectoryState::kAbsent, "absent"}};
 
 const std::vector<double>& DiskLatencyBuckets() {

@@ -12,6 +12,7 @@ namespace varve::tier {
 
 struct IoRequest {
   IoOp op = IoOp::kRead;
+  IoClass io_class = IoClass::kDemand;
   int fd = -1;
   uint64_t offset = 0;
   std::byte* data = nullptr;
@@ -32,8 +33,8 @@ void Finish(std::unique_ptr<IoRequest> request, absl::Status status, const Block
 // Requests in their order: demand first. Not thread-safe.
 class IoQueue {
  public:
-  void Push(IoClass io_class, std::unique_ptr<IoRequest> request) {
-    (io_class == IoClass::kDemand ? demand_ : prefetch_).push_back(std::move(request));
+  void Push(std::unique_ptr<IoRequest> request) {
+    (request->io_class == IoClass::kDemand ? demand_ : prefetch_).push_back(std::move(request));
   }
   // Null when there is none.
   std::unique_ptr<IoRequest> Pop() {
@@ -54,19 +55,19 @@ class QueuedIo : public BlockIo {
  public:
   void Read(int fd, uint64_t offset, std::span<std::byte> to, IoClass io_class,
             Done done) override {
-    Add(io_class, {IoOp::kRead, fd, offset, to.data(), to.size(), 0, std::move(done)});
+    Add({IoOp::kRead, io_class, fd, offset, to.data(), to.size(), 0, std::move(done)});
   }
   void Write(int fd, uint64_t offset, std::span<const std::byte> from, IoClass io_class,
              Done done) override {
-    Add(io_class, {IoOp::kWrite, fd, offset, const_cast<std::byte*>(from.data()), from.size(), 0,
-                   std::move(done)});
+    Add({IoOp::kWrite, io_class, fd, offset, const_cast<std::byte*>(from.data()), from.size(), 0,
+         std::move(done)});
   }
   void Sync(int fd, Done done) override {
-    Add(IoClass::kDemand, {IoOp::kSync, fd, 0, nullptr, 0, 0, std::move(done)});
+    Add({IoOp::kSync, IoClass::kDemand, fd, 0, nullptr, 0, 0, std::move(done)});
   }
 
  private:
-  virtual void Add(IoClass io_class, IoRequest request) = 0;
+  virtual void Add(IoRequest request) = 0;
 };
 
 }  // namespace varve::tier

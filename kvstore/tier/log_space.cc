@@ -12,12 +12,15 @@ namespace {
 constexpr uint64_t kLeastGain = 64;
 // Of a segment: what header, footer and the end that no record fits into may take.
 constexpr uint64_t kOverhead = 32;
+// One goes on while the other waits for the file system.
+constexpr int kDirectoryThreads = 2;
 // Of a full file system: whether it has room again.
 constexpr absl::Duration kBetweenTries = absl::Seconds(10);
 
 }  // namespace
 
-Directory::Directory() = default;
+Directory::Directory(BlockIo* through, uint32_t depth)
+    : io(through, depth), threads("nvme", kDirectoryThreads) {}
 Directory::~Directory() = default;
 
 uint64_t LogSpace::FreeSegments(const Directory& directory) const {

@@ -12,6 +12,8 @@
 #include <string>
 
 #include "absl/time/time.h"
+#include "kvstore/base/executor.h"
+#include "kvstore/tier/directory_io.h"
 #include "kvstore/tier/directory_set.h"
 #include "kvstore/tier/record_log.h"
 #include "kvstore/tier/record_table.h"
@@ -22,14 +24,16 @@ namespace varve::tier {
 class Reclaimer;
 class SegmentWriter;
 
-// All but files and writers is guarded by the log's mutex.
+// All but files, input and output, threads and writers is guarded by the log's mutex.
 struct Directory {
-  Directory();
+  Directory(BlockIo* through, uint32_t depth);
   ~Directory();
 
   std::string path;
   DirectorySet::Id id{};  // while it is one of the log's
   std::unique_ptr<SegmentFiles> files;
+  DirectoryIo io;
+  base::ThreadPool threads;  // of writers and reclaimer, which make, sync and remove files
   std::unique_ptr<SegmentWriter> appends, moves;
   std::unique_ptr<Reclaimer> reclaimer;
 
@@ -39,6 +43,7 @@ struct Directory {
   absl::Time tried_to_grow = absl::InfinitePast();  // beyond the limit, in vain
   DirectoryState state = DirectoryState::kOk;
   std::string problem;
+  bool slow = false;  // as Tick has found it
   Holding holding;
   Segment* begun[2] = {};     // by the appends and the moves; null once it is sealed
   uint64_t queued_bytes = 0;  // of records that have no place yet

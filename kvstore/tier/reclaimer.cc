@@ -21,11 +21,11 @@ struct Reclaimer::Moving {
   Arena bytes;
 };
 
-Reclaimer::Reclaimer(LogState* state, Directory* directory, Owner* owner, BlockIo* io,
-                     base::Executor* executor)
-    : state_(state), directory_(directory), owner_(owner), io_(io), strand_(executor, [this] {
-        Work();
-      }) {}
+Reclaimer::Reclaimer(LogState* state, Directory* directory, Owner* owner)
+    : state_(state),
+      directory_(directory),
+      owner_(owner),
+      strand_(&directory->threads, [this] { Work(); }) {}
 
 void Reclaimer::Settle() {
   base::MutexLock lock(state_->mutex);
@@ -111,7 +111,10 @@ bool Reclaimer::RemoveOne() {
     return true;
   }
   // What was said about its records is of use until its name is gone for good.
-  const absl::Status removed = directory_->files->Remove(number);
+  const absl::Status removed = [&] {
+    const DirectoryIo::Call call(&directory_->io);
+    return directory_->files->Remove(number);
+  }();
   {
     base::MutexLock lock(state_->mutex);
     segment->removing = false;
@@ -153,9 +156,10 @@ void Reclaimer::MoveOn() {
     }
     moving->bytes = std::move(*bytes);
     const Place& from = moving->from;
-    io_->Read(from.segment->file.get(), from.offset, moving->bytes.memory().first(from.total_bytes),
-              IoClass::kPrefetch,
-              [this, moving](absl::Status status) { HaveRead(moving, std::move(status)); });
+    directory_->io.Read(
+        from.segment->file.get(), from.offset, moving->bytes.memory().first(from.total_bytes),
+        IoClass::kPrefetch,
+        [this, moving](absl::Status status) { HaveRead(moving, std::move(status)); });
   }
 }
 

@@ -10,10 +10,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "kvstore/base/executor.h"
 #include "kvstore/base/mutex.h"
 #include "kvstore/tier/arena.h"
-#include "kvstore/tier/block_io.h"
 #include "kvstore/tier/log_space.h"
 #include "kvstore/tier/record_table.h"
 #include "kvstore/tier/segment_writer.h"
@@ -53,8 +51,7 @@ class Reclaimer {
   };
 
   // All outlive the reclaimer.
-  Reclaimer(LogState* state, Directory* directory, Owner* owner, BlockIo* io,
-            base::Executor* executor);
+  Reclaimer(LogState* state, Directory* directory, Owner* owner);
 
   // There may be something to do: space is short, a segment is empty.
   void Wake() { strand_.Wake(); }
@@ -78,7 +75,6 @@ class Reclaimer {
   LogState* const state_;
   Directory* const directory_;
   Owner* const owner_;
-  BlockIo* const io_;
 
   Segment* victim_ ABSL_GUARDED_BY(state_->mutex) = nullptr;
   size_t cursor_ ABSL_GUARDED_BY(state_->mutex) = 0;       // in its ids

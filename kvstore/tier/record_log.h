@@ -39,6 +39,7 @@ enum class DirectoryState : uint8_t {
   kReadOnly,  // refuses writes: its records can be read
   kFailed,    // a write failed: no more are tried until a restart; its records can be read
   kDraining,  // its records move to other directories
+  kSlow,      // its disk has owed an answer for long: others take what is written, until it comes
   kAbsent,    // belongs to the log and was not there at its start: what it holds is not seen
 };
 
@@ -117,6 +118,9 @@ class RecordLog {
 
   // The records are gone at once, and for good when done. Ids that are no record's are skipped.
   virtual void Erase(std::span<const RecordId> ids, Sync sync, Done done) = 0;
+
+  // Every second or so: sees which directories are slow.
+  virtual void Tick() = 0;
 
   virtual LogRoom Room() const = 0;
   virtual LogUsage Usage() const = 0;

@@ -177,21 +177,22 @@ void SegmentLog::Read(RecordId id, uint64_t offset, std::span<std::byte> to, IoC
     CompleteLater(std::move(done), std::move(status));
     return;
   }
-  io_->Read(place.segment->file.get(), place.offset + place.payload_offset + offset,
-            to.first(bytes), io_class,
-            [this, id, segment = place.segment, done = std::move(done)](absl::Status read) mutable {
-              Reclaimer* wake = nullptr;
-              {
-                base::MutexLock lock(state_.mutex);
-                --segment->readers;
-                if (LogSpace::IsEmpty(*segment)) wake = segment->directory->reclaimer.get();
-              }
-              if (wake != nullptr) wake->Wake();
-              if (!read.ok()) {
-                read = absl::DataLossError(absl::StrCat("record ", id, ": ", read.message()));
-              }
-              Complete(std::move(done), read);
-            });
+  place.segment->directory->io.Read(
+      place.segment->file.get(), place.offset + place.payload_offset + offset, to.first(bytes),
+      io_class,
+      [this, id, segment = place.segment, done = std::move(done)](absl::Status read) mutable {
+        Reclaimer* wake = nullptr;
+        {
+          base::MutexLock lock(state_.mutex);
+          --segment->readers;
+          if (LogSpace::IsEmpty(*segment)) wake = segment->directory->reclaimer.get();
+        }
+        if (wake != nullptr) wake->Wake();
+        if (!read.ok()) {
+          read = absl::DataLossError(absl::StrCat("record ", id, ": ", read.message()));
+        }
+        Complete(std::move(done), read);
+      });
 }
 
 // ---- Erase
@@ -310,9 +311,8 @@ LogRoom SegmentLog::Room() const {
 
 LogRoom SegmentLog::RoomLocked() const {
   LogRoom room;
-  for (const auto& directory : directories_) {
-    // What lies in others takes nothing from those that are written to.
-    if (!state_.space.TakesWrites(*directory)) continue;
+  // What lies in others takes nothing from those that are written to.
+  for (const Directory* directory : Writable({})) {
     room.takes_writes = true;
     room.live_bytes += directory->holding.live_bytes;
     room.taken_bytes += LogSpace::TakenBytes(*directory);
@@ -331,6 +331,12 @@ LogUsage SegmentLog::Usage() const {
     usage.directories.push_back({directory->path, directory->state, directory->problem,
                                  directory->capacity_bytes, holding.live_bytes, holding.used_bytes,
                                  holding.segments, holding.records});
+    if (directory->slow && state_.space.TakesWrites(*directory)) {
+      usage.directories.back().state = DirectoryState::kSlow;
+      usage.directories.back().problem =
+          absl::StrCat("an operation has been with its disk for ",
+                       absl::ToInt64Seconds(directory->io.OldestAge()), " s");
+    }
     usage.used_bytes += holding.used_bytes;
   }
   for (const auto& [path, id] : absent_) {

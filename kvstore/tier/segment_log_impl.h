@@ -36,6 +36,7 @@ class SegmentLog final : public RecordLog, private SegmentWriter::Owner, private
   void Read(RecordId id, uint64_t offset, std::span<std::byte> to, IoClass io_class,
             Done done) override;
   void Erase(std::span<const RecordId> ids, Sync sync, Done done) override;
+  void Tick() override;
   LogRoom Room() const override;
   LogUsage Usage() const override;
   absl::Status AddDirectory(const std::string& path, uint64_t capacity_bytes) override;
@@ -66,8 +67,10 @@ class SegmentLog final : public RecordLog, private SegmentWriter::Owner, private
   absl::Status OpenSet();
   // Takes the directory in as one that was none of the log's.
   void Join(Directory& directory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_mutex_, state_.mutex);
-  // Into each directory.
+  // Into each directory that is not slow.
   void WriteSets() ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_mutex_);
+  // Again, when one was left out.
+  void WriteSetsBehind();
   void NoteAbsentLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_mutex_, state_.mutex);
   // False: none is called so.
   bool GiveUpAbsent(const std::string& path);
@@ -90,9 +93,14 @@ class SegmentLog final : public RecordLog, private SegmentWriter::Owner, private
   void EndDrains();
 
   // ---- where things go
-  absl::StatusOr<Directory*> Choose(uint64_t bytes, const std::vector<Directory*>& refused)
+  // The directories to choose among for what is written: a slow one when there is no other.
+  std::vector<Directory*> Writable(const std::vector<const Directory*>& refused) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
-  absl::StatusOr<Directory*> ChooseForTombstones(const std::vector<Directory*>& refused)
+  // What is queued in a directory that is slow goes to others, as far as they have room.
+  void Relieve(Directory& slow);
+  absl::StatusOr<Directory*> Choose(uint64_t bytes, const std::vector<const Directory*>& refused)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
+  absl::StatusOr<Directory*> ChooseForTombstones(const std::vector<const Directory*>& refused)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
   absl::Status NoDirectory() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
   void SetState(Directory& directory, const absl::Status& status)
@@ -127,6 +135,7 @@ class SegmentLog final : public RecordLog, private SegmentWriter::Owner, private
   // Taken before state_.mutex, and while the set's files are written.
   base::Mutex set_mutex_;
   DirectorySet set_ ABSL_GUARDED_BY(set_mutex_);  // `own` is each directory's
+  bool sets_behind_ ABSL_GUARDED_BY(set_mutex_) = false;
 
   mutable LogState state_;
   // Members of the set by what they are called here, as they are not there.

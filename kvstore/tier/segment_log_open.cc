@@ -128,18 +128,18 @@ absl::StatusOr<std::unique_ptr<RecordLog>> SegmentLog::Open(const SegmentLogOpti
 
 absl::StatusOr<std::unique_ptr<Directory>> SegmentLog::OpenDirectory(const std::string& path,
                                                                      uint64_t capacity_bytes) {
-  auto directory = std::make_unique<Directory>();
+  auto directory = std::make_unique<Directory>(io_, options_.queue_depth);
   directory->path = path;
   directory->capacity_bytes = capacity_bytes / options_.segment_bytes * options_.segment_bytes;
   directory->limit_bytes = directory->capacity_bytes;
   VARVE_ASSIGN_OR_RETURN(directory->files, SegmentFiles::Open(path));
   Reclaimer::Owner* const owner = this;
-  directory->reclaimer =
-      std::make_unique<Reclaimer>(&state_, directory.get(), owner, io_, executor_);
+  directory->reclaimer = std::make_unique<Reclaimer>(&state_, directory.get(), owner);
   const auto writer = [&](bool moves) {
     return SegmentWriter::Create({options_.write_buffer_bytes, options_.write_buffers,
                                   moves ? IoClass::kPrefetch : IoClass::kDemand},
-                                 {directory.get(), moves}, this, io_, executor_);
+                                 {directory.get(), moves}, this, &directory->io,
+                                 &directory->threads);
   };
   VARVE_ASSIGN_OR_RETURN(directory->appends, writer(false));
   VARVE_ASSIGN_OR_RETURN(directory->moves, writer(true));

@@ -110,20 +110,31 @@ void SegmentLog::NoteAbsentLocked() {
 
 void SegmentLog::WriteSets() {
   std::vector<Directory*> directories;
+  sets_behind_ = false;
   {
     base::MutexLock lock(state_.mutex);
-    for (const auto& directory : directories_) directories.push_back(directory.get());
+    for (const auto& directory : directories_) {
+      // Nobody waits for it: it gets the list when it answers, or at the next start.
+      sets_behind_ = sets_behind_ || directory->slow;
+      if (!directory->slow) directories.push_back(directory.get());
+    }
   }
   ++set_.generation;
-  for (const Directory* directory : directories) {
+  for (Directory* directory : directories) {
     DirectorySet set = set_;
     set.own = directory->id;
+    const DirectoryIo::Call call(&directory->io);
     const absl::Status written = directory->files->WriteSet(EncodeDirectorySet(set));
     if (!written.ok()) {
       base::LogWarning(directory->path,
                        ": the list of the log's directories was not written: ", written.message());
     }
   }
+}
+
+void SegmentLog::WriteSetsBehind() {
+  base::MutexLock set_lock(set_mutex_);
+  if (sets_behind_) WriteSets();
 }
 
 bool SegmentLog::GiveUpAbsent(const std::string& path) {

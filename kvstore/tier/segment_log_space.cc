@@ -23,48 +23,56 @@ const char* NameOf(DirectoryState state) {
       return "failed";
     case DirectoryState::kDraining:
       return "drains";
+    case DirectoryState::kSlow:
+      return "is slow";
     case DirectoryState::kAbsent:
       return "is absent";
   }
   return "?";
 }
 
-bool Refused(const std::vector<Directory*>& refused, const Directory* directory) {
-  return std::find(refused.begin(), refused.end(), directory) != refused.end();
-}
-
 }  // namespace
 
 // ---- which directory
 
+std::vector<Directory*> SegmentLog::Writable(const std::vector<const Directory*>& refused) const {
+  std::vector<Directory*> quick, slow;
+  for (const auto& directory : directories_) {
+    if (!state_.space.TakesWrites(*directory) ||
+        std::find(refused.begin(), refused.end(), directory.get()) != refused.end()) {
+      continue;
+    }
+    (directory->slow ? slow : quick).push_back(directory.get());
+  }
+  return quick.empty() ? slow : quick;
+}
+
 absl::StatusOr<Directory*> SegmentLog::Choose(uint64_t bytes,
-                                              const std::vector<Directory*>& refused) {
+                                              const std::vector<const Directory*>& refused) {
   Directory* best = nullptr;
   Directory* reclaiming = nullptr;
-  bool any = false;
-  for (const auto& directory : directories_) {
-    if (!state_.space.TakesWrites(*directory) || Refused(refused, directory.get())) continue;
-    any = true;
-    if (directory->reclaiming) reclaiming = directory.get();
+  const std::vector<Directory*> writable = Writable(refused);
+  for (Directory* directory : writable) {
+    if (directory->reclaiming) reclaiming = directory;
     const uint64_t free = state_.space.FreeBytes(*directory);
     if (free < bytes) continue;
-    if (best == nullptr || free > state_.space.FreeBytes(*best)) best = directory.get();
+    if (best == nullptr || free > state_.space.FreeBytes(*best)) best = directory;
   }
   if (best != nullptr) return best;
   // What is being moved counts twice: whether there is room, its writer will see.
   if (reclaiming != nullptr) return reclaiming;
-  if (!any) return NoDirectory();
+  if (writable.empty()) return NoDirectory();
   return absl::ResourceExhaustedError(
       absl::StrCat("no directory has room for ", bytes, " bytes more beside its live records"));
 }
 
-absl::StatusOr<Directory*> SegmentLog::ChooseForTombstones(const std::vector<Directory*>& refused) {
+absl::StatusOr<Directory*> SegmentLog::ChooseForTombstones(
+    const std::vector<const Directory*>& refused) {
   Directory* best = nullptr;
-  for (const auto& directory : directories_) {
-    if (!state_.space.TakesWrites(*directory) || Refused(refused, directory.get())) continue;
+  for (Directory* directory : Writable(refused)) {
     if (best == nullptr ||
         state_.space.FreeSegments(*directory) > state_.space.FreeSegments(*best)) {
-      best = directory.get();
+      best = directory;
     }
   }
   if (best != nullptr) return best;
@@ -115,6 +123,62 @@ bool SegmentLog::SendElsewhere(const WritePtr& write, absl::Status* status) {
   }
   writer->Add(write);
   return true;
+}
+
+// ---- directories that are slow
+
+void SegmentLog::Tick() {
+  std::vector<Directory*> slow;
+  bool answers = false;
+  {
+    base::MutexLock lock(state_.mutex);
+    for (const auto& directory : directories_) {
+      const absl::Duration age = directory->io.OldestAge();
+      const bool is_slow = age >= options_.slow_after;
+      if (is_slow && state_.space.TakesWrites(*directory)) slow.push_back(directory.get());
+      if (std::exchange(directory->slow, is_slow) == is_slow) continue;
+      if (is_slow) {
+        base::LogWarning(directory->path, " is slow: an operation has been with its disk for ",
+                         absl::FormatDuration(age), "; what is written goes to others meanwhile");
+      } else {
+        base::LogInfo(directory->path, " answers again");
+        answers = true;
+      }
+    }
+    if (answers) ++operations_;
+  }
+  for (Directory* directory : slow) Relieve(*directory);
+  if (!answers) return;
+  executor_->Run([this] {
+    WriteSetsBehind();
+    Complete([](const absl::Status&) {}, absl::OkStatus());
+  });
+}
+
+void SegmentLog::Relieve(Directory& slow) {
+  std::vector<WritePtr> writes = slow.appends->TakeQueued();
+  const size_t appends = writes.size();
+  for (WritePtr& write : slow.moves->TakeQueued()) writes.push_back(std::move(write));
+  for (size_t i = 0; i < writes.size(); ++i) {
+    const WritePtr& write = writes[i];
+    SegmentWriter* writer = i < appends ? slow.appends.get() : slow.moves.get();
+    {
+      base::MutexLock lock(state_.mutex);
+      std::vector<const Directory*> refused = write->refused;
+      refused.push_back(&slow);
+      const bool value = write->kind == RecordKind::kValue;
+      const absl::StatusOr<Directory*> to =
+          value ? Choose(write->total_bytes, refused) : ChooseForTombstones(refused);
+      if (to.ok() && !(*to)->slow) {
+        Dequeue(*write);
+        write->directory = *to;
+        write->among_appends = false;
+        if (value) Enqueue(*write, **to);
+        writer = value ? (*to)->appends.get() : (*to)->moves.get();
+      }
+    }
+    writer->Add(write);
+  }
 }
 
 // ---- what the writers ask
@@ -169,7 +233,10 @@ absl::StatusOr<Segment*> SegmentLog::NextSegment(const SegmentWriter::Stream& st
     if (wake) directory.reclaimer->Wake();
     return nullptr;
   }
-  absl::StatusOr<int> file = directory.files->Create(header.number, bytes);
+  absl::StatusOr<int> file = [&] {
+    const DirectoryIo::Call call(&directory.io);
+    return directory.files->Create(header.number, bytes);
+  }();
   Segment* added = nullptr;
   bool again = false;
   {
@@ -338,14 +405,13 @@ void SegmentLog::DrainDirectory(const std::string& path, Done done) {
   Directory* drained = nullptr;
   {
     base::MutexLock lock(state_.mutex);
-    uint64_t room = 0;
     for (const auto& directory : directories_) {
-      if (directory->path == path) {
-        drained = directory.get();
-      } else if (state_.space.TakesWrites(*directory)) {
-        const uint64_t usable = state_.space.UsableBytes(*directory);
-        room += usable - std::min(usable, LogSpace::TakenBytes(*directory));
-      }
+      if (directory->path == path) drained = directory.get();
+    }
+    uint64_t room = 0;
+    for (const Directory* directory : Writable({drained})) {
+      const uint64_t usable = state_.space.UsableBytes(*directory);
+      room += usable - std::min(usable, LogSpace::TakenBytes(*directory));
     }
     if (drained != nullptr) {
       const uint64_t needed = LogSpace::TakenBytes(*drained);

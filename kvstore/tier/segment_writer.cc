@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <utility>
 
 #include "kvstore/base/status.h"
@@ -46,6 +47,16 @@ void SegmentWriter::Add(std::shared_ptr<RecordWrite> write) {
     queue_.push_back(std::move(write));
   }
   strand_.Wake();
+}
+
+std::vector<std::shared_ptr<RecordWrite>> SegmentWriter::TakeQueued() {
+  std::vector<std::shared_ptr<RecordWrite>> taken;
+  base::MutexLock lock(mutex_);
+  const auto rest = std::stable_partition(queue_.begin(), queue_.end(),
+                                          [](const auto& write) { return write->move; });
+  taken.assign(std::move_iterator(rest), std::move_iterator(queue_.end()));
+  queue_.erase(rest, queue_.end());
+  return taken;
 }
 
 void SegmentWriter::Rotate() {

@@ -1,10 +1,10 @@
 // One stream of records into segments, one segment after the other: through a few buffers, several
 // of them on their way to the device at a time. What queues up while they are is written together.
 //
-// Threads: Add, Wake and Rotate from any thread. The owner's functions are called on the writer's
-// strand (Admit, NextSegment, Place) or on a thread of the BlockIo, never under a lock of the
-// writer; they may call Add and Wake of any writer. A segment's footer is written when its records
-// are on the device, so that one which exists can be trusted.
+// Threads: Add, TakeQueued, Wake and Rotate from any thread. The owner's functions are called on
+// the writer's strand (Admit, NextSegment, Place) or on a thread of the BlockIo, never under a lock
+// of the writer; they may call Add and Wake of any writer. A segment's footer is written when its
+// records are on the device, so that one which exists can be trusted.
 #pragma once
 
 #include <cstdint>
@@ -47,8 +47,8 @@ struct RecordWrite {
   uint64_t total_bytes = 0;  // that it will take, about
   bool queued = false;       // it has no place yet, and counts as queued in its directory
   Directory* directory = nullptr;
-  std::vector<Directory*> refused;  // by these it was not taken
-  bool among_appends = false;       // tombstones that found no room among what is moved
+  std::vector<const Directory*> refused;  // by these it was not taken
+  bool among_appends = false;             // tombstones that found no room among what is moved
 
  private:
   friend class SegmentWriter;
@@ -98,6 +98,8 @@ class SegmentWriter {
   ~SegmentWriter();
 
   void Add(std::shared_ptr<RecordWrite> write);
+  // Takes back what has not been begun, but for moves: it may go elsewhere.
+  std::vector<std::shared_ptr<RecordWrite>> TakeQueued();
   // A segment may be had now.
   void Wake() { strand_.Wake(); }
   // Seals the segment once what is queued is written.

@@ -1,7 +1,6 @@
 // BlockIo by threads that call pread, pwrite and fdatasync.
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <thread>
 #include <vector>
@@ -13,8 +12,6 @@
 
 namespace varve::tier {
 namespace {
-
-constexpr uint32_t kMaxThreads = 32;
 
 int64_t Call(const IoRequest& request) {
   const auto offset = static_cast<off_t>(request.offset + request.moved);
@@ -37,25 +34,28 @@ int64_t Call(const IoRequest& request) {
 
 class ThreadIo final : public QueuedIo {
  public:
-  explicit ThreadIo(const BlockIoOptions& options) : options_(options) {
-    const uint32_t threads = std::min(options.queue_depth, kMaxThreads);
-    for (uint32_t i = 0; i < threads; ++i) threads_.emplace_back([this] { Loop(); });
-  }
+  explicit ThreadIo(const BlockIoOptions& options) : options_(options) {}
   ~ThreadIo() override {
+    std::vector<std::thread> threads;
     {
       base::MutexLock lock(mutex_);
       stopping_ = true;
       wake_.NotifyAll();
+      threads.swap(threads_);
     }
-    for (std::thread& thread : threads_) thread.join();
+    for (std::thread& thread : threads) thread.join();
   }
 
   const char* name() const override { return "threads"; }
 
  private:
-  void Add(IoClass io_class, IoRequest request) override {
+  void Add(IoRequest request) override {
     base::MutexLock lock(mutex_);
-    queue_.Push(io_class, std::make_unique<IoRequest>(std::move(request)));
+    queue_.Push(std::make_unique<IoRequest>(std::move(request)));
+    // As many threads as operations were under way at a time.
+    if (++under_way_ > threads_.size() && threads_.size() < options_.queue_depth && !stopping_) {
+      threads_.emplace_back([this] { Loop(); });
+    }
     wake_.NotifyOne();
   }
 
@@ -66,6 +66,8 @@ class ThreadIo final : public QueuedIo {
       while (!Advance(*request, Call(*request), &status)) {
       }
       Finish(std::move(request), std::move(status), options_);
+      base::MutexLock lock(mutex_);
+      --under_way_;
     }
   }
 
@@ -80,8 +82,9 @@ class ThreadIo final : public QueuedIo {
   base::Mutex mutex_;
   base::CondVar wake_;
   IoQueue queue_ ABSL_GUARDED_BY(mutex_);
+  size_t under_way_ ABSL_GUARDED_BY(mutex_) = 0;  // asked for, and their Done has not run
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  std::vector<std::thread> threads_;
+  std::vector<std::thread> threads_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace

@@ -79,11 +79,11 @@ class UringIo final : public QueuedIo {
         absl::StrCat("the kernel refuses io_uring: ", std::strerror(-error)));
   }
 
-  void Add(IoClass io_class, IoRequest request) override {
+  void Add(IoRequest request) override {
     bool wake;
     {
       base::MutexLock lock(mutex_);
-      queue_.Push(io_class, std::make_unique<IoRequest>(std::move(request)));
+      queue_.Push(std::make_unique<IoRequest>(std::move(request)));
       wake = std::exchange(asleep_, false);
     }
     if (wake) Wake();

@@ -56,6 +56,8 @@ class FakeRecordLog : public RecordLog {
     fail_reads_ = count;
     read_error_ = std::move(status);
   }
+  // There is less room than the usable bytes tell: the first append that finds none finds out.
+  void HasRoomFor(uint64_t bytes) { room_bytes_ = bytes; }
   void SetState(DirectoryState state) { state_ = state; }
   std::map<RecordId, Record>& records() { return records_; }
 
@@ -74,7 +76,8 @@ class FakeRecordLog : public RecordLog {
       if (fail_appends_ > 0) {
         --fail_appends_;
         status = append_error_;
-      } else if (Live() + request.payload.size() > usable_bytes_) {
+      } else if (Live() + request.payload.size() > std::min(usable_bytes_, room_bytes_)) {
+        usable_bytes_ = std::min(usable_bytes_, room_bytes_);
         status = absl::ResourceExhaustedError("the log is full");
       } else if (!erased_.contains(id)) {
         Record record{std::move(request.label), {request.payload.begin(), request.payload.end()}};
@@ -116,6 +119,7 @@ class FakeRecordLog : public RecordLog {
     });
     if (at_once_) EndAll();
   }
+  void Tick() override {}
   LogRoom Room() const override {
     return {.usable_bytes = usable_bytes_,
             .live_bytes = Live(),
@@ -148,7 +152,8 @@ class FakeRecordLog : public RecordLog {
     return bytes;
   }
 
-  const uint64_t usable_bytes_;
+  uint64_t usable_bytes_;
+  uint64_t room_bytes_ = UINT64_MAX;
   RecordId next_id_ = 1;
   std::map<RecordId, Record> records_;  // as this process sees them
   std::map<RecordId, Record> durable_;  // as the next one will

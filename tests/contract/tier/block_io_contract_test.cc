@@ -16,6 +16,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kvstore/base/mutex.h"
+#include "kvstore/tier/directory_io.h"
 #include "kvstore/tier/faulty_io.h"
 #include "tests/support/io_kinds.h"
 
@@ -56,20 +57,27 @@ class BlockIoContractTest : public ::testing::TestWithParam<std::string> {
   }
   void TearDown() override {
     io_.reset();
+    inner_.reset();
     close(fd_);
     std::filesystem::remove_all(folder_);
   }
   void Start(const BlockIoOptions& options) {
     auto io = Make(options);
     ASSERT_TRUE(io.ok()) << io.status();
-    io_ = *std::move(io);
-    EXPECT_EQ(io_->name(), GetParam() == "faulty" ? varve::testing::IoKinds().front() : GetParam());
+    io_.reset();
+    inner_ = *std::move(io);
+    if (GetParam() == "directory") {
+      io_ = std::make_unique<DirectoryIo>(inner_.get(), options.queue_depth);
+    } else {
+      io_ = std::move(inner_);
+    }
+    EXPECT_EQ(io_->name(), Kind());
   }
+  static bool decorated() { return GetParam() == "faulty" || GetParam() == "directory"; }
+  static std::string Kind() { return decorated() ? varve::testing::IoKinds().front() : GetParam(); }
   static absl::StatusOr<std::unique_ptr<BlockIo>> Make(const BlockIoOptions& options) {
-    const bool faulty = GetParam() == "faulty";
-    const std::string kind = faulty ? varve::testing::IoKinds().front() : GetParam();
-    auto io = kind == "threads" ? MakeThreadIo(options) : MakeUringIo(options);
-    if (!io.ok() || !faulty) return io;
+    auto io = Kind() == "threads" ? MakeThreadIo(options) : MakeUringIo(options);
+    if (!io.ok() || GetParam() != "faulty") return io;
     return std::make_unique<FaultyIo>(*std::move(io));
   }
 
@@ -95,6 +103,7 @@ class BlockIoContractTest : public ::testing::TestWithParam<std::string> {
   std::mt19937 random_{20261121};
   std::string folder_;
   int fd_ = -1;
+  std::unique_ptr<BlockIo> inner_;  // of a decorator that has none of its own
   std::unique_ptr<BlockIo> io_;
 };
 
@@ -296,7 +305,7 @@ TEST_P(BlockIoContractTest, RefusesDepthsOutOfRange) {
 
 INSTANTIATE_TEST_SUITE_P(Kinds, BlockIoContractTest, ::testing::ValuesIn(varve::testing::IoKinds()),
                          [](const auto& info) { return info.param; });
-INSTANTIATE_TEST_SUITE_P(Decorated, BlockIoContractTest, ::testing::Values("faulty"),
+INSTANTIATE_TEST_SUITE_P(Decorated, BlockIoContractTest, ::testing::Values("faulty", "directory"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

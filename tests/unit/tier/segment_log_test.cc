@@ -95,7 +95,7 @@ TEST_F(SegmentLogTest, BadRequestsAreRefused) {
   EXPECT_EQ(unaligned.Await().code(), absl::StatusCode::kInvalidArgument);
 }
 
-// The caller's thread, and those of the BlockIo, do all the work then.
+// What waits for no disk is done by the caller's thread, or one of the log, then.
 TEST_F(SegmentLogTest, AnInlineExecutorWillDo) {
   base::InlineExecutor here;
   auto log = OpenSegmentLog(Options(6), io_.get(), &here);

@@ -132,6 +132,7 @@ struct Object {
   bool writing = false;    // a record of it is being made, with a handle of the store's own
   bool demoting = false;   // and then it leaves host memory
   bool put_waits = false;  // for that record: nobody was told that the object is stored
+  bool refused = false;    // by a disk that turned out to be full: tried once more
   bool promoting = false;  // it is being brought into host memory, likewise with a handle
   // The copy in host memory is damaged, and leaves with the last handle: the one on disk is read.
   bool host_damaged = false;

@@ -208,7 +208,8 @@ struct DiskOptions {
   double notes_share = 0.25;  // of what the log can use, for notes of contexts at most
   uint32_t promote_uses = 2;  // of an object on disk, before it returns to host memory; 0: never
   uint64_t max_pending_bytes = 64 << 20;  // given to the log and not yet written
-  // A put waits for the disk no longer (kNvmeSync): DEADLINE_EXCEEDED from Tick, stored or not.
+  // A put or a removal waits for the disk no longer (kNvmeSync): DEADLINE_EXCEEDED from Tick; what
+  // was put is stored or not, what was removed is gone while this process lives.
   absl::Duration max_write_wait = absl::Seconds(10);
 };
 

@@ -186,11 +186,20 @@ void PageStoreImpl::OnWritten(Object* object, const absl::Status& status) {
   absl::Status not_flushed;
   const uint64_t bytes = object->meta.bytes;
   MoveCause cause;
-  bool written = false;
+  bool written = false, again = false;
   {
     base::MutexLock lock(mutex_);
-    object->writing = false;
     pending_bytes_ -= bytes;
+    again = absl::IsResourceExhausted(status) && WriteAgainLocked(object, left);
+    if (again) PumpWritesLocked(left);
+  }
+  if (again) {
+    ReportLeft(left);
+    return End();
+  }
+  {
+    base::MutexLock lock(mutex_);
+    object->writing = object->refused = false;
     queued_bytes_ -= bytes;
     --queued_objects_;
     const bool demoting = std::exchange(object->demoting, false);
@@ -228,6 +237,17 @@ void PageStoreImpl::OnWritten(Object* object, const absl::Status& status) {
   }
   WakeRoomWaiters();
   End();
+}
+
+bool PageStoreImpl::WriteAgainLocked(Object* object, std::vector<Left>& left) {
+  const bool wanted = object->state != ObjectState::kGone && !stopping_;
+  if (!wanted || !log().Room().takes_writes) return false;
+  // Others may have made the room, which one more try will tell.
+  const bool first = !std::exchange(object->refused, true);
+  if (!EvictFromDiskLocked(*object, left) && !first) return false;
+  object->record_written = 0;
+  write_queue_.push_front(object);
+  return true;
 }
 
 void PageStoreImpl::AwaitWrittenLocked(const Object* object, PutHandle::CommitDone done) {
@@ -268,12 +288,12 @@ void PageStoreImpl::WriteFailedLocked(Object* object, bool demoting, bool put_wa
   }
 }
 
-void PageStoreImpl::EvictFromDiskLocked(const Object& newcomer, std::vector<Left>& left) {
+bool PageStoreImpl::EvictFromDiskLocked(const Object& newcomer, std::vector<Left>& left) {
   const tier::LogRoom room = log().Room();
   // Evicting makes no room where nothing can be written.
-  if (!room.takes_writes) return;
+  if (!room.takes_writes) return false;
   const uint64_t taken = room.taken_bytes + DiskBytes(newcomer.meta.bytes);
-  if (taken <= Share(options_.disk->high_watermark, room.usable_bytes)) return;
+  if (taken <= Share(options_.disk->high_watermark, room.usable_bytes)) return false;
   const uint64_t low = Share(options_.disk->low_watermark, room.usable_bytes);
   uint64_t excess = taken > low ? taken - low : 0;
   index_.ExpirePins(clock_->Now());
@@ -293,6 +313,7 @@ void PageStoreImpl::EvictFromDiskLocked(const Object& newcomer, std::vector<Left
     }
   }
   if (!erased.empty()) EraseLocked(erased);
+  return !erased.empty();
 }
 
 void PageStoreImpl::Flush(PutHandle::CommitDone done) {
@@ -381,9 +402,11 @@ void PageStoreImpl::NoteReadError(Object* object, const absl::Status& status) {
 void PageStoreImpl::Tick() {
   std::vector<std::shared_ptr<Reading>> slow;
   std::vector<DurableWaiter> overdue;
+  std::vector<RemoveWaiter> removals;
   std::vector<Left> left;
   ExpireObjects();
   GoOnResizing();
+  if (has_disk()) log().Tick();
   {
     base::MutexLock lock(mutex_);
     if (!has_disk()) return;
@@ -392,6 +415,10 @@ void PageStoreImpl::Tick() {
     PumpWritesLocked(left);
     overdue = TakeOverdueLocked();
     const absl::Time now = clock_->Now();
+    for (; !remove_waiters_.empty() && remove_waiters_.front().deadline <= now;
+         remove_waiters_.pop_front()) {
+      removals.push_back(std::move(remove_waiters_.front()));
+    }
     for (const std::shared_ptr<Reading>& reading : readings_) {
       if (reading->deadline <= now) slow.push_back(reading);
     }
@@ -402,6 +429,11 @@ void PageStoreImpl::Tick() {
   for (DurableWaiter& waiter : overdue) {
     std::move(waiter.done)(absl::DeadlineExceededError(
         "the disk has not answered in time: the object may be on it later, or not"));
+  }
+  for (const RemoveWaiter& waiter : removals) {
+    EndPart(waiter.removing, absl::DeadlineExceededError(
+                                 "the disk has not answered in time: what was removed is gone, and "
+                                 "may be back should the store or the machine fail now"));
   }
   ReportLeft(left);
   WakeRoomWaiters();

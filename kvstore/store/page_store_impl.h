@@ -102,6 +102,7 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   };
   struct RemoveWaiter {
     uint64_t erasure = 0;  // this one and all before it
+    absl::Time deadline;
     std::shared_ptr<Removing> removing;
   };
   struct FlushWaiter {
@@ -242,12 +243,16 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Those that have waited for too long.
   std::vector<DurableWaiter> TakeOverdueLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // For an object that the disk had no room for: the log knows by now what room there is, so that
+  // evicting makes some. False: nothing is gained by writing it again.
+  bool WriteAgainLocked(Object* object, std::vector<Left>& left)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // put_waited: the Put that made the object gets this error. Who put it once more gets it too, and
   // loses nothing.
   void WriteFailedLocked(Object* object, bool demoting, bool put_waited, const absl::Status& status,
                          std::vector<Left>& left) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // So that it fits under the high watermark.
-  void EvictFromDiskLocked(const Object& newcomer, std::vector<Left>& left)
+  // So that it fits under the high watermark. False: nothing was evicted.
+  bool EvictFromDiskLocked(const Object& newcomer, std::vector<Left>& left)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReadInto(const std::shared_ptr<Reading>& reading, uint64_t offset, Staging::Buffer buffer);
   void EndReading(const std::shared_ptr<Reading>& reading, absl::StatusOr<Staging::Buffer> result);

@@ -61,7 +61,8 @@ void PageStoreImpl::RemoveAll(NamespaceId ns, std::span<const page::ObjectKey> k
     if (wait && no_waiting_) removing->status = absl::UnavailableError("the store is ending");
     if (wait && !no_waiting_ && !erasures_.empty()) {
       ++removing->open_parts;
-      remove_waiters_.push_back({last_erasure_, removing});
+      remove_waiters_.push_back(
+          {last_erasure_, clock_->Now() + options_.disk->max_write_wait, removing});
     }
     keys = keys.subspan(count);
   }

@@ -157,6 +157,80 @@ TEST(PageStoreFaultTest, APutDoesNotWaitForADiskThatHangs) {
   EXPECT_FALSE(f.store().Exists(f.ns(), f.Key("key-2")));
 }
 
+TEST(PageStoreFaultTest, ARemovalDoesNotWaitForADiskThatHangs) {
+  DiskFixture f({.durability = Durability::kNvmeSync});
+  const std::vector<page::ObjectKey> keys = {f.Key("key-1"), f.Key("key-2")};
+  const auto put = f.Put("key-1");
+  f.Settle();
+  std::optional<absl::Status> removed;
+  std::vector<bool> which;
+  f.store().RemoveAll(f.ns(), keys, false, [&](absl::Status status, std::vector<bool> found) {
+    removed = std::move(status);
+    which = std::move(found);
+  });
+  f.clock().Advance(absl::Seconds(8));
+  f.store().Tick();
+  EXPECT_FALSE(removed.has_value());
+  // Another one waits for the same erasure, from later on.
+  std::optional<absl::Status> again;
+  f.store().RemoveAll(f.ns(), keys, false,
+                      [&](absl::Status status, const auto&) { again = std::move(status); });
+  f.clock().Advance(absl::Seconds(3));
+  f.store().Tick();
+  ASSERT_TRUE(removed.has_value());
+  EXPECT_TRUE(absl::IsDeadlineExceeded(*removed)) << *removed;
+  EXPECT_EQ(which, (std::vector<bool>{true, false}));
+  EXPECT_FALSE(again.has_value());
+  EXPECT_FALSE(f.store().Exists(f.ns(), f.Key("key-1")));
+  f.Settle();
+  ASSERT_TRUE(again.has_value());
+  EXPECT_TRUE(again->ok()) << *again;
+}
+
+// The put that finds out waits for room as those after it do.
+TEST(PageStoreFaultTest, ADiskThatTurnsOutToBeFullMakesRoom) {
+  for (const bool sync : {true, false}) {
+    DiskFixture f({.durability = sync ? Durability::kNvmeSync : Durability::kNvmeAsync});
+    for (int i = 0; i < 40; ++i) {
+      f.clock().Advance(absl::Seconds(1));
+      const auto put = f.Put(Name(i));
+      f.Settle();
+      ASSERT_TRUE((**put).ok()) << **put;
+    }
+    f.log().HasRoomFor(20 * DiskFixture::kSlot);
+    // Two at a time: the first one makes the room of both.
+    const auto put = f.Put(Name(100)), other = f.Put(Name(101));
+    f.Settle();
+    ASSERT_TRUE(put->has_value() && other->has_value());
+    EXPECT_TRUE((**put).ok()) << **put;
+    EXPECT_TRUE((**other).ok()) << **other;
+    EXPECT_EQ(f.store().Usage().disk->write_errors, 0u);
+    EXPECT_TRUE(f.store().Exists(f.ns(), f.Key(Name(39))));
+    f.Crash();
+    EXPECT_EQ(f.Read(Name(100)), 0);
+    EXPECT_EQ(f.Read(Name(101)), 0);
+    EXPECT_FALSE(f.store().Exists(f.ns(), f.Key(Name(0))));
+  }
+}
+
+// Where nothing may be evicted, there is an answer.
+TEST(PageStoreFaultTest, AFullDiskOfHeldBlocksIsARefusalAndNoLoop) {
+  DiskFixture f({.durability = Durability::kNvmeSync});
+  const std::string group = "held-block-";
+  f.store().Hold(f.ns(), std::vector<std::string>{group});
+  for (int i = 0; i < 10; ++i) {
+    const auto put = f.Put(group + std::to_string(1000 + i));
+    f.Settle();
+    ASSERT_TRUE((**put).ok()) << **put;
+  }
+  f.log().HasRoomFor(5 * DiskFixture::kSlot);
+  const auto put = f.Put(Name(1));
+  f.Settle();
+  ASSERT_TRUE(put->has_value());
+  EXPECT_TRUE(absl::IsResourceExhausted(**put)) << **put;
+  EXPECT_FALSE(f.store().Exists(f.ns(), f.Key(Name(1))));
+}
+
 TEST(PageStoreFaultTest, NobodyWaitsForTheDiskWhenTheStoreEnds) {
   DiskFixture f({.durability = Durability::kNvmeSync});
   const auto put = f.Put("key-1");

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "kvstore/store/page_store.h"
+#include "kvstore/tier/faulty_io.h"
 #include "kvstore/tier/host_tier.h"
 #include "tests/support/assert_ok.h"
 #include "tests/support/manual_clock.h"
@@ -120,6 +121,34 @@ INSTANTIATE_TEST_SUITE_P(
       return absl::StrCat(info.param.segments, "segments_", info.param.value_bytes >> 10, "_",
                           info.param.other_bytes >> 10);
     });
+
+class PageStoreNoSpaceTest : public PageStoreSegmentsTest {};
+
+// The file system has less room than the directory may take, which the put finds out that comes
+// when it is full: it too is stored.
+TEST_P(PageStoreNoSpaceTest, ThePutThatFindsOutIsStored) {
+  auto faulty = std::make_unique<tier::FaultyIo>(std::move(io_));
+  tier::FaultyIo* const io = faulty.get();
+  io_ = std::move(faulty);
+  ASSERT_NO_FATAL_FAILURE(OpenStore());
+  const int half = static_cast<int>((GetParam().segments << 20) / 2 / GetParam().value_bytes);
+  for (int i = 0; i < half; ++i) ASSERT_OK(Put(i));
+  ASSERT_EQ(store_->Usage().disk->eviction.evicted_objects, 0u);
+  io->Add({.op = tier::IoOp::kWrite, .times = 1, .status = tier::InjectedNoSpace()});
+  for (int i = half; i < 3 * half; ++i) ASSERT_OK(Put(i));
+  EXPECT_EQ(io->struck(), 1u);
+  EXPECT_EQ(store_->Usage().disk->write_errors, 0u);
+  EXPECT_GT(store_->Usage().disk->eviction.evicted_objects, 0u);
+  EXPECT_EQ(log_->Usage().directories[0].state, tier::DirectoryState::kFull);
+}
+
+INSTANTIATE_TEST_SUITE_P(Fills, PageStoreNoSpaceTest,
+                         testing::Values(Setting{16, 50 << 10, 50 << 10},
+                                         Setting{24, 300 << 10, 300 << 10}),
+                         [](const auto& info) {
+                           return absl::StrCat(info.param.segments, "segments_",
+                                               info.param.value_bytes >> 10);
+                         });
 
 }  // namespace
 }  // namespace varve::store

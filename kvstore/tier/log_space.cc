@@ -79,6 +79,8 @@ bool LogSpace::MayGrow(const Directory& directory, bool moves) const {
 }
 
 bool LogSpace::IsEmpty(const Segment& segment) {
+  // What it holds is not known. A directory that drains gives it up.
+  if (segment.unreadable && segment.directory->state != DirectoryState::kDraining) return false;
   return segment.sealed && !segment.removing && segment.live_bytes == 0 && segment.readers == 0;
 }
 

@@ -50,6 +50,7 @@ struct Segment {
   bool unmovable = false;          // it could not be read: what lies in it stays there
   bool handing_on = false;         // its tombstones are being written elsewhere
   bool headless = false;           // its header could not be read when the log was opened
+  bool unreadable = false;         // nor could other parts, which may be read at a later start
   uint64_t end_bytes = 0;          // up to here it is used: live or lost
   uint64_t waste_bytes = 0;        // behind that, once it is left, beyond what each loses
   uint64_t live_bytes = 0;

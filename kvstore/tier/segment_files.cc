@@ -27,6 +27,7 @@ constexpr char kSetName[] = "varve.set";
 constexpr char kNewSetName[] = "varve.set.new";
 constexpr size_t kMaxSetBytes = 8 << 20;
 constexpr std::string_view kSuffix = ".seg";
+constexpr char kAsideSuffix[] = ".aside";
 
 absl::Status SystemError(int error, const char* call, std::string_view file) {
   absl::StatusCode code = absl::StatusCode::kInternal;
@@ -141,6 +142,26 @@ absl::StatusOr<int> SegmentFiles::OpenSegment(uint64_t number, uint32_t alignmen
       openat(directory_.get(), name.c_str(), O_RDWR | O_CLOEXEC | (direct ? O_DIRECT : 0));
   if (fd < 0) return SystemError(errno, "open", absl::StrCat(path_, "/", name));
   return fd;
+}
+
+absl::StatusOr<bool> SegmentFiles::IsFile(uint64_t number) const {
+  const std::string name = NameOf(number);
+  struct stat found {};
+  if (fstatat(directory_.get(), name.c_str(), &found, 0) == 0) return S_ISREG(found.st_mode);
+  return SystemError(errno, "stat", absl::StrCat(path_, "/", name));
+}
+
+absl::StatusOr<std::string> SegmentFiles::SetAside(uint64_t number) const {
+  const std::string name = NameOf(number);
+  std::string aside = absl::StrCat(name, kAsideSuffix);
+  for (int i = 2; renameat2(directory_.get(), name.c_str(), directory_.get(), aside.c_str(),
+                            RENAME_NOREPLACE) != 0;
+       ++i) {
+    if (errno != EEXIST) return SystemError(errno, "rename", absl::StrCat(path_, "/", name));
+    aside = absl::StrCat(name, kAsideSuffix, i);
+  }
+  VARVE_RETURN_IF_ERROR(SyncDirectory());
+  return aside;
 }
 
 absl::Status SegmentFiles::Remove(uint64_t number) const {

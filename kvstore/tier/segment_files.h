@@ -34,6 +34,10 @@ class SegmentFiles {
   absl::StatusOr<int> Create(uint64_t number, uint64_t bytes) const;
   // alignment: the segment's; without O_DIRECT where the device needs more. The caller closes it.
   absl::StatusOr<int> OpenSegment(uint64_t number, uint32_t alignment) const;
+  // Whether a file of that name is there, and no directory, pipe or the like.
+  absl::StatusOr<bool> IsFile(uint64_t number) const;
+  // Gives the file a name that List does not know; which, is the answer. Durable when it returns.
+  absl::StatusOr<std::string> SetAside(uint64_t number) const;
   // Durable when it returns.
   absl::Status Remove(uint64_t number) const;
   // The file that names the log's directories. NOT_FOUND: there is none.

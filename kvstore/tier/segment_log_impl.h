@@ -52,6 +52,12 @@ class SegmentLog final : public RecordLog, private SegmentWriter::Owner, private
   absl::StatusOr<std::unique_ptr<Directory>> OpenDirectory(const std::string& path,
                                                            uint64_t capacity_bytes);
   absl::Status OpenSegments(Directory& directory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
+  // What is none of the log's segments is left out.
+  absl::Status OpenSegmentFile(Directory& directory, uint64_t number)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
+  // A file that is a copy of the segment `is`.
+  absl::Status SetAside(Directory& directory, uint64_t number, uint64_t is)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
   absl::Status CheckStoreId(const Directory& directory, const SegmentHeader& header);
   void SealRecovered(const std::vector<Segment*>& segments, std::vector<SegmentContents>& contents);
   // The memory of directories that were given up. Blocks; not on the executor.
@@ -62,8 +68,8 @@ class SegmentLog final : public RecordLog, private SegmentWriter::Owner, private
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
 
   // ---- the set of directories (segment_log_set.cc)
-  // After all were opened: gives each its id. FAILED_PRECONDITION for one that the log has given up
-  // while it was not there.
+  // After all were opened: takes their segments, and gives each its id. FAILED_PRECONDITION for one
+  // that the log has given up while it was not there, or that is a copy of another.
   absl::Status OpenSet();
   // Takes the directory in as one that was none of the log's.
   void Join(Directory& directory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(set_mutex_, state_.mutex);

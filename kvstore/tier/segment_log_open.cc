@@ -73,15 +73,25 @@ void AllowOpenFiles(uint64_t segments) {
   }
 }
 
-// The first block of a segment, unparsed: through the page cache, whatever its alignment.
-absl::StatusOr<std::string> FirstBlock(const std::string& file) {
+// The first block of a segment, unparsed: through the page cache, whatever its alignment; empty
+// when the file is shorter. DATA_LOSS: the device does not give it.
+absl::StatusOr<std::string> FirstBlock(BlockIo* io, const std::string& file) {
   const base::Descriptor fd(open(file.c_str(), O_RDONLY | O_CLOEXEC));
   std::string block(kMinSegmentAlignment, '\0');
   if (fd.get() < 0) return absl::ErrnoToStatus(errno, absl::StrCat("open ", file));
-  const ssize_t got = pread(fd.get(), block.data(), block.size(), 0);
-  if (got < 0) return absl::ErrnoToStatus(errno, absl::StrCat("read ", file));
-  block.resize(static_cast<size_t>(got));
+  const absl::Status read = Await([&](BlockIo::Done done) {
+    io->Read(fd.get(), 0, std::as_writable_bytes(std::span(block)), IoClass::kDemand,
+             std::move(done));
+  });
+  if (absl::IsOutOfRange(read)) return std::string();
+  if (!read.ok()) return base::Annotate(read, file);
   return block;
+}
+
+// Which of two files of one number has more: a copy may be older than what was written since.
+uint64_t LastSequence(BlockIo* io, int file, const SegmentHeader& header) {
+  const absl::StatusOr<SegmentContents> contents = ReadSegment(io, file, header);
+  return contents.ok() ? contents->last_sequence : 0;
 }
 
 // entries: all that lies before end_bytes. As a writer does it: when they are on the device.
@@ -120,7 +130,6 @@ absl::StatusOr<std::unique_ptr<RecordLog>> SegmentLog::Open(const SegmentLogOpti
                            log->OpenDirectory(directory.path, directory.capacity_bytes));
     base::MutexLock lock(log->state_.mutex);
     log->directories_.push_back(std::move(opened));
-    VARVE_RETURN_IF_ERROR(log->OpenSegments(*log->directories_.back()));
   }
   VARVE_RETURN_IF_ERROR(log->OpenSet());
   return log;
@@ -160,38 +169,66 @@ absl::Status SegmentLog::CheckStoreId(const Directory& directory, const SegmentH
 absl::Status SegmentLog::OpenSegments(Directory& directory) {
   VARVE_ASSIGN_OR_RETURN(const std::vector<uint64_t> numbers, directory.files->List());
   for (const uint64_t number : numbers) {
-    VARVE_ASSIGN_OR_RETURN(const std::string block,
-                           FirstBlock(absl::StrCat(directory.path, "/", number, ".seg")));
-    absl::StatusOr<SegmentHeader> header = ParseSegmentHeader(std::as_bytes(std::span(block)));
-    bool headless = false;
-    if (absl::IsFailedPrecondition(header.status())) {
-      return base::Annotate(header.status(), directory.path);
-    }
-    if (!header.ok() || header->number != number) {
-      // Not written before a crash, or damaged: what can be found in it still counts.
-      if (block.find_first_not_of('\0') != std::string::npos) {
-        base::LogWarning(directory.path, ": the header of segment ", number, " is damaged");
-        ++state_.damaged_records;
-      }
-      header =
-          SegmentHeader{number, options_.segment_bytes, directory.files->alignment(), store_id_};
-      headless = true;
-    } else {
-      VARVE_RETURN_IF_ERROR(CheckStoreId(directory, *header));
-    }
-    if (state_.table.HasSegment(number)) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          directory.path, " has segment ", number, ", as another directory has: one is a copy"));
-    }
-    VARVE_ASSIGN_OR_RETURN(const int file, directory.files->OpenSegment(number, header->alignment));
-    auto segment = std::make_unique<Segment>(*header, file, io_);
-    segment->holding = &directory.holding;
-    segment->directory = &directory;
-    segment->sealed = true;
-    segment->headless = headless;
     last_segment_ = std::max(last_segment_, number);
-    state_.table.Add(std::move(segment));
+    VARVE_RETURN_IF_ERROR(OpenSegmentFile(directory, number));
   }
+  return absl::OkStatus();
+}
+
+absl::Status SegmentLog::OpenSegmentFile(Directory& directory, uint64_t number) {
+  const std::string name = absl::StrCat(directory.path, "/", number, ".seg");
+  VARVE_ASSIGN_OR_RETURN(const bool is_file, directory.files->IsFile(number));
+  if (!is_file) {
+    base::LogWarning(name, " is no file: it is left where it is");
+    ++state_.damaged_records;
+    return absl::OkStatus();
+  }
+  const absl::StatusOr<std::string> block = FirstBlock(io_, name);
+  if (!block.ok() && !absl::IsDataLoss(block.status())) return block.status();
+  absl::StatusOr<SegmentHeader> header =
+      block.ok() ? ParseSegmentHeader(std::as_bytes(std::span(*block))) : block.status();
+  if (absl::IsFailedPrecondition(header.status())) {
+    return base::Annotate(header.status(), directory.path);
+  }
+  const bool headless = !header.ok();
+  if (headless) {
+    // Not written before a crash, damaged, or not to be read now: what can be found in it still
+    // counts.
+    if (!block.ok() || block->find_first_not_of('\0') != std::string::npos) {
+      base::LogWarning(directory.path, ": the header of segment ", number,
+                       block.ok() ? " is damaged" : " cannot be read");
+      ++state_.damaged_records;
+    }
+    header = SegmentHeader{number, options_.segment_bytes, directory.files->alignment(), store_id_};
+  } else {
+    VARVE_RETURN_IF_ERROR(CheckStoreId(directory, *header));
+    if (header->number != number) return SetAside(directory, number, header->number);
+  }
+  VARVE_ASSIGN_OR_RETURN(const int file, directory.files->OpenSegment(number, header->alignment));
+  auto segment = std::make_unique<Segment>(*header, file, io_);
+  segment->holding = &directory.holding;
+  segment->directory = &directory;
+  segment->sealed = true;
+  segment->headless = headless;
+  const auto other = state_.table.segments().find(number);
+  if (other != state_.table.segments().end()) {
+    Segment& known = *other->second;
+    const bool newer =
+        LastSequence(io_, file, *header) > LastSequence(io_, known.file.get(), known.header);
+    VARVE_RETURN_IF_ERROR(SetAside(newer ? *known.directory : directory, number, number));
+    if (!newer) return absl::OkStatus();
+    state_.table.Remove(&known);
+  }
+  state_.table.Add(std::move(segment));
+  return absl::OkStatus();
+}
+
+// Were it taken at a later start, when the other one has gone, what was removed would be back.
+absl::Status SegmentLog::SetAside(Directory& directory, uint64_t number, uint64_t is) {
+  VARVE_ASSIGN_OR_RETURN(const std::string aside, directory.files->SetAside(number));
+  base::LogWarning(directory.path, ": ", number, ".seg is a copy of segment ", is,
+                   ", or was renamed: it is left out, and is called ", aside, " from now on");
+  ++state_.damaged_records;
   return absl::OkStatus();
 }
 
@@ -282,6 +319,7 @@ std::vector<const FooterEntry*> SegmentLog::TakeContents(const std::vector<Segme
                        " is cut off");
       ++state_.damaged_records;
     }
+    segments[i]->unreadable = contents[i].unreadable;
     segments[i]->tombstones = std::move(contents[i].tombstones);
     for (const Tombstone& tombstone : segments[i]->tombstones) {
       gone.insert(tombstone.id);

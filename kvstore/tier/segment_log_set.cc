@@ -25,11 +25,20 @@ absl::Status SegmentLog::OpenSet() {
       if (!set.ok() && !absl::IsNotFound(set.status())) {
         base::LogWarning(directory->path, ": ", set.status().message());
       }
-      found.push_back(set.ok() ? std::optional(*std::move(set)) : std::nullopt);
-      if (found.back().has_value() && !has_store_id_) {
-        store_id_ = found.back()->store_id;
-        has_store_id_ = true;
+      // Which of the two is the one that was used last, nobody can tell.
+      for (size_t i = 0; set.ok() && i < found.size(); ++i) {
+        if (!found[i].has_value() || found[i]->own != set->own) continue;
+        return absl::FailedPreconditionError(absl::StrCat(
+            directory->path, " is a copy of ", directories_[i]->path, " (both are ", Hex(set->own),
+            "): name the one that was used last, and remove the files of the other"));
       }
+      found.push_back(set.ok() ? std::optional(*std::move(set)) : std::nullopt);
+    }
+    for (const auto& directory : directories_) VARVE_RETURN_IF_ERROR(OpenSegments(*directory));
+    for (const std::optional<DirectorySet>& set : found) {
+      if (!set.has_value() || has_store_id_) continue;
+      store_id_ = set->store_id;
+      has_store_id_ = true;
     }
   }
   if (!has_store_id_) store_id_ = NewDirectoryId();

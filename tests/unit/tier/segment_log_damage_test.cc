@@ -1,14 +1,18 @@
 // Files that a crash or a bad disk left behind.
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <random>
+#include <thread>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kvstore/base/descriptor.h"
+#include "kvstore/tier/faulty_io.h"
 #include "kvstore/tier/segment_scan.h"
 #include "tests/support/assert_ok.h"
 #include "tests/unit/tier/log_fixture.h"
@@ -182,6 +186,128 @@ TEST_F(SegmentLogDamageTest, ASegmentThatIsCutOffIsCounted) {
   Open(copy);
   ExpectAllBut(0);
   EXPECT_EQ(log_->Usage().damaged_records, 1u);
+}
+
+TEST_F(SegmentLogDamageTest, WhatIsNoFileIsLeftWhereItIs) {
+  const SegmentLogOptions options = Options();
+  Open(options);
+  Fill(3);
+  Close();
+  std::filesystem::create_directory(Folder("log/77.seg"));
+  ASSERT_EQ(mkfifo(Folder("log/78.seg").c_str(), 0600), 0);
+  for (int start = 0; start < 2; ++start) {
+    Open(options);
+    ExpectAllBut(0);
+    EXPECT_EQ(log_->Usage().damaged_records, 2u);
+    ids_.push_back(Put("record " + std::to_string(ids_.size()), Bytes(ids_.size())));
+    labels_[ids_.back()] = "record " + std::to_string(ids_.size() - 1);
+  }
+  EXPECT_TRUE(std::filesystem::is_directory(Folder("log/77.seg")));
+}
+
+// Under a number of its own: it is kept, and is no segment any more.
+TEST_F(SegmentLogDamageTest, ACopyOfASegmentIsSetAside) {
+  const SegmentLogOptions options = Options();
+  Open(options);
+  Fill(12);
+  Close();
+  std::filesystem::copy(Segments(Folder("log"))[0], Folder("log/77.seg"));
+  const auto bytes = std::filesystem::file_size(Folder("log/77.seg"));
+  Open(options);
+  ExpectAllBut(0);
+  EXPECT_EQ(log_->Usage().damaged_records, 1u);
+  EXPECT_EQ(std::filesystem::file_size(Folder("log/77.seg.aside")), bytes);
+  Open(options);
+  ExpectAllBut(0);
+  EXPECT_EQ(log_->Usage().damaged_records, 0u);
+  EXPECT_TRUE(std::filesystem::exists(Folder("log/77.seg.aside")));
+}
+
+// Under its own number in another directory: the one with the later records counts.
+TEST_F(SegmentLogDamageTest, OfTwoFilesOfOneSegmentTheLaterOneCounts) {
+  for (const bool copy_first : {false, true}) {
+    SegmentLogOptions options = Options();
+    const std::string at = copy_first ? "first" : "second";
+    options.directories = {{Folder(at + "/a"), 16 << 20}, {Folder(at + "/b"), 16 << 20}};
+    ASSERT_TRUE(std::filesystem::create_directory(Folder(at)));
+    ids_.clear();
+    labels_.clear();
+    Open(options);
+    Fill(4);
+    std::string file, folder = Folder(at + "/a");
+    if (Segments(folder).empty()) folder = Folder(at + "/b");
+    file = Segments(folder)[0];
+    const std::string other = folder == Folder(at + "/a") ? Folder(at + "/b") : Folder(at + "/a");
+    const std::string name = std::filesystem::path(file).filename();
+    std::filesystem::copy(file, Folder("copy-" + at));
+    for (int i = 4; i < 12; ++i) {
+      ids_.push_back(Put("record " + std::to_string(i), Bytes(i)));
+      labels_[ids_.back()] = "record " + std::to_string(i);
+    }
+    Close();
+    std::filesystem::rename(Folder("copy-" + at), other + "/" + name);
+    if ((options.directories[0].path == other) != copy_first) {
+      std::swap(options.directories[0], options.directories[1]);
+    }
+    Open(options);
+    ExpectAllBut(0);
+    EXPECT_EQ(log_->Usage().damaged_records, 1u);
+    EXPECT_TRUE(std::filesystem::exists(other + "/" + name + ".aside"));
+    EXPECT_FALSE(std::filesystem::exists(file + ".aside"));
+  }
+}
+
+// Which of the two was used last cannot be told.
+TEST_F(SegmentLogDamageTest, ACopyOfADirectoryIsRefused) {
+  SegmentLogOptions options = Options();
+  Open(options);
+  Fill(3);
+  Close();
+  options.directories.push_back(Copy(options, "copy").directories[0]);
+  const absl::Status both = OpenSegmentLog(options, io_.get(), &executor_).status();
+  EXPECT_EQ(both.code(), absl::StatusCode::kFailedPrecondition) << both;
+  EXPECT_THAT(std::string(both.message()),
+              testing::HasSubstr(Folder("copy") + " is a copy of " + Folder("log")));
+  EXPECT_FALSE(std::filesystem::exists(Segments(Folder("copy"))[0] + ".aside"));
+  options.directories.pop_back();
+  Open(options);
+  ExpectAllBut(0);
+}
+
+// EIO: once, at its first block; and wherever it is read.
+TEST_F(SegmentLogDamageTest, ASegmentThatCannotBeReadIsLeftOutAndKept) {
+  auto own = std::make_unique<FaultyIo>(std::move(io_));
+  FaultyIo& faulty = *own;
+  io_ = std::move(own);
+  const SegmentLogOptions options = Options();
+  Open(options);
+  Fill(12);
+  Open(options);  // another segment for the rest
+  for (int i = 12; i < 16; ++i) {
+    ids_.push_back(Put("record " + std::to_string(i), Bytes(i)));
+    labels_[ids_.back()] = "record " + std::to_string(i);
+  }
+  Close();
+  const std::string file = Places(Folder("log")).at(ids_[0]).file;
+  faulty.Add({.op = IoOp::kRead, .path = file, .times = 1});
+  Open(options);
+  ExpectAllBut(0);
+  EXPECT_EQ(log_->Usage().damaged_records, 1u);
+  Close();
+  faulty.Add({.op = IoOp::kRead, .path = file, .times = UINT64_MAX});
+  Open(options);
+  EXPECT_FALSE(recovered_.contains(ids_[0]));
+  EXPECT_TRUE(recovered_.contains(ids_[15]));
+  EXPECT_GE(log_->Usage().damaged_records, 1u);
+  // Reclaim works, and leaves what may be readable again.
+  std::vector<RecordId> fillers;
+  for (int i = 0; i < 30; ++i) fillers.push_back(Put("filler", 100000));
+  ASSERT_OK(Erase(fillers));
+  while (log_->Usage().reclaimed_segments == 0) std::this_thread::yield();
+  EXPECT_TRUE(std::filesystem::exists(file));
+  faulty.Clear();
+  Open(options);
+  ExpectAllBut(0);
 }
 
 // A version that is not whole is no other version: with its bits go no records, and no start.

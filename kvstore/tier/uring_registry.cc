@@ -24,7 +24,9 @@ int UringRegistry::Table::Take(io_uring* ring) {
 }
 
 void UringRegistry::Table::Refused(int error) {
-  if (refused_) return;
+  // It has gone since it was added, as when a start is refused: nothing to tell anybody.
+  const bool gone = error == EFAULT || error == EBADF;
+  if (refused_ || gone) return;
   refused_ = true;
   base::LogWarning("io_uring works with ", what_,
                    " that the kernel does not register: ", std::strerror(error),

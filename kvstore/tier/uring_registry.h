@@ -43,7 +43,7 @@ class UringRegistry {
     // -1: full, or the kernel has refused the table.
     int Take(io_uring* ring);
     void Give(int index) { free_.push_back(index); }
-    // Says once that the kernel does not take everything. error: an errno.
+    // Says once that the kernel does not take everything that is there. error: an errno.
     void Refused(int error);
 
    private:

@@ -93,6 +93,21 @@ TEST_F(UringRegistryTest, TheKernelsRefusalLeavesNoIndex) {
   munmap(memory, 4096);
 }
 
+// As when a start is refused, and ends before the ring's thread has come to its memory and files.
+TEST_F(UringRegistryTest, WhatHasGoneMeanwhileIsNoWarning) {
+  void* const memory =
+      mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(memory, MAP_FAILED);
+  const std::span<std::byte> gone(static_cast<std::byte*>(memory), 4096);
+  munmap(memory, 4096);
+  ::testing::internal::CaptureStderr();
+  registry_.AddBuffer(gone);
+  registry_.AddFile(12345);
+  registry_.RemoveBuffer(gone);
+  registry_.RemoveFile(12345);
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
+}
+
 // Indexes are used again: many more come and go than a table has.
 TEST_F(UringRegistryTest, TablesDoNotRunOut) {
   std::vector<std::byte> memory(64);

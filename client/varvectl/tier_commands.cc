@@ -12,6 +12,7 @@
 #include "client/varvectl/command.h"
 #include "client/varvectl/tier_tables.h"
 #include "kvstore/base/mutex.h"
+#include "kvstore/base/path.h"
 #include "kvstore/base/status.h"
 #include "kvstore/base/units.h"
 
@@ -133,7 +134,8 @@ absl::StatusOr<std::optional<uint64_t>> AwaitWork(const Globals& globals, client
   }
 }
 
-absl::Status DrainDirectory(const Globals& globals, const std::string& path, bool no_wait) {
+absl::Status DrainDirectory(const Globals& globals, const std::string& what, bool no_wait) {
+  const std::string path = base::PlainPath(what);  // as the store shows it
   VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, false));
   auto answered = std::make_shared<Answered>();
   client->DrainDirectoryAsync(

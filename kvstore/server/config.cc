@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/config_checks.h"
+#include "kvstore/base/path.h"
 #include "kvstore/base/status.h"
 #include "kvstore/base/units.h"
 #include "kvstore/server/embedded_store.h"
@@ -152,8 +153,7 @@ absl::StatusOr<tier::LogDirectory> ParseDirectory(const std::string& text) {
     return absl::InvalidArgumentError(absl::StrCat("no PATH=SIZE: ", base::Quoted(text)));
   }
   tier::LogDirectory directory;
-  directory.path = text.substr(0, equals);
-  while (directory.path.size() > 1 && directory.path.back() == '/') directory.path.pop_back();
+  directory.path = base::PlainPath(text.substr(0, equals));
   VARVE_ASSIGN_OR_RETURN(directory.capacity_bytes, base::ParseBytes(text.substr(equals + 1)));
   return directory;
 }

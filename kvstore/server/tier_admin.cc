@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/log.h"
+#include "kvstore/base/path.h"
 #include "kvstore/base/status.h"
 #include "kvstore/base/units.h"
 
@@ -34,12 +35,6 @@ absl::Status CheckDirectory(const varve::v1::AddDirectoryRequest& request) {
                                                    base::FormatBytes(kMaxDirectoryBytes)));
   }
   return absl::OkStatus();
-}
-
-// As settings have it.
-std::string WithoutLastSlash(std::string path) {
-  while (path.size() > 1 && path.back() == '/') path.pop_back();
-  return path;
 }
 
 absl::Status CheckDrainTier(varve::v1::Tier tier, const tier::RecordLog* log) {
@@ -74,12 +69,12 @@ void TierAdmin::AddDirectory(const varve::v1::AddDirectoryRequest& request, Answ
   if (log_ == nullptr) return std::move(answer)(NoNvmeTier());
   absl::Status status = CheckDirectory(request);
   if (!status.ok()) return std::move(answer)(std::move(status));
-  adder_.Add(WithoutLastSlash(request.path()), request.capacity_bytes(), std::move(answer));
+  adder_.Add(base::PlainPath(request.path()), request.capacity_bytes(), std::move(answer));
 }
 
 void TierAdmin::DrainDirectory(const varve::v1::DrainDirectoryRequest& request, Answer answer) {
   if (log_ == nullptr) return std::move(answer)(NoNvmeTier());
-  const std::string path = WithoutLastSlash(request.path());
+  const std::string path = base::PlainPath(request.path());
   if (!waiting_->Add(path, std::move(answer))) return;
   log_->DrainDirectory(path, [waiting = waiting_, path](const absl::Status& status) {
     if (status.ok()) {

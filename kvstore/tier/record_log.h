@@ -131,7 +131,8 @@ class RecordLog {
   virtual absl::Status AddDirectory(const std::string& path, uint64_t capacity_bytes) = 0;
   // Moves a directory's records to the others; Done when it is empty and no longer used.
   // RESOURCE_EXHAUSTED: they do not fit there; it is then in use as before. NOT_FOUND;
-  // FAILED_PRECONDITION: it drains already, or takes no writes; UNAVAILABLE: the log ended first.
+  // FAILED_PRECONDITION: it drains already, it takes no writes, or no other does; UNAVAILABLE: the
+  // log ended first.
   virtual void DrainDirectory(const std::string& path, Done done) = 0;
 
  protected:

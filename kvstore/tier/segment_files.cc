@@ -55,7 +55,7 @@ absl::Status MakeDirectory(const std::string& path) {
 }  // namespace
 
 SegmentFiles::SegmentFiles(std::string path, int directory, int lock)
-    : path_(std::move(path)), directory_(directory), lock_(lock) {}
+    : path_(std::move(path)), identity_(IdentityOf(path_)), directory_(directory), lock_(lock) {}
 
 absl::StatusOr<std::unique_ptr<SegmentFiles>> SegmentFiles::Open(const std::string& path) {
   VARVE_RETURN_IF_ERROR(MakeDirectory(path));
@@ -73,6 +73,12 @@ absl::StatusOr<std::unique_ptr<SegmentFiles>> SegmentFiles::Open(const std::stri
       std::unique_ptr<SegmentFiles>(new SegmentFiles(path, directory.Release(), lock.Release()));
   files->ProbeDirect();
   return files;
+}
+
+std::optional<SegmentFiles::Identity> SegmentFiles::IdentityOf(const std::string& path) {
+  struct stat found {};
+  if (stat(path.c_str(), &found) != 0) return std::nullopt;
+  return Identity(found.st_dev, found.st_ino);
 }
 
 void SegmentFiles::ProbeDirect() {

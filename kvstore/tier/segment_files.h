@@ -5,10 +5,14 @@
 // what the system answered; messages name the file.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -24,6 +28,10 @@ class SegmentFiles {
   static absl::StatusOr<std::unique_ptr<SegmentFiles>> Open(const std::string& path);
 
   const std::string& path() const { return path_; }
+  // What a directory is, however it is called. Nothing: there is none, as far as one can see.
+  using Identity = std::pair<dev_t, ino_t>;
+  static std::optional<Identity> IdentityOf(const std::string& path);
+  const std::optional<Identity>& identity() const { return identity_; }
   // For new segments: what O_DIRECT needs, or 4096 when that is not known.
   uint32_t alignment() const { return alignment_; }
 
@@ -54,6 +62,7 @@ class SegmentFiles {
   absl::Status SyncDirectory() const;
 
   const std::string path_;
+  const std::optional<Identity> identity_;
   const base::Descriptor directory_, lock_;
   bool direct_ = false;
   uint32_t alignment_ = 4096;

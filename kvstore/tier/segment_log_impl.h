@@ -81,6 +81,10 @@ class SegmentLog final : public RecordLog, private SegmentWriter::Owner, private
   // False: none is called so.
   bool GiveUpAbsent(const std::string& path);
 
+  // ---- directories that are slow (segment_log_slow.cc)
+  // What is queued there goes to others, as far as they have room.
+  void Relieve(Directory& slow);
+
   // ---- SegmentWriter::Owner and Reclaimer::Owner (segment_log_space.cc)
   absl::StatusOr<bool> Admit(const SegmentWriter::Stream& stream, RecordWrite& write) override;
   absl::StatusOr<Segment*> NextSegment(const SegmentWriter::Stream& stream) override;
@@ -102,8 +106,6 @@ class SegmentLog final : public RecordLog, private SegmentWriter::Owner, private
   // The directories to choose among for what is written: a slow one when there is no other.
   std::vector<Directory*> Writable(const std::vector<const Directory*>& refused) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
-  // What is queued in a directory that is slow goes to others, as far as they have room.
-  void Relieve(Directory& slow);
   absl::StatusOr<Directory*> Choose(uint64_t bytes, const std::vector<const Directory*>& refused)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
   absl::StatusOr<Directory*> ChooseForTombstones(const std::vector<const Directory*>& refused)

@@ -5,11 +5,11 @@
 
 #include <algorithm>
 #include <cstring>
-#include <random>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "kvstore/base/log.h"
 #include "kvstore/base/parallel.h"
 #include "kvstore/base/status.h"
@@ -26,7 +26,8 @@ constexpr uint32_t kReadsAtOnce = 8;
 // not given again.
 constexpr uint64_t kIdGap = 1ull << 32;
 constexpr uint64_t kSegmentGap = 1 << 20;
-constexpr uint64_t kMaxGaps = 1 << 20;
+// Numbers by the clock: more records or segments than this nobody writes. They last until 2112.
+constexpr int kIdsPerMicrosecondBits = 12;
 
 absl::Status CheckCapacity(const std::string& path, uint64_t capacity, uint64_t segment_bytes) {
   if (capacity >= kMinSegments * segment_bytes) return absl::OkStatus();
@@ -52,6 +53,9 @@ absl::Status Check(const SegmentLogOptions& options) {
   if (options.write_buffers < 1 || options.write_buffers > 1024) {
     return absl::InvalidArgumentError(
         absl::StrCat("write_buffers is ", options.write_buffers, ", allowed: 1..1024"));
+  }
+  if (options.queue_depth < 1) {
+    return absl::InvalidArgumentError("queue_depth is 0, allowed: 1 or more");
   }
   for (const LogDirectory& directory : options.directories) {
     VARVE_RETURN_IF_ERROR(
@@ -141,6 +145,16 @@ absl::StatusOr<std::unique_ptr<Directory>> SegmentLog::OpenDirectory(const std::
   directory->path = path;
   directory->capacity_bytes = capacity_bytes / options_.segment_bytes * options_.segment_bytes;
   directory->limit_bytes = directory->capacity_bytes;
+  if (const auto identity = SegmentFiles::IdentityOf(path); identity.has_value()) {
+    base::MutexLock lock(state_.mutex);
+    for (const auto& each : directories_) {
+      if (each->files->identity() != identity) continue;
+      const std::string name =
+          path == each->path ? "" : absl::StrCat("the same as ", each->path, ", ");
+      return absl::FailedPreconditionError(
+          absl::StrCat(path, " is ", name, "one of the directories already"));
+    }
+  }
   VARVE_ASSIGN_OR_RETURN(directory->files, SegmentFiles::Open(path));
   Reclaimer::Owner* const owner = this;
   directory->reclaimer = std::make_unique<Reclaimer>(&state_, directory.get(), owner);
@@ -352,11 +366,13 @@ std::vector<const FooterEntry*> SegmentLog::TakeContents(const std::vector<Segme
       live.push_back(&entry);
     }
   }
-  // Another part of the directories may be there at other starts, and goes on from other numbers.
-  uint64_t gaps = 1;
-  if (!absent_.empty()) gaps += std::random_device()() % kMaxGaps;
-  last_id_ += gaps * kIdGap;
-  last_segment_ += gaps * kSegmentGap;
+  const uint64_t now = static_cast<uint64_t>(absl::ToUnixMicros(absl::Now()));
+  // Another part of the directories may be there at other starts, and goes on from other numbers:
+  // those of its time.
+  const bool by_clock = !absent_.empty();
+  const uint64_t clock_id = now << kIdsPerMicrosecondBits;
+  last_id_ = by_clock && clock_id > last_id_ ? clock_id : last_id_ + kIdGap;
+  last_segment_ = by_clock && now > last_segment_ ? now : last_segment_ + kSegmentGap;
   return live;
 }
 
@@ -379,14 +395,6 @@ void SegmentLog::FreeRetired() {
 
 absl::Status SegmentLog::AddDirectory(const std::string& path, uint64_t capacity_bytes) {
   VARVE_RETURN_IF_ERROR(CheckCapacity(path, capacity_bytes, options_.segment_bytes));
-  {
-    base::MutexLock lock(state_.mutex);
-    for (const auto& directory : directories_) {
-      if (directory->path != path) continue;
-      return absl::FailedPreconditionError(
-          absl::StrCat(path, " is one of the directories already"));
-    }
-  }
   FreeRetired();
   VARVE_ASSIGN_OR_RETURN(std::unique_ptr<Directory> directory, OpenDirectory(path, capacity_bytes));
   VARVE_ASSIGN_OR_RETURN(const std::vector<uint64_t> numbers, directory->files->List());

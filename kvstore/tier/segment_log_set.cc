@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/log.h"
+#include "kvstore/base/path.h"
 #include "kvstore/base/status.h"
 #include "kvstore/tier/segment_log_impl.h"
 
@@ -52,7 +53,8 @@ absl::Status SegmentLog::OpenSet() {
     if (set->generation > set_.generation) set_.members.clear();
     set_.generation = set->generation;
     for (const DirectorySet::Member& member : set->members) {
-      if (set_.Find(member.id) == nullptr) set_.members.push_back(member);
+      if (set_.Find(member.id) != nullptr) continue;
+      set_.members.push_back({member.id, base::PlainPath(member.path)});
     }
   }
   {

@@ -125,62 +125,6 @@ bool SegmentLog::SendElsewhere(const WritePtr& write, absl::Status* status) {
   return true;
 }
 
-// ---- directories that are slow
-
-void SegmentLog::Tick() {
-  std::vector<Directory*> slow;
-  bool answers = false;
-  {
-    base::MutexLock lock(state_.mutex);
-    for (const auto& directory : directories_) {
-      const absl::Duration age = directory->io.OldestAge();
-      const bool is_slow = age >= options_.slow_after;
-      if (is_slow && state_.space.TakesWrites(*directory)) slow.push_back(directory.get());
-      if (std::exchange(directory->slow, is_slow) == is_slow) continue;
-      if (is_slow) {
-        base::LogWarning(directory->path, " is slow: an operation has been with its disk for ",
-                         absl::FormatDuration(age), "; what is written goes to others meanwhile");
-      } else {
-        base::LogInfo(directory->path, " answers again");
-        answers = true;
-      }
-    }
-    if (answers) ++operations_;
-  }
-  for (Directory* directory : slow) Relieve(*directory);
-  if (!answers) return;
-  executor_->Run([this] {
-    WriteSetsBehind();
-    Complete([](const absl::Status&) {}, absl::OkStatus());
-  });
-}
-
-void SegmentLog::Relieve(Directory& slow) {
-  std::vector<WritePtr> writes = slow.appends->TakeQueued();
-  const size_t appends = writes.size();
-  for (WritePtr& write : slow.moves->TakeQueued()) writes.push_back(std::move(write));
-  for (size_t i = 0; i < writes.size(); ++i) {
-    const WritePtr& write = writes[i];
-    SegmentWriter* writer = i < appends ? slow.appends.get() : slow.moves.get();
-    {
-      base::MutexLock lock(state_.mutex);
-      std::vector<const Directory*> refused = write->refused;
-      refused.push_back(&slow);
-      const bool value = write->kind == RecordKind::kValue;
-      const absl::StatusOr<Directory*> to =
-          value ? Choose(write->total_bytes, refused) : ChooseForTombstones(refused);
-      if (to.ok() && !(*to)->slow) {
-        Dequeue(*write);
-        write->directory = *to;
-        write->among_appends = false;
-        if (value) Enqueue(*write, **to);
-        writer = value ? (*to)->appends.get() : (*to)->moves.get();
-      }
-    }
-    writer->Add(write);
-  }
-}
-
 // ---- what the writers ask
 
 absl::StatusOr<bool> SegmentLog::Admit(const SegmentWriter::Stream& stream, RecordWrite& write) {
@@ -409,7 +353,8 @@ void SegmentLog::DrainDirectory(const std::string& path, Done done) {
       if (directory->path == path) drained = directory.get();
     }
     uint64_t room = 0;
-    for (const Directory* directory : Writable({drained})) {
+    const std::vector<Directory*> others = Writable({drained});
+    for (const Directory* directory : others) {
       const uint64_t usable = state_.space.UsableBytes(*directory);
       room += usable - std::min(usable, LogSpace::TakenBytes(*directory));
     }
@@ -418,10 +363,14 @@ void SegmentLog::DrainDirectory(const std::string& path, Done done) {
       status = absl::OkStatus();
       if (!state_.space.TakesWrites(*drained)) {
         status = absl::FailedPreconditionError(absl::StrCat(path, " ", NameOf(drained->state)));
-      } else if (directories_.size() == 1 || room < needed) {
-        status =
-            absl::ResourceExhaustedError(absl::StrCat("the records of ", path, " take ", needed,
-                                                      " bytes, the other directories have ", room));
+      } else if (others.empty()) {
+        status = absl::FailedPreconditionError(absl::StrCat(
+            path, " is the only directory that takes writes: there is none to move its ",
+            "records to; add another one first"));
+      } else if (room < needed) {
+        status = absl::ResourceExhaustedError(
+            absl::StrCat("the records of ", path, " take ", needed,
+                         " bytes, the other directories have ", room, "; add one, or evict first"));
       }
     }
     if (status.ok()) {

@@ -93,18 +93,23 @@ TEST_F(VarvectlTiersTest, ADiskIsReplacedWhileTheStoreRuns) {
   PutValues(*client, 80);
   const Outcome alone = Run("tiers drain " + File("old"));
   EXPECT_EQ(alone.code, 1);
-  EXPECT_THAT(alone.err, HasSubstr("the other directories have 0"));
+  EXPECT_THAT(alone.err, AllOf(HasSubstr("is the only directory"), HasSubstr("add another one")));
+  EXPECT_EQ(Nvme()["directories"][0]["state"], "ok");
 
   const Outcome added = Run(absl::StrCat("tiers add ", File("new"), "/=32MiB"));
   EXPECT_EQ(added.code, 0) << added.err;
   EXPECT_THAT(added.out, HasSubstr("nvme_tier.directories"));
   EXPECT_EQ(Nvme()["directories"].size(), 2u);
   EXPECT_EQ(Nvme()["capacity_bytes"], 64 << 20);
-  const Outcome twice = Run(absl::StrCat("tiers add ", File("new"), "=32MiB"));
-  EXPECT_EQ(twice.code, 1);
-  ExpectOneLine(twice.err);
+  std::filesystem::create_directory_symlink(File("new"), File("link"));
+  for (const char* name : {"new", "./new//", "link"}) {
+    const Outcome twice = Run(absl::StrCat("tiers add ", File(name), "=32MiB"));
+    EXPECT_EQ(twice.code, 1);
+    ExpectOneLine(twice.err);
+    EXPECT_THAT(twice.err, HasSubstr("one of the directories already")) << name;
+  }
 
-  const Outcome drained = Run(absl::StrCat("tiers drain ", File("old"), "/"));
+  const Outcome drained = Run(absl::StrCat("tiers drain ", File("./old"), "//"));
   EXPECT_EQ(drained.code, 0) << drained.err;
   EXPECT_THAT(drained.out, AllOf(HasSubstr("is drained"), HasSubstr("nvme_tier.directories")));
   EXPECT_TRUE(std::filesystem::is_empty(File("old")));

@@ -20,6 +20,17 @@ TEST(StoreConfigTest, DefaultsAreValid) {
   EXPECT_TRUE(ValidateStoreConfig(DefaultStoreConfig()).ok());
 }
 
+TEST(StoreConfigTest, ADirectoryHasOneNameHoweverItIsWritten) {
+  const auto directory = ParseDirectory("//mnt/./nvme0//varve/=1GiB");
+  ASSERT_TRUE(directory.ok()) << directory.status();
+  EXPECT_EQ(directory->path, "/mnt/nvme0/varve");
+  StoreConfig config = DefaultStoreConfig();
+  config.mutable_nvme_tier()->add_directories("/mnt/nvme0/varve=10GiB");
+  EXPECT_TRUE(ValidateStoreConfig(config).ok());
+  config.mutable_nvme_tier()->add_directories("/mnt/nvme0/./varve/=10GiB");
+  EXPECT_THAT(std::string(ValidateStoreConfig(config).message()), HasSubstr("each path once"));
+}
+
 TEST(StoreConfigTest, EveryBadValueIsNamedWithWhatIsAllowed) {
   struct Case {
     const char* field;

@@ -195,6 +195,18 @@ TEST_F(DirectorySetTest, AnEmptyDirectoryInItsPlaceIsAnother) {
   EXPECT_TRUE(Absent().empty());
 }
 
+// As it is shown, however it was named when it was there.
+TEST_F(DirectorySetTest, OneThatIsAwayIsGivenUpByItsPlainName) {
+  SegmentLogOptions options = With({"a"});
+  options.directories.push_back({Folder("./b/"), 16 << 20});
+  Open(options);
+  Open(With({"a"}));
+  ASSERT_EQ(Absent().size(), 1u);
+  EXPECT_EQ(Absent()[0].path, Folder("b"));
+  ASSERT_OK(Drain(Folder("b")));
+  EXPECT_TRUE(Absent().empty());
+}
+
 TEST_F(DirectorySetTest, AListThatIsDamagedOrMovedIsNoObstacle) {
   Fill();
   Close();
@@ -223,6 +235,22 @@ TEST_F(DirectorySetTest, WhatIsAddedAndDrainedIsKnownToAll) {
   EXPECT_TRUE(std::filesystem::is_empty(Folder("b")));
   Open(With({"a"}));
   EXPECT_TRUE(Absent().empty());
+}
+
+// However often the log starts without one of its directories, 64 bits are enough for its ids: they
+// grow with the time.
+TEST_F(DirectorySetTest, IdsLastForEveryStartWithoutADirectory) {
+  Fill();
+  RecordId last = records_.rbegin()->first;
+  for (int start = 0; start < 5; ++start) {
+    Open(With({"a"}));
+    const RecordId id = Put("next", 1000);
+    EXPECT_GT(id, last);
+    if (start > 0) {
+      EXPECT_LT(id - last, uint64_t{1} << 40) << "that is, 2^24 such starts";
+    }
+    last = id;
+  }
 }
 
 // Numbers that parts of the directories give go well together.

@@ -11,6 +11,7 @@
 namespace varve::tier {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 using SegmentLogTest = LogTest;
@@ -134,6 +135,9 @@ TEST_F(SegmentLogTest, BadOptionsAreRefused) {
   options.write_buffers = 0;
   EXPECT_THAT(refusal(options), HasSubstr("write_buffers is 0"));
   options = Options();
+  options.queue_depth = 0;
+  EXPECT_THAT(refusal(options), HasSubstr("queue_depth is 0"));
+  options = Options();
   options.directories[0].path = Folder("no/such");
   EXPECT_THAT(refusal(options), HasSubstr("no/such"));
 }
@@ -145,6 +149,40 @@ TEST_F(SegmentLogTest, ADirectoryHasOneOwner) {
   EXPECT_THAT(Text(second), HasSubstr("in use"));
   EXPECT_EQ(log_->AddDirectory(Folder("log"), 16 << 20).code(),
             absl::StatusCode::kFailedPrecondition);
+}
+
+// However it is called: that is no other process.
+TEST_F(SegmentLogTest, ADirectoryIsTakenOnce) {
+  Open(Options());
+  std::filesystem::create_directory_symlink(Folder("log"), Folder("link"));
+  const absl::Status again = log_->AddDirectory(Folder("log"), 16 << 20);
+  EXPECT_EQ(again.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(Text(again), HasSubstr("/log is one of the directories already"));
+  for (const char* name : {"link", "link/../log", "./log/"}) {
+    const absl::Status other = log_->AddDirectory(Folder(name), 16 << 20);
+    EXPECT_EQ(other.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(Text(other), HasSubstr("is the same as " + Folder("log")));
+  }
+  Close();
+  SegmentLogOptions options = Options();
+  options.directories.push_back({Folder("link"), 16 << 20});
+  const absl::Status twice = OpenSegmentLog(options, io_.get(), &executor_).status();
+  EXPECT_EQ(twice.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(Text(twice), HasSubstr("is the same as " + Folder("log")));
+}
+
+TEST_F(SegmentLogTest, TheLastDirectoryIsNotDrained) {
+  Open(Options());
+  Put("x", 100);
+  Outcome alone;
+  log_->DrainDirectory(Folder("log"), alone.Done());
+  EXPECT_EQ(alone.Await().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(Text(alone.Await()), AllOf(HasSubstr("is the only directory that takes writes"),
+                                         HasSubstr("add another one first")));
+  ASSERT_OK(log_->AddDirectory(Folder("other"), 16 << 20));
+  Outcome drained;
+  log_->DrainDirectory(Folder("log"), drained.Done());
+  ASSERT_OK(drained.Await());
 }
 
 TEST_F(SegmentLogTest, ADirectoryOfAnotherLogIsRefused) {
@@ -237,7 +275,7 @@ TEST_F(SegmentLogTest, ADirectoryIsDrainedIntoTheOthers) {
   // The last one stays, and one that is added takes its part again.
   Outcome last;
   log_->DrainDirectory(Folder("b"), last.Done());
-  EXPECT_EQ(last.Await().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(last.Await().code(), absl::StatusCode::kFailedPrecondition);
   ASSERT_OK(log_->AddDirectory(Folder("a"), 16 << 20));
   for (int i = 0; i < 10; ++i) records[Put("after", 5000)] = "after";
   EXPECT_GT(log_->Usage().directories[1].records, 0u);

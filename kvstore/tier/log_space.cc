@@ -49,8 +49,9 @@ uint64_t LogSpace::Weight(uint64_t bytes) const {
   return bytes == 0 || bytes >= room ? bytes : room / (room / bytes);
 }
 
-void LogSpace::Full(Directory& directory, uint64_t used_bytes, absl::Time now) {
-  directory.limit_bytes = std::min(directory.limit_bytes, used_bytes);
+void LogSpace::Full(Directory& directory, uint64_t used_bytes, absl::Time now) const {
+  const uint64_t spare = directory.spare ? segment_bytes_ : 0;
+  directory.limit_bytes = std::min(directory.limit_bytes, used_bytes + spare);
   directory.tried_to_grow = now;
 }
 
@@ -73,9 +74,9 @@ uint64_t LogSpace::FreeBytes(const Directory& directory) const {
 
 bool LogSpace::MayGrow(const Directory& directory, bool moves) const {
   const uint64_t free = FreeSegments(directory);
-  // A crash can leave no segment free for moving: then the first one lies beyond the capacity,
-  // until it has emptied another.
-  return moves ? free >= 1 || !directory.moved : free >= 2;
+  // A crash, or a smaller capacity, can leave no segment free for moving: then the spare file lies
+  // beyond the capacity, until it has emptied others.
+  return moves ? free >= 1 || directory.spare : free >= 2;
 }
 
 bool LogSpace::IsEmpty(const Segment& segment) {

@@ -1,6 +1,7 @@
 // The directories of a log and the rules by which their space is used.
 //
-// A directory's appends leave one segment free, so that records can always be moved; reclaim keeps
+// A directory's appends leave one segment free, so that records can always be moved; its place is
+// taken by the spare file, so that a file system that others fill has it too. Reclaim keeps
 // a sixteenth of it free, at least two segments, and moves the records of the segments with the
 // least that is live. A segment is worth that when a 64th of it or more is dead: what is dead
 // shrinks with each, so that reclaim comes to an end.
@@ -49,7 +50,7 @@ struct Directory {
   uint64_t queued_bytes = 0;  // of records that have no place yet
   uint64_t queued_weight = 0;
   uint64_t move_room = 0;   // left in the segment that records are moved to
-  bool moved = false;       // such a segment was made since the start
+  bool spare = false;       // there is a spare file, of which the next such segment is made
   bool starved = false;     // appends wait for a segment
   bool reclaiming = false;  // records are being moved, or a segment removed
   bool stuck = false;       // moving failed: not again until something changes
@@ -75,8 +76,8 @@ class LogSpace {
   // Usable and neither live nor queued: reclaim gets it, if it has to. 0 when there is less than
   // nothing.
   uint64_t FreeBytes(const Directory& directory) const;
-  // The file system had no room for more than used_bytes.
-  static void Full(Directory& directory, uint64_t used_bytes, absl::Time now);
+  // The file system had no room for more than used_bytes and the spare file.
+  void Full(Directory& directory, uint64_t used_bytes, absl::Time now) const;
   // Takes back a little of what Full took away, now and then: true when it did.
   bool TryToGrow(Directory& directory, absl::Time now) const;
   // Whether a stream may begin one more segment.

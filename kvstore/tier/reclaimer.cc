@@ -80,6 +80,7 @@ bool Reclaimer::RemoveOne() {
   std::vector<Tombstone> needed;
   Segment* segment = nullptr;
   uint64_t number = 0;
+  bool to_spare = false;
   {
     base::MutexLock lock(state_->mutex);
     const DirectoryState now = directory_->state;
@@ -87,6 +88,8 @@ bool Reclaimer::RemoveOne() {
     segment = NextEmpty(&needed);
     if (segment == nullptr) return false;
     number = segment->header.number;
+    to_spare = !directory_->spare && now != DirectoryState::kDraining &&
+               segment->header.segment_bytes == state_->space.segment_bytes();
     directory_->reclaiming = true;
     if (!needed.empty()) ++moving_;
   }
@@ -111,13 +114,20 @@ bool Reclaimer::RemoveOne() {
     return true;
   }
   // What was said about its records is of use until its name is gone for good.
+  bool kept = false;
   const absl::Status removed = [&] {
     const DirectoryIo::Call call(&directory_->io);
-    return directory_->files->Remove(number);
+    const SegmentFiles& files = *directory_->files;
+    kept = to_spare && files.RemoveToSpare(number).ok();
+    if (kept) return absl::OkStatus();
+    absl::Status status = files.Remove(number);
+    kept = to_spare && status.ok() && files.MakeSpare(state_->space.segment_bytes()).ok();
+    return status;
   }();
   {
     base::MutexLock lock(state_->mutex);
     segment->removing = false;
+    if (kept) directory_->spare = true;
     if (removed.ok()) {
       state_->table.Remove(segment);
       ++state_->reclaimed_segments;

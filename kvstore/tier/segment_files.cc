@@ -25,6 +25,7 @@ namespace {
 constexpr char kLockName[] = "varve.lock";
 constexpr char kSetName[] = "varve.set";
 constexpr char kNewSetName[] = "varve.set.new";
+constexpr char kSpareName[] = "varve.spare";
 constexpr size_t kMaxSetBytes = 8 << 20;
 constexpr std::string_view kSuffix = ".seg";
 constexpr char kAsideSuffix[] = ".aside";
@@ -141,6 +142,37 @@ absl::StatusOr<int> SegmentFiles::Create(uint64_t number, uint64_t bytes) const 
   return status;
 }
 
+absl::Status SegmentFiles::MakeSpare(uint64_t bytes) const {
+  const std::string name = absl::StrCat(path_, "/", kSpareName);
+  const base::Descriptor file(
+      openat(directory_.get(), kSpareName, O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (file.get() < 0) return SystemError(errno, "create", name);
+  struct stat found {};
+  if (fstat(file.get(), &found) != 0) return SystemError(errno, "stat", name);
+  if (static_cast<uint64_t>(found.st_size) == bytes &&
+      static_cast<uint64_t>(found.st_blocks) * 512 >= bytes) {
+    return absl::OkStatus();
+  }
+  // What it has may be what it lacks.
+  if (ftruncate(file.get(), 0) == 0 &&
+      fallocate(file.get(), 0, 0, static_cast<off_t>(bytes)) == 0) {
+    return SyncDirectory();
+  }
+  const int error = errno;
+  unlinkat(directory_.get(), kSpareName, 0);
+  return SystemError(error, "fallocate", name);
+}
+
+absl::StatusOr<int> SegmentFiles::CreateFromSpare(uint64_t number) const {
+  const std::string name = NameOf(number);
+  if (renameat2(directory_.get(), kSpareName, directory_.get(), name.c_str(), RENAME_NOREPLACE) !=
+      0) {
+    return SystemError(errno, "rename", absl::StrCat(path_, "/", kSpareName));
+  }
+  VARVE_RETURN_IF_ERROR(SyncDirectory());
+  return OpenSegment(number, alignment_);
+}
+
 absl::StatusOr<int> SegmentFiles::OpenSegment(uint64_t number, uint32_t alignment) const {
   const std::string name = NameOf(number);
   const bool direct = direct_ && alignment >= alignment_;
@@ -150,11 +182,14 @@ absl::StatusOr<int> SegmentFiles::OpenSegment(uint64_t number, uint32_t alignmen
   return fd;
 }
 
-absl::StatusOr<bool> SegmentFiles::IsFile(uint64_t number) const {
+absl::StatusOr<std::optional<uint64_t>> SegmentFiles::SizeOf(uint64_t number) const {
   const std::string name = NameOf(number);
   struct stat found {};
-  if (fstatat(directory_.get(), name.c_str(), &found, 0) == 0) return S_ISREG(found.st_mode);
-  return SystemError(errno, "stat", absl::StrCat(path_, "/", name));
+  if (fstatat(directory_.get(), name.c_str(), &found, 0) != 0) {
+    return SystemError(errno, "stat", absl::StrCat(path_, "/", name));
+  }
+  if (!S_ISREG(found.st_mode)) return std::nullopt;
+  return static_cast<uint64_t>(found.st_size);
 }
 
 absl::StatusOr<std::string> SegmentFiles::SetAside(uint64_t number) const {
@@ -174,6 +209,23 @@ absl::Status SegmentFiles::Remove(uint64_t number) const {
   const std::string name = NameOf(number);
   if (unlinkat(directory_.get(), name.c_str(), 0) != 0 && errno != ENOENT) {
     return SystemError(errno, "unlink", absl::StrCat(path_, "/", name));
+  }
+  return SyncDirectory();
+}
+
+absl::Status SegmentFiles::RemoveToSpare(uint64_t number) const {
+  const std::string name = NameOf(number);
+  const std::string path = absl::StrCat(path_, "/", name);
+  // Zeros again, before it has another name: what is found there is the next segment's.
+  const base::Descriptor file(openat(directory_.get(), name.c_str(), O_RDWR | O_CLOEXEC));
+  struct stat found {};
+  if (file.get() < 0 || fstat(file.get(), &found) != 0) return SystemError(errno, "open", path);
+  if (fallocate(file.get(), FALLOC_FL_ZERO_RANGE, 0, found.st_size) != 0 ||
+      fsync(file.get()) != 0) {
+    return SystemError(errno, "zero", path);
+  }
+  if (renameat(directory_.get(), name.c_str(), directory_.get(), kSpareName) != 0) {
+    return SystemError(errno, "rename", path);
   }
   return SyncDirectory();
 }
@@ -215,7 +267,8 @@ absl::Status SegmentFiles::WriteSet(std::string_view bytes) const {
 }
 
 void SegmentFiles::Leave() const {
-  for (const char* name : {kSetName, kNewSetName, kLockName}) unlinkat(directory_.get(), name, 0);
+  for (const char* name : {kSetName, kNewSetName, kSpareName, kLockName})
+    unlinkat(directory_.get(), name, 0);
 }
 
 }  // namespace varve::tier

@@ -1,5 +1,5 @@
-// The files of one directory of a log: varve.lock, which this process holds, varve.set, and
-// NUMBER.seg.
+// The files of one directory of a log: varve.lock, which this process holds, varve.set, NUMBER.seg,
+// and varve.spare, whose bytes a segment takes over when the file system gives no others.
 //
 // Threads: every method from any thread. Calls block on the file system. Errors: as BlockIo's, by
 // what the system answered; messages name the file.
@@ -40,19 +40,27 @@ class SegmentFiles {
   // A new segment of so many bytes, all of them reserved and zero; its name is durable. The file is
   // the caller's to close.
   absl::StatusOr<int> Create(uint64_t number, uint64_t bytes) const;
+  // Reserves so many bytes as the spare file, unless they are. RESOURCE_EXHAUSTED: there is no
+  // room.
+  absl::Status MakeSpare(uint64_t bytes) const;
+  // As Create, of the spare file's bytes. FAILED_PRECONDITION: there is none.
+  absl::StatusOr<int> CreateFromSpare(uint64_t number) const;
   // alignment: the segment's; without O_DIRECT where the device needs more. The caller closes it.
   absl::StatusOr<int> OpenSegment(uint64_t number, uint32_t alignment) const;
-  // Whether a file of that name is there, and no directory, pipe or the like.
-  absl::StatusOr<bool> IsFile(uint64_t number) const;
+  // Of what has that name; nothing of a directory, pipe or the like.
+  absl::StatusOr<std::optional<uint64_t>> SizeOf(uint64_t number) const;
   // Gives the file a name that List does not know; which, is the answer. Durable when it returns.
   absl::StatusOr<std::string> SetAside(uint64_t number) const;
   // Durable when it returns.
   absl::Status Remove(uint64_t number) const;
+  // As Remove, but its bytes are the spare file from then on, in the place of another. Where the
+  // file system cannot do that, nothing has happened.
+  absl::Status RemoveToSpare(uint64_t number) const;
   // The file that names the log's directories. NOT_FOUND: there is none.
   absl::StatusOr<std::string> ReadSet() const;
   // In its place; durable when it returns.
   absl::Status WriteSet(std::string_view bytes) const;
-  // Nothing of the log is left here: that file and its lock file too go.
+  // Nothing of the log is left here: that file, the spare one and the lock file too go.
   void Leave() const;
 
  private:

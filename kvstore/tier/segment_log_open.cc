@@ -191,8 +191,8 @@ absl::Status SegmentLog::OpenSegments(Directory& directory) {
 
 absl::Status SegmentLog::OpenSegmentFile(Directory& directory, uint64_t number) {
   const std::string name = absl::StrCat(directory.path, "/", number, ".seg");
-  VARVE_ASSIGN_OR_RETURN(const bool is_file, directory.files->IsFile(number));
-  if (!is_file) {
+  VARVE_ASSIGN_OR_RETURN(const std::optional<uint64_t> bytes, directory.files->SizeOf(number));
+  if (!bytes.has_value()) {
     base::LogWarning(name, " is no file: it is left where it is");
     ++state_.damaged_records;
     return absl::OkStatus();
@@ -213,7 +213,10 @@ absl::Status SegmentLog::OpenSegmentFile(Directory& directory, uint64_t number) 
                        block.ok() ? " is damaged" : " cannot be read");
       ++state_.damaged_records;
     }
-    header = SegmentHeader{number, options_.segment_bytes, directory.files->alignment(), store_id_};
+    const uint32_t alignment = directory.files->alignment();
+    const bool may_be = *bytes >= kMinSegmentBytes && *bytes <= kMaxSegmentBytes &&
+                        *bytes % kMaxSegmentAlignment == 0;
+    header = SegmentHeader{number, may_be ? *bytes : options_.segment_bytes, alignment, store_id_};
   } else {
     VARVE_RETURN_IF_ERROR(CheckStoreId(directory, *header));
     if (header->number != number) return SetAside(directory, number, header->number);
@@ -274,14 +277,37 @@ absl::Status SegmentLog::Recover(absl::FunctionRef<void(const Recovered&)> fn) {
   {
     base::MutexLock lock(state_.mutex);
     live = TakeContents(segments, contents);
+    for (const FooterEntry* entry : live) VARVE_RETURN_IF_ERROR(CheckMovable(*entry));
     damaged = state_.damaged_records;
     for (const auto& directory : directories_) directories.push_back(directory.get());
   }
   if (damaged > 0) base::LogWarning(damaged, " damaged records on the disks were left out");
   for (const FooterEntry* entry : live) fn({entry->sequence, entry->label, entry->payload_bytes});
   SealRecovered(segments, contents);
-  for (Directory* directory : directories) directory->reclaimer->Wake();
+  for (Directory* directory : directories) {
+    MakeSpare(*directory);
+    directory->reclaimer->Wake();
+  }
   return absl::OkStatus();
+}
+
+absl::Status SegmentLog::CheckMovable(const FooterEntry& entry) const {
+  const uint64_t needed = SegmentFor(entry.label.size(), entry.payload_bytes);
+  if (needed <= options_.segment_bytes) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("the disks have a record of ", entry.payload_bytes,
+                   " bytes, which needs segments of ", needed, " bytes; segments have ",
+                   options_.segment_bytes, " (nvme_tier.segment_bytes) at this start"));
+}
+
+void SegmentLog::MakeSpare(Directory& directory) {
+  const absl::Status made = [&] {
+    const DirectoryIo::Call call(&directory.io);
+    return directory.files->MakeSpare(options_.segment_bytes);
+  }();
+  if (!made.ok()) base::LogWarning(directory.path, " has no spare file: ", made.message());
+  base::MutexLock lock(state_.mutex);
+  directory.spare = made.ok();
 }
 
 // What a crash left without a footer would be read through at every start.
@@ -402,6 +428,7 @@ absl::Status SegmentLog::AddDirectory(const std::string& path, uint64_t capacity
     return absl::FailedPreconditionError(absl::StrCat(
         path, " has ", numbers.size(), " segments: only an empty directory can be added"));
   }
+  MakeSpare(*directory);
   base::MutexLock set(set_mutex_);
   {
     base::MutexLock lock(state_.mutex);

@@ -145,6 +145,7 @@ absl::StatusOr<Segment*> SegmentLog::NextSegment(const SegmentWriter::Stream& st
   SegmentHeader header;
   uint64_t used_bytes = 0;
   bool wake = false;
+  bool from_spare = false;
   {
     base::MutexLock lock(state_.mutex);
     Segment*& begun = directory.begun[stream.moves ? 1 : 0];
@@ -157,17 +158,15 @@ absl::StatusOr<Segment*> SegmentLog::NextSegment(const SegmentWriter::Stream& st
     if (!state_.space.MayGrow(directory, stream.moves) &&
         !(state_.space.TryToGrow(directory, absl::Now()) &&
           state_.space.MayGrow(directory, stream.moves))) {
-      if (stream.moves) {
-        if (state_.space.WillShrink(state_.table, directory)) return nullptr;
-        return absl::ResourceExhaustedError("no segment is free for moving");
-      }
-      wake = !std::exchange(directory.starved, true);
-      if (!state_.space.HasProspects(state_.table, directory)) {
-        directory.starved = false;
+      if (!stream.moves) wake = !directory.starved;
+      if (!WaitsForSegment(stream)) {
         return absl::ResourceExhaustedError(
-            absl::StrCat(directory.path, ": no segment is free, and reclaim can make none so"));
+            stream.moves ? "no segment is free for moving"
+                         : absl::StrCat(directory.path,
+                                        ": no segment is free, and reclaim can make none so"));
       }
     } else {
+      from_spare = stream.moves && directory.spare;
       used_bytes = directory.holding.used_bytes;
       directory.holding.used_bytes += bytes;
       header = {++last_segment_, bytes, directory.files->alignment(), store_id_};
@@ -179,6 +178,11 @@ absl::StatusOr<Segment*> SegmentLog::NextSegment(const SegmentWriter::Stream& st
   }
   absl::StatusOr<int> file = [&] {
     const DirectoryIo::Call call(&directory.io);
+    if (from_spare) {
+      absl::StatusOr<int> made = directory.files->CreateFromSpare(header.number);
+      if (made.ok()) return made;
+      base::LogWarning(directory.path, " has lost its spare file: ", made.status().message());
+    }
     return directory.files->Create(header.number, bytes);
   }();
   Segment* added = nullptr;
@@ -186,19 +190,16 @@ absl::StatusOr<Segment*> SegmentLog::NextSegment(const SegmentWriter::Stream& st
   {
     base::MutexLock lock(state_.mutex);
     directory.holding.used_bytes -= bytes;
+    if (from_spare) directory.spare = false;
     if (!file.ok()) {
       SetState(directory, file.status());
       if (!absl::IsResourceExhausted(file.status())) return NoDirectory();
-      LogSpace::Full(directory, used_bytes, absl::Now());
+      state_.space.Full(directory, used_bytes, absl::Now());
       // Segments have gone since it was tried.
       again = state_.space.MayGrow(directory, stream.moves) &&
               directory.holding.used_bytes < used_bytes;
     }
-    if (!file.ok() && !again) {
-      if (!state_.space.WillShrink(state_.table, directory)) return file.status();
-      if (!stream.moves) directory.starved = true;
-      return nullptr;
-    }
+    if (!file.ok() && !again && !WaitsForSegment(stream)) return file.status();
     if (file.ok()) {
       if (directory.state == DirectoryState::kFull &&
           directory.limit_bytes >= directory.capacity_bytes) {
@@ -213,7 +214,6 @@ absl::StatusOr<Segment*> SegmentLog::NextSegment(const SegmentWriter::Stream& st
       added = state_.table.Add(std::move(segment));
       directory.begun[stream.moves ? 1 : 0] = added;
       if (stream.moves) {
-        directory.moved = true;
         directory.move_room = bytes;
       } else {
         directory.starved = false;
@@ -223,6 +223,14 @@ absl::StatusOr<Segment*> SegmentLog::NextSegment(const SegmentWriter::Stream& st
   if (again) return NextSegment(stream);
   directory.reclaimer->Wake();
   return added;
+}
+
+bool SegmentLog::WaitsForSegment(const SegmentWriter::Stream& stream) {
+  Directory& directory = *stream.directory;
+  if (stream.moves) return state_.space.WillShrink(state_.table, directory);
+  directory.starved = true;  // which is a reason to move records
+  directory.starved = state_.space.HasProspects(state_.table, directory);
+  return directory.starved;
 }
 
 bool SegmentLog::Lay(RecordWrite& write, const Place& place, uint64_t room) {
@@ -248,7 +256,7 @@ void SegmentLog::Failed(const SegmentWriter::Stream& stream, const absl::Status&
     ++write_errors_;
     SetState(*stream.directory, status);
     if (absl::IsResourceExhausted(status)) {
-      LogSpace::Full(*stream.directory, stream.directory->holding.used_bytes, absl::Now());
+      state_.space.Full(*stream.directory, stream.directory->holding.used_bytes, absl::Now());
     }
   }
   stream.directory->reclaimer->Wake();

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <fstream>
 #include <random>
 
 #include "kvstore/base/executor.h"
@@ -50,12 +51,14 @@ int AppendUntilKilled(const std::string& folder, uint64_t seed) {
   }
 }
 
-// In a file system of its own, where the machine lets it mount one.
+// Of this process alone, where the machine lets it mount one.
+bool MountSmallFileSystem(const std::string& folder, const char* size) {
+  return unshare(CLONE_NEWNS) == 0 && mount("", "/", "", MS_REC | MS_PRIVATE, nullptr) == 0 &&
+         mount("tmpfs", folder.c_str(), "tmpfs", 0, size) == 0;
+}
+
 int FillSmallFileSystem(const std::string& folder) {
-  if (unshare(CLONE_NEWNS) != 0 || mount("", "/", "", MS_REC | MS_PRIVATE, nullptr) != 0 ||
-      mount("tmpfs", folder.c_str(), "tmpfs", 0, "size=6m") != 0) {
-    return kCannotMount;
-  }
+  if (!MountSmallFileSystem(folder, "size=6m")) return kCannotMount;
   auto io = MakeThreadIo({});
   base::ThreadPool executor("log", 2);
   SegmentLogOptions options;
@@ -91,10 +94,49 @@ int FillSmallFileSystem(const std::string& folder) {
   return usage.usable_bytes < 6 << 20 ? 0 : 8;
 }
 
+// Half of what the log has is dead when something else takes the rest of the file system.
+int OthersFillTheFileSystem(const std::string& folder) {
+  if (!MountSmallFileSystem(folder, "size=16m")) return kCannotMount;
+  auto io = MakeThreadIo({});
+  base::ThreadPool executor("log", 2);
+  SegmentLogOptions options;
+  options.segment_bytes = 1 << 20;
+  options.directories = {{folder + "/log", 64 << 20}};
+  auto log = OpenSegmentLog(options, io->get(), &executor);
+  if (!log.ok() || !(*log)->Recover([](const auto&) {}).ok()) return 1;
+  const std::string payload(100000, 'x');
+  const auto put = [&](RecordId* id) {
+    Outcome outcome;
+    *id = (*log)->Append({"x", std::as_bytes(std::span(payload)), 0, Sync::kNo}, outcome.Done());
+    return outcome.Await();
+  };
+  std::vector<RecordId> gone;
+  for (int i = 0; i < 100; ++i) {
+    RecordId id = 0;
+    if (!put(&id).ok()) return 2;
+    if (i % 2 == 0) gone.push_back(id);
+  }
+  Outcome erased;
+  (*log)->Erase(gone, Sync::kYes, erased.Done());
+  if (!erased.Await().ok()) return 3;
+  {
+    std::ofstream filler(folder + "/filler");
+    while (filler.write(payload.data(), 4096).flush()) {
+    }
+  }
+  // Of ten half empty segments three are won.
+  for (int i = 0; i < 25; ++i) {
+    RecordId id = 0;
+    if (!put(&id).ok()) return 4;
+  }
+  return (*log)->Usage().directories[0].state == DirectoryState::kFull ? 0 : 5;
+}
+
 int Run(int count, char** words) {
   const std::string what = count > 2 ? words[1] : "";
   if (what == "append" && count == 4) return AppendUntilKilled(words[2], std::stoull(words[3]));
   if (what == "fill") return FillSmallFileSystem(words[2]);
+  if (what == "others-fill") return OthersFillTheFileSystem(words[2]);
   return 64;
 }
 

@@ -63,6 +63,14 @@ absl::Status PageStoreImpl::Recover() {
     object->record = record.id;
     found.push_back({std::move(object), std::move(label->parent)});
   }));
+  for (const Found& each : found) {
+    const uint64_t needed = each.object->meta.bytes + 2 * tier::kReadAlignment;
+    if (needed <= staging_->capacity_bytes()) continue;
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the disks have a value of ", each.object->meta.bytes,
+        " bytes, which is read through staging memory; that has ", staging_->capacity_bytes(),
+        " bytes (nvme_tier.staging_bytes) at this start, ", needed, " are needed"));
+  }
   // The order in which they were written: of two with one key the later one counts, and eviction
   // begins with the oldest.
   std::sort(found.begin(), found.end(),
@@ -337,11 +345,6 @@ void PageStoreImpl::Flush(PutHandle::CommitDone done) {
 
 void PageStoreImpl::Load(Object* object, uint64_t offset, uint64_t bytes, absl::Time deadline,
                          Loaded done) {
-  if (bytes > staging_->capacity_bytes()) {
-    return std::move(done)(absl::ResourceExhaustedError(
-        absl::StrCat("object of ", object->meta.bytes,
-                     " bytes is larger than the staging memory of ", staging_->capacity_bytes())));
-  }
   auto reading = std::make_shared<Reading>(Reading{object, deadline, std::move(done)});
   {
     base::MutexLock lock(mutex_);

@@ -411,19 +411,32 @@ TEST(PageStoreFaultTest, ASlowDiskAnswersAtTheDeadlineAndTheBytesComeToNobody) {
   f.Settle();
 }
 
-TEST(PageStoreFaultTest, WhatTheStagingCannotHoldIsAnErrorAndNoWait) {
-  DiskFixture f({.disk_slots = 1024});
+// It would be there, and could never be read.
+TEST(PageStoreFaultTest, AStartWithAStagingThatIsTooSmallIsRefused) {
   const std::vector<std::byte> value(2 << 20);
   GranuleChecksums checksums;
   checksums.crc32c.resize(value.size() / kOpaqueGranuleBytes);
-  f.log().Append(
-      {EncodeObjectLabel("model", f.Key("large"), "", {.bytes = value.size()}, checksums), value},
-      [](const absl::Status&) {});
-  f.Settle();
-  f.Crash();
-  ASSERT_TRUE(f.store().Exists(f.ns(), f.Key("large")));
-  EXPECT_EQ(f.Read("large"), std::nullopt);
-  EXPECT_THAT(f.load_status().ToString(), HasSubstr("larger than the staging memory"));
+  tier::FakeRecordLog log(16 << 20);
+  log.Append({EncodeObjectLabel("model", DiskFixture::Key("large"), "", {.bytes = value.size()},
+                                checksums),
+              value},
+             [](const absl::Status&) {});
+  log.EndAll();
+  base::ManualExecutor executor;
+  testing_support::ManualClock clock;
+  const auto host = tier::HostTier::Create({.capacity_bytes = 1 << 20});
+  const auto create = [&](uint64_t staging_bytes) {
+    const auto staging = tier::HostTier::Create({.capacity_bytes = staging_bytes});
+    PageStoreOptions options;
+    options.max_object_bytes = 64 << 10;
+    options.disk = DiskOptions{.log = &log, .staging = staging->get(), .executor = &executor};
+    return PageStore::Create(host->get(), options, &clock).status();
+  };
+  const absl::Status refused = create(1 << 20);
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+  EXPECT_THAT(refused.message(), AllOf(HasSubstr("2097152"), HasSubstr("1048576"),
+                                       HasSubstr("nvme_tier.staging_bytes")));
+  EXPECT_TRUE(create(4 << 20).ok());
 }
 
 }  // namespace

@@ -145,7 +145,7 @@ absl::StatusOr<Segment*> SegmentLog::NextSegment(const SegmentWriter::Stream& st
   SegmentHeader header;
   uint64_t used_bytes = 0;
   bool wake = false;
-  bool from_spare = false;
+  bool spare_first = false, may_take_spare = false, took_spare = false;
   {
     base::MutexLock lock(state_.mutex);
     Segment*& begun = directory.begun[stream.moves ? 1 : 0];
@@ -166,7 +166,9 @@ absl::StatusOr<Segment*> SegmentLog::NextSegment(const SegmentWriter::Stream& st
                                         ": no segment is free, and reclaim can make none so"));
       }
     } else {
-      from_spare = stream.moves && directory.spare;
+      may_take_spare = stream.moves && directory.spare;
+      // Of the two that are free the spare file is one.
+      spare_first = state_.space.FreeSegments(directory) < 2;
       used_bytes = directory.holding.used_bytes;
       directory.holding.used_bytes += bytes;
       header = {++last_segment_, bytes, directory.files->alignment(), store_id_};
@@ -178,19 +180,22 @@ absl::StatusOr<Segment*> SegmentLog::NextSegment(const SegmentWriter::Stream& st
   }
   absl::StatusOr<int> file = [&] {
     const DirectoryIo::Call call(&directory.io);
-    if (from_spare) {
-      absl::StatusOr<int> made = directory.files->CreateFromSpare(header.number);
-      if (made.ok()) return made;
-      base::LogWarning(directory.path, " has lost its spare file: ", made.status().message());
-    }
-    return directory.files->Create(header.number, bytes);
+    const SegmentFiles& files = *directory.files;
+    absl::StatusOr<int> made = absl::ResourceExhaustedError("");
+    if (!may_take_spare || !spare_first) made = files.Create(header.number, bytes);
+    if (!may_take_spare || !absl::IsResourceExhausted(made.status())) return made;
+    took_spare = true;
+    made = files.CreateFromSpare(header.number);
+    if (made.ok()) return made;
+    base::LogWarning(directory.path, " has lost its spare file: ", made.status().message());
+    return files.Create(header.number, bytes);
   }();
   Segment* added = nullptr;
   bool again = false;
   {
     base::MutexLock lock(state_.mutex);
     directory.holding.used_bytes -= bytes;
-    if (from_spare) directory.spare = false;
+    if (took_spare) directory.spare = false;
     if (!file.ok()) {
       SetState(directory, file.status());
       if (!absl::IsResourceExhausted(file.status())) return NoDirectory();

@@ -1,12 +1,12 @@
-// SIGINT and SIGTERM for command line tools that have something to clean up.
+// SIGINT, SIGTERM and SIGHUP for command line tools that have something to clean up.
 #pragma once
 
 #include "absl/status/status.h"
 
 namespace varve::console {
 
-// From here on SIGINT and SIGTERM ask the program to end instead of ending it; a second one ends
-// it.
+// From here on SIGINT, SIGTERM and SIGHUP ask the program to end instead of ending it; a second
+// SIGINT or SIGTERM ends it. SIGHUP that is ignored stays so, as under nohup.
 void StopOnSignals();
 // A signal came. Thread-safe, as is CheckStopped.
 bool Stopped();

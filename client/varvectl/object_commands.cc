@@ -1,11 +1,11 @@
 // Commands about objects by their keys: ls, rm, pin.
 #include <algorithm>
-#include <csignal>
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/console/progress.h"
+#include "client/console/stop.h"
 #include "client/console/table.h"
 #include "client/varvectl/command.h"
 #include "kvstore/base/status.h"
@@ -135,13 +135,8 @@ absl::Status Evict(const Globals& globals, const std::string& text) {
 // the pins with it.
 absl::Status HoldUntil(absl::Time end, const client::Client& client, uint64_t session) {
   constexpr absl::Duration kLook = absl::Milliseconds(200);
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGINT);
-  sigaddset(&signals, SIGTERM);
-  while (absl::Now() < end) {
-    const timespec timeout = absl::ToTimespec(std::min(end - absl::Now(), kLook));
-    if (sigtimedwait(&signals, nullptr, &timeout) > 0) return absl::OkStatus();
+  while (absl::Now() < end && !console::Stopped()) {
+    absl::SleepFor(std::min(end - absl::Now(), kLook));
     if (client.session() != session) {
       return absl::UnavailableError("the session with the store ended, and the pins with it");
     }
@@ -153,12 +148,7 @@ absl::Status Pin(const Globals& globals, const std::vector<std::string>& texts,
                  const std::string& ttl) {
   VARVE_ASSIGN_OR_RETURN(const auto keys, ParseKeys(texts));
   VARVE_ASSIGN_OR_RETURN(const absl::Duration duration, base::ParseDuration(ttl));
-  // Threads inherit the mask: the signals that end the hold must reach nobody else.
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGINT);
-  sigaddset(&signals, SIGTERM);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  console::StopOnSignals();
   VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, true));
   const uint64_t session = client->session();
   const absl::Time end = absl::Now() + duration;

@@ -28,6 +28,13 @@ namespace {
 
 constexpr const char* kEnvPrefix = "VARVE_";
 
+struct sigaction hangup_at_start {};
+
+void NoteHangup() { sigaction(SIGHUP, nullptr, &hangup_at_start); }
+
+// Of a program, these run before the constructors of its libraries, UCX's among them.
+[[gnu::section(".preinit_array"), gnu::used]] void (*const note_hangup)() = NoteHangup;
+
 }  // namespace
 
 void SetUpProcess() {
@@ -36,6 +43,7 @@ void SetUpProcess() {
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   // What goes wrong in a call, gRPC answers as a status; its own log only repeats it, at length.
   setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
+  sigaction(SIGHUP, &hangup_at_start, nullptr);
 }
 
 void PreferShortTurns() {

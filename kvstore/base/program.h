@@ -21,7 +21,8 @@
 namespace varve::base {
 
 // First thing in main: sets the libraries up for service. Silences gRPC's own log, unless
-// GRPC_VERBOSITY is set.
+// GRPC_VERBOSITY is set. SIGHUP does what it did when the program started: UCX takes it when it is
+// loaded, so that the end of a terminal would not end the program.
 void SetUpProcess();
 
 // Asks the kernel for short turns of the calling thread and those it starts: who wakes up for a

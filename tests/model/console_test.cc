@@ -130,7 +130,8 @@ TEST_F(ProgressOutput, UpdatesAfterTheEndAreIgnored) {
 }
 
 TEST(Stop, ASecondSignalEndsTheProgramWhicheverItIs) {
-  for (const auto& [first, second] : {std::pair{SIGINT, SIGTERM}, std::pair{SIGTERM, SIGTERM}}) {
+  for (const auto& [first, second] :
+       {std::pair{SIGINT, SIGTERM}, std::pair{SIGTERM, SIGTERM}, std::pair{SIGHUP, SIGINT}}) {
     EXPECT_EXIT(
         {
           StopOnSignals();
@@ -141,6 +142,28 @@ TEST(Stop, ASecondSignalEndsTheProgramWhicheverItIs) {
         },
         ::testing::KilledBySignal(second), "");
   }
+}
+
+TEST(Stop, ATerminalThatClosesStopsTheProgramOnceHoweverOftenItSaysSo) {
+  EXPECT_EXIT(
+      {
+        StopOnSignals();
+        raise(SIGHUP);
+        raise(SIGHUP);
+        exit(Stopped() ? 3 : 4);
+      },
+      ::testing::ExitedWithCode(3), "");
+}
+
+TEST(Stop, UnderNohupATerminalMayClose) {
+  EXPECT_EXIT(
+      {
+        signal(SIGHUP, SIG_IGN);
+        StopOnSignals();
+        raise(SIGHUP);
+        exit(Stopped() ? 4 : 3);
+      },
+      ::testing::ExitedWithCode(3), "");
 }
 
 }  // namespace

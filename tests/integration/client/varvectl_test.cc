@@ -1,5 +1,6 @@
 // The command line tool as its users see it: output, errors and exit codes.
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -147,6 +148,20 @@ TEST_F(VarvectlTest, AnUnreachableStoreIsFour) {
     ExpectOneLine(outcome.err);
     EXPECT_THAT(outcome.err, AllOf(HasSubstr("127.0.0.1:1"), HasSubstr("--store")));
   }
+}
+
+TEST_F(VarvectlTest, AClosedTerminalEndsIt) {
+  constexpr char kClosed[] = "timeout --preserve-status --signal=HUP --kill-after=30 2";
+  EXPECT_EQ(RunAt(store_->grpc_address(), "ping --count 1000000", kClosed).code, 128 + SIGHUP);
+
+  Write("in", "value");
+  ASSERT_EQ(Run(absl::StrCat("put some-key ", File("in"))).code, 0);
+  const std::string pin = absl::StrCat("pin some-key --namespace ", Namespace(), " --ttl ");
+  // It lets go by itself.
+  EXPECT_EQ(RunAt(store_->grpc_address(), pin + "10m", kClosed).code, 0);
+  const absl::Time begin = absl::Now();
+  EXPECT_EQ(RunAt(store_->grpc_address(), pin + "5s", absl::StrCat(kClosed, " nohup")).code, 0);
+  EXPECT_GE(absl::Now() - begin, absl::Seconds(5));
 }
 
 TEST_F(VarvectlTest, AServerThatIsNoStoreIsToldSo) {

@@ -253,22 +253,25 @@ TEST_F(SharedStore, IsNotFilledBeyondWhatIsFree) {
 }
 
 TEST_F(SharedStore, IsLeftAsItWasAfterASignal) {
-  client::ChildProcess::Options options;
-  options.binary = "varve-bench";
-  options.args = {"get",          "--transport=inline",
-                  "--size=16KiB", "--working-set=2MiB",
-                  "--seconds=60", "--store=" + store_->grpc_address()};
-  options.wait_ready = false;
-  const auto bench = client::ChildProcess::Start(options);
-  ASSERT_TRUE(bench.ok()) << bench.status();
-  const absl::Time deadline = absl::Now() + absl::Seconds(60);
-  while (Status().objects < 128 && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(20));
-  EXPECT_EQ(Status().objects, 128u);
-  (*bench)->Signal(SIGINT);
-  const auto code = (*bench)->Wait(absl::Seconds(60));
-  ASSERT_TRUE(code.ok()) << code.status();
-  EXPECT_EQ(*code, 130);
-  ExpectNothingLeft();
+  for (const int signal : {SIGINT, SIGHUP}) {
+    SCOPED_TRACE(signal);
+    client::ChildProcess::Options options;
+    options.binary = "varve-bench";
+    options.args = {"get",          "--transport=inline",
+                    "--size=16KiB", "--working-set=2MiB",
+                    "--seconds=60", "--store=" + store_->grpc_address()};
+    options.wait_ready = false;
+    const auto bench = client::ChildProcess::Start(options);
+    ASSERT_TRUE(bench.ok()) << bench.status();
+    const absl::Time deadline = absl::Now() + absl::Seconds(60);
+    while (Status().objects < 128 && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(20));
+    EXPECT_EQ(Status().objects, 128u);
+    (*bench)->Signal(signal);
+    const auto code = (*bench)->Wait(absl::Seconds(60));
+    ASSERT_TRUE(code.ok()) << code.status();
+    EXPECT_EQ(*code, 130);
+    ExpectNothingLeft();
+  }
 }
 
 }  // namespace

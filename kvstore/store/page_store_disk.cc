@@ -46,9 +46,15 @@ absl::Status PageStoreImpl::Recover() {
   };
   std::vector<Found> found;
   std::vector<tier::RecordId> strange;
+  absl::Status unknown;  // what a newer program wrote is not for this one to erase
   VARVE_RETURN_IF_ERROR(log().Recover([&](const tier::RecordLog::Recovered& record) {
-    if (IsNoteLabel(record.label)) return journal_->Add(record);
+    if (IsNoteLabel(record.label) && CheckLabelKnown(record.label).ok()) {
+      return journal_->Add(record);
+    }
     absl::StatusOr<ObjectLabel> label = ParseObjectLabel(record.label, record.payload_bytes);
+    if (absl::IsFailedPrecondition(label.status())) {
+      return unknown.Update(base::Annotate(label.status(), absl::StrCat("record ", record.id)));
+    }
     if (!label.ok()) return strange.push_back(record.id);
     auto object = std::make_unique<Object>();
     {
@@ -63,6 +69,9 @@ absl::Status PageStoreImpl::Recover() {
     object->record = record.id;
     found.push_back({std::move(object), std::move(label->parent)});
   }));
+  if (!unknown.ok()) {
+    return base::Annotate(unknown, "another version of this program has written to the disks");
+  }
   for (const Found& each : found) {
     const uint64_t needed = each.object->meta.bytes + 2 * tier::kReadAlignment;
     if (needed <= staging_->capacity_bytes()) continue;

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "kvstore/base/status.h"
 #include "kvstore/page/codec/codec.h"
 
 namespace varve::store {
@@ -93,14 +95,25 @@ absl::StatusOr<NoteLabel> ParseNoteLabel(std::string_view label) {
 bool IsObjectLabel(std::string_view label) { return !label.empty() && label[0] == kObjectMark; }
 bool IsNoteLabel(std::string_view label) { return !label.empty() && label[0] == kNoteMark; }
 
+absl::Status CheckLabelKnown(std::string_view label) {
+  if (label.size() < 2) return absl::OkStatus();  // no program's
+  if (!IsObjectLabel(label) && !IsNoteLabel(label)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("its label begins with byte ", static_cast<uint8_t>(label[0]),
+                     "; this program knows objects and notes"));
+  }
+  const auto version = static_cast<uint8_t>(label[1]);
+  if (version == kVersion) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("its label is of version ", version,
+                                                    "; this program reads version ", kVersion));
+}
+
 absl::StatusOr<ObjectLabel> ParseObjectLabel(std::string_view label, uint64_t payload_bytes) {
+  VARVE_RETURN_IF_ERROR(CheckLabelKnown(label));
   ObjectBlock block;
   if (label.size() < sizeof(block)) return NoLabel("too short");
   std::memcpy(&block, label.data(), sizeof(block));
   if (block.mark != kObjectMark) return NoLabel("another mark");
-  if (block.version != kVersion) {
-    return NoLabel("of another version of the format");
-  }
   if (block.zero != 0 || block.expires_unix_ms < 0) return NoLabel("bits that no version has set");
   const size_t names =
       size_t{block.namespace_bytes} + block.key_bytes + block.parent_bytes + block.codec_bytes;
@@ -125,12 +138,15 @@ absl::StatusOr<ObjectLabel> ParseObjectLabel(std::string_view label, uint64_t pa
   object.meta.layout = {block.num_kv_heads, block.part_bytes};
   object.meta.prompt_tokens = block.prompt_tokens;
   object.meta.tokens = block.tokens;
-  if (block.expires_unix_ms < 0) return NoLabel("a negative time");
   if (block.expires_unix_ms > 0) object.meta.expires = absl::FromUnixMillis(block.expires_unix_ms);
+  if (page::CodecByName(object.meta.codec) == nullptr) {
+    return absl::FailedPreconditionError(absl::StrCat("its codec is '",
+                                                      absl::CHexEscape(object.meta.codec),
+                                                      "'; this program knows ", page::CodecNames()));
+  }
   if (block.value_bytes == 0 || block.value_bytes != payload_bytes ||
-      !LayoutFits(object.meta.layout, block.value_bytes) ||
-      page::CodecByName(object.meta.codec) == nullptr) {
-    return NoLabel("a size, layout or codec that is none");
+      !LayoutFits(object.meta.layout, block.value_bytes)) {
+    return NoLabel("a size or layout that is none");
   }
   object.checksums.granule_bytes = GranuleBytes(object.meta.layout);
   object.checksums.whole_crc32c = block.crc32c;

@@ -31,7 +31,11 @@ std::string EncodeNoteLabel(std::string_view label, uint32_t payload_crc32c);
 
 bool IsObjectLabel(std::string_view label);
 bool IsNoteLabel(std::string_view label);
-// payload_bytes: of the record. DATA_LOSS for what EncodeObjectLabel does not make.
+// FAILED_PRECONDITION for a label that another version of this program makes: of another kind, or of
+// another version; the message says which, and what is known.
+absl::Status CheckLabelKnown(std::string_view label);
+// payload_bytes: of the record. FAILED_PRECONDITION as above, and for a codec that is not known;
+// DATA_LOSS for what EncodeObjectLabel does not make.
 absl::StatusOr<ObjectLabel> ParseObjectLabel(std::string_view label, uint64_t payload_bytes);
 // A view into `label`. DATA_LOSS for what EncodeNoteLabel does not make.
 absl::StatusOr<NoteLabel> ParseNoteLabel(std::string_view label);

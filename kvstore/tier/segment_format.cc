@@ -290,8 +290,9 @@ absl::StatusOr<std::optional<uint64_t>> FindFooter(std::span<const std::byte> la
       footer.segment != segment.number) {
     return std::nullopt;
   }
-  if (footer.version != kSegmentVersion) return OtherVersion(footer.version);
-  if (footer.crc32c != Checksum(footer) || footer.offset > at ||
+  const bool whole = footer.crc32c == Checksum(footer);
+  if (whole && footer.version != kSegmentVersion) return OtherVersion(footer.version);
+  if (!whole || footer.offset > at ||
       footer.offset % segment.alignment != 0 || footer.entry_bytes > at - footer.offset) {
     return Damaged(segment, at, "footer");
   }

@@ -4,8 +4,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kvstore/store/record_label.h"
 #include "tests/unit/store/disk_fixture.h"
 
 namespace varve::store {
@@ -358,6 +360,68 @@ TEST(PageStoreDiskTest, BadOptionsNameWhatIsAllowed) {
   options.disk->eviction = "fifo";
   EXPECT_THAT(PageStore::Create(host.get(), options, &clock).status().ToString(),
               HasSubstr("known: lru"));
+}
+
+// A store over a log with one record: an object's, but for what `change` does to its label.
+absl::Status StartWith(const ObjectMeta& meta, absl::FunctionRef<void(std::string&)> change,
+                       size_t* records_left) {
+  GranuleChecksums checksums;
+  checksums.granule_bytes = GranuleBytes(meta.layout);
+  checksums.crc32c.resize(1);
+  std::string label =
+      EncodeObjectLabel("model", DiskFixture::Key("block-hash-1"), "", meta, checksums);
+  change(label);
+  const std::vector<std::byte> payload(meta.bytes);
+  tier::FakeRecordLog log(1 << 20);
+  log.EndAtOnce();
+  log.Append({.label = label, .payload = payload}, [](absl::Status) {});
+  const auto host = *tier::HostTier::Create({.capacity_bytes = 1 << 20});
+  const auto staging = *tier::HostTier::Create({.capacity_bytes = 1 << 20});
+  base::ManualExecutor executor;
+  testing_support::ManualClock clock;
+  PageStoreOptions options;
+  options.max_object_bytes = DiskFixture::kMaxObjectBytes;
+  options.disk = DiskOptions{.log = &log, .staging = staging.get(), .executor = &executor};
+  absl::StatusOr<std::unique_ptr<PageStore>> store = PageStore::Create(host.get(), options, &clock);
+  executor.RunAll();
+  *records_left = log.records().size();
+  return store.status();
+}
+
+TEST(PageStoreDiskTest, WhatANewerProgramWroteRefusesTheStartAndStays) {
+  const struct {
+    const char* codec;
+    size_t at;
+    char byte;
+    const char* said;
+  } kinds[] = {
+      {"raw", 1, 2, "record 1: its label is of version 2; this program reads version 1"},
+      {"zfp", 0, 'O', "record 1: its codec is 'zfp'; this program knows raw"},
+      {"raw", 0, 'P', "record 1: its label begins with byte 80; this program knows objects"},
+  };
+  for (const auto& kind : kinds) {
+    SCOPED_TRACE(kind.said);
+    size_t left = 0;
+    const absl::Status refused = StartWith(
+        {.bytes = 100, .codec = kind.codec},
+        [&](std::string& label) { label[kind.at] = kind.byte; }, &left);
+    EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(std::string(refused.message()), HasSubstr(kind.said));
+    EXPECT_EQ(left, 1u);
+  }
+  // A note, too: its label has the version at the same place.
+  size_t left = 0;
+  const auto newer_note = [](std::string& label) {
+    label = EncodeNoteLabel("a note", 0);
+    label[1] = 2;
+  };
+  EXPECT_EQ(StartWith({.bytes = 100}, newer_note, &left).code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(left, 1u);
+  // What no program writes is of no use to any.
+  const auto too_short = [](std::string& label) { label.pop_back(); };
+  EXPECT_EQ(StartWith({.bytes = 100}, too_short, &left), absl::OkStatus());
+  EXPECT_EQ(left, 0u);
 }
 
 }  // namespace

@@ -55,18 +55,27 @@ TEST(SegmentFormat, HeadersOutOfRangeAreRefused) {
   }
 }
 
+// Of a header, and of a closing block.
 TEST(SegmentFormat, AnotherVersionIsNamed) {
-  std::string block = *EncodeSegmentHeader(Segment());
-  block[8] = 2;
-  EXPECT_EQ(ParseSegmentHeader(Bytes(block)).status().code(), absl::StatusCode::kDataLoss)
-      << "the checksum is of version 1: a changed bit";
-  // What a header of any version begins with: its checksum is of 56 bytes, itself as 0.
-  std::memset(block.data() + 12, 0, 4);
-  const uint32_t crc = page::Crc32c(block.data(), 56);
-  std::memcpy(block.data() + 12, &crc, 4);
-  const absl::Status status = ParseSegmentHeader(Bytes(block)).status();
-  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("version 2; this program reads version 1"));
+  const auto expect_named = [](std::string block, const auto& parse) {
+    block[8] = 2;
+    EXPECT_EQ(parse(block).code(), absl::StatusCode::kDataLoss)
+        << "the checksum is of version 1: a changed bit";
+    // What both begin with in any version: the checksum is of 56 bytes, itself as 0.
+    std::memset(block.data() + 12, 0, 4);
+    const uint32_t crc = page::Crc32c(block.data(), 56);
+    std::memcpy(block.data() + 12, &crc, 4);
+    const absl::Status status = parse(block);
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr("version 2; this program reads version 1"));
+  };
+  expect_named(*EncodeSegmentHeader(Segment()),
+               [](const std::string& block) { return ParseSegmentHeader(Bytes(block)).status(); });
+  const std::string footer = EncodeFooter({}, Segment());
+  expect_named(footer.substr(footer.size() - Segment().alignment), [](const std::string& block) {
+    return FindFooter(Bytes(block), Segment()).status();
+  });
 }
 
 TEST(SegmentFormat, RecordsComeBackAsTheyWent) {

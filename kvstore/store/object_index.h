@@ -129,11 +129,12 @@ struct Object {
   tier::RecordId record = 0;  // on disk; 0: not there
 
   // The page store's own.
-  bool writing = false;    // a record of it is being made, with a handle of the store's own
-  bool demoting = false;   // and then it leaves host memory
-  bool put_waits = false;  // for that record: nobody was told that the object is stored
-  bool refused = false;    // by a disk that turned out to be full: tried once more
-  bool promoting = false;  // it is being brought into host memory, likewise with a handle
+  bool writing = false;       // a record of it is being made, with a handle of the store's own
+  bool demoting = false;      // and then it leaves host memory
+  bool put_waits = false;     // for that record: nobody was told that the object is stored
+  bool refused = false;       // by a disk that turned out to be full: tried once more
+  bool write_failed = false;  // of late: it shall be tried again
+  bool promoting = false;     // it is being brought into host memory, likewise with a handle
   // The copy in host memory is damaged, and leaves with the last handle: the one on disk is read.
   bool host_damaged = false;
   tier::RecordId record_written = 0;  // its id, while it is with the log

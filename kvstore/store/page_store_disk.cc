@@ -15,6 +15,7 @@ namespace {
 
 // How much is done under one lock, so that nobody waits long behind it.
 constexpr uint32_t kDiskEvictionSteps = 1024;
+constexpr absl::Duration kBetweenRetries = absl::Seconds(10);
 
 }  // namespace
 
@@ -154,6 +155,7 @@ absl::Status NotFlushed(uint64_t objects, const absl::Status& last_error) {
 void PageStoreImpl::QueueWriteLocked(Object* object, bool demote) {
   index_.OpenUnused(object);
   object->writing = true;
+  object->write_failed = false;
   object->demoting = demote;
   ++queued_objects_;
   queued_bytes_ += object->meta.bytes;
@@ -170,6 +172,18 @@ void PageStoreImpl::QueueAllLocked() {
     if (object.record == 0 && !object.writing) missed.push_back(&object);
   });
   for (Object* object : missed) QueueWriteLocked(object, /*demote=*/false);
+}
+
+void PageStoreImpl::RetryWritesLocked() {
+  const absl::Time now = clock_->Now();
+  if (!writes_to_retry_ || !disk_writes_ || now < next_retry_) return;
+  writes_to_retry_ = false;
+  next_retry_ = now + kBetweenRetries;
+  std::vector<Object*> failed;
+  index_.ForEach([&failed](Object& object) {
+    if (object.write_failed && object.record == 0 && !object.writing) failed.push_back(&object);
+  });
+  for (Object* object : failed) QueueWriteLocked(object, /*demote=*/false);
 }
 
 void PageStoreImpl::PumpWritesLocked(std::vector<Left>& left) {
@@ -296,12 +310,16 @@ void PageStoreImpl::WriteFailedLocked(Object* object, bool demoting, bool put_wa
   }
   if (put_waited) {
     // Nobody was told that it is stored. Who reads it keeps the bytes.
-    FreeLocked(index_.Drop(object));
-  } else if (demoting && !index_.guarded(*object, TierId::kHost) &&
-             !index_.followed(*object, TierId::kHost)) {
-    EvictLocked(object, TierId::kHost, left);
-  } else if (demoting) {
-    index_.EndLeaving(object);
+    return FreeLocked(index_.Drop(object));
+  }
+  if (demoting && !index_.guarded(*object, TierId::kHost) &&
+      !index_.followed(*object, TierId::kHost)) {
+    return EvictLocked(object, TierId::kHost, left);
+  }
+  if (demoting) index_.EndLeaving(object);
+  // What was to be safe, is not. In the other mode nobody was told so.
+  if (options_.disk->durability != Durability::kMemory) {
+    object->write_failed = writes_to_retry_ = true;
   }
 }
 
@@ -424,6 +442,7 @@ void PageStoreImpl::Tick() {
     if (!has_disk()) return;
     disk_refuses_ = false;
     NoteDiskStateLocked();
+    RetryWritesLocked();
     PumpWritesLocked(left);
     overdue = TakeOverdueLocked();
     const absl::Time now = clock_->Now();

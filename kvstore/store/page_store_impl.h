@@ -236,6 +236,8 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   // Queues the object for the log. REQUIRES: in host memory, not on disk, not queued.
   void QueueWriteLocked(Object* object, bool demote) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void QueueAllLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Those that could not be written, once in a while.
+  void RetryWritesLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Gives the log as much of the queue as it may have.
   void PumpWritesLocked(std::vector<Left>& left) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnWritten(Object* object, const absl::Status& status);
@@ -309,6 +311,8 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   uint64_t read_errors_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t write_errors_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status last_write_error_ ABSL_GUARDED_BY(mutex_);
+  bool writes_to_retry_ ABSL_GUARDED_BY(mutex_) = false;  // some object may have write_failed
+  absl::Time next_retry_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   uint64_t recovered_objects_ ABSL_GUARDED_BY(mutex_) = 0;
   double recovery_seconds_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t operations_ ABSL_GUARDED_BY(mutex_) = 0;  // with the log, the executor or the staging

@@ -373,8 +373,8 @@ absl::Status StartWith(const ObjectMeta& meta, absl::FunctionRef<void(std::strin
   change(label);
   const std::vector<std::byte> payload(meta.bytes);
   tier::FakeRecordLog log(1 << 20);
-  log.EndAtOnce();
   log.Append({.label = label, .payload = payload}, [](absl::Status) {});
+  log.EndAll();
   const auto host = *tier::HostTier::Create({.capacity_bytes = 1 << 20});
   const auto staging = *tier::HostTier::Create({.capacity_bytes = 1 << 20});
   base::ManualExecutor executor;
@@ -384,6 +384,7 @@ absl::Status StartWith(const ObjectMeta& meta, absl::FunctionRef<void(std::strin
   options.disk = DiskOptions{.log = &log, .staging = staging.get(), .executor = &executor};
   absl::StatusOr<std::unique_ptr<PageStore>> store = PageStore::Create(host.get(), options, &clock);
   executor.RunAll();
+  log.EndAll();
   *records_left = log.records().size();
   return store.status();
 }

@@ -44,6 +44,31 @@ TEST(PageStoreFaultTest, SyncPutThatFailsIsNotStored) {
   EXPECT_EQ(f.Disk().write_errors, 1u);
 }
 
+// The directory takes writes all the time: nothing else would begin it again.
+TEST(PageStoreFaultTest, WhatCouldNotBeWrittenIsTriedAgain) {
+  DiskFixture f({.durability = Durability::kNvmeAsync});
+  f.log().FailAppends(3, absl::DataLossError("EIO"));
+  const auto tick = [&f](absl::Duration later) {
+    f.clock().Advance(later);
+    f.store().Tick();
+    f.Settle();
+  };
+  ASSERT_TRUE((*f.Put("key-1"))->ok());
+  ASSERT_TRUE((*f.Put("key-2"))->ok());
+  f.Settle();
+  EXPECT_EQ(f.Disk().objects, 0u);
+  EXPECT_EQ(f.Disk().write_errors, 2u);
+  tick(absl::Seconds(1));
+  EXPECT_EQ(f.Disk().write_errors, 3u);
+  EXPECT_EQ(f.Disk().objects, 1u);
+  tick(absl::Seconds(9));
+  EXPECT_EQ(f.Disk().objects, 1u) << "tried again at once";
+  tick(absl::Seconds(1));
+  EXPECT_EQ(f.Disk().objects, 2u);
+  f.Crash();
+  for (const char* key : {"key-1", "key-2"}) EXPECT_EQ(f.Read(key), 0) << key;
+}
+
 TEST(PageStoreFaultTest, AFailedSyncPutIsGoneEvenWhileItIsRead) {
   DiskFixture f({.durability = Durability::kNvmeSync});
   f.log().FailAppends(1, absl::DataLossError("EIO"));

@@ -221,7 +221,7 @@ void AddObjectCommands(CLI::App& app, const Globals& globals, Action& action) {
   auto pin_keys = std::make_shared<std::vector<std::string>>();
   auto ttl = std::make_shared<std::string>("1h");
   pin->add_option("KEY", *pin_keys, kKeyHelp)->required();
-  pin->add_option("--ttl", *ttl, "For how long")->capture_default_str();
+  pin->add_option("--ttl", *ttl, "For how long; infinite: until Ctrl-C")->capture_default_str();
   pin->callback([&globals, &action, pin_keys, ttl] {
     action = [&globals, pin_keys, ttl] { return Pin(globals, *pin_keys, *ttl); };
   });

@@ -61,6 +61,7 @@ std::string FormatBytes(uint64_t bytes) {
 }
 
 absl::StatusOr<absl::Duration> ParseDuration(std::string_view text) {
+  if (text == "infinite") return absl::InfiniteDuration();
   absl::Duration value;
   if (absl::ParseDuration(Sv(text), &value) && value >= absl::ZeroDuration()) return value;
   return absl::InvalidArgumentError(absl::StrCat(

@@ -158,7 +158,8 @@ TEST_F(VarvectlTest, AClosedTerminalEndsIt) {
   ASSERT_EQ(Run(absl::StrCat("put some-key ", File("in"))).code, 0);
   const std::string pin = absl::StrCat("pin some-key --namespace ", Namespace(), " --ttl ");
   // It lets go by itself.
-  EXPECT_EQ(RunAt(store_->grpc_address(), pin + "10m", kClosed).code, 0);
+  EXPECT_EQ(RunAt(store_->grpc_address(), pin + "infinite", kClosed).code, 0);
+  EXPECT_THAT(Read(File("stderr")), HasSubstr("holding; Ctrl-C lets go"));
   const absl::Time begin = absl::Now();
   EXPECT_EQ(RunAt(store_->grpc_address(), pin + "5s", absl::StrCat(kClosed, " nohup")).code, 0);
   EXPECT_GE(absl::Now() - begin, absl::Seconds(5));

@@ -77,6 +77,7 @@ TEST(ParseDuration, KnowsUnitsAndSums) {
   EXPECT_EQ(*ParseDuration("30s"), absl::Seconds(30));
   EXPECT_EQ(*ParseDuration("1h30m"), absl::Minutes(90));
   EXPECT_EQ(*ParseDuration("0"), absl::ZeroDuration());
+  EXPECT_EQ(*ParseDuration("infinite"), absl::InfiniteDuration());
 }
 
 TEST(ParseDuration, RefusesNegativeAndUnitless) {

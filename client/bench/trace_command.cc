@@ -136,10 +136,17 @@ TraceCommand::TraceCommand(CLI::App& app) : options_(std::make_unique<Options>()
                       " (default lru; with --simulate all)")
       ->delimiter(',')
       ->check(CLI::IsMember(PolicyNames()));
+  const size_t of_both = sub->get_options().size();
   AddReplayFlags(sub, o.replay);
   sub->add_option("--plot", o.plot,
                   "Also draw the hit ratio over time into this SVG file; of several policies, into "
                   "one for each: hits-lru.svg");
+  std::vector<CLI::Option*> replayed = sub->get_options();
+  replayed.erase(replayed.begin(), replayed.begin() + static_cast<long>(of_both));
+  for (const char* name :
+       {"--store", "--force", "--transport", "--rounds", "--seconds", "--batch"}) {
+    replayed.push_back(app.get_option(name));
+  }
   CLI::Option* simulate =
       sub->add_flag("--simulate", o.simulate, "Eviction policies alone: no store, no bytes");
   sub->add_option("--capacity-blocks", o.capacity_blocks,
@@ -148,6 +155,7 @@ TraceCommand::TraceCommand(CLI::App& app) : options_(std::make_unique<Options>()
       ->delimiter(',')
       ->check(CLI::Range(1u, 1u << 31))
       ->needs(simulate);
+  for (CLI::Option* option : replayed) simulate->excludes(option);
 }
 
 TraceCommand::~TraceCommand() = default;

@@ -234,6 +234,14 @@ TEST_F(TraceTest, SaysWhatIsWrong) {
   EXPECT_THAT(Trace("--policies fifo").errors, HasSubstr("belady"));
   EXPECT_THAT(Trace("--policies belady").errors, HasSubstr("only --simulate"));
   EXPECT_THAT(Trace("--capacity-blocks 5").errors, HasSubstr("--simulate"));
+  for (const std::string& only_replayed :
+       {"--plot " + path_ + ".svg", std::string("--store 127.0.0.1:1"), std::string("--engines 2"),
+        std::string("--host-capacity 1GiB"), std::string("--seconds 1")}) {
+    const ToolResult refused = Trace("--simulate " + only_replayed);
+    EXPECT_EQ(refused.exit_code, 2) << only_replayed;
+    EXPECT_THAT(refused.errors, AllOf(HasSubstr("--simulate"), HasSubstr("excludes"),
+                                      HasSubstr(only_replayed.substr(0, only_replayed.find(' ')))));
+  }
   EXPECT_THAT(Trace("--host-capacity much").errors, HasSubstr("--host-capacity"));
   EXPECT_THAT(Trace("--nvme-capacity 1GiB").errors, HasSubstr("--nvme-dir"));
   EXPECT_THAT(Trace("--nvme-dir /").errors, HasSubstr("--nvme-capacity"));

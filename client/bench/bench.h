@@ -44,7 +44,7 @@ struct BenchRow {
   uint32_t threads = 0;
   double gb_per_s = 0;  // 0 where no bytes move
   double ops_per_s = 0;
-  double p50_us = 0;  // of a batch
+  double p50_us = 0;  // of a batch; 0: not measured
   double p99_us = 0;
   double spread = 0;  // (max - min) / median of the rounds' rates
   // ratio_* against what was measured in the same run, stage times.

@@ -59,11 +59,11 @@ void PrintTable(const std::vector<BenchRow>& rows) {
                         {"p99 us", Align::kRight},
                         {"spread", Align::kRight}});
   for (const BenchRow& row : rows) {
-    table.AddRow({row.op, row.transport,
-                  row.value_bytes > 0 ? base::FormatBytes(row.value_bytes) : "-",
-                  absl::StrCat(row.batch), absl::StrCat(row.threads), Text(row.gb_per_s),
-                  Text(row.ops_per_s), Text(row.p50_us), Text(row.p99_us),
-                  absl::StrFormat("%.0f%%", row.spread * 100)});
+    table.AddRow(
+        {row.op, row.transport, row.value_bytes > 0 ? base::FormatBytes(row.value_bytes) : "-",
+         absl::StrCat(row.batch), absl::StrCat(row.threads), Text(row.gb_per_s),
+         Text(row.ops_per_s), row.p50_us > 0 ? Text(row.p50_us) : "-",
+         row.p99_us > 0 ? Text(row.p99_us) : "-", absl::StrFormat("%.0f%%", row.spread * 100)});
   }
   std::cout << table.Render();
   for (const BenchRow& row : rows) {
@@ -88,9 +88,9 @@ void PrintJson(const std::vector<BenchRow>& rows, const BenchOptions& options) {
                           {"threads", row.threads},
                           {"gb_per_s", row.gb_per_s},
                           {"ops_per_s", row.ops_per_s},
-                          {"p50_us", row.p50_us},
-                          {"p99_us", row.p99_us},
                           {"spread", row.spread}};
+    if (row.p50_us > 0) out["p50_us"] = row.p50_us;
+    if (row.p99_us > 0) out["p99_us"] = row.p99_us;
     for (const auto& [name, value] : row.extra) out[name] = value;
     document["results"].push_back(std::move(out));
   }

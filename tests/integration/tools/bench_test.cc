@@ -200,6 +200,20 @@ TEST(Bench, TellsItsVersion) {
 }
 
 // Somebody else's store.
+TEST(TiersBench, LatenciesThatWereNotMeasuredAreLeftOut) {
+  const std::string parent = ::testing::TempDir();
+  const std::string arguments = "tiers --objects 256 --size 4KiB --dir " + parent;
+  const auto results = Results(RunTool("varve-bench", arguments + kQuick));
+  ASSERT_GT(results.size(), 4u);
+  for (const auto& row : results) {
+    const bool timed = row["op"].get<std::string>().starts_with("get_");
+    EXPECT_EQ(row.contains("p50_us"), timed) << row;
+    EXPECT_EQ(row.contains("p99_us"), timed) << row;
+  }
+  const ToolResult table = RunTool("varve-bench", arguments + " --rounds 1 --seconds 0.05");
+  EXPECT_THAT(table.output, ::testing::ContainsRegex("fill .* -  +-  "));
+}
+
 class SharedStore : public ::testing::Test {
  protected:
   void SetUp() override {

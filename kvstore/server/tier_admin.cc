@@ -29,6 +29,12 @@ absl::Status CheckDirectory(const varve::v1::AddDirectoryRequest& request) {
                                                    "; allowed: absolute paths of at most ",
                                                    kMaxPathBytes, " bytes"));
   }
+  if (path.find(',') != std::string::npos) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("path ", base::Quoted(path),
+                     "; allowed: paths without a comma, which ends a directory in "
+                     "nvme_tier.directories: the next start could not be told of this one"));
+  }
   if (request.capacity_bytes() > kMaxDirectoryBytes) {
     return absl::InvalidArgumentError(absl::StrCat("capacity_bytes ", request.capacity_bytes(),
                                                    "; allowed: at most ",

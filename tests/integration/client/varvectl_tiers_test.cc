@@ -162,6 +162,7 @@ TEST_F(VarvectlTiersTest, WhatCannotBeAddedOrDrainedIsSaid) {
       {"tiers add /there=plenty", 2, "plenty"},
       {absl::StrCat("tiers add ", File("small"), "=1MiB"), 2, "4 segments"},
       {absl::StrCat("tiers add ", File("huge"), "=2000TiB"), 2, "1.00 PiB"},
+      {absl::StrCat("tiers add ", File("a,b"), "=32MiB"), 2, "without a comma"},
       {absl::StrCat("tiers add ", File("disk"), "=32MiB"), 1, "already"},
       {absl::StrCat("tiers add ", File("no/parent"), "=32MiB"), 1, "no/parent"},
       {"tiers drain " + File("other"), 3, "no directory"},

@@ -177,7 +177,9 @@ absl::Status SegmentLog::CheckStoreId(const Directory& directory, const SegmentH
   if (header.store_id == store_id_) return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrCat(directory.path, " belongs to the log ", Hex(header.store_id),
-                   ", the directories before it to ", Hex(store_id_)));
+                   ", the directories before it to ", Hex(store_id_),
+                   ": two logs cannot be joined; start with the directories of one of them, and "
+                   "remove the files of the others before they are added"));
 }
 
 absl::Status SegmentLog::OpenSegments(Directory& directory) {

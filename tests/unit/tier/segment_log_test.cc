@@ -197,7 +197,8 @@ TEST_F(SegmentLogTest, ADirectoryOfAnotherLogIsRefused) {
   both.directories.push_back(other.directories[0]);
   const absl::Status status = OpenSegmentLog(both, io_.get(), &executor_).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(Text(status), HasSubstr("belongs to the log"));
+  EXPECT_THAT(Text(status), AllOf(HasSubstr(Folder("other") + " belongs to the log"),
+                                  HasSubstr("start with the directories of one of them")));
   Open(Options());
   EXPECT_EQ(log_->AddDirectory(Folder("other"), 16 << 20).code(),
             absl::StatusCode::kFailedPrecondition);

@@ -473,7 +473,12 @@ absl::StatusOr<std::unique_ptr<PageStore>> PageStore::Create(tier::HostTier* hos
   }
   auto store =
       std::make_unique<PageStoreImpl>(host, options, row->create(), std::move(disk_policy), clock);
-  if (options.disk.has_value()) VARVE_RETURN_IF_ERROR(store->Recover());
+  if (options.disk.has_value()) {
+    VARVE_RETURN_IF_ERROR(store->Recover());
+    // The directories may be smaller than they were: without room notes could not be written
+    // either.
+    store->FitDisk();
+  }
   return store;
 }
 

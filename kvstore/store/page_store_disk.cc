@@ -196,7 +196,7 @@ void PageStoreImpl::PumpWritesLocked(std::vector<Left>& left) {
       RunLater([this, object] { OnWritten(object, absl::OkStatus()); });
       continue;
     }
-    EvictFromDiskLocked(*object, left);
+    EvictFromDiskLocked(object, left);
     tier::RecordLog::AppendRequest request;
     request.label = EncodeObjectLabel(namespace_names_[object->key.ns - 1], object->key.key,
                                       index_.ParentOf(*object), object->meta, object->checksums);
@@ -275,7 +275,7 @@ bool PageStoreImpl::WriteAgainLocked(Object* object, std::vector<Left>& left) {
   if (!wanted || !log().Room().takes_writes) return false;
   // Others may have made the room, which one more try will tell.
   const bool first = !std::exchange(object->refused, true);
-  if (!EvictFromDiskLocked(*object, left) && !first) return false;
+  if (!EvictFromDiskLocked(object, left) && !first) return false;
   object->record_written = 0;
   write_queue_.push_front(object);
   return true;
@@ -323,19 +323,31 @@ void PageStoreImpl::WriteFailedLocked(Object* object, bool demoting, bool put_wa
   }
 }
 
-bool PageStoreImpl::EvictFromDiskLocked(const Object& newcomer, std::vector<Left>& left) {
+void PageStoreImpl::FitDisk() {
+  std::vector<Left> left;
+  {
+    base::MutexLock lock(mutex_);
+    EvictFromDiskLocked(nullptr, left);
+  }
+  ReportLeft(left);
+}
+
+bool PageStoreImpl::EvictFromDiskLocked(const Object* newcomer, std::vector<Left>& left) {
   const tier::LogRoom room = log().Room();
   // Evicting makes no room where nothing can be written.
   if (!room.takes_writes) return false;
-  const uint64_t taken = room.taken_bytes + DiskBytes(newcomer.meta.bytes);
-  if (taken <= Share(options_.disk->high_watermark, room.usable_bytes)) return false;
+  const uint64_t taken =
+      room.taken_bytes + (newcomer != nullptr ? DiskBytes(newcomer->meta.bytes) : 0);
+  const double high = newcomer != nullptr ? options_.disk->high_watermark : 1;
+  if (taken <= Share(high, room.usable_bytes)) return false;
   const uint64_t low = Share(options_.disk->low_watermark, room.usable_bytes);
   uint64_t excess = taken > low ? taken - low : 0;
   index_.ExpirePins(clock_->Now());
-  uint32_t steps = kDiskEvictionSteps;
+  // At a start there is nobody to wait.
+  uint32_t steps = newcomer != nullptr ? kDiskEvictionSteps : std::numeric_limits<uint32_t>::max();
   std::vector<tier::RecordId> erased;
   while (excess > 0) {
-    Object* victim = index_.NextVictim(TierId::kNvme, steps, &newcomer);
+    Object* victim = index_.NextVictim(TierId::kNvme, steps, newcomer);
     if (victim == nullptr) break;
     excess -= std::min(excess, DiskBytes(victim->meta.bytes));
     erased.push_back(victim->record);

@@ -50,6 +50,8 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
 
   // What is on the disk; before any other call.
   absl::Status Recover();
+  // Evicts what the disk has no room for.
+  void FitDisk();
 
   absl::StatusOr<NamespaceId> InternNamespace(std::string_view name) override;
   std::string NamespaceName(NamespaceId ns) const override;
@@ -253,8 +255,9 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
   // loses nothing.
   void WriteFailedLocked(Object* object, bool demoting, bool put_waited, const absl::Status& status,
                          std::vector<Left>& left) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // So that it fits under the high watermark. False: nothing was evicted.
-  bool EvictFromDiskLocked(const Object& newcomer, std::vector<Left>& left)
+  // So that it fits under the high watermark; null: so that there is room for what is there. False:
+  // nothing was evicted.
+  bool EvictFromDiskLocked(const Object* newcomer, std::vector<Left>& left)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReadInto(const std::shared_ptr<Reading>& reading, uint64_t offset, Staging::Buffer buffer);
   void EndReading(const std::shared_ptr<Reading>& reading, absl::StatusOr<Staging::Buffer> result);

@@ -31,10 +31,10 @@ class PageStoreSegmentsTest : public tier::LogTest, public testing::WithParamInt
     store_.reset();
     LogTest::TearDown();
   }
-  void OpenStore() {
+  void OpenStore(uint64_t segments = GetParam().segments) {
     store_.reset();
     log_.reset();
-    auto log = tier::OpenSegmentLog(Options(GetParam().segments), io_.get(), &executor_);
+    auto log = tier::OpenSegmentLog(Options(segments), io_.get(), &executor_);
     ASSERT_OK(log.status());
     log_ = *std::move(log);
     host_ = *tier::HostTier::Create({.capacity_bytes = 4 << 20});
@@ -97,7 +97,7 @@ TEST_P(PageStoreSegmentsTest, PutsGoOnWhenTheDiskIsFull) {
   // After a restart the last ones are there, and there is room for more.
   ASSERT_NO_FATAL_FAILURE(OpenStore());
   Miss miss;
-  const auto get = store_->Acquire(ns_, Key(values - 1), &miss);
+  auto get = store_->Acquire(ns_, Key(values - 1), &miss);
   ASSERT_NE(get, nullptr);
   tier::Outcome loaded;
   get->Load({}, absl::InfiniteFuture(), loaded.Done());
@@ -106,6 +106,14 @@ TEST_P(PageStoreSegmentsTest, PutsGoOnWhenTheDiskIsFull) {
   ASSERT_EQ(get->memory().size(), value.size());
   EXPECT_EQ(std::memcmp(get->memory().data(), value.data(), value.size()), 0);
   for (int i = values; i < values + 8; ++i) ASSERT_OK(Put(i));
+
+  get.reset();
+
+  // With half the room what has none leaves at once, and puts go on.
+  if (GetParam().segments < 8) return;
+  ASSERT_NO_FATAL_FAILURE(OpenStore(GetParam().segments / 2));
+  EXPECT_GT(store_->Usage().disk->eviction.evicted_objects, 0u);
+  for (int i = values + 8; i < values + 16; ++i) ASSERT_OK(Put(i));
 }
 
 // Of large values one, two or three lie in a segment; and sizes that do not go together.

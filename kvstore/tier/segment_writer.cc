@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <iterator>
+#include <thread>
 #include <utility>
 
 #include "kvstore/base/status.h"
@@ -203,6 +204,8 @@ bool SegmentWriter::CopyOn() {
     }
     const size_t bytes = std::min(fill_->memory.size() - fill_->used, total_ - copied_);
     CopyPiece(fill_->memory.subspan(fill_->used, bytes));
+    // The kernel looks at its turns every few milliseconds only, and somebody may wait for a get.
+    std::this_thread::yield();
     fill_->used += bytes;
     copied_ += bytes;
     fill_->writes.push_back(current_);

@@ -60,9 +60,11 @@ bool LogSpace::TryToGrow(Directory& directory, absl::Time now) const {
       now < directory.tried_to_grow + kBetweenTries) {
     return false;
   }
-  // Appends leave one free.
-  directory.limit_bytes =
-      std::min(directory.holding.used_bytes + 2 * segment_bytes_, directory.capacity_bytes);
+  // One more than the least that is kept free.
+  const uint64_t limit =
+      std::min(directory.holding.used_bytes + 3 * segment_bytes_, directory.capacity_bytes);
+  if (limit <= directory.limit_bytes) return false;
+  directory.limit_bytes = limit;
   return true;
 }
 
@@ -125,8 +127,10 @@ bool LogSpace::HasProspects(const RecordTable& table, const Directory& directory
     if (segment->holding != &directory.holding) continue;
     // One that is being sealed, or that a reader is about to leave, is looked at again then.
     if (segment->sealing) return true;
-    if (!segment->sealed || segment->live_bytes > 0) continue;
-    // An empty one goes when its tombstones are written elsewhere, which may have failed.
+    if (!segment->sealed || segment->unreadable || segment->live_bytes > 0) continue;
+    // An empty one goes when its tombstones are written elsewhere, which may have failed, or may
+    // itself wait for a segment.
+    if (segment->handing_on) continue;
     if (!directory.stuck || segment->readers > 0) return true;
   }
   return false;

@@ -88,8 +88,7 @@ bool Reclaimer::RemoveOne() {
     segment = NextEmpty(&needed);
     if (segment == nullptr) return false;
     number = segment->header.number;
-    to_spare = !directory_->spare && now != DirectoryState::kDraining &&
-               segment->header.segment_bytes == state_->space.segment_bytes();
+    to_spare = !directory_->spare && now != DirectoryState::kDraining;
     directory_->reclaiming = true;
     if (!needed.empty()) ++moving_;
   }

@@ -182,14 +182,11 @@ absl::StatusOr<int> SegmentFiles::OpenSegment(uint64_t number, uint32_t alignmen
   return fd;
 }
 
-absl::StatusOr<std::optional<uint64_t>> SegmentFiles::SizeOf(uint64_t number) const {
+absl::StatusOr<bool> SegmentFiles::IsFile(uint64_t number) const {
   const std::string name = NameOf(number);
   struct stat found {};
-  if (fstatat(directory_.get(), name.c_str(), &found, 0) != 0) {
-    return SystemError(errno, "stat", absl::StrCat(path_, "/", name));
-  }
-  if (!S_ISREG(found.st_mode)) return std::nullopt;
-  return static_cast<uint64_t>(found.st_size);
+  if (fstatat(directory_.get(), name.c_str(), &found, 0) == 0) return S_ISREG(found.st_mode);
+  return SystemError(errno, "stat", absl::StrCat(path_, "/", name));
 }
 
 absl::StatusOr<std::string> SegmentFiles::SetAside(uint64_t number) const {
@@ -216,13 +213,17 @@ absl::Status SegmentFiles::Remove(uint64_t number) const {
 absl::Status SegmentFiles::RemoveToSpare(uint64_t number) const {
   const std::string name = NameOf(number);
   const std::string path = absl::StrCat(path_, "/", name);
-  // Zeros again, before it has another name: what is found there is the next segment's.
+  // Zeros again, before it has another name: what is found there is the next segment's. The end
+  // first: should the power fail, a footer without its records would name what is no longer there.
   const base::Descriptor file(openat(directory_.get(), name.c_str(), O_RDWR | O_CLOEXEC));
   struct stat found {};
   if (file.get() < 0 || fstat(file.get(), &found) != 0) return SystemError(errno, "open", path);
-  if (fallocate(file.get(), FALLOC_FL_ZERO_RANGE, 0, found.st_size) != 0 ||
-      fsync(file.get()) != 0) {
-    return SystemError(errno, "zero", path);
+  const off_t end = found.st_size - std::min<off_t>(found.st_size, kMaxSegmentAlignment);
+  for (const off_t from : {end, off_t{0}}) {
+    if (fallocate(file.get(), FALLOC_FL_ZERO_RANGE, from, found.st_size - from) != 0 ||
+        fsync(file.get()) != 0) {
+      return SystemError(errno, "zero", path);
+    }
   }
   if (renameat(directory_.get(), name.c_str(), directory_.get(), kSpareName) != 0) {
     return SystemError(errno, "rename", path);

@@ -47,8 +47,8 @@ class SegmentFiles {
   absl::StatusOr<int> CreateFromSpare(uint64_t number) const;
   // alignment: the segment's; without O_DIRECT where the device needs more. The caller closes it.
   absl::StatusOr<int> OpenSegment(uint64_t number, uint32_t alignment) const;
-  // Of what has that name; nothing of a directory, pipe or the like.
-  absl::StatusOr<std::optional<uint64_t>> SizeOf(uint64_t number) const;
+  // Whether a file of that name is there, and no directory, pipe or the like.
+  absl::StatusOr<bool> IsFile(uint64_t number) const;
   // Gives the file a name that List does not know; which, is the answer. Durable when it returns.
   absl::StatusOr<std::string> SetAside(uint64_t number) const;
   // Durable when it returns.

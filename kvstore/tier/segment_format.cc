@@ -292,8 +292,8 @@ absl::StatusOr<std::optional<uint64_t>> FindFooter(std::span<const std::byte> la
   }
   const bool whole = footer.crc32c == Checksum(footer);
   if (whole && footer.version != kSegmentVersion) return OtherVersion(footer.version);
-  if (!whole || footer.offset > at ||
-      footer.offset % segment.alignment != 0 || footer.entry_bytes > at - footer.offset) {
+  if (!whole || footer.offset > at || footer.offset % segment.alignment != 0 ||
+      footer.entry_bytes > at - footer.offset) {
     return Damaged(segment, at, "footer");
   }
   return footer.offset;

@@ -96,8 +96,8 @@ uint64_t FooterBytes(size_t entries, uint64_t label_bytes, uint32_t alignment);
 // The footer, padded so that it ends with the closing block: the last block of the segment.
 std::string EncodeFooter(std::span<const FooterEntry> entries, const SegmentHeader& segment);
 // Where the footer begins, from the segment's last `alignment` bytes; nothing when the segment was
-// not sealed. DATA_LOSS when the closing block is damaged, FAILED_PRECONDITION when it is of another
-// version.
+// not sealed. DATA_LOSS when the closing block is damaged, FAILED_PRECONDITION when it is of
+// another version.
 absl::StatusOr<std::optional<uint64_t>> FindFooter(std::span<const std::byte> last_block,
                                                    const SegmentHeader& segment);
 // bytes: from where FindFooter says to the segment's end. DATA_LOSS when anything of it is wrong.

@@ -39,23 +39,16 @@ SegmentLog::~SegmentLog() {
 
 // ---- Append
 
-uint64_t SegmentLog::SegmentFor(size_t label_bytes, uint64_t payload_bytes,
-                                uint64_t* record_bytes) const {
-  const auto label = static_cast<uint32_t>(label_bytes);
+absl::Status SegmentLog::CheckSize(RecordWrite& write) const {
+  const auto label_bytes = static_cast<uint32_t>(write.label.size());
   uint32_t alignment = kMinSegmentAlignment;
   for (const auto& directory : directories_) {
     alignment = std::max(alignment, directory->files->alignment());
   }
-  const uint64_t record = ExtentOf(label, payload_bytes, alignment).total_bytes;
-  if (record_bytes != nullptr) *record_bytes = record;
-  return alignment + record + FooterBytes(1, label, alignment);
-}
-
-absl::Status SegmentLog::CheckSize(RecordWrite& write) const {
-  if (write.label.size() <= kMaxLabelBytes && write.payload.size() <= options_.segment_bytes &&
-      SegmentFor(write.label.size(), write.payload.size(), &write.total_bytes) <=
-          options_.segment_bytes) {
-    return absl::OkStatus();
+  if (write.label.size() <= kMaxLabelBytes && write.payload.size() <= options_.segment_bytes) {
+    write.total_bytes = ExtentOf(label_bytes, write.payload.size(), alignment).total_bytes;
+    const uint64_t rest = alignment + FooterBytes(1, label_bytes, alignment);
+    if (write.total_bytes + rest <= options_.segment_bytes) return absl::OkStatus();
   }
   return absl::InvalidArgumentError(
       absl::StrCat("a record of ", write.label.size(), " bytes of label and ", write.payload.size(),

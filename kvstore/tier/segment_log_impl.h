@@ -60,9 +60,6 @@ class SegmentLog final : public RecordLog, private SegmentWriter::Owner, private
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
   absl::Status CheckStoreId(const Directory& directory, const SegmentHeader& header);
   void SealRecovered(const std::vector<Segment*>& segments, std::vector<SegmentContents>& contents);
-  // FAILED_PRECONDITION: no segment of today's size could take it.
-  absl::Status CheckMovable(const FooterEntry& entry) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
   void MakeSpare(Directory& directory);
   // The memory of directories that were given up. Blocks; not on the executor.
   void FreeRetired();
@@ -107,7 +104,7 @@ class SegmentLog final : public RecordLog, private SegmentWriter::Owner, private
   void EndDrains();
 
   // ---- where things go
-  // The directories to choose among for what is written: a slow one when there is no other.
+  // The directories to choose among for what is written: slow ones when no other has room.
   std::vector<Directory*> Writable(const std::vector<const Directory*>& refused) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
   absl::StatusOr<Directory*> Choose(uint64_t bytes, const std::vector<const Directory*>& refused)
@@ -130,10 +127,6 @@ class SegmentLog final : public RecordLog, private SegmentWriter::Owner, private
   bool SendElsewhere(const WritePtr& write, absl::Status* status);
   // changed: directories in which reclaim may find something to do by that.
   void EraseOne(RecordId id, std::vector<Tombstone>& tombstones, std::vector<Directory*>& changed)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
-  // The least segment that a record fits into, and what the record itself takes.
-  uint64_t SegmentFor(size_t label_bytes, uint64_t payload_bytes,
-                      uint64_t* record_bytes = nullptr) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mutex);
   // Whether a stream that may not begin a segment now has one to wait for.
   bool WaitsForSegment(const SegmentWriter::Stream& stream)

@@ -193,8 +193,8 @@ absl::Status SegmentLog::OpenSegments(Directory& directory) {
 
 absl::Status SegmentLog::OpenSegmentFile(Directory& directory, uint64_t number) {
   const std::string name = absl::StrCat(directory.path, "/", number, ".seg");
-  VARVE_ASSIGN_OR_RETURN(const std::optional<uint64_t> bytes, directory.files->SizeOf(number));
-  if (!bytes.has_value()) {
+  VARVE_ASSIGN_OR_RETURN(const bool is_file, directory.files->IsFile(number));
+  if (!is_file) {
     base::LogWarning(name, " is no file: it is left where it is");
     ++state_.damaged_records;
     return absl::OkStatus();
@@ -215,13 +215,17 @@ absl::Status SegmentLog::OpenSegmentFile(Directory& directory, uint64_t number) 
                        block.ok() ? " is damaged" : " cannot be read");
       ++state_.damaged_records;
     }
-    const uint32_t alignment = directory.files->alignment();
-    const bool may_be = *bytes >= kMinSegmentBytes && *bytes <= kMaxSegmentBytes &&
-                        *bytes % kMaxSegmentAlignment == 0;
-    header = SegmentHeader{number, may_be ? *bytes : options_.segment_bytes, alignment, store_id_};
+    header = SegmentHeader{number, options_.segment_bytes, directory.files->alignment(), store_id_};
   } else {
     VARVE_RETURN_IF_ERROR(CheckStoreId(directory, *header));
     if (header->number != number) return SetAside(directory, number, header->number);
+    // With files of several sizes room for one of another size may never come.
+    if (header->segment_bytes != options_.segment_bytes) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          directory.path, " has segments of ", header->segment_bytes, " bytes; at this start ",
+          options_.segment_bytes,
+          " bytes were given (nvme_tier.segment_bytes): only empty directories take another size"));
+    }
   }
   VARVE_ASSIGN_OR_RETURN(const int file, directory.files->OpenSegment(number, header->alignment));
   auto segment = std::make_unique<Segment>(*header, file, io_);
@@ -279,7 +283,6 @@ absl::Status SegmentLog::Recover(absl::FunctionRef<void(const Recovered&)> fn) {
   {
     base::MutexLock lock(state_.mutex);
     live = TakeContents(segments, contents);
-    for (const FooterEntry* entry : live) VARVE_RETURN_IF_ERROR(CheckMovable(*entry));
     damaged = state_.damaged_records;
     for (const auto& directory : directories_) directories.push_back(directory.get());
   }
@@ -291,15 +294,6 @@ absl::Status SegmentLog::Recover(absl::FunctionRef<void(const Recovered&)> fn) {
     directory->reclaimer->Wake();
   }
   return absl::OkStatus();
-}
-
-absl::Status SegmentLog::CheckMovable(const FooterEntry& entry) const {
-  const uint64_t needed = SegmentFor(entry.label.size(), entry.payload_bytes);
-  if (needed <= options_.segment_bytes) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("the disks have a record of ", entry.payload_bytes,
-                   " bytes, which needs segments of ", needed, " bytes; segments have ",
-                   options_.segment_bytes, " (nvme_tier.segment_bytes) at this start"));
 }
 
 void SegmentLog::MakeSpare(Directory& directory) {

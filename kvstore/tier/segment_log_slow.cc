@@ -13,6 +13,8 @@ void SegmentLog::Tick() {
   {
     base::MutexLock lock(state_.mutex);
     for (const auto& directory : directories_) {
+      // Without it nothing may be sent there that could find out.
+      state_.space.TryToGrow(*directory, absl::Now());
       const absl::Duration age = directory->io.OldestAge();
       const bool is_slow = age >= options_.slow_after;
       if (is_slow && state_.space.TakesWrites(*directory)) slow.push_back(directory.get());

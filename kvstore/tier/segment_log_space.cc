@@ -36,32 +36,36 @@ const char* NameOf(DirectoryState state) {
 // ---- which directory
 
 std::vector<Directory*> SegmentLog::Writable(const std::vector<const Directory*>& refused) const {
-  std::vector<Directory*> quick, slow;
+  std::vector<Directory*> writable;
   for (const auto& directory : directories_) {
     if (!state_.space.TakesWrites(*directory) ||
         std::find(refused.begin(), refused.end(), directory.get()) != refused.end()) {
       continue;
     }
-    (directory->slow ? slow : quick).push_back(directory.get());
+    writable.push_back(directory.get());
   }
-  return quick.empty() ? slow : quick;
+  return writable;
 }
 
 absl::StatusOr<Directory*> SegmentLog::Choose(uint64_t bytes,
                                               const std::vector<const Directory*>& refused) {
-  Directory* best = nullptr;
-  Directory* reclaiming = nullptr;
-  const std::vector<Directory*> writable = Writable(refused);
-  for (Directory* directory : writable) {
-    if (directory->reclaiming) reclaiming = directory;
-    const uint64_t free = state_.space.FreeBytes(*directory);
-    if (free < bytes) continue;
-    if (best == nullptr || free > state_.space.FreeBytes(*best)) best = directory;
+  bool any = false;
+  for (const bool slow : {false, true}) {
+    Directory* best = nullptr;
+    Directory* reclaiming = nullptr;
+    for (Directory* directory : Writable(refused)) {
+      if (directory->slow != slow) continue;
+      any = true;
+      if (directory->reclaiming) reclaiming = directory;
+      const uint64_t free = state_.space.FreeBytes(*directory);
+      if (free < bytes) continue;
+      if (best == nullptr || free > state_.space.FreeBytes(*best)) best = directory;
+    }
+    if (best != nullptr) return best;
+    // What is being moved counts twice: whether there is room, its writer will see.
+    if (reclaiming != nullptr) return reclaiming;
   }
-  if (best != nullptr) return best;
-  // What is being moved counts twice: whether there is room, its writer will see.
-  if (reclaiming != nullptr) return reclaiming;
-  if (writable.empty()) return NoDirectory();
+  if (!any) return NoDirectory();
   return absl::ResourceExhaustedError(
       absl::StrCat("no directory has room for ", bytes, " bytes more beside its live records"));
 }
@@ -69,11 +73,11 @@ absl::StatusOr<Directory*> SegmentLog::Choose(uint64_t bytes,
 absl::StatusOr<Directory*> SegmentLog::ChooseForTombstones(
     const std::vector<const Directory*>& refused) {
   Directory* best = nullptr;
+  const auto worth = [this](const Directory* directory) {
+    return std::pair(!directory->slow, state_.space.FreeSegments(*directory));
+  };
   for (Directory* directory : Writable(refused)) {
-    if (best == nullptr ||
-        state_.space.FreeSegments(*directory) > state_.space.FreeSegments(*best)) {
-      best = directory;
-    }
+    if (best == nullptr || worth(directory) > worth(best)) best = directory;
   }
   if (best != nullptr) return best;
   return NoDirectory();

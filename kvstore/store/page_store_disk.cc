@@ -368,7 +368,7 @@ void PageStoreImpl::Flush(PutHandle::CommitDone done) {
   absl::Status status;
   {
     base::MutexLock lock(mutex_);
-    if (has_disk() && disk_usable_) {
+    if (has_disk() && disk_writes_) {
       QueueAllLocked();
       if (queued_objects_ > 0) flush_waiters_.push_back({write_errors_, std::move(done)});
       PumpWritesLocked(left);

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <random>
 
@@ -132,10 +133,50 @@ int OthersFillTheFileSystem(const std::string& folder) {
   return (*log)->Usage().directories[0].state == DirectoryState::kFull ? 0 : 5;
 }
 
+// Nothing is free when the log begins, and all of it a little later.
+int StartWhenOthersHaveAll(const std::string& folder) {
+  if (!MountSmallFileSystem(folder, "size=16m")) return kCannotMount;
+  std::filesystem::create_directory(folder + "/log");
+  const std::string payload(100000, 'x');
+  {
+    std::ofstream filler(folder + "/filler");
+    while (filler.write(payload.data(), 4096).flush()) {
+    }
+  }
+  // The list of directories has to be written.
+  std::filesystem::resize_file(folder + "/filler",
+                               std::filesystem::file_size(folder + "/filler") - (64 << 10));
+  auto io = MakeThreadIo({});
+  base::ThreadPool executor("log", 2);
+  SegmentLogOptions options;
+  options.segment_bytes = 1 << 20;
+  options.directories = {{folder + "/log", 64 << 20}};
+  auto log = OpenSegmentLog(options, io->get(), &executor);
+  if (!log.ok() || !(*log)->Recover([](const auto&) {}).ok()) return 1;
+  const auto put = [&] {
+    Outcome outcome;
+    (*log)->Append({"x", std::as_bytes(std::span(payload)), 0, Sync::kNo}, outcome.Done());
+    return outcome.Await();
+  };
+  if (!absl::IsResourceExhausted(put())) return 2;
+  std::filesystem::remove(folder + "/filler");
+  // It is tried again after ten seconds.
+  for (int i = 0; i < 300 && !put().ok(); ++i) {
+    usleep(100'000);
+    (*log)->Tick();
+  }
+  for (int i = 0; i < 50; ++i) {
+    (*log)->Tick();
+    if (!put().ok()) return 3;
+  }
+  return 0;
+}
+
 int Run(int count, char** words) {
   const std::string what = count > 2 ? words[1] : "";
   if (what == "append" && count == 4) return AppendUntilKilled(words[2], std::stoull(words[3]));
   if (what == "fill") return FillSmallFileSystem(words[2]);
+  if (what == "start-full") return StartWhenOthersHaveAll(words[2]);
   if (what == "others-fill") return OthersFillTheFileSystem(words[2]);
   return 64;
 }

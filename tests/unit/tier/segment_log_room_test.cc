@@ -58,6 +58,20 @@ class SegmentLogRoomTest : public LogTest {
       EXPECT_TRUE(*read == PayloadOf("late", kBytes)) << id;
     }
   }
+  // In a file system of its own.
+  void ExpectChildDoes(const std::string& what) {
+    std::filesystem::create_directory(Folder("small"));
+    const pid_t child = StartLogChild({what, Folder("small")}, STDOUT_FILENO);
+    ASSERT_GE(child, 0);
+    int result = 0;
+    ASSERT_EQ(waitpid(child, &result, 0), child);
+    ASSERT_TRUE(WIFEXITED(result)) << result;
+    if (WEXITSTATUS(result) == kCannotMount) {
+      std::cerr << "no file system can be mounted here: not tried\n";
+      return;
+    }
+    EXPECT_EQ(WEXITSTATUS(result), 0);
+  }
   uint64_t UsedBytes() const { return log_->Usage().directories[0].used_bytes; }
   // What the files take.
   static uint64_t BytesIn(const std::string& folder) {
@@ -135,18 +149,10 @@ TEST_F(SegmentLogRoomTest, SegmentsOfAnotherSizeAreRefused) {
 }
 
 TEST_F(SegmentLogRoomTest, RoomForMovingIsKeptFromOthersOfTheFileSystem) {
-  std::filesystem::create_directory(Folder("small"));
-  const pid_t child = StartLogChild({"others-fill", Folder("small")}, STDOUT_FILENO);
-  ASSERT_GE(child, 0);
-  int result = 0;
-  ASSERT_EQ(waitpid(child, &result, 0), child);
-  ASSERT_TRUE(WIFEXITED(result)) << result;
-  if (WEXITSTATUS(result) == kCannotMount) {
-    std::cerr << "no file system can be mounted here: not tried\n";
-    return;
-  }
-  EXPECT_EQ(WEXITSTATUS(result), 0);
+  ExpectChildDoes("others-fill");
 }
+
+TEST_F(SegmentLogRoomTest, RoomThatOthersGiveBackIsUsed) { ExpectChildDoes("start-full"); }
 
 }  // namespace
 }  // namespace varve::tier

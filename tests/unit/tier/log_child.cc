@@ -1,6 +1,8 @@
 // A process with a log of its own, for tests that kill it or give it a small disk.
 //   append FOLDER SEED   appends and erases until it is killed
 //   fill FOLDER          fills a small file system mounted there; exits with 0 when all is well
+//   others-fill FOLDER   the same, where something else fills it
+//   start-full FOLDER    begins in one that is full, and gets room later
 #include <sched.h>
 #include <sys/mount.h>
 #include <unistd.h>
@@ -58,39 +60,65 @@ bool MountSmallFileSystem(const std::string& folder, const char* size) {
          mount("tmpfs", folder.c_str(), "tmpfs", 0, size) == 0;
 }
 
+// A log of segments of 1 MiB in a folder of its own.
+class SmallLog {
+ public:
+  SmallLog(const std::string& folder, uint64_t capacity_bytes) {
+    SegmentLogOptions options;
+    options.segment_bytes = 1 << 20;
+    options.directories = {{folder + "/log", capacity_bytes}};
+    log_ = OpenSegmentLog(options, io_->get(), &executor_);
+    if (log_.ok()) status_ = (*log_)->Recover([](const auto&) {});
+  }
+  bool ok() const { return log_.ok() && status_.ok(); }
+  RecordLog* operator->() { return log_->get(); }
+  absl::Status Put(RecordId* id) {
+    Outcome outcome;
+    *id = (*log_)->Append({"x", std::as_bytes(std::span(payload_)), 0, Sync::kNo}, outcome.Done());
+    return outcome.Await();
+  }
+  absl::Status Erase(std::span<const RecordId> ids) {
+    Outcome outcome;
+    (*log_)->Erase(ids, Sync::kYes, outcome.Done());
+    return outcome.Await();
+  }
+
+ private:
+  absl::StatusOr<std::unique_ptr<BlockIo>> io_ = MakeThreadIo({});
+  base::ThreadPool executor_{"log", 2};
+  const std::string payload_ = std::string(100000, 'x');
+  absl::StatusOr<std::unique_ptr<RecordLog>> log_;
+  absl::Status status_;
+};
+
+// Until the file system has no more.
+void Fill(const std::string& file) {
+  const std::string bytes(4096, 'x');
+  std::ofstream filler(file);
+  while (filler.write(bytes.data(), static_cast<std::streamsize>(bytes.size())).flush()) {
+  }
+}
+
 int FillSmallFileSystem(const std::string& folder) {
   if (!MountSmallFileSystem(folder, "size=6m")) return kCannotMount;
-  auto io = MakeThreadIo({});
-  base::ThreadPool executor("log", 2);
-  SegmentLogOptions options;
-  options.segment_bytes = 1 << 20;
-  options.directories = {{folder + "/log", 16 << 20}};
-  auto log = OpenSegmentLog(options, io->get(), &executor);
-  if (!log.ok() || !(*log)->Recover([](const auto&) {}).ok()) return 1;
-  const std::string payload(100000, 'x');
-  const auto put = [&](RecordId* id) {
-    Outcome outcome;
-    *id = (*log)->Append({"x", std::as_bytes(std::span(payload)), 0, Sync::kNo}, outcome.Done());
-    return outcome.Await();
-  };
+  SmallLog log(folder, 16 << 20);
+  if (!log.ok()) return 1;
   std::vector<RecordId> ids(1);
-  while (ids.size() < 200 && put(&ids.back()).ok()) ids.push_back(0);
+  while (ids.size() < 200 && log.Put(&ids.back()).ok()) ids.push_back(0);
   const RecordId refused = ids.back();
   ids.pop_back();
   if (ids.size() < 30 || ids.size() > 60) return 2;
-  if (!absl::IsResourceExhausted(put(&ids.emplace_back()))) return 3;
+  if (!absl::IsResourceExhausted(log.Put(&ids.emplace_back()))) return 3;
   ids.pop_back();
-  if ((*log)->Usage().directories[0].state != DirectoryState::kFull) return 4;
+  if (log->Usage().directories[0].state != DirectoryState::kFull) return 4;
   // Room is made, and it goes on.
-  Outcome erased;
-  (*log)->Erase(std::span(ids).first(25), Sync::kYes, erased.Done());
-  if (!erased.Await().ok()) return 5;
+  if (!log.Erase(std::span(ids).first(25)).ok()) return 5;
   RecordId id = 0;
   absl::Status status;
-  for (int i = 0; i < 1000 && !(status = put(&id)).ok(); ++i) usleep(1000);
+  for (int i = 0; i < 1000 && !(status = log.Put(&id)).ok(); ++i) usleep(1000);
   if (!status.ok() || id <= refused) return 6;
   // It stays full, and eviction works against what is there.
-  const LogUsage usage = (*log)->Usage();
+  const LogUsage usage = log->Usage();
   if (usage.directories[0].state != DirectoryState::kFull) return 7;
   return usage.usable_bytes < 6 << 20 ? 0 : 8;
 }
@@ -98,76 +126,45 @@ int FillSmallFileSystem(const std::string& folder) {
 // Half of what the log has is dead when something else takes the rest of the file system.
 int OthersFillTheFileSystem(const std::string& folder) {
   if (!MountSmallFileSystem(folder, "size=16m")) return kCannotMount;
-  auto io = MakeThreadIo({});
-  base::ThreadPool executor("log", 2);
-  SegmentLogOptions options;
-  options.segment_bytes = 1 << 20;
-  options.directories = {{folder + "/log", 64 << 20}};
-  auto log = OpenSegmentLog(options, io->get(), &executor);
-  if (!log.ok() || !(*log)->Recover([](const auto&) {}).ok()) return 1;
-  const std::string payload(100000, 'x');
-  const auto put = [&](RecordId* id) {
-    Outcome outcome;
-    *id = (*log)->Append({"x", std::as_bytes(std::span(payload)), 0, Sync::kNo}, outcome.Done());
-    return outcome.Await();
-  };
+  SmallLog log(folder, 64 << 20);
+  if (!log.ok()) return 1;
   std::vector<RecordId> gone;
   for (int i = 0; i < 100; ++i) {
     RecordId id = 0;
-    if (!put(&id).ok()) return 2;
+    if (!log.Put(&id).ok()) return 2;
     if (i % 2 == 0) gone.push_back(id);
   }
-  Outcome erased;
-  (*log)->Erase(gone, Sync::kYes, erased.Done());
-  if (!erased.Await().ok()) return 3;
-  {
-    std::ofstream filler(folder + "/filler");
-    while (filler.write(payload.data(), 4096).flush()) {
-    }
-  }
+  if (!log.Erase(gone).ok()) return 3;
+  Fill(folder + "/filler");
   // Of ten half empty segments three are won.
   for (int i = 0; i < 25; ++i) {
     RecordId id = 0;
-    if (!put(&id).ok()) return 4;
+    if (!log.Put(&id).ok()) return 4;
   }
-  return (*log)->Usage().directories[0].state == DirectoryState::kFull ? 0 : 5;
+  return log->Usage().directories[0].state == DirectoryState::kFull ? 0 : 5;
 }
 
 // Nothing is free when the log begins, and all of it a little later.
 int StartWhenOthersHaveAll(const std::string& folder) {
   if (!MountSmallFileSystem(folder, "size=16m")) return kCannotMount;
   std::filesystem::create_directory(folder + "/log");
-  const std::string payload(100000, 'x');
-  {
-    std::ofstream filler(folder + "/filler");
-    while (filler.write(payload.data(), 4096).flush()) {
-    }
-  }
+  Fill(folder + "/filler");
   // The list of directories has to be written.
   std::filesystem::resize_file(folder + "/filler",
                                std::filesystem::file_size(folder + "/filler") - (64 << 10));
-  auto io = MakeThreadIo({});
-  base::ThreadPool executor("log", 2);
-  SegmentLogOptions options;
-  options.segment_bytes = 1 << 20;
-  options.directories = {{folder + "/log", 64 << 20}};
-  auto log = OpenSegmentLog(options, io->get(), &executor);
-  if (!log.ok() || !(*log)->Recover([](const auto&) {}).ok()) return 1;
-  const auto put = [&] {
-    Outcome outcome;
-    (*log)->Append({"x", std::as_bytes(std::span(payload)), 0, Sync::kNo}, outcome.Done());
-    return outcome.Await();
-  };
-  if (!absl::IsResourceExhausted(put())) return 2;
+  SmallLog log(folder, 64 << 20);
+  if (!log.ok()) return 1;
+  RecordId id = 0;
+  if (!absl::IsResourceExhausted(log.Put(&id))) return 2;
   std::filesystem::remove(folder + "/filler");
   // It is tried again after ten seconds.
-  for (int i = 0; i < 300 && !put().ok(); ++i) {
+  for (int i = 0; i < 300 && !log.Put(&id).ok(); ++i) {
     usleep(100'000);
-    (*log)->Tick();
+    log->Tick();
   }
   for (int i = 0; i < 50; ++i) {
-    (*log)->Tick();
-    if (!put().ok()) return 3;
+    log->Tick();
+    if (!log.Put(&id).ok()) return 3;
   }
   return 0;
 }

@@ -1,11 +1,9 @@
 // Directories that fill up, fail, or refuse writes.
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <filesystem>
 #include <functional>
-#include <iostream>
 #include <thread>
 
 #include "absl/time/clock.h"
@@ -216,20 +214,6 @@ TEST_F(SegmentLogFaultTest, NothingIsAnsweredOnTheCallersThread) {
                 });
   }
   EXPECT_TRUE(absl::IsUnavailable(erased.Await()));
-}
-
-TEST_F(SegmentLogFaultTest, AFullFileSystemIsFullUntilRecordsGo) {
-  std::filesystem::create_directory(Folder("small"));
-  const pid_t child = StartLogChild({"fill", Folder("small")}, STDOUT_FILENO);
-  ASSERT_GE(child, 0);
-  int result = 0;
-  ASSERT_EQ(waitpid(child, &result, 0), child);
-  ASSERT_TRUE(WIFEXITED(result)) << result;
-  if (WEXITSTATUS(result) == kCannotMount) {
-    std::cerr << "no file system can be mounted here: not tried\n";
-    return;
-  }
-  EXPECT_EQ(WEXITSTATUS(result), 0);
 }
 
 // A disk that needs 20 ms for each read would drain for seconds.

@@ -148,6 +148,8 @@ TEST_F(SegmentLogRoomTest, SegmentsOfAnotherSizeAreRefused) {
   EXPECT_EQ(recovered_.size(), 1u);
 }
 
+TEST_F(SegmentLogRoomTest, AFullFileSystemIsFullUntilRecordsGo) { ExpectChildDoes("fill"); }
+
 TEST_F(SegmentLogRoomTest, RoomForMovingIsKeptFromOthersOfTheFileSystem) {
   ExpectChildDoes("others-fill");
 }

@@ -79,16 +79,19 @@ TEST(S3FifoPolicyTest, WhatLeftLongAgoIsForgotten) {
   EXPECT_EQ(policy->Victim(), &nodes[79]);
 }
 
-TEST(S3FifoPolicyTest, UsesOutsideCount) {
-  const auto policy = MakeS3FifoPolicy();
-  std::vector<EvictionNode> nodes = Nodes(3);
-  for (EvictionNode& node : nodes) policy->Insert(node);
-  EXPECT_EQ(policy->Victim(), &nodes[0]);
-  policy->TouchOutside(nodes[0]);
-  EXPECT_EQ(policy->Victim(), &nodes[1]);
-  policy->Return(nodes[0]);
-  policy->Return(nodes[1]);
-  for (int i : {2, 1, 0}) EXPECT_EQ(policy->Victim(), &nodes[i]) << i;
+// With lru what comes back is the newest anyway.
+TEST(PoliciesTest, UsesOutsideCount) {
+  for (const auto& make : {MakeS3FifoPolicy, MakeCostPolicy}) {
+    const auto policy = make();
+    std::vector<EvictionNode> nodes = Nodes(3);
+    for (EvictionNode& node : nodes) policy->Insert(node);
+    EXPECT_EQ(policy->Victim(), &nodes[0]);
+    policy->TouchOutside(nodes[0]);
+    EXPECT_EQ(policy->Victim(), &nodes[1]);
+    policy->Return(nodes[0]);
+    policy->Return(nodes[1]);
+    for (int i : {2, 1, 0}) EXPECT_EQ(policy->Victim(), &nodes[i]) << i;
+  }
 }
 
 TEST(CostPolicyTest, BlocksOfShortPromptsGoFirstAndAmongEqualsTheOldest) {
@@ -108,18 +111,6 @@ TEST(CostPolicyTest, UsesCountAsCostDoes) {
   nodes[1].prompt_tokens = 30'000;
   for (EvictionNode& node : nodes) policy->Insert(node);
   for (int i = 0; i < 3; ++i) policy->Touch(nodes[0]);
-  for (int i : {2, 1, 0}) EXPECT_EQ(policy->Victim(), &nodes[i]) << i;
-}
-
-TEST(CostPolicyTest, UsesOutsideCount) {
-  const auto policy = MakeCostPolicy();
-  std::vector<EvictionNode> nodes = Nodes(3);
-  for (EvictionNode& node : nodes) policy->Insert(node);
-  EXPECT_EQ(policy->Victim(), &nodes[0]);
-  policy->TouchOutside(nodes[0]);
-  EXPECT_EQ(policy->Victim(), &nodes[1]);
-  policy->Return(nodes[0]);
-  policy->Return(nodes[1]);
   for (int i : {2, 1, 0}) EXPECT_EQ(policy->Victim(), &nodes[i]) << i;
 }
 

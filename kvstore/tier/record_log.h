@@ -119,7 +119,7 @@ class RecordLog {
   // The records are gone at once, and for good when done. Ids that are no record's are skipped.
   virtual void Erase(std::span<const RecordId> ids, Sync sync, Done done) = 0;
 
-  // Every second or so: sees which directories are slow.
+  // Every second or so: sees which directories are slow, and tries full ones again.
   virtual void Tick() = 0;
 
   virtual LogRoom Room() const = 0;

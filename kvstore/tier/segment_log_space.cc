@@ -185,11 +185,13 @@ absl::StatusOr<Segment*> SegmentLog::NextSegment(const SegmentWriter::Stream& st
   absl::StatusOr<int> file = [&] {
     const DirectoryIo::Call call(&directory.io);
     const SegmentFiles& files = *directory.files;
-    absl::StatusOr<int> made = absl::ResourceExhaustedError("");
-    if (!may_take_spare || !spare_first) made = files.Create(header.number, bytes);
-    if (!may_take_spare || !absl::IsResourceExhausted(made.status())) return made;
+    if (!may_take_spare) return files.Create(header.number, bytes);
+    if (!spare_first) {
+      absl::StatusOr<int> made = files.Create(header.number, bytes);
+      if (!absl::IsResourceExhausted(made.status())) return made;
+    }
     took_spare = true;
-    made = files.CreateFromSpare(header.number);
+    absl::StatusOr<int> made = files.CreateFromSpare(header.number);
     if (made.ok()) return made;
     base::LogWarning(directory.path, " has lost its spare file: ", made.status().message());
     return files.Create(header.number, bytes);

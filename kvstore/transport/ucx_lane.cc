@@ -357,9 +357,10 @@ void Lane::PollEvents(int timeout_ms) {
 int Lane::WatchProcess(uint32_t pid, UcxEndpointOwner* owner) {
   if (kind_ != LaneKind::kShm) return -1;
   const int fd = static_cast<int>(syscall(SYS_pidfd_open, static_cast<pid_t>(pid), 0));
-  if (fd < 0) return -1;
-  if (!WaitFor(event_fd_, fd)) {
-    close(fd);
+  if (fd < 0 || !WaitFor(event_fd_, fd)) {
+    // It has ended already, or there are no descriptors left.
+    if (ProcessesCanBeWatched()) owner->OnEndpointError(UCS_ERR_UNREACHABLE);
+    if (fd >= 0) close(fd);
     return -1;
   }
   watched_[fd] = owner;

@@ -1,16 +1,32 @@
 #include "kvstore/transport/ucx_settings.h"
 
+#include <sys/syscall.h>
 #include <ucp/api/ucp.h>
+#include <unistd.h>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 
 namespace varve::transport {
 
+bool ProcessesCanBeWatched() {
+  static const bool can = [] {
+    const int fd = static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0));
+    if (fd >= 0) close(fd);
+    return fd >= 0;
+  }();
+  return can;
+}
+
 std::vector<std::pair<std::string, std::string>> LaneSettings(LaneKind kind,
                                                               const UcxOptions& options) {
+  const bool watched = kind == LaneKind::kShm && ProcessesCanBeWatched();
   std::vector<std::pair<std::string, std::string>> settings = {
-      {"KEEPALIVE_INTERVAL", absl::StrCat(absl::ToInt64Milliseconds(options.keepalive), "ms")},
+      {"KEEPALIVE_INTERVAL",
+       watched ? "inf" : absl::StrCat(absl::ToInt64Milliseconds(options.keepalive), "ms")},
+      // Without this a worker that is sent something while it is being made aborts the process
+      // (UCX issue 7898).
+      {"ADAPTIVE_PROGRESS", "n"},
       // Kernel buffers and rails of several devices for one transfer cost more than they bring on
       // one machine.
       {"MAX_RNDV_RAILS", "1"},

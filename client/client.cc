@@ -126,7 +126,8 @@ ClientImpl::ClientImpl(std::shared_ptr<grpc::Channel> channel, transport::Transp
                nullptr, std::numeric_limits<size_t>::max()),
       recalls_([this](grpc::ClientContext* context,
                       auto* reactor) { stub_->async()->RecallStream(context, reactor); },
-               [](const v1::RecallReply& reply) -> uint64_t { return reply.tag(); }, kMaxRecalls),
+               [](const v1::RecallReply& reply) -> uint64_t { return reply.tag(); }, kMaxRecalls,
+               [](const v1::RecallReply& reply) { return reply.more(); }),
       session_(stub_.get(), OpenRequest(options, transport), options.connect_timeout) {}
 
 ClientImpl::~ClientImpl() {

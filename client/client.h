@@ -230,8 +230,12 @@ struct RecallTimings {
 };
 struct RecallResult {
   std::vector<std::vector<RecallHeadResult>> layers;  // [layer of the query][KV head]
+  // Of several layers that were answered one by one: the stages summed, queue and total of the
+  // last.
   RecallTimings timings;
 };
+// Gets an index into the query's layers, and what RecallResult has of it.
+using OnRecalledLayer = std::function<void(size_t, const std::vector<RecallHeadResult>&)>;
 
 // One directory of the nvme tier.
 struct DirectoryInfo {
@@ -361,8 +365,12 @@ class Client {
       const std::function<absl::Status(uint32_t, uint32_t, uint32_t, std::string_view)>& sink) = 0;
   // One round trip on a long-lived stream. Without slots pages are selected and nothing is brought.
   // A client without a transport fetches the pages inline, which attaches its session to the
-  // context.
-  virtual absl::StatusOr<RecallResult> Recall(const RecallQuery& query) = 0;
+  // context. on_layer: called on this thread for each layer as soon as its pages are in place, in
+  // any order, before Recall returns; layers that it was called for are in place also when the
+  // recall fails.
+  virtual absl::StatusOr<RecallResult> Recall(const RecallQuery& query,
+                                              const OnRecalledLayer& on_layer) = 0;
+  absl::StatusOr<RecallResult> Recall(const RecallQuery& query) { return Recall(query, nullptr); }
 
   // ---- administration
   virtual absl::StatusOr<StoreStatus> Status() = 0;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -28,15 +29,19 @@ template <typename Request, typename Reply>
 class SessionStream {
  public:
   using Stream = ExchangeStream<Request, Reply>;
-  SessionStream(typename Stream::Bind bind, typename Stream::TagOf tag_of, size_t max_unanswered)
-      : bind_(std::move(bind)), tag_of_(tag_of), max_unanswered_(max_unanswered) {}
+  SessionStream(typename Stream::Bind bind, typename Stream::TagOf tag_of, size_t max_unanswered,
+                typename Stream::HasMore has_more = nullptr)
+      : bind_(std::move(bind)),
+        tag_of_(tag_of),
+        has_more_(has_more),
+        max_unanswered_(max_unanswered) {}
 
   std::shared_ptr<Stream> For(uint64_t generation) {
     base::MutexLock lock(mutex_);
     if (stream_ != nullptr && generation_ == generation && stream_->alive()) return stream_;
     if (stream_ != nullptr) Retire();
     stream_ = Stream::Start(
-        bind_, tag_of_, [] {}, max_unanswered_);
+        bind_, tag_of_, [] {}, max_unanswered_, has_more_);
     generation_ = generation;
     return stream_;
   }
@@ -56,6 +61,7 @@ class SessionStream {
 
   const typename Stream::Bind bind_;
   const typename Stream::TagOf tag_of_;
+  const typename Stream::HasMore has_more_;
   const size_t max_unanswered_;
   base::Mutex mutex_;
   uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -126,7 +132,8 @@ class ClientImpl final : public Client {
       const std::string& id, uint32_t epoch, uint32_t layer_begin, uint32_t layer_count,
       const std::function<absl::Status(uint32_t, uint32_t, uint32_t, std::string_view)>& sink)
       override;
-  absl::StatusOr<RecallResult> Recall(const RecallQuery& query) override;
+  absl::StatusOr<RecallResult> Recall(const RecallQuery& query,
+                                      const OnRecalledLayer& on_layer) override;
 
   absl::StatusOr<StoreStatus> Status() override;
   absl::StatusOr<std::string> Config() override;
@@ -210,11 +217,14 @@ class ClientImpl final : public Client {
                  std::function<void(absl::Status, const Reply&)> done, bool retried);
 
   absl::StatusOr<v1::RecallRequest> RecallRequestFor(const RecallQuery& query) const;
+  absl::StatusOr<RecallResult> RecallByLayer(const RecallQuery& query, v1::RecallRequest request,
+                                             const OnRecalledLayer& on_layer);
   absl::Status FetchRecalled(const RecallQuery& query, RecallResult* selection);
   // One exchange on a stream of the session, retried like Call.
   template <typename Request, typename Reply>
   absl::StatusOr<Reply> ExchangeInSession(SessionStream<Request, Reply>& streams, Request request,
-                                          uint64_t tag);
+                                          uint64_t tag,
+                                          const std::function<void(Reply)>& on_part = nullptr);
 
   const ClientOptions options_;
   const std::unique_ptr<transport::Transport> own_transport_;
@@ -233,13 +243,14 @@ class ClientImpl final : public Client {
 
 template <typename Request, typename Reply>
 absl::StatusOr<Reply> ClientImpl::ExchangeInSession(SessionStream<Request, Reply>& streams,
-                                                    Request request, uint64_t tag) {
+                                                    Request request, uint64_t tag,
+                                                    const std::function<void(Reply)>& on_part) {
   for (bool retried = false;; retried = true) {
     absl::StatusOr<Session::OpenedPtr> session = session_.Acquire();
     if (!session.ok()) return Explain(session.status());
     request.set_session_id((*session)->session_id);
-    absl::StatusOr<Reply> reply =
-        streams.For((*session)->generation)->Exchange(request, tag, transfer_call_deadline());
+    absl::StatusOr<Reply> reply = streams.For((*session)->generation)
+                                      ->Exchange(request, tag, transfer_call_deadline(), on_part);
     const absl::Status status = reply.ok() ? ErrorIn(*reply) : reply.status();
     if (status.ok()) return reply;
     if (status.code() != absl::StatusCode::kUnauthenticated) return Explain(status);

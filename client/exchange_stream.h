@@ -2,8 +2,9 @@
 //
 // Replies are matched to requests by the order of sending, or by a tag when the stream has a tag
 // function. A tagged stream may have a limit of requests that the store has not answered: others
-// are sent when it answers, or never when nobody waits for them by then. A stream that broke stays
-// broken: its owner starts another one. The final status of the stream is the error of every
+// are sent when it answers, or never when nobody waits for them by then. With a more function a
+// request may have several replies: those that more follow after are parts. A stream that broke
+// stays broken: its owner starts another one. The final status of the stream is the error of every
 // exchange that was waiting.
 //
 // Threads: all methods from any thread; on_closed runs once, on a gRPC thread, after the last
@@ -14,6 +15,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <deque>
 #include <functional>
 #include <iterator>
 #include <limits>
@@ -38,15 +40,17 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
  public:
   using Reactor = grpc::ClientBidiReactor<Request, Reply>;
   using TagOf = uint64_t (*)(const Reply&);
+  using HasMore = bool (*)(const Reply&);
+  using OnPart = std::function<void(Reply)>;
   using Bind = std::function<void(grpc::ClientContext*, Reactor*)>;
 
   // bind: calls the stub's method. tag_of: null when replies come in the order of the requests.
-  // max_unanswered: at least 1.
+  // has_more: null when each request has one reply. max_unanswered: at least 1.
   static std::shared_ptr<ExchangeStream> Start(
       const Bind& bind, TagOf tag_of, std::function<void()> on_closed,
-      size_t max_unanswered = std::numeric_limits<size_t>::max()) {
+      size_t max_unanswered = std::numeric_limits<size_t>::max(), HasMore has_more = nullptr) {
     std::shared_ptr<ExchangeStream> stream(
-        new ExchangeStream(tag_of, max_unanswered, std::move(on_closed)));
+        new ExchangeStream(tag_of, has_more, max_unanswered, std::move(on_closed)));
     stream->self_ = stream;
     bind(&*stream->context_, stream.get());
     stream->AddHold();  // writes start outside of reactions
@@ -56,26 +60,30 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
   }
 
   // Sends and waits. tag: what the reply will carry (ignored without a tag function); unique among
-  // those in flight. DEADLINE_EXCEEDED when no reply came in time, the stream's final status when
-  // it broke.
-  absl::StatusOr<Reply> Exchange(Request request, uint64_t tag, absl::Duration timeout) {
+  // those in flight. on_part: gets the parts, on this thread, in order; what is returned is the
+  // last reply. DEADLINE_EXCEEDED when that did not come in time, the stream's final status when it
+  // broke.
+  absl::StatusOr<Reply> Exchange(Request request, uint64_t tag, absl::Duration timeout,
+                                 const OnPart& on_part = nullptr) {
     auto slot = std::make_shared<Slot>();
-    base::MutexLock lock(mutex_);
-    if (final_.has_value()) return *final_;
-    const uint64_t id = tag_of_ == nullptr ? next_sent_++ : tag;
-    waiting_[id] = slot;
-    // A stream that is ending is about to say why.
-    if (!read_closed_) SendLocked(id, std::move(request));
-    const absl::Time deadline = absl::Now() + timeout;
-    while (!slot->result.has_value()) {
-      const absl::Duration left = deadline - absl::Now();
-      if (left <= absl::ZeroDuration()) {
-        Forget(id);
-        return absl::DeadlineExceededError("the store did not answer in time");
-      }
-      slot->done.WaitFor(mutex_, absl::ToChronoNanoseconds(left));
+    uint64_t id = tag;
+    {
+      base::MutexLock lock(mutex_);
+      if (final_.has_value()) return *final_;
+      if (tag_of_ == nullptr) id = next_sent_++;
+      waiting_[id] = slot;
+      // A stream that is ending is about to say why.
+      if (!read_closed_) SendLocked(id, std::move(request));
     }
-    return std::move(*slot->result);
+    const absl::Time deadline = absl::Now() + timeout;
+    for (;;) {
+      std::deque<Reply> parts;
+      std::optional<absl::StatusOr<Reply>> result = Await(id, *slot, deadline, parts);
+      for (Reply& part : parts) {
+        if (on_part != nullptr) on_part(std::move(part));
+      }
+      if (result.has_value()) return *std::move(result);
+    }
   }
 
   bool alive() const {
@@ -101,11 +109,32 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
  private:
   struct Slot {
     base::CondVar done;
+    std::deque<Reply> parts;
     std::optional<absl::StatusOr<Reply>> result;
   };
 
-  ExchangeStream(TagOf tag_of, size_t max_unanswered, std::function<void()> on_closed)
-      : tag_of_(tag_of), max_unanswered_(max_unanswered), on_closed_(std::move(on_closed)) {}
+  ExchangeStream(TagOf tag_of, HasMore has_more, size_t max_unanswered,
+                 std::function<void()> on_closed)
+      : tag_of_(tag_of),
+        has_more_(has_more),
+        max_unanswered_(max_unanswered),
+        on_closed_(std::move(on_closed)) {}
+
+  // Waits for the result or for parts; takes what has come.
+  std::optional<absl::StatusOr<Reply>> Await(uint64_t id, Slot& slot, absl::Time deadline,
+                                             std::deque<Reply>& parts) {
+    base::MutexLock lock(mutex_);
+    while (!slot.result.has_value() && slot.parts.empty()) {
+      const absl::Duration left = deadline - absl::Now();
+      if (left <= absl::ZeroDuration()) {
+        Forget(id);
+        return absl::DeadlineExceededError("the store did not answer in time");
+      }
+      slot.done.WaitFor(mutex_, absl::ToChronoNanoseconds(left));
+    }
+    parts.swap(slot.parts);
+    return std::move(slot.result);
+  }
 
   // Whoever ended the stream, to an exchange it is as if the connection had gone.
   static absl::Status BrokenBy(const grpc::Status& status) {
@@ -150,15 +179,22 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
       this->RemoveHold();
       return;
     }
+    const bool part = has_more_ != nullptr && has_more_(reply_);
     {
       base::MutexLock lock(mutex_);
-      --unanswered_;
-      WriteLocked();
+      if (!part) {
+        --unanswered_;
+        WriteLocked();
+      }
       auto it = tag_of_ == nullptr ? waiting_.begin() : waiting_.find(tag_of_(reply_));
       if (it != waiting_.end()) {
-        it->second->result = std::move(reply_);
         it->second->done.NotifyAll();
-        waiting_.erase(it);
+        if (part) {
+          it->second->parts.push_back(std::move(reply_));
+        } else {
+          it->second->result = std::move(reply_);
+          waiting_.erase(it);
+        }
       }
     }
     reply_ = Reply();
@@ -188,6 +224,7 @@ class ExchangeStream final : private grpc::ClientBidiReactor<Request, Reply> {
   }
 
   const TagOf tag_of_;
+  const HasMore has_more_;
   const size_t max_unanswered_;
   const std::function<void()> on_closed_;
   base::Mutex context_mutex_;  // for Cancel against the end

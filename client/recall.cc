@@ -1,5 +1,7 @@
 // Recall: one exchange on a long-lived stream.
+#include <functional>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "client/client_impl.h"
@@ -15,6 +17,16 @@ bool WantsPages(const RecallQuery& query) {
     }
   }
   return false;
+}
+
+void AddTimings(const RecallTimings& part, RecallTimings& whole) {
+  whole.queue_us = part.queue_us;
+  whole.score_us += part.score_us;
+  whole.select_us += part.select_us;
+  whole.rerank_us += part.rerank_us;
+  whole.locate_us += part.locate_us;
+  whole.transfer_us += part.transfer_us;
+  whole.total_us = part.total_us;
 }
 
 }  // namespace
@@ -57,15 +69,56 @@ absl::StatusOr<v1::RecallRequest> ClientImpl::RecallRequestFor(const RecallQuery
   return request;
 }
 
-absl::StatusOr<RecallResult> ClientImpl::Recall(const RecallQuery& query) {
+absl::StatusOr<RecallResult> ClientImpl::Recall(const RecallQuery& query,
+                                                const OnRecalledLayer& on_layer) {
   VARVE_ASSIGN_OR_RETURN(v1::RecallRequest request, RecallRequestFor(query));
   const uint64_t tag = next_recall_tag_.fetch_add(1);
   request.set_tag(tag);
+  // Inline pages come after the answer anyway.
+  if (on_layer != nullptr && !inline_only())
+    return RecallByLayer(query, std::move(request), on_layer);
   VARVE_ASSIGN_OR_RETURN(const v1::RecallReply reply,
                          ExchangeInSession(recalls_, std::move(request), tag));
   RecallResult result = FromProto(reply);
   if (inline_only() && WantsPages(query)) VARVE_RETURN_IF_ERROR(FetchRecalled(query, &result));
+  for (size_t l = 0; on_layer != nullptr && l < result.layers.size(); ++l) {
+    on_layer(l, result.layers[l]);
+  }
   return result;
+}
+
+absl::StatusOr<RecallResult> ClientImpl::RecallByLayer(const RecallQuery& query,
+                                                       v1::RecallRequest request,
+                                                       const OnRecalledLayer& on_layer) {
+  RecallResult whole;
+  whole.layers.resize(query.layers.size());
+  std::vector<bool> answered(query.layers.size());
+  const std::function<void(v1::RecallReply)> take = [&](const v1::RecallReply& reply) {
+    RecallResult part = FromProto(reply);
+    AddTimings(part.timings, whole.timings);
+    for (int i = 0; i < reply.layers_size(); ++i) {
+      size_t l = 0;
+      while (l < answered.size() &&
+             (answered[l] || query.layers[l].layer != reply.layers(i).layer())) {
+        ++l;
+      }
+      if (l == answered.size()) continue;  // not asked for
+      answered[l] = true;
+      whole.layers[l] = std::move(part.layers[i]);
+      on_layer(l, whole.layers[l]);
+    }
+  };
+  const uint64_t tag = request.tag();
+  request.set_by_layer(true);
+  VARVE_ASSIGN_OR_RETURN(const v1::RecallReply last,
+                         ExchangeInSession(recalls_, std::move(request), tag, take));
+  take(last);
+  for (size_t l = 0; l < answered.size(); ++l) {
+    if (answered[l]) continue;
+    return absl::InternalError(
+        absl::StrCat("the store did not answer for layer ", query.layers[l].layer));
+  }
+  return whole;
 }
 
 }  // namespace varve::client

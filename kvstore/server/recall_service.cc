@@ -345,52 +345,23 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
   absl::Duration score_, select_, rerank_, locate_, transfer_;
 };
 
-class RecallStreamCall final : public StreamCall<RecallRequest, RecallReply> {
- public:
-  explicit RecallStreamCall(Core& core) : StreamCall(core, "RecallStream", kMaxInFlight) {}
-
- private:
-  // A worker asks for a few layers ahead; beyond this it waits in the stream's flow control.
-  static constexpr int kMaxInFlight = 64;
-
-  void OnRequest(std::unique_ptr<RecallRequest> request) override {
-    auto reply = std::make_unique<RecallReply>();
-    RecallReply* out = reply.get();
-    const RecallRequest& asked = *request;
-    StartRecall(core(), asked, out,
-                [self = Self(), request = std::move(request),
-                 reply = std::move(reply)](const absl::Status& status) mutable {
-                  if (!status.ok()) {
-                    reply->Clear();
-                    reply->set_error(std::string(status.message()));
-                    reply->set_error_code(static_cast<uint32_t>(status.code()));
-                  }
-                  reply->set_tag(request->tag());
-                  self->Respond(*request, std::move(reply));
-                });
-  }
-
-  std::shared_ptr<RecallStreamCall> Self() {
-    return std::static_pointer_cast<RecallStreamCall>(shared_from_this());
-  }
-};
-
 }  // namespace
 
 void StartRecall(Core& core, const RecallRequest& request, RecallReply* reply, Answer answer) {
   reply->set_tag(request.tag());
   // Checking touches every slot and takes locks of the session: with the rest, on a recall thread.
-  core.recall_pool.Run(
-      [&core, &request, reply, arrived = absl::Now(), answer = std::move(answer)]() mutable {
-        absl::StatusOr<CheckedRecall> checked = CheckRecall(core, arrived, request);
-        if (!checked.ok()) return std::move(answer)(checked.status());
-        std::make_shared<RecallOp>(core, arrived, *std::move(checked), reply, std::move(answer))
-            ->Run(request.context_id());
-      });
+  core.recall_pool.Run([&core, &request, reply, arrived = absl::Now(),
+                        answer = std::move(answer)]() mutable {
+    absl::StatusOr<CheckedRecall> checked = CheckRecall(core, arrived, request);
+    if (!checked.ok()) return std::move(answer)(checked.status());
+    RunRecall(core, arrived, *std::move(checked), request.context_id(), reply, std::move(answer));
+  });
 }
 
-RecallReactor* StartRecallStream(Core& core) {
-  return std::make_shared<RecallStreamCall>(core)->Begin();
+void RunRecall(Core& core, absl::Time arrived, CheckedRecall checked, const std::string& context_id,
+               RecallReply* reply, Answer answer) {
+  std::make_shared<RecallOp>(core, arrived, std::move(checked), reply, std::move(answer))
+      ->Run(context_id);
 }
 
 }  // namespace varve::server

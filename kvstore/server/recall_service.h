@@ -7,8 +7,10 @@
 // cannot be had is reported with its reason, never skipped.
 #pragma once
 
+#include <string>
+
 #include "kvstore/server/core.h"
-#include "kvstore/server/stream_call.h"
+#include "kvstore/server/recall_request.h"
 #include "varve/v1/store.pb.h"
 
 namespace varve::server {
@@ -17,9 +19,8 @@ namespace varve::server {
 void StartRecall(Core& core, const varve::v1::RecallRequest& request, varve::v1::RecallReply* reply,
                  Answer answer);
 
-using RecallReactor = grpc::ServerBidiReactor<varve::v1::RecallRequest, varve::v1::RecallReply>;
-// Replies as they finish; the error of a request is in its reply (error, error_code) and the stream
-// goes on.
-RecallReactor* StartRecallStream(Core& core);
+// The same of a request that was checked, on a recall thread. checked points into the request.
+void RunRecall(Core& core, absl::Time arrived, CheckedRecall checked, const std::string& context_id,
+               varve::v1::RecallReply* reply, Answer answer);
 
 }  // namespace varve::server

@@ -9,6 +9,7 @@
 #include "kvstore/server/inline_service.h"
 #include "kvstore/server/object_service.h"
 #include "kvstore/server/recall_service.h"
+#include "kvstore/server/recall_stream.h"
 #include "kvstore/server/session_stream.h"
 #include "kvstore/server/unary_call.h"
 

@@ -1,7 +1,8 @@
 // One bidirectional streaming RPC, as a queue of replies and a bounded number of requests in work.
 //
 // A subclass gets requests one at a time, in order, on a gRPC thread (OnRequest), may work on up to
-// max_in_flight of them anywhere, and answers each exactly once (Respond). While those in work come
+// max_in_flight of them anywhere, and answers each exactly once (Respond; replies before its last
+// one are queued, Queue). While those in work come
 // to more than kMaxMessageBytes no further one is read. Replies go out in the order of Respond; one
 // that the client has not taken counts as in flight, so a client that does not read is not read
 // from either. The stream ends when the client has half-closed and every request was answered, or
@@ -58,6 +59,14 @@ class StreamCall : public grpc::ServerBidiReactor<Request, Reply>,
     }
     Advance();
   }
+
+  // One of several replies to a request, before its Respond; goes out with the next Flush or
+  // Respond.
+  void Queue(std::unique_ptr<Reply> reply) {
+    base::MutexLock lock(mutex_);
+    replies_.push_back(std::move(reply));
+  }
+  void Flush() { Advance(); }
 
   // No more requests are read; the first status given wins.
   void End(const absl::Status& status) {

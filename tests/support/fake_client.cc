@@ -315,7 +315,8 @@ client::RecallHeadResult FakeClient::RecallHead(const client::RecallQuery& query
   return result;
 }
 
-absl::StatusOr<client::RecallResult> FakeClient::Recall(const client::RecallQuery& query) {
+absl::StatusOr<client::RecallResult> FakeClient::Recall(const client::RecallQuery& query,
+                                                        const client::OnRecalledLayer& on_layer) {
   base::MutexLock lock(mutex_);
   VARVE_RETURN_IF_ERROR(Reachable());
   ++recall_calls_;
@@ -334,6 +335,7 @@ absl::StatusOr<client::RecallResult> FakeClient::Recall(const client::RecallQuer
     for (uint32_t head = 0; head < layer.heads.size(); ++head) {
       result.layers.back().push_back(RecallHead(query, *context, layer, head));
     }
+    if (on_layer != nullptr) on_layer(result.layers.size() - 1, result.layers.back());
   }
   return result;
 }

@@ -121,7 +121,9 @@ class FakeClient : public client::Client {
       const std::string& id, uint32_t epoch, uint32_t layer_begin, uint32_t layer_count,
       const std::function<absl::Status(uint32_t, uint32_t, uint32_t, std::string_view)>& sink)
       override;
-  absl::StatusOr<client::RecallResult> Recall(const client::RecallQuery& query) override;
+  using client::Client::Recall;
+  absl::StatusOr<client::RecallResult> Recall(const client::RecallQuery& query,
+                                              const client::OnRecalledLayer& on_layer) override;
   absl::StatusOr<client::StoreStatus> Status() override;
   absl::StatusOr<std::string> Config() override;
   absl::Status Drain() override;

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <thread>
 
 #include "gmock/gmock.h"
@@ -12,6 +13,7 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
+using ::testing::UnorderedElementsAre;
 
 class RecallTest : public ContextTest {
  protected:
@@ -133,6 +135,49 @@ TEST_P(RecallTest, ASecondStageRanksByKeys) {
   const auto refused = client().Recall(query);
   EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(refused.status().message()), HasSubstr("multiplier is 0.5"));
+}
+
+TEST_P(RecallTest, LayersComeOneByOne) {
+  const auto memory =
+      Allocate(geometry_.num_layers * geometry_.num_kv_heads * 6 * geometry_.page_bytes());
+  const std::vector<float> queries = Queries(5);
+  RecallQuery query = Query(queries, 6, memory.get());
+  const auto whole = client().Recall(query);
+  ASSERT_TRUE(whole.ok()) << whole.status();
+  std::memset(memory->bytes().data(), 0, memory->bytes().size());
+  std::vector<size_t> seen;
+  const auto by_layer = [&](size_t l, const std::vector<RecallHeadResult>& heads) {
+    seen.push_back(l);
+    ASSERT_THAT(heads, SizeIs(geometry_.num_kv_heads));
+    for (uint32_t h = 0; h < heads.size(); ++h) {
+      EXPECT_EQ(heads[h].selected, whole->layers[l][h].selected);
+      for (const RecalledPage& page : heads[h].recalled) {
+        ASSERT_TRUE(page.done) << page.message;
+        const Piece& slot = query.layers[l].heads[h].slots[page.slot];
+        EXPECT_TRUE(Bytes(*memory, slot.offset, slot.bytes) ==
+                    Page(page.page, static_cast<uint32_t>(l), h, page::Part::kKV));
+      }
+    }
+  };
+  const auto result = client().Recall(query, by_layer);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(seen, UnorderedElementsAre(0, 1));
+  ASSERT_THAT(result->layers, SizeIs(geometry_.num_layers));
+  EXPECT_EQ(result->layers[1][0].selected, whole->layers[1][0].selected);
+  EXPECT_GT(result->timings.total_us, 0);
+
+  // The one that cannot be answered takes nothing from the other, where the store pushes pages.
+  const bool pushed = GetParam() != Lane::kInline;
+  seen.clear();
+  query.layers[1].heads[0].resident = {3, 2};
+  const auto refused = client().Recall(query, by_layer);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument) << refused.status();
+  EXPECT_EQ(seen, pushed ? std::vector<size_t>{0} : std::vector<size_t>{});
+  query.layers[1].heads[0].resident.clear();
+  query.layers[0].heads[0].resident = {3, 2};
+  seen.clear();
+  EXPECT_EQ(client().Recall(query, by_layer).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(seen, pushed ? std::vector<size_t>{1} : std::vector<size_t>{});
 }
 
 TEST_P(RecallTest, ResidentPagesDoNotTravel) {

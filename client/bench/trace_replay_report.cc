@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/bench/measure.h"
+#include "client/console/line_plot.h"
 #include "client/console/progress.h"
 #include "client/console/table.h"
 #include "kvstore/base/units.h"
@@ -213,47 +214,33 @@ nlohmann::json ReplayJson(const ReplayOptions& options, const ReplayResult& resu
 }
 
 std::string ReplayPlot(const ReplayResult& result) {
-  constexpr int kLeft = 50, kTop = 20, kWidth = 640, kHeight = 280;
-  const auto x = [](size_t slice) {
-    return kLeft + kWidth * (static_cast<double>(slice) + 0.5) / kReplaySlices;
-  };
-  const auto y = [](double ratio) { return kTop + kHeight * (1 - ratio); };
-  std::string svg = absl::StrFormat(
-      R"(<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">)"
-      "\n<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n",
-      kLeft + kWidth + 20, kTop + kHeight + 50);
-  for (int percent = 0; percent <= 100; percent += 20) {
-    const double at = y(percent / 100.0);
-    absl::StrAppendFormat(&svg,
-                          "<line x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"#ddd\"/>"
-                          "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%d %%</text>\n",
-                          kLeft, kLeft + kWidth, at, at, kLeft - 6, at + 4, percent);
-  }
-  const auto line = [&](const char* colour, const auto& hits) {
-    std::string points;
+  const auto line = [&](const char* name, const auto& hits) {
+    console::PlotLine points{.name = name, .points = {}};
     for (size_t i = 0; i < kReplaySlices; ++i) {
       const ReplaySlice& slice = result.slices[i];
       if (slice.references == 0) continue;
-      absl::StrAppendFormat(&points, "%.1f,%.1f ", x(i), y(Ratio(hits(slice), slice.references)));
+      points.points.emplace_back(static_cast<double>(i) + 0.5,
+                                 Ratio(hits(slice), slice.references));
     }
-    absl::StrAppendFormat(
-        &svg, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\" points=\"%s\"/>\n", colour,
-        points);
+    return points;
   };
-  std::string legend = "<tspan fill=\"#1f77b4\">blocks found in host memory</tspan>";
-  if (result.has_nvme) {
-    line("#ff7f0e", [](const ReplaySlice& slice) { return slice.hits_host + slice.hits_nvme; });
-    legend += ", <tspan fill=\"#ff7f0e\">in host memory or nvme</tspan>";
-  }
-  line("#1f77b4", [](const ReplaySlice& slice) { return slice.hits_host; });
   const double end = result.slices.back().begin_seconds * kReplaySlices / (kReplaySlices - 1);
-  absl::StrAppendFormat(
-      &svg,
-      "<text x=\"%d\" y=\"%d\">0</text><text x=\"%d\" y=\"%d\" text-anchor=\"end\">%s</text>\n"
-      "<text x=\"%d\" y=\"%d\">%s, by time in the trace</text>\n</svg>\n",
-      kLeft, kTop + kHeight + 18, kLeft + kWidth, kTop + kHeight + 18, console::HumanDuration(end),
-      kLeft, kTop + kHeight + 38, legend);
-  return svg;
+  console::LinePlot plot{.title = "blocks found, by time in the trace",
+                         .x_name = "",
+                         .x_marks = {{0, "0"}, {kReplaySlices, console::HumanDuration(end)}},
+                         .y_marks = {},
+                         .lines = {}};
+  for (int percent = 0; percent <= 100; percent += 20) {
+    plot.y_marks.emplace_back(percent / 100.0, absl::StrCat(percent, " %"));
+  }
+  plot.lines.push_back(line("blocks found in host memory",
+                            [](const ReplaySlice& slice) { return slice.hits_host; }));
+  if (result.has_nvme) {
+    plot.lines.push_back(line("in host memory or nvme", [](const ReplaySlice& slice) {
+      return slice.hits_host + slice.hits_nvme;
+    }));
+  }
+  return console::RenderSvg({plot});
 }
 
 }  // namespace varve::client

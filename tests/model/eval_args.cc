@@ -15,13 +15,15 @@
 namespace varve::model {
 namespace {
 
-constexpr char kExamples[] = R"(
+constexpr char kExamples[] = R"text(
 By default varve-eval starts a varve-store and a varve-worker and talks to the worker as an engine would. Examples:
   varve-eval --policies full,arkvale --budgets 0.05,0.1 --tasks niah_multikey --lengths 4096 --prompts 20
   varve-eval --policies arkvale --policy-parameters merge=max --recall-path store --transport tcp
   varve-eval --policies arkvale --recall-path store --rerank exact --multiplier 4 --lengths 1024
+  varve-eval --policies "full,arkvale(hot=1),arkvale(hot=1,rerank=exact)" --recall-path store --budgets 0.05,0.1,0.2,0.4,0.6,0.8 \
+             --tasks niah_multikey --lengths 1024 --plot curves.svg
   varve-eval --embedded --policies full,streaming,quest,arkvale --lengths 1024 --json
-)";
+)text";
 
 // What the options are read into before they are combined.
 struct Raw {
@@ -78,6 +80,8 @@ void AddRun(CLI::App& app, EvalArgs& args) {
       ->capture_default_str();
   app.add_option("--policy-parameters", args.policy_parameters,
                  "added to the policies that select, such as merge=max");
+  app.add_option("--plot", args.plot,
+                 "also draw accuracy over bytes recalled per step into this SVG file");
   app.add_flag("--json", args.json, "one JSON document on stdout instead of tables");
 }
 
@@ -151,6 +155,10 @@ absl::Status Combine(const Raw& raw, EvalArgs* args) {
           absl::StrCat("--policies: ", name, ": budgets are given with --budgets"));
     }
     name = WithRerank(name, raw);
+  }
+  if (!args->plot.empty() && !absl::EndsWith(args->plot, ".svg")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--plot: '", args->plot, "': plots are SVG; allowed: names that end in .svg"));
   }
   const Deployment& deployment = args->deployment;
   if (raw.rerank != "none" && deployment.recall_path != "store") {

@@ -29,6 +29,7 @@ struct EvalArgs {
   std::string policy_parameters;  // added to each policy that selects: "merge=max"
   std::string model_dir;
   int threads = 2;
+  std::string plot;   // an SVG file of accuracy over bytes; empty: none
   bool json = false;  // one document on stdout instead of tables
   bool help = false;  // or the version was asked for: only help_text is set
   std::string help_text;

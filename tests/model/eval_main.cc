@@ -1,5 +1,6 @@
 // varve-eval: a trained model answers questions with its KV cache in Varve.
 #include <cstdio>
+#include <fstream>
 #include <iostream>
 #include <memory>
 
@@ -10,6 +11,7 @@
 #include "kvstore/base/status.h"
 #include "tests/model/eval_args.h"
 #include "tests/model/eval_core.h"
+#include "tests/model/eval_curve.h"
 #include "tests/model/eval_deployment.h"
 #include "tests/model/eval_report.h"
 #include "tests/model/worker_backend.h"
@@ -19,9 +21,22 @@ namespace {
 
 // What can be known to be wrong before any process is started.
 absl::Status Check(const EvalArgs& args) {
+  // Minutes before it is written.
+  if (!args.plot.empty() && !std::ofstream(args.plot, std::ios::app)) {
+    return absl::InvalidArgumentError("--plot: " + args.plot + ": cannot be written");
+  }
   VARVE_RETURN_IF_ERROR(
       base::Annotate(CheckPolicies(args.eval.policies, args.policy_parameters), "--policies"));
   return CheckEvalSets(args.eval.data_dir, args.eval.tasks, args.eval.lengths);
+}
+
+absl::Status Plot(const std::string& path, const std::vector<EvalRow>& rows) {
+  if (path.empty()) return absl::OkStatus();
+  std::ofstream file(path);
+  file << RenderCurves(rows);
+  file.close();
+  if (!file) return absl::UnavailableError("--plot: " + path + ": cannot be written");
+  return absl::OkStatus();
 }
 
 absl::Status Run(const EvalArgs& args) {
@@ -44,8 +59,10 @@ absl::Status Run(const EvalArgs& args) {
       });
   VARVE_RETURN_IF_ERROR(rows.status());
   if (progress != nullptr) progress->Finish();
-  std::cout << (args.json ? RenderJson(*rows) + "\n" : RenderTables(*rows));
-  return console::FlushOutput();
+  std::cout << (args.json ? RenderJson(*rows) + "\n"
+                          : RenderTables(*rows) + RenderEqualAccuracy(*rows));
+  VARVE_RETURN_IF_ERROR(console::FlushOutput());
+  return Plot(args.plot, *rows);
 }
 
 int WrongUsage(const absl::Status& why) {

@@ -211,7 +211,10 @@ typedef enum varve_digest {
   VARVE_DIGEST_MINMAX = 1,
   VARVE_DIGEST_BOX_MEAN = 2,
   VARVE_DIGEST_MEAN = 3,
-  VARVE_DIGEST_SPHERE = 4
+  VARVE_DIGEST_SPHERE = 4,
+  VARVE_DIGEST_SIGN1 = 5,
+  VARVE_DIGEST_SIGN2 = 6,
+  VARVE_DIGEST_SIGN4 = 7
 } varve_digest;
 
 typedef struct varve_geometry {

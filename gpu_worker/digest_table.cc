@@ -9,12 +9,18 @@ namespace varve::worker {
 DigestTable::DigestTable(page::DigestKind kind, const page::Geometry& geometry)
     : kind_(kind),
       geometry_(geometry),
-      row_bytes_(page::DigestBytes(kind, geometry.head_dim, geometry.dtype)),
+      row_bytes_(page::DigestBytes(kind, geometry)),
       rows_(geometry.num_kv_heads),
       open_(geometry.num_kv_heads, page::DigestBuilder(kind, geometry.head_dim, geometry.dtype)) {}
 
 page::DigestMatrix DigestTable::Matrix(uint32_t head) const {
-  return {kind_, geometry_.dtype, geometry_.head_dim, rows_[head].data(), row_bytes_, pages_};
+  return {.kind = kind_,
+          .dtype = geometry_.dtype,
+          .head_dim = geometry_.head_dim,
+          .page_tokens = geometry_.page_tokens,
+          .rows = rows_[head].data(),
+          .row_stride_bytes = row_bytes_,
+          .num_pages = pages_};
 }
 
 void DigestTable::Append(uint32_t head, const void* keys, uint32_t tokens) {

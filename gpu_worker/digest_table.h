@@ -32,7 +32,7 @@ class DigestTable {
   void Advance() { ++pages_; }
 
   // Rows of pages [first, first + count) as the store keeps them: [block][kv
-  // head][vectors][head_dim].
+  // head][digest].
   std::string Rows(uint32_t first, uint32_t count) const;
   // Takes such rows as the next pages. DATA_LOSS when they are not what this table can hold.
   absl::Status Load(uint32_t first, uint32_t count, std::string_view rows);

@@ -13,9 +13,10 @@ absl::StatusOr<page::Geometry> FromProto(const v1::Geometry& geometry) {
 }
 
 absl::StatusOr<page::DigestKind> FromProto(v1::DigestKind kind) {
-  if (kind < v1::DIGEST_KIND_MINMAX || kind > v1::DIGEST_KIND_SPHERE) {
+  if (kind < v1::DIGEST_KIND_MINMAX || kind > v1::DIGEST_KIND_SIGN4) {
     return absl::InvalidArgumentError(absl::StrCat("digest_kind is ", static_cast<int>(kind),
-                                                   ", allowed: MINMAX, BOX_MEAN, MEAN, SPHERE"));
+                                                   ", allowed: MINMAX, BOX_MEAN, MEAN, SPHERE, "
+                                                   "SIGN1, SIGN2, SIGN4"));
   }
   return static_cast<page::DigestKind>(kind);
 }

@@ -34,7 +34,7 @@ RowFormat HashFormat() { return {1, kHashRowBytes}; }
 
 RowFormat DigestFormat(const ContextOptions& options) {
   const page::Geometry& g = options.geometry;
-  return {g.num_kv_heads, page::DigestBytes(options.digest_kind, g.head_dim, g.dtype)};
+  return {g.num_kv_heads, page::DigestBytes(options.digest_kind, g)};
 }
 
 std::vector<std::string> DecodeHashes(const RowList& blocks, uint32_t first, uint32_t count) {
@@ -336,8 +336,9 @@ absl::Status Context::CheckDigestRows(uint32_t layer, uint32_t num_blocks,
     if (!page::DigestRowIsSane(options_.digest_kind, rows.data() + i * row_bytes, g)) {
       return absl::InvalidArgumentError(
           absl::StrCat("rows: digest ", i,
-                       " of the batch holds a NaN, an infinity or a maximum "
-                       "below its minimum; allowed: finite values with hi >= lo"));
+                       " of the batch holds a NaN, an infinity, a maximum "
+                       "below its minimum or, of a sketch, a negative scale or bits of no channel; "
+                       "allowed: finite values with hi >= lo"));
     }
   }
   return absl::OkStatus();

@@ -118,9 +118,13 @@ void ScoreSome(const ContextOptions& options, const RowList& digests, uint32_t h
   digests.ForEachPiece(
       0, pages, [&](const RowChunk& chunk, uint32_t row, uint32_t rows, uint32_t done) {
         const size_t row_bytes = digests.format().head_bytes;
-        const page::DigestMatrix matrix{options.digest_kind, g.dtype,
-                                        g.head_dim,          chunk.head(head) + row * row_bytes,
-                                        row_bytes,           rows};
+        const page::DigestMatrix matrix{.kind = options.digest_kind,
+                                        .dtype = g.dtype,
+                                        .head_dim = g.head_dim,
+                                        .page_tokens = g.page_tokens,
+                                        .rows = chunk.head(head) + row * row_bytes,
+                                        .row_stride_bytes = row_bytes,
+                                        .num_pages = rows};
         page::ScorePages(matrix, queries, heads, scratch.piece.data());
         for (uint32_t q = 0; q < heads; ++q) {
           std::memcpy(scratch.raw.data() + size_t{q} * pages + done,

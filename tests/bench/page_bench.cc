@@ -37,7 +37,7 @@ struct Release {
 // every cache.
 struct ColdDigests {
   ColdDigests(DType element_type, size_t bytes) : dtype(element_type) {
-    row_bytes = DigestBytes(DigestKind::kMinMax, kHeadDim, dtype);
+    row_bytes = DigestBytes(DigestKind::kMinMax, 32, kHeadDim, dtype);
     units = std::max<size_t>(1, bytes / unit_bytes());
     memory.reset(
         static_cast<std::byte*>(::operator new (units* unit_bytes(), std::align_val_t{4096})));
@@ -49,7 +49,7 @@ struct ColdDigests {
   size_t unit_bytes() const { return size_t{kPages} * kKvHeads * row_bytes; }
   DigestMatrix Matrix(size_t unit, uint32_t head) const {
     const std::byte* rows = memory.get() + unit * unit_bytes() + head * kPages * row_bytes;
-    return {DigestKind::kMinMax, dtype, kHeadDim, rows, row_bytes, kPages};
+    return {DigestKind::kMinMax, dtype, kHeadDim, 32, rows, row_bytes, kPages};
   }
 
   DType dtype;
@@ -103,7 +103,7 @@ void BuildDigests(benchmark::State& state, DigestKind kind, DType dtype) {
   constexpr size_t kPageCount = 512;
   const size_t page_bytes = kTokens * kHeadDim * DTypeBytes(dtype);
   const auto keys = RandomElements(kPageCount * kTokens * kHeadDim, dtype);
-  std::vector<std::byte> out(DigestBytes(kind, kHeadDim, dtype));
+  std::vector<std::byte> out(DigestBytes(kind, kTokens, kHeadDim, dtype));
   size_t page = 0;
   for (auto _ : state) {
     benchmark::DoNotOptimize(

@@ -74,7 +74,7 @@ class StoreContextsTest : public ::testing::TestWithParam<std::string> {
   }
   std::string Digests(uint32_t layer, uint32_t first, uint32_t count) {
     const page::Geometry g = PageGeometry();
-    const size_t one = page::DigestBytes(page::DigestKind::kMinMax, kDim, g.dtype);
+    const size_t one = page::DigestBytes(page::DigestKind::kMinMax, g);
     std::string rows(size_t{count} * kHeads * one, '\0');
     for (uint32_t b = 0; b < count; ++b) {
       for (uint32_t h = 0; h < kHeads; ++h) {

@@ -285,12 +285,13 @@ client::RecallHeadResult FakeClient::RecallHead(const client::RecallQuery& query
                                                 const FakeContext& context,
                                                 const client::RecallLayer& layer, uint32_t head) {
   const page::Geometry& g = context.geometry;
-  const size_t row = page::DigestBytes(context.kind, g.head_dim, g.dtype);
+  const size_t row = page::DigestBytes(context.kind, g);
   const auto* rows = reinterpret_cast<const std::byte*>(context.rows[layer.layer].data());
   const uint32_t n = query.num_blocks;
   const uint32_t group = layer.queries.size() / g.head_dim / g.num_kv_heads;
   std::vector<float> raw(size_t{group} * n), scores(n);
-  page::ScorePages({context.kind, g.dtype, g.head_dim, rows + head * row, row * g.num_kv_heads, n},
+  page::ScorePages({context.kind, g.dtype, g.head_dim, g.page_tokens, rows + head * row,
+                    row * g.num_kv_heads, n},
                    layer.queries.data() + size_t{head} * group * g.head_dim, group, raw.data());
   page::MergeScores(query.merge, raw.data(), group, n, g.head_dim, scores.data());
   std::vector<uint32_t> pinned;

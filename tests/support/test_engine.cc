@@ -156,7 +156,7 @@ std::vector<std::vector<uint32_t>> NaivePages(const RandomText& text, const work
         if (page < policy.sinks || page + budget >= candidates + policy.sinks) list.push_back(page);
       }
     } else {
-      const size_t row = page::DigestBytes(digest, g.head_dim, g.dtype);
+      const size_t row = page::DigestBytes(digest, g);
       std::vector<std::byte> rows(row * candidates);
       for (uint32_t page = 0; page < candidates; ++page) {
         const std::string keys = text.Page(layer, head, page);
@@ -164,7 +164,7 @@ std::vector<std::vector<uint32_t>> NaivePages(const RandomText& text, const work
                           rows.data() + page * row);
       }
       std::vector<float> raw(size_t{g.group_size()} * candidates), scores(candidates);
-      page::ScorePages({digest, g.dtype, g.head_dim, rows.data(), row, candidates},
+      page::ScorePages({digest, g.dtype, g.head_dim, g.page_tokens, rows.data(), row, candidates},
                        q.data() + size_t{head} * g.group_size() * g.head_dim, g.group_size(),
                        raw.data());
       page::MergeScores(policy.merge, raw.data(), g.group_size(), candidates, g.head_dim,

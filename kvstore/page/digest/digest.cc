@@ -3,17 +3,22 @@
 #include <array>
 
 #include "kvstore/page/digest/digest_math.h"
+#include "kvstore/page/digest/sketch.h"
 #include "kvstore/page/rows.h"
 
 namespace varve::page {
 namespace {
 
-constexpr std::array<DigestKindInfo, 4> kKinds = {{
-    {DigestKind::kMinMax, "minmax", 2, 0, true, false, "Quest (ICML 2024)"},
-    {DigestKind::kBoxMean, "box_mean", 2, 0, false, false, "ArkVale (NeurIPS 2024), cuboid-mean"},
-    {DigestKind::kMean, "mean", 1, 0, false, true, "ShadowKV (2024), landmark"},
-    {DigestKind::kSphere, "sphere", 1, kRadiusElements, true, false,
+constexpr std::array<DigestKindInfo, 7> kKinds = {{
+    {DigestKind::kMinMax, "minmax", 2, 0, 0, true, false, "Quest (ICML 2024)"},
+    {DigestKind::kBoxMean, "box_mean", 2, 0, 0, false, false,
+     "ArkVale (NeurIPS 2024), cuboid-mean"},
+    {DigestKind::kMean, "mean", 1, 0, 0, false, true, "ShadowKV (2024), landmark"},
+    {DigestKind::kSphere, "sphere", 1, kRadiusElements, 0, true, false,
      "ArkVale (NeurIPS 2024), sphere-max"},
+    {DigestKind::kSign1, "sign1", 0, 0, 1, false, false, "Varve, 1 bit per channel"},
+    {DigestKind::kSign2, "sign2", 0, 0, 2, false, false, "Varve, 2 bits per channel"},
+    {DigestKind::kSign4, "sign4", 0, 0, 4, false, false, "Varve, 4 bits per channel"},
 }};
 
 bool IsBox(const void* row, size_t first, const Geometry& g) {
@@ -57,6 +62,7 @@ void MergeMinMax(const void* a, const void* b, uint32_t head_dim, DType dtype, v
 }
 
 bool DigestRowIsSane(DigestKind kind, const void* row, const Geometry& g) {
+  if (IsSketch(kind)) return SketchRowIsSane(kind, row, g);
   const size_t per_head = DigestElements(kind, g.head_dim);
   if (!AllFinite(row, per_head * g.num_kv_heads, g.dtype)) return false;
   for (size_t first = 0; first < per_head * g.num_kv_heads; first += per_head) {

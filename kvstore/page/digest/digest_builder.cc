@@ -5,6 +5,7 @@
 
 #include "kvstore/page/digest/digest.h"
 #include "kvstore/page/digest/digest_math.h"
+#include "kvstore/page/digest/sketch.h"
 #include "kvstore/page/rows.h"
 #include "kvstore/page/simd/kernels.h"
 
@@ -119,6 +120,10 @@ void WriteDigest(DigestKind kind, const Statistics& s, const void* keys, uint32_
       return WriteMean(s, tokens, head_dim, dtype, out);
     case DigestKind::kSphere:
       return WriteSphere(s, keys, tokens, head_dim, dtype, out);
+    case DigestKind::kSign1:
+    case DigestKind::kSign2:
+    case DigestKind::kSign4:
+      return WriteSketch(kind, keys, tokens, head_dim, dtype, out);
   }
 }
 
@@ -127,6 +132,11 @@ void WriteDigest(DigestKind kind, const Statistics& s, const void* keys, uint32_
 bool BuildDigest(DigestKind kind, const void* keys, uint32_t tokens, uint32_t head_dim, DType dtype,
                  void* out) {
   if (tokens == 0) return false;
+  if (IsSketch(kind)) {
+    if (!AllFinite(keys, size_t{tokens} * head_dim, dtype)) return false;
+    WriteSketch(kind, keys, tokens, head_dim, dtype, out);
+    return true;
+  }
   std::array<float, kMaxHeadDim> hi, lo, sum;
   Clear(hi.data(), lo.data(), sum.data(), head_dim);
   Kernels().accumulate_statistics(keys, tokens, head_dim, dtype, hi.data(), lo.data(), sum.data());
@@ -152,8 +162,10 @@ DigestBuilder::DigestBuilder(DigestKind kind, uint32_t head_dim, DType dtype)
 
 bool DigestBuilder::Append(const void* keys, uint32_t tokens) {
   if (!AllFinite(keys, size_t{tokens} * head_dim_, dtype_)) return false;
-  Kernels().accumulate_statistics(keys, tokens, head_dim_, dtype_, hi_.data(), lo_.data(),
-                                  sum_.data());
+  if (!IsSketch(kind_)) {
+    Kernels().accumulate_statistics(keys, tokens, head_dim_, dtype_, hi_.data(), lo_.data(),
+                                    sum_.data());
+  }
   tokens_ += tokens;
   return true;
 }

@@ -22,7 +22,7 @@ constexpr std::array<MergeRow, 4> kMerges = {{
 
 // All tables that this CPU can run, as scoring functions.
 struct Impls {
-  std::array<ScoreImpl, 4> impls{};
+  std::array<ScoreImpl, kMaxKernelTables> impls{};
   size_t count = 0;
 };
 
@@ -89,6 +89,7 @@ void MergeSomeScores(ScoreMerge merge, float* raw, uint32_t heads, uint32_t grou
 
 void ScorePagesReference(const DigestMatrix& digests, const float* queries, uint32_t group_size,
                          double* raw) {
+  if (IsSketch(digests.kind)) return ScoreSketchReference(digests, queries, group_size, raw);
   const bool box = Info(digests.kind).vectors == 2;
   const uint32_t d = digests.head_dim;
   for (uint32_t g = 0; g < group_size; ++g) {

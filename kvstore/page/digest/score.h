@@ -6,7 +6,23 @@
 // (SPHERE: sum_i |q_i| |c_i| + |q| r), for every implementation (the AVX-512 BF16 one multiplies
 // bf16 and splits the query into two bf16 parts); numbers below 2^-117 may count as zero. Rows with
 // NaN cannot occur (DigestRowIsSane at ingest). Bandwidth-bound on the digest bytes. Thread-safe;
-// no allocation; no exceptions. Implementations (AVX-512 BF16, AVX-512, AVX2+F16C, portable) are
+// no allocation; no exceptions.
+//
+// SIGN1, SIGN2, SIGN4: sqrt(head_dim) log sum_t exp(logit_t / sqrt(head_dim)) over the page's
+// tokens, so that the softmax of scores is each page's share of the attention mass. The rotated
+// query q' is rounded to integers qi of -127 .. 127 (sketch_math.h); with c the codes of a token of
+// b bits, D = sum c_i qi_i and S = sum qi_i,
+//   logit_t = qs (mean_t S + scale_t (2 D - (2^b - 1) S)).
+// D and S are exact, the same for every implementation. With r_i = k'_i - mean and k~' what the
+// sketch says of k',
+//   |q.k - logit| <= sum_i |q'_i| max(scale, |r_i| - (2^b - 1) scale) + 0.5 qs sum_i |k~'_i|
+// and fp32 rounding; nothing here is an upper or a lower bound of q.k. Against a float64 reference
+// of the same integers log sum exp errs by at most 2^-20 (2 + max_t qs / sqrt(head_dim)
+// (|mean_t S| + scale_t (2^b - 1) sum |qi_i|)), for every implementation. Logits beyond +-1e30
+// count as that. A query whose greatest |q'| is below 2^-100 counts as zero; queries are below
+// 2^119.
+//
+// Implementations (AVX-512 BF16, AVX-512, AVX2+F16C, portable) are
 // chosen once at run time by CPUID.
 #pragma once
 
@@ -16,6 +32,7 @@
 #include <span>
 #include <string_view>
 
+#include "kvstore/page/attention.h"
 #include "kvstore/page/digest/digest.h"
 
 namespace varve::page {
@@ -37,6 +54,7 @@ struct DigestMatrix {
   DigestKind kind;
   DType dtype;
   uint32_t head_dim;
+  uint32_t page_tokens;   // 8, 16 or 32; for sketches
   const std::byte* rows;  // row of page i at rows + i * row_stride_bytes
   size_t row_stride_bytes;
   uint32_t num_pages;
@@ -45,6 +63,12 @@ struct DigestMatrix {
 // raw[g * num_pages + i] = score of page i for query head g. queries: [group_size][head_dim] fp32,
 // post-RoPE.
 void ScorePages(const DigestMatrix& digests, const float* queries, uint32_t group_size, float* raw);
+
+// log_mass[g * rows.size() + i] = log sum_t exp(scale logit_t) of the sketch rows[i] for query head
+// g: what PageLogMass (attention.h) makes of the keys themselves. queries: [group_size][head_dim];
+// shape.dtype does not matter.
+void SketchLogMass(DigestKind kind, uint32_t page_tokens, const AttentionShape& shape,
+                   const float* queries, std::span<const std::byte* const> rows, float* log_mass);
 
 // scores[i] from raw [group_size][num_pages]. raw is scratch and is overwritten.
 void MergeScores(ScoreMerge merge, float* raw, uint32_t group_size, uint32_t num_pages,
@@ -58,6 +82,9 @@ void MergeSomeScores(ScoreMerge merge, float* raw, uint32_t heads, uint32_t grou
 // Scalar truth (float64 accumulation), for tests.
 void ScorePagesReference(const DigestMatrix& digests, const float* queries, uint32_t group_size,
                          double* raw);
+// The same, of sketches alone.
+void ScoreSketchReference(const DigestMatrix& digests, const float* queries, uint32_t group_size,
+                          double* raw);
 
 // Named implementations available on this CPU, for tests and benchmarks; the first is the one
 // ScorePages uses.

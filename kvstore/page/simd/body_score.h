@@ -103,6 +103,9 @@ VARVE_KERNEL void ScoreAll(const DigestMatrix& digests, const float* weights, ui
 
 VARVE_KERNEL void ScorePagesKernel(const DigestMatrix& digests, const float* queries,
                                    uint32_t group_size, float* raw) {
+  if (IsSketch(digests.kind)) {
+    return ScoreSketches(digests, queries, group_size, raw, SketchLogMassKernel);
+  }
   alignas(64) float weights[kScoreHeads * kMaxScoreElements];
   for (uint32_t g = 0; g < group_size; g += kScoreHeads) {
     const uint32_t heads = group_size - g < kScoreHeads ? group_size - g : kScoreHeads;

@@ -12,7 +12,7 @@ namespace varve::page {
 namespace {
 
 struct Available {
-  std::array<const KernelTable*, 4> tables{};
+  std::array<const KernelTable*, kMaxKernelTables> tables{};
   size_t count = 0;
   void Add(const KernelTable& table) { tables[count++] = &table; }
 };

@@ -14,6 +14,7 @@
 
 #include "kvstore/page/attention.h"
 #include "kvstore/page/digest/score.h"
+#include "kvstore/page/digest/sketch.h"
 #include "kvstore/page/dtype.h"
 
 namespace varve::page {
@@ -27,8 +28,9 @@ struct KernelTable {
   // deviation += |key - Center(hi, lo)|, in token order, per channel.
   void (*accumulate_deviation)(const void* keys, uint32_t tokens, uint32_t head_dim, DType dtype,
                                const float* hi, const float* lo, float* deviation);
-  // raw[g * num_pages + i] = row i . weights of head g.
+  // raw[g * num_pages + i] = row i . weights of head g; of sketches, as sketch_log_mass.
   ScoreFn score_pages;
+  SketchFn sketch_log_mass;
   // row[i] = exp(scale * (row[i] - max)); returns the sum. Entries are finite or -inf, max is
   // finite.
   float (*exp_and_sum)(float* row, uint32_t count, float max, float scale);
@@ -42,6 +44,8 @@ struct KernelTable {
   void (*page_log_mass)(const AttentionShape& shape, const float* q,
                         std::span<const PageView> pages, float* log_mass);
 };
+
+constexpr size_t kMaxKernelTables = 5;
 
 // The best table for this CPU.
 const KernelTable& Kernels();

@@ -19,6 +19,8 @@ namespace {
 
 #include "kvstore/page/simd/body_digest.h"
 
+#include "kvstore/page/simd/body_sketch.h"
+
 #include "kvstore/page/simd/body_score.h"
 
 #include "kvstore/page/simd/body_attention.h"
@@ -30,6 +32,7 @@ const KernelTable kAvx2Kernels = {
     AccumulateStatistics,
     AccumulateDeviation,
     ScorePagesKernel,
+    SketchLogMassKernel,
     ExpAndSum,
     RowMax,
     AddScaled,

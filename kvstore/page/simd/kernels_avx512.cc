@@ -25,6 +25,8 @@ namespace {
 
 #include "kvstore/page/simd/body_digest.h"
 
+#include "kvstore/page/simd/body_sketch.h"
+
 #include "kvstore/page/simd/body_score.h"
 
 #include "kvstore/page/simd/body_attention.h"
@@ -36,6 +38,7 @@ const KernelTable kAvx512Kernels = {
     AccumulateStatistics,
     AccumulateDeviation,
     ScorePagesKernel,
+    SketchLogMassKernel,
     ExpAndSum,
     RowMax,
     AddScaled,

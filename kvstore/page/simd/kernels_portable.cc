@@ -16,6 +16,8 @@ namespace {
 
 #include "kvstore/page/simd/body_digest.h"
 
+#include "kvstore/page/simd/body_sketch.h"
+
 #include "kvstore/page/simd/body_score.h"
 
 #include "kvstore/page/simd/body_attention.h"
@@ -23,11 +25,17 @@ namespace {
 }  // namespace
 
 const KernelTable kPortableKernels = {
-    "portable",          AccumulateStatistics,
-    AccumulateDeviation, ScorePagesKernel,
-    ExpAndSum,           RowMax,
-    AddScaled,           MaxScaled,
-    AttendPagesKernel,   PageLogMassKernel,
+    "portable",
+    AccumulateStatistics,
+    AccumulateDeviation,
+    ScorePagesKernel,
+    SketchLogMassKernel,
+    ExpAndSum,
+    RowMax,
+    AddScaled,
+    MaxScaled,
+    AttendPagesKernel,
+    PageLogMassKernel,
 };
 
 }  // namespace varve::page

@@ -174,7 +174,7 @@ VARVE_KERNEL void ScoreBF16(const DigestMatrix& digests, const float* queries, u
   const uint32_t width = kBox ? elements / 2 : elements;
   Split<kBox>(digests, queries, heads, width, q);
   const size_t stride = digests.row_stride_bytes;
-  const size_t row_bytes = DigestBytes(digests.kind, digests.head_dim, DType::kBF16);
+  const size_t row_bytes = size_t{elements} * DTypeBytes(DType::kBF16);
   const size_t ahead = PrefetchDistance(stride);
   for (uint32_t page = 0; page < digests.num_pages; page += kRows) {
     const uint32_t left = digests.num_pages - page;
@@ -194,7 +194,7 @@ VARVE_KERNEL void ScoreBF16(const DigestMatrix& digests, const float* queries, u
 
 VARVE_KERNEL void ScorePagesKernel(const DigestMatrix& digests, const float* queries,
                                    uint32_t group_size, float* raw) {
-  if (digests.dtype != DType::kBF16) {
+  if (digests.dtype != DType::kBF16 || IsSketch(digests.kind)) {
     return kAvx512Kernels.score_pages(digests, queries, group_size, raw);
   }
   const bool box = Info(digests.kind).vectors == 2;

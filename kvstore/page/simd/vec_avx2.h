@@ -53,3 +53,20 @@ VARVE_FN Vec Round(Vec x) {
 VARVE_FN Vec KeepWhereAtLeast(Vec x, Vec a, Vec b) {
   return _mm256_and_ps(x, _mm256_cmp_ps(a, b, _CMP_GE_OQ));
 }
+
+// Sketches: eight words, and the sums of products of their codes with a quad.
+using IntVec = __m256i;
+VARVE_FN IntVec SetInt(uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
+VARVE_FN IntVec LoadWords(const void* p) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
+VARVE_FN IntVec Codes(IntVec words, uint32_t shift, IntVec mask) {
+  return _mm256_and_si256(_mm256_srli_epi32(words, static_cast<int>(shift)), mask);
+}
+#ifndef VARVE_VNNI
+VARVE_FN IntVec AddDots(IntVec sums, IntVec codes, IntVec quad) {
+  const IntVec pairs = _mm256_maddubs_epi16(codes, quad);  // below 2^12
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+#endif
+VARVE_FN Vec ToFloat(IntVec v) { return _mm256_cvtepi32_ps(v); }

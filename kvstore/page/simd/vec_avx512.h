@@ -46,3 +46,21 @@ VARVE_FN Vec Round(Vec x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST
 VARVE_FN Vec KeepWhereAtLeast(Vec x, Vec a, Vec b) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_GE_OQ), x);
 }
+
+// Sketches: sixteen words, and the sums of products of their codes with a quad.
+using IntVec = __m512i;
+VARVE_FN IntVec SetInt(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
+VARVE_FN IntVec LoadWords(const void* p) { return _mm512_loadu_si512(p); }
+VARVE_FN IntVec LoadHalfWords(const void* p) {
+  return _mm512_zextsi256_si512(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+}
+VARVE_FN IntVec Codes(IntVec words, uint32_t shift, IntVec mask) {
+  return _mm512_and_si512(_mm512_srli_epi32(words, shift), mask);
+}
+#ifndef VARVE_VNNI
+VARVE_FN IntVec AddDots(IntVec sums, IntVec codes, IntVec quad) {
+  const IntVec pairs = _mm512_maddubs_epi16(codes, quad);  // below 2^12
+  return _mm512_add_epi32(sums, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+}
+#endif
+VARVE_FN Vec ToFloat(IntVec v) { return _mm512_cvtepi32_ps(v); }

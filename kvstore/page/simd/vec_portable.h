@@ -59,3 +59,27 @@ VARVE_FN Vec Round(Vec x) { return (x + Set(12582912.0f)) - Set(12582912.0f); }
 VARVE_FN Vec KeepWhereAtLeast(Vec x, Vec a, Vec b) {
   return reinterpret_cast<Vec>(reinterpret_cast<VecInt>(x) & (a >= b));
 }
+
+// Sketches: four words, and the sums of products of their codes with a quad.
+using IntVec = VecInt;
+typedef uint32_t VecWord __attribute__((vector_size(16)));
+typedef int16_t VecShort __attribute__((vector_size(16)));
+VARVE_FN IntVec SetInt(uint32_t x) { return reinterpret_cast<IntVec>(VecWord{x, x, x, x}); }
+VARVE_FN IntVec LoadWords(const void* p) {
+  IntVec v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+VARVE_FN IntVec Codes(IntVec words, uint32_t shift, IntVec mask) {
+  return reinterpret_cast<IntVec>(reinterpret_cast<VecWord>(words) >> shift) & mask;
+}
+// Two bytes of each word at a time; a sum of two products is below 2^12.
+VARVE_FN IntVec AddDots(IntVec sums, IntVec codes, IntVec quad) {
+  const auto even_codes = reinterpret_cast<VecShort>(codes & 0x00ff00ff);
+  const auto odd_codes = reinterpret_cast<VecShort>((codes >> 8) & 0x00ff00ff);
+  const VecShort odd = reinterpret_cast<VecShort>(quad) >> 8;
+  const VecShort even = reinterpret_cast<VecShort>(quad << 8) >> 8;
+  const auto pairs = reinterpret_cast<IntVec>(even_codes * even + odd_codes * odd);
+  return sums + ((pairs << 16) >> 16) + (pairs >> 16);
+}
+VARVE_FN Vec ToFloat(IntVec v) { return __builtin_convertvector(v, Vec); }

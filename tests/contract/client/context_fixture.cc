@@ -34,7 +34,7 @@ std::string ContextTest::Page(uint32_t block, uint32_t layer, uint32_t head,
 
 std::string ContextTest::Digests(uint32_t layer, uint32_t first, uint32_t count,
                                  page::DigestKind kind) const {
-  const size_t bytes = page::DigestBytes(kind, geometry_.head_dim, geometry_.dtype);
+  const size_t bytes = page::DigestBytes(kind, geometry_);
   std::string rows;
   for (uint32_t block = first; block < first + count; ++block) {
     for (uint32_t head = 0; head < geometry_.num_kv_heads; ++head) {
@@ -61,11 +61,12 @@ std::vector<float> ContextTest::ExpectedScores(uint32_t layer, uint32_t head,
                                                page::ScoreMerge merge) const {
   const page::DigestKind kind = page::DigestKind::kMinMax;
   const std::string rows = Digests(layer, 0, kBlocks);
-  const size_t bytes = page::DigestBytes(kind, geometry_.head_dim, geometry_.dtype);
+  const size_t bytes = page::DigestBytes(kind, geometry_);
   const page::DigestMatrix matrix{
       .kind = kind,
       .dtype = geometry_.dtype,
       .head_dim = geometry_.head_dim,
+      .page_tokens = geometry_.page_tokens,
       .rows = reinterpret_cast<const std::byte*>(rows.data()) + head * bytes,
       .row_stride_bytes = bytes * geometry_.num_kv_heads,
       .num_pages = kBlocks};

@@ -325,13 +325,14 @@ TEST(DroppedMassPropertyTest, TheBoundHolds) {
     std::vector<std::byte> digests;
     uint32_t page_tokens = 0;
     for (const PageView& view : views) {
-      std::vector<std::byte> digest(DigestBytes(DigestKind::kMinMax, d, p.shape.dtype));
+      std::vector<std::byte> digest(
+          DigestBytes(DigestKind::kMinMax, view.tokens, d, p.shape.dtype));
       ASSERT_TRUE(
           BuildDigest(DigestKind::kMinMax, view.k, view.tokens, d, p.shape.dtype, digest.data()));
       digests.insert(digests.end(), digest.begin(), digest.end());
       page_tokens = std::max(page_tokens, view.tokens);
     }
-    const DigestMatrix matrix{DigestKind::kMinMax,           p.shape.dtype, d, digests.data(),
+    const DigestMatrix matrix{DigestKind::kMinMax,           p.shape.dtype, d, 32, digests.data(),
                               digests.size() / views.size(), p.num_pages()};
     std::vector<float> scores(size_t{p.shape.group_size} * p.num_pages());
     ScorePages(matrix, p.q.data(), p.shape.group_size, scores.data());

@@ -29,7 +29,7 @@ inline Page RandomPage(Rng& rng) {
 }
 
 inline Bytes Build(DigestKind kind, const Page& page) {
-  Bytes out(DigestBytes(kind, page.head_dim, page.dtype));
+  Bytes out(DigestBytes(kind, page.tokens, page.head_dim, page.dtype));
   EXPECT_TRUE(
       BuildDigest(kind, page.keys.data(), page.tokens, page.head_dim, page.dtype, out.data()));
   return out;
@@ -42,7 +42,8 @@ inline double Key(const Page& page, uint32_t token, uint32_t i) {
 inline double Score(DigestKind kind, const Page& page, const Bytes& digest,
                     const std::vector<float>& q) {
   double score = 0;
-  const DigestMatrix matrix{kind, page.dtype, page.head_dim, digest.data(), digest.size(), 1};
+  const DigestMatrix matrix{kind,          page.dtype, page.head_dim, page.tokens, digest.data(),
+                            digest.size(), 1};
   ScorePagesReference(matrix, q.data(), 1, &score);
   return score;
 }

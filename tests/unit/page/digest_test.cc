@@ -76,7 +76,7 @@ TEST(DigestPropertyTest, IncrementalEqualsBatchForAnySplit) {
         token += count;
         ASSERT_EQ(builder.tokens(), token);
       }
-      Bytes out(DigestBytes(info.kind, page.head_dim, page.dtype));
+      Bytes out(DigestBytes(info.kind, page.tokens, page.head_dim, page.dtype));
       ASSERT_TRUE(builder.Finish(page.keys.data(), out.data()));
       EXPECT_EQ(out, Build(info.kind, page));
     }
@@ -146,7 +146,7 @@ TEST(DigestTest, NaNAndInfinityAreRejectedAndNothingIsWritten) {
     StoreF32(page.keys.data(), page.dtype, rng.Below(page.tokens * page.head_dim),
              bad_values[rng.Below(3)]);
     for (const DigestKindInfo& info : DigestKinds()) {
-      Bytes out(DigestBytes(info.kind, page.head_dim, page.dtype), std::byte{0x5a});
+      Bytes out(DigestBytes(info.kind, page.tokens, page.head_dim, page.dtype), std::byte{0x5a});
       const Bytes untouched = out;
       EXPECT_FALSE(BuildDigest(info.kind, page.keys.data(), page.tokens, page.head_dim, page.dtype,
                                out.data()));
@@ -177,7 +177,7 @@ TEST(DigestTest, ResetForgetsEverything) {
     ASSERT_TRUE(builder.Append(first.keys.data(), first.tokens));
     builder.Reset();
     ASSERT_TRUE(builder.Append(second.keys.data(), second.tokens));
-    Bytes out(DigestBytes(info.kind, first.head_dim, first.dtype));
+    Bytes out(DigestBytes(info.kind, first.tokens, first.head_dim, first.dtype));
     ASSERT_TRUE(builder.Finish(second.keys.data(), out.data()));
     EXPECT_EQ(out, Build(info.kind, second));
   }
@@ -288,6 +288,7 @@ TEST(DigestRowTest, SanityFindsEveryKindOfDamage) {
     ASSERT_EQ(row.size(), DigestRowBytes(info.kind, g));
     EXPECT_TRUE(DigestRowIsSane(info.kind, row.data(), g));
     const size_t elements = row.size() / 2;
+    if (IsSketch(info.kind)) continue;  // SketchTest
     for (size_t i = 0; i < elements; ++i) {
       for (uint16_t bad : {uint16_t{0x7c00}, uint16_t{0xfc00}, uint16_t{0x7e00}}) {
         Bytes damaged = row;
@@ -315,15 +316,29 @@ TEST(DigestKindTest, NamesAndBounds) {
   EXPECT_EQ(DigestKindByName("box_mean"), DigestKind::kBoxMean);
   EXPECT_EQ(DigestKindByName("mean"), DigestKind::kMean);
   EXPECT_EQ(DigestKindByName("sphere"), DigestKind::kSphere);
+  EXPECT_EQ(DigestKindByName("sign1"), DigestKind::kSign1);
+  EXPECT_EQ(DigestKindByName("sign2"), DigestKind::kSign2);
+  EXPECT_EQ(DigestKindByName("sign4"), DigestKind::kSign4);
   EXPECT_EQ(DigestKindByName("MINMAX"), std::nullopt);
   EXPECT_EQ(DigestKindByName(""), std::nullopt);
   EXPECT_TRUE(Info(DigestKind::kMinMax).is_upper_bound);
   EXPECT_FALSE(Info(DigestKind::kBoxMean).is_upper_bound);
   EXPECT_TRUE(Info(DigestKind::kMean).is_lower_bound);
-  EXPECT_EQ(DigestBytes(DigestKind::kMinMax, 128, DType::kBF16), 512u);
+  EXPECT_EQ(DigestBytes(DigestKind::kMinMax, 32, 128, DType::kBF16), 512u);
   EXPECT_TRUE(Info(DigestKind::kSphere).is_upper_bound);
-  EXPECT_EQ(DigestBytes(DigestKind::kMean, 128, DType::kF32), 512u);
-  EXPECT_EQ(DigestBytes(DigestKind::kSphere, 128, DType::kBF16), 272u);
+  EXPECT_EQ(DigestBytes(DigestKind::kMean, 32, 128, DType::kF32), 512u);
+  EXPECT_EQ(DigestBytes(DigestKind::kSphere, 32, 128, DType::kBF16), 272u);
+  for (const DigestKindInfo& info : DigestKinds()) {
+    EXPECT_EQ(&Info(info.kind), &info);
+    EXPECT_EQ(IsSketch(info.kind), info.sketch_bits != 0);
+    if (!IsSketch(info.kind)) continue;
+    EXPECT_FALSE(info.is_upper_bound || info.is_lower_bound);
+    for (DType dtype : testing::kAllDTypes) {
+      EXPECT_EQ(DigestBytes(info.kind, 32, 128, dtype), 32 * (16 * info.sketch_bits + 4));
+      EXPECT_EQ(DigestBytes(info.kind, 8, 80, dtype),
+                8 * ((80 * info.sketch_bits + 31) / 32 * 4 + 4));
+    }
+  }
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "kvstore/page/simd/kernels.h"
+#include "tests/unit/page/sketch_data.h"
 #include "tests/unit/page/test_data.h"
 
 namespace varve::page {
@@ -25,17 +26,24 @@ struct Problem {
 // Rows may be strided and start anywhere; hi >= lo where the kind has both.
 Problem RandomProblem(Rng& rng) {
   Problem p;
-  const DigestKind kind = DigestKinds()[rng.Below(4)].kind;
+  const DigestKind kind = DigestKinds()[rng.Below(7)].kind;
   const DType dtype = rng.AnyDType();
   const uint32_t head_dim = rng.HeadDim();
   const uint32_t num_pages = rng.Below(71);
   p.group_size = rng.Between(1, 20);
-  const size_t row = DigestBytes(kind, head_dim, dtype);
+  const uint32_t page_tokens = rng.PageTokens();
+  const size_t row = DigestBytes(kind, page_tokens, head_dim, dtype);
   const size_t stride = row + (rng.Chance(0.5) ? 0 : DTypeBytes(dtype) * rng.Below(200));
   const size_t start = DTypeBytes(dtype) * rng.Below(40);
   const uint32_t elements = DigestElements(kind, head_dim);
   p.memory.resize(start + num_pages * stride + 1);
   for (uint32_t page = 0; page < num_pages; ++page) {
+    if (IsSketch(kind)) {
+      const auto keys = testing::RandomElements(rng, size_t{page_tokens} * head_dim, dtype);
+      EXPECT_TRUE(BuildDigest(kind, keys.data(), page_tokens, head_dim, dtype,
+                              p.memory.data() + start + page * stride));
+      continue;
+    }
     std::vector<float> values = rng.Floats(elements);
     for (uint32_t i = 0; i < head_dim && elements == 2 * head_dim; ++i) {
       if (values[i] < values[head_dim + i]) std::swap(values[i], values[head_dim + i]);
@@ -47,7 +55,7 @@ Problem RandomProblem(Rng& rng) {
     const auto bytes = testing::Encode(values, dtype);
     std::memcpy(p.memory.data() + start + page * stride, bytes.data(), bytes.size());
   }
-  p.matrix = {kind, dtype, head_dim, p.memory.data() + start, stride, num_pages};
+  p.matrix = {kind, dtype, head_dim, page_tokens, p.memory.data() + start, stride, num_pages};
   p.queries = rng.Floats(size_t{p.group_size} * head_dim);
   return p;
 }
@@ -71,6 +79,14 @@ double Magnitude(const Problem& p, uint32_t head, uint32_t page) {
   return sum + std::sqrt(norm) * kRadiusScale * LoadAsF32(row, m.dtype, m.head_dim);
 }
 
+// Of a page's score, as the header says.
+double Tolerance(const Problem& p, uint32_t head, uint32_t page) {
+  const DigestMatrix& m = p.matrix;
+  if (!IsSketch(m.kind)) return 4.0 * m.head_dim * 0x1p-24 * Magnitude(p, head, page);
+  return testing::SketchTolerance(m, p.queries.data() + size_t{head} * m.head_dim,
+                                  m.rows + page * m.row_stride_bytes);
+}
+
 void CheckAgainstReference(const Problem& p, ScoreFn fn) {
   const size_t count = size_t{p.group_size} * p.matrix.num_pages;
   std::vector<double> expected(count);
@@ -80,12 +96,10 @@ void CheckAgainstReference(const Problem& p, ScoreFn fn) {
   actual[count] = kPoison;
   fn(p.matrix, p.queries.data(), p.group_size, actual.data());
   EXPECT_EQ(actual[count], kPoison) << "written past the end";
-  const double unit = 4.0 * p.matrix.head_dim * 0x1p-24;
   for (uint32_t g = 0; g < p.group_size; ++g) {
     for (uint32_t i = 0; i < p.matrix.num_pages; ++i) {
       const size_t at = size_t{g} * p.matrix.num_pages + i;
-      ASSERT_NEAR(actual[at], expected[at], unit * Magnitude(p, g, i))
-          << "head " << g << " page " << i;
+      ASSERT_NEAR(actual[at], expected[at], Tolerance(p, g, i)) << "head " << g << " page " << i;
     }
   }
 }

@@ -33,21 +33,21 @@ inline page::Geometry SmallGeometry() {
 inline std::string RandomDigests(const ContextOptions& options, uint64_t seed, uint32_t first,
                                  uint32_t blocks) {
   const page::Geometry& g = options.geometry;
-  const size_t page_bytes = page::DigestBytes(options.digest_kind, g.head_dim, g.dtype);
+  const size_t page_bytes = page::DigestBytes(options.digest_kind, g);
   std::string rows(blocks * page::DigestRowBytes(options.digest_kind, g), '\0');
   char* out = rows.data();
   for (uint32_t block = first; block < first + blocks; ++block) {
     std::mt19937_64 random(seed * 1000003 + block);
     std::normal_distribution<float> normal;
     for (uint32_t head = 0; head < g.num_kv_heads; ++head, out += page_bytes) {
-      std::vector<float> keys(size_t{4} * g.head_dim);
+      std::vector<float> keys(size_t{g.page_tokens} * g.head_dim);
       for (float& k : keys) k = normal(random);
       std::vector<std::byte> stored(keys.size() * page::DTypeBytes(g.dtype));
       for (size_t i = 0; i < keys.size(); ++i) {
         page::StoreF32(stored.data(), g.dtype, i, keys[i]);
       }
-      EXPECT_TRUE(
-          page::BuildDigest(options.digest_kind, stored.data(), 4, g.head_dim, g.dtype, out));
+      EXPECT_TRUE(page::BuildDigest(options.digest_kind, stored.data(), g.page_tokens, g.head_dim,
+                                    g.dtype, out));
     }
   }
   return rows;

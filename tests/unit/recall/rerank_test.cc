@@ -41,7 +41,7 @@ class RerankTest : public RecallTest, public testing::WithParamInterface<page::D
       for (uint32_t page = 0; page < kPages; ++page) {
         const std::vector<std::byte> object = Object(layer, page);
         for (uint32_t h = 0; h < g().num_kv_heads; ++h) {
-          std::string digest(page::DigestBytes(options_.digest_kind, g().head_dim, g().dtype), 0);
+          std::string digest(page::DigestBytes(options_.digest_kind, g()), 0);
           ASSERT_TRUE(page::BuildDigest(options_.digest_kind,
                                         object.data() + h * 2 * g().part_bytes(), g().page_tokens,
                                         g().head_dim, g().dtype, digest.data()));

@@ -30,10 +30,11 @@ std::vector<double> ReferenceScores(const ContextOptions& options, const std::st
                                     uint32_t head, const std::vector<float>& queries,
                                     page::ScoreMerge merge, uint32_t pages) {
   const page::Geometry& g = options.geometry;
-  const size_t bytes = page::DigestBytes(options.digest_kind, g.head_dim, g.dtype);
+  const size_t bytes = page::DigestBytes(options.digest_kind, g);
   const page::DigestMatrix matrix{options.digest_kind,
                                   g.dtype,
                                   g.head_dim,
+                                  g.page_tokens,
                                   reinterpret_cast<const std::byte*>(rows.data()) + head * bytes,
                                   bytes * g.num_kv_heads,
                                   pages};
@@ -164,7 +165,10 @@ INSTANTIATE_TEST_SUITE_P(
         Setting{page::DigestKind::kBoxMean, page::ScoreMerge::kMean, page::DType::kF16, 1},
         Setting{page::DigestKind::kMean, page::ScoreMerge::kMax, page::DType::kBF16, 2},
         Setting{page::DigestKind::kSphere, page::ScoreMerge::kSoftmaxMean, page::DType::kF32, 1},
-        Setting{page::DigestKind::kSphere, page::ScoreMerge::kMax, page::DType::kF16, 2}));
+        Setting{page::DigestKind::kSphere, page::ScoreMerge::kMax, page::DType::kF16, 2},
+        Setting{page::DigestKind::kSign1, page::ScoreMerge::kSoftmaxMean, page::DType::kBF16, 2},
+        Setting{page::DigestKind::kSign2, page::ScoreMerge::kMean, page::DType::kF32, 1},
+        Setting{page::DigestKind::kSign4, page::ScoreMerge::kSoftmaxMax, page::DType::kF16, 3}));
 
 // Raw scores of a big group over many pages would take more memory than the digests: the heads are
 // scored some at a time.
@@ -363,7 +367,7 @@ TEST_F(SelectTest, P20IdenticalHeadsSelectAlike) {
   const auto opened = table_->Open(ns_, "c", options, kSession);
   ASSERT_TRUE(table_->Append(ns_, "c", 0, Hashes(1, 0, 120)).ok());
   std::string rows = RandomDigests(options, 1, 0, 120);
-  const size_t head_bytes = page::DigestBytes(options.digest_kind, 32, options.geometry.dtype);
+  const size_t head_bytes = page::DigestBytes(options.digest_kind, options.geometry);
   for (size_t block = 0; block < 120; ++block) {
     std::memcpy(rows.data() + (2 * block + 1) * head_bytes, rows.data() + 2 * block * head_bytes,
                 head_bytes);

@@ -22,7 +22,7 @@
 // count as that. A query whose greatest |q'| is below 2^-100 counts as zero; queries are below
 // 2^119.
 //
-// Implementations (AVX-512 BF16, AVX-512, AVX2+F16C, portable) are
+// Implementations (AVX-512 BF16, AVX-512 VNNI, AVX-512, AVX2+F16C, portable) are
 // chosen once at run time by CPUID.
 #pragma once
 

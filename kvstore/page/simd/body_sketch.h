@@ -7,91 +7,119 @@
 // instead (VPOPCNTD over the bit planes of the query) would take an AND, a count and an addition
 // for each of its eight planes where four channels take one multiply-add: three times as much.
 
-// One vector of the words of neighbouring tokens; a page of 8 is half a vector of 16 lanes.
-template <bool kHalf>
-VARVE_FN IntVec LoadRowWords(const std::byte* p) {
-#ifdef VARVE_HALF_VECTORS
-  if constexpr (kHalf) return LoadHalfWords(p);
-#endif
-  if constexpr (!kHalf) return LoadWords(p);
-}
-
-// Integer sums of one vector of tokens. words: word 0 of the first of them.
-template <uint32_t kBits, uint32_t kHeads, bool kHalf>
+// Integer sums of kTiles vectors of tokens. words: word 0 of the first of them.
+template <uint32_t kBits, uint32_t kHeads, uint32_t kTiles>
 VARVE_FN void SketchDots(const std::byte* words, const SketchShape& shape,
-                         const SketchQueries& queries, uint32_t head, IntVec (&sums)[kHeads]) {
+                         const SketchQueries& queries, uint32_t head,
+                         IntVec (&sums)[kHeads][kTiles]) {
   constexpr uint32_t kQuadsPerWord = 8 / kBits;
   const IntVec mask = SetInt(0x01010101u * ((1u << kBits) - 1));
 #pragma GCC unroll 8
-  for (uint32_t h = 0; h < kHeads; ++h) sums[h] = SetInt(0);
+  for (uint32_t h = 0; h < kHeads; ++h) {
+#pragma GCC unroll 2
+    for (uint32_t tile = 0; tile < kTiles; ++tile) sums[h][tile] = SetInt(0);
+  }
   for (uint32_t w = 0; w < shape.words; ++w, words += size_t{4} * shape.tokens) {
-    const IntVec word = LoadRowWords<kHalf>(words);
+    IntVec word[kTiles];
+#pragma GCC unroll 2
+    for (uint32_t tile = 0; tile < kTiles; ++tile)
+      word[tile] = LoadWords(words + 4 * tile * kLanes);
 #pragma GCC unroll 8
     for (uint32_t k = 0; k < kQuadsPerWord; ++k) {
-      const IntVec codes = Codes(word, k * kBits, mask);
+      IntVec codes[kTiles];
+#pragma GCC unroll 2
+      for (uint32_t tile = 0; tile < kTiles; ++tile) {
+        codes[tile] = Codes(word[tile], k * kBits, mask);
+      }
 #pragma GCC unroll 8
       for (uint32_t h = 0; h < kHeads; ++h) {
-        const uint32_t quad = queries.quads[head + h][w * kQuadsPerWord + k];
-        sums[h] = AddDots(sums[h], codes, SetInt(quad));
+        const IntVec quad = SetInt(queries.quads[head + h][w * kQuadsPerWord + k]);
+#pragma GCC unroll 2
+        for (uint32_t tile = 0; tile < kTiles; ++tile) {
+          sums[h][tile] = AddDots(sums[h][tile], codes[tile], quad);
+        }
       }
     }
   }
 }
 
-// Logits of one vector of tokens, from token t on.
-template <uint32_t kBits, uint32_t kHeads, bool kHalf>
+// Logits of kTiles vectors of tokens, from token t on.
+template <uint32_t kBits, uint32_t kHeads, uint32_t kTiles>
 VARVE_FN void SketchLogits(const std::byte* row, uint32_t t, const SketchShape& shape,
                            const SketchQueries& queries, uint32_t head,
                            float (&logits)[kHeads][kMaxPageTokens]) {
-  constexpr uint32_t n = kHalf ? 8 : kLanes;
-  IntVec sums[kHeads];
-  SketchDots<kBits, kHeads, kHalf>(row + 4 * t, shape, queries, head, sums);
+  IntVec sums[kHeads][kTiles];
+  SketchDots<kBits, kHeads, kTiles>(row + 4 * t, shape, queries, head, sums);
   const std::byte* tail = row + size_t{4} * shape.words * shape.tokens + 2 * t;
-  const Vec scale = LoadRow<DType::kBF16, kHalf>(tail);
-  const Vec mean = LoadRow<DType::kBF16, kHalf>(tail + 2 * shape.tokens);
+#pragma GCC unroll 2
+  for (uint32_t tile = 0; tile < kTiles; ++tile) {
+    const Vec scale = LoadBF16(tail + 2 * tile * kLanes);
+    const Vec mean = LoadBF16(tail + 2 * (tile * kLanes + shape.tokens));
 #pragma GCC unroll 8
-  for (uint32_t h = 0; h < kHeads; ++h) {
-    const float sum = queries.sum[head + h];
-    const float step = queries.step[head + h];
-    // Below 2^24: exact.
-    const Vec levels = MulAdd(Set(2), ToFloat(sums[h]), Set(-((1u << kBits) - 1.0f) * sum));
-    const Vec logit = MulAdd(mean, Set(step * sum), (scale * Set(step)) * levels);
-    StoreFloats(logits[h] + t, n, Min(Max(logit, Set(-1e30f)), Set(1e30f)));
+    for (uint32_t h = 0; h < kHeads; ++h) {
+      const float sum = queries.sum[head + h];
+      const float step = queries.step[head + h];
+      // Below 2^24: exact.
+      const Vec levels = MulAdd(Set(2), ToFloat(sums[h][tile]), Set(-((1u << kBits) - 1.0f) * sum));
+      const Vec logit = MulAdd(mean, Set(step * sum), (scale * Set(step)) * levels);
+      Store(logits[h] + t + tile * kLanes, Min(Max(logit, Set(-1e30f)), Set(1e30f)));
+    }
   }
 }
 
-// log sum exp of a page's logits.
-VARVE_FN float LogMassOfLogits(const float* logits, uint32_t tokens) {
-  const float lowest = -std::numeric_limits<float>::infinity();
-  Vec greatest = Set(lowest);
-  for (uint32_t t = 0; t < tokens; t += kLanes) {
-    greatest = Max(LoadFloats(logits + t, tokens - t, lowest), greatest);
-  }
-  const float max = MaxLane(greatest);
+// The greatest of a page's logits, and the sum of exp(logit - greatest).
+VARVE_FN void ReduceLogits(const float* logits, uint32_t tokens, float* greatest, float* sum) {
+  Vec max = LoadF32(logits);
+  for (uint32_t t = kLanes; t < tokens; t += kLanes) max = Max(LoadF32(logits + t), max);
+  *greatest = MaxLane(max);
   Vec total = Set(0);
   for (uint32_t t = 0; t < tokens; t += kLanes) {
-    total = total + Exp(LoadFloats(logits + t, tokens - t, lowest) - Set(max));
+    total = total + Exp(LoadF32(logits + t) - Set(*greatest));
   }
-  return max + std::log(Sum(total));
+  *sum = Sum(total);
+}
+
+// log of 1 .. 32: Halley's steps from the middle, each of which leaves e - 2 tanh(e / 2) of an
+// error e: 1.8, 0.36, 0.004, 1e-8.
+VARVE_FN Vec LogOfSum(Vec x) {
+  Vec y = Set(1.7f);
+  for (int step = 0; step < 3; ++step) {
+    const Vec e = Exp(y);
+    y = y + Set(2) * (x - e) / (x + e);
+  }
+  return y;
 }
 
 template <uint32_t kBits, uint32_t kHeads>
 VARVE_KERNEL void SketchHeads(const SketchShape& shape, const SketchQueries& queries, uint32_t head,
                               const SketchRows& rows, const SketchOutput& out) {
-  for (size_t i = 0; i < rows.count; ++i) {
-    const std::byte* row = rows.row(i);
-    float logits[kHeads][kMaxPageTokens];
-    if constexpr (kLanes > 8) {
-      if (shape.tokens == 8) {
-        SketchLogits<kBits, kHeads, true>(row, 0, shape, queries, head, logits);
+  // So many pages at a time that their logarithms are one vector.
+  for (size_t first = 0; first < rows.count; first += kLanes) {
+    const size_t left = rows.count - first;
+    const uint32_t pages = left < kLanes ? static_cast<uint32_t>(left) : kLanes;
+    float greatest[kHeads][kLanes] = {};
+    float sums[kHeads][kLanes] = {};
+    for (uint32_t i = 0; i < pages; ++i) {
+      const std::byte* row = rows.row(first + i);
+      float logits[kHeads][kMaxPageTokens];
+      uint32_t t = 0;
+      do {
+        if (t + 2 * kLanes <= shape.tokens) {
+          SketchLogits<kBits, kHeads, 2>(row, t, shape, queries, head, logits);
+          t += 2 * kLanes;
+        } else {
+          SketchLogits<kBits, kHeads, 1>(row, t, shape, queries, head, logits);
+          t += kLanes;
+        }
+      } while (t < shape.tokens);
+      for (uint32_t h = 0; h < kHeads; ++h) {
+        ReduceLogits(logits[h], shape.tokens, &greatest[h][i], &sums[h][i]);
       }
     }
-    for (uint32_t t = 0; t + kLanes <= shape.tokens; t += kLanes) {
-      SketchLogits<kBits, kHeads, false>(row, t, shape, queries, head, logits);
-    }
     for (uint32_t h = 0; h < kHeads; ++h) {
-      out.log_mass[(head + h) * out.stride + i] =
-          out.factor * LogMassOfLogits(logits[h], shape.tokens);
+      const Vec log_mass = LoadF32(greatest[h]) + LogOfSum(LoadF32(sums[h]));
+      StoreFloats(out.log_mass + (head + h) * out.stride + first, pages,
+                  Set(out.factor) * log_mass);
     }
   }
 }
@@ -117,6 +145,10 @@ VARVE_KERNEL void SketchOf(const SketchShape& shape, const SketchQueries& querie
 VARVE_KERNEL void SketchLogMassKernel(const SketchShape& shape, const SketchQueries& queries,
                                       uint32_t heads, const SketchRows& rows,
                                       const SketchOutput& out) {
+#ifdef VARVE_NARROW_SKETCH
+  // Pages of 8 tokens would fill half a vector.
+  if (shape.tokens < kLanes) return VARVE_NARROW_SKETCH(shape, queries, heads, rows, out);
+#endif
   switch (shape.bits) {
     case 1:
       return SketchOf<1>(shape, queries, heads, rows, out);

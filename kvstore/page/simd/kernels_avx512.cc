@@ -25,6 +25,7 @@ namespace {
 
 #include "kvstore/page/simd/body_digest.h"
 
+#define VARVE_NARROW_SKETCH kAvx2Kernels.sketch_log_mass
 #include "kvstore/page/simd/body_sketch.h"
 
 #include "kvstore/page/simd/body_score.h"

@@ -192,10 +192,13 @@ VARVE_KERNEL void ScoreBF16(const DigestMatrix& digests, const float* queries, u
   }
 }
 
+// For all else.
+const KernelTable& Base() { return Cpu().avx512_vnni ? Avx512VnniKernels() : kAvx512Kernels; }
+
 VARVE_KERNEL void ScorePagesKernel(const DigestMatrix& digests, const float* queries,
                                    uint32_t group_size, float* raw) {
   if (digests.dtype != DType::kBF16 || IsSketch(digests.kind)) {
-    return kAvx512Kernels.score_pages(digests, queries, group_size, raw);
+    return Base().score_pages(digests, queries, group_size, raw);
   }
   const bool box = Info(digests.kind).vectors == 2;
   for (uint32_t g = 0; g < group_size; g += kScoreHeads) {
@@ -214,7 +217,7 @@ VARVE_KERNEL void ScorePagesKernel(const DigestMatrix& digests, const float* que
 
 const KernelTable& Avx512BF16Kernels() {
   static const KernelTable table = [] {
-    KernelTable t = kAvx512Kernels;
+    KernelTable t = Base();
     t.name = "avx512_bf16";
     t.score_pages = ScorePagesKernel;
     return t;

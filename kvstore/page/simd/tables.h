@@ -9,7 +9,8 @@ extern const KernelTable kPortableKernels;
 #if defined(__x86_64__)
 extern const KernelTable kAvx2Kernels;
 extern const KernelTable kAvx512Kernels;
-const KernelTable& Avx512BF16Kernels();  // AVX-512 with VDPBF16PS for bf16 digests
+const KernelTable& Avx512VnniKernels();  // AVX-512 with VPDPBUSD for sketches
+const KernelTable& Avx512BF16Kernels();  // and, where there is one, VDPBF16PS for bf16 digests
 #endif
 
 }  // namespace varve::page

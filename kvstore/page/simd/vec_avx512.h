@@ -51,9 +51,6 @@ VARVE_FN Vec KeepWhereAtLeast(Vec x, Vec a, Vec b) {
 using IntVec = __m512i;
 VARVE_FN IntVec SetInt(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
 VARVE_FN IntVec LoadWords(const void* p) { return _mm512_loadu_si512(p); }
-VARVE_FN IntVec LoadHalfWords(const void* p) {
-  return _mm512_zextsi256_si512(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
-}
 VARVE_FN IntVec Codes(IntVec words, uint32_t shift, IntVec mask) {
   return _mm512_and_si512(_mm512_srli_epi32(words, shift), mask);
 }

@@ -10,6 +10,7 @@
 #include "kvstore/page/digest/score.h"
 #include "kvstore/page/digest/score_cuda.h"
 #include "kvstore/page/digest/score_math.h"
+#include "tests/unit/page/sketch_data.h"
 #include "tests/unit/page/test_data.h"
 
 namespace varve::page {
@@ -61,14 +62,14 @@ class PageParityTest : public ::testing::Test {
 // Digests of random pages, some of which hold a NaN or an infinity; both twins start from poisoned
 // outputs.
 void CompareDigests(Rng& rng) {
-  const DigestKind kind = DigestKinds()[rng.Below(4)].kind;
+  const DigestKind kind = DigestKinds()[rng.Below(7)].kind;
   const DType dtype = rng.AnyDType();
   const uint32_t head_dim = rng.HeadDim();
   const uint32_t tokens = rng.Between(1, 32);
   const uint32_t num_pages = rng.Between(1, 20);
   const size_t page_elements = size_t{tokens} * head_dim;
   const size_t key_stride = page_elements * DTypeBytes(dtype) + 16 * rng.Below(3);
-  const size_t digest_stride = DigestBytes(kind, head_dim, dtype) + 16 * rng.Below(3);
+  const size_t digest_stride = DigestBytes(kind, tokens, head_dim, dtype) + 16 * rng.Below(3);
 
   std::vector<std::byte> keys(num_pages * key_stride);
   for (uint32_t page = 0; page < num_pages; ++page) {
@@ -112,15 +113,23 @@ TEST_F(PageParityTest, DigestsMatchBitForBit) {
 }
 
 void CompareScores(Rng& rng) {
-  const DigestKind kind = DigestKinds()[rng.Below(4)].kind;
+  const DigestKind kind = DigestKinds()[rng.Below(7)].kind;
   const DType dtype = rng.AnyDType();
   const uint32_t head_dim = rng.HeadDim();
   const uint32_t num_pages = rng.Between(1, 300);
   const uint32_t heads = rng.Between(1, 20);
-  const size_t stride = (DigestBytes(kind, head_dim, dtype) + 15) / 16 * 16 + 16 * rng.Below(3);
+  const uint32_t page_tokens = rng.PageTokens();
+  const size_t stride =
+      (DigestBytes(kind, page_tokens, head_dim, dtype) + 15) / 16 * 16 + 16 * rng.Below(3);
   const uint32_t elements = DigestElements(kind, head_dim);
   std::vector<std::byte> rows(num_pages * stride);
   for (uint32_t page = 0; page < num_pages; ++page) {
+    if (IsSketch(kind)) {
+      const auto keys = testing::RandomElements(rng, size_t{page_tokens} * head_dim, dtype);
+      ASSERT_TRUE(BuildDigest(kind, keys.data(), page_tokens, head_dim, dtype,
+                              rows.data() + page * stride));
+      continue;
+    }
     auto encoded = testing::RandomElements(rng, elements, dtype);
     if (kind == DigestKind::kSphere) {
       for (uint32_t i = head_dim + 1; i < elements; ++i) StoreF32(encoded.data(), dtype, i, 0.0f);
@@ -131,7 +140,7 @@ void CompareScores(Rng& rng) {
   // Random elements are no box (hi >= lo), so the truth is the dot product with the weights: scores
   // of the CPU's scalar-like implementation, whose own distance to float64 the unit tests bound.
   std::vector<float> expected(size_t{heads} * num_pages);
-  const DigestMatrix host{kind, dtype, head_dim, rows.data(), stride, num_pages};
+  const DigestMatrix host{kind, dtype, head_dim, page_tokens, rows.data(), stride, num_pages};
   ScoreImpls().back().fn(host, queries.data(), heads, expected.data());
 
   const DeviceBuffer device_rows{std::span<const std::byte>(rows)};
@@ -155,6 +164,10 @@ void CompareScores(Rng& rng) {
       const bool radius = kind == DigestKind::kSphere && e >= head_dim;
       const float weight = radius ? score_math::RadiusWeight(q, head_dim) : q[e % head_dim];
       magnitude += std::abs(weight * LoadAsF32(row, dtype, e));
+    }
+    if (IsSketch(kind)) {
+      ASSERT_NEAR(actual, expected[i], 2 * testing::SketchTolerance(host, q, row)) << i;
+      continue;
     }
     // Twice the header's tolerance: both sides are fp32.
     ASSERT_NEAR(actual, expected[i], 8.0 * head_dim * 0x1p-24 * magnitude) << i;

@@ -1,5 +1,6 @@
 #include "kvstore/page/digest/digest_cuda.h"
 #include "kvstore/page/digest/digest_math.h"
+#include "kvstore/page/digest/sketch_cuda.h"
 
 namespace varve::page::cuda {
 namespace {
@@ -63,6 +64,8 @@ __device__ void WriteChannel(const DigestJob& job, const void* keys, const Chann
     case DigestKind::kSphere:
       digest_math::StoreCanonical(out, kType, c, digest_math::Center(channel.hi, channel.lo));
       break;
+    default:
+      break;
   }
 }
 
@@ -113,6 +116,7 @@ __global__ void BuildKernel(DigestJob job) {
 
 cudaError_t BuildDigests(const DigestJob& job, cudaStream_t stream) {
   if (job.num_pages == 0) return cudaSuccess;
+  if (IsSketch(job.kind)) return BuildSketches(job, stream);
   switch (job.dtype) {
     case DType::kF32:
       BuildKernel<DType::kF32><<<job.num_pages, job.head_dim, 0, stream>>>(job);

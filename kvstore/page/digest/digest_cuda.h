@@ -22,10 +22,10 @@ struct DigestJob {
   uint32_t num_pages;
   const void* keys;  // keys of page i at keys + i * key_stride_bytes, [token][head_dim]
   size_t key_stride_bytes;
-  void* digests;  // digest of page i at digests + i * digest_stride_bytes
-  size_t digest_stride_bytes;
-  uint8_t* rejected;  // [num_pages]: 1 where a key is NaN or infinite (that digest is left
-                      // untouched), else 0
+  void* digests;               // digest of page i at digests + i * digest_stride_bytes
+  size_t digest_stride_bytes;  // of sketches a multiple of 4, as digests
+  uint8_t* rejected;           // [num_pages]: 1 where a key is NaN or infinite (that digest is left
+                               // untouched), else 0
 };
 
 cudaError_t BuildDigests(const DigestJob& job, cudaStream_t stream);

@@ -1,5 +1,6 @@
 #include "kvstore/page/digest/score_cuda.h"
 #include "kvstore/page/digest/score_math.h"
+#include "kvstore/page/digest/sketch_cuda.h"
 
 namespace varve::page::cuda {
 namespace {
@@ -92,6 +93,7 @@ __global__ void ScoreKernel(Job job) {
 cudaError_t ScorePages(const DigestMatrix& digests, const float* queries, uint32_t group_size,
                        float* raw, cudaStream_t stream) {
   if (digests.num_pages == 0) return cudaSuccess;
+  if (IsSketch(digests.kind)) return ScoreSketches(digests, queries, group_size, raw, stream);
   constexpr uint32_t kPagesPerBlock = kWarps * kPagesPerWarp;
   const uint32_t blocks = (digests.num_pages + kPagesPerBlock - 1) / kPagesPerBlock;
   for (uint32_t g = 0; g < group_size; g += kHeads) {

@@ -151,7 +151,7 @@ uint64_t DefaultWorkingSet(bool score) {
 void CheckDigests(const BenchOptions& options) {
   const uint64_t bytes =
       2ull * options.pages * options.kv_heads *
-      page::DigestBytes(page::DigestKind::kMinMax, options.head_dim, page::DType::kBF16);
+      page::DigestBytes(page::DigestKind::kSign4, 32, options.head_dim, page::DType::kBF16);
   if (bytes <= LargestWorkingSet()) return;
   throw CLI::ValidationError("--pages", absl::StrCat(options.pages, ": two layers of digests take ",
                                                      base::FormatBytes(bytes), "; allowed up to ",

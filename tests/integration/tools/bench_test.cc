@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "absl/time/clock.h"
@@ -81,9 +82,15 @@ TEST(Bench, Score) {
   const auto results = Results(RunTool(
       "varve-bench",
       std::string("score") + kQuick + "--working-set 4MiB --pages 256 --head-dim 64 --kv-heads 2"));
-  ASSERT_FALSE(results.empty());
-  for (const auto& row : results)
+  std::vector<std::string> ops;
+  for (const auto& row : results) {
     ExpectRow(row, "score/", {"ratio_read_bandwidth", "page_heads_per_us"});
+    ops.push_back(row["op"]);
+  }
+  for (const char* op : {"score/portable", "score/sign1/portable", "score/sign2/portable",
+                         "score/sign4/portable"}) {
+    EXPECT_NE(std::find(ops.begin(), ops.end(), op), ops.end()) << op;
+  }
 }
 
 TEST(Bench, Exists) {

@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <optional>
+#include <string_view>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -11,6 +13,7 @@
 #include "client/varvectl/tier_tables.h"
 #include "kvstore/base/status.h"
 #include "kvstore/base/units.h"
+#include "kvstore/page/digest/digest.h"
 
 namespace varve::varvectl {
 namespace {
@@ -91,13 +94,57 @@ absl::Status ShowSessions(const Globals& globals) {
   return absl::OkStatus();
 }
 
+// What digests cost is said of this shape.
+constexpr page::Geometry kDigestShape = {.num_layers = 1,
+                                         .num_kv_heads = 1,
+                                         .num_query_heads = 1,
+                                         .head_dim = 128,
+                                         .page_tokens = 32,
+                                         .dtype = page::DType::kBF16};
+
+// The digest kind that a line of plug-ins names; nothing for other lines, and for kinds that this
+// program does not know.
+std::optional<page::DigestKind> DigestOf(std::string_view plugin) {
+  constexpr std::string_view kPrefix = "digest: ";
+  if (!plugin.starts_with(kPrefix)) return std::nullopt;
+  return page::DigestKindByName(plugin.substr(kPrefix.size()));
+}
+
+json DigestsJson(const client::StoreStatus& status) {
+  json digests = json::array();
+  for (const std::string& plugin : status.plugins) {
+    const auto kind = DigestOf(plugin);
+    if (!kind.has_value()) continue;
+    const size_t bytes = page::DigestBytes(*kind, kDigestShape);
+    digests.push_back({{"name", std::string(page::Info(*kind).name)},
+                       {"head_dim", kDigestShape.head_dim},
+                       {"page_tokens", kDigestShape.page_tokens},
+                       {"dtype", page::DTypeName(kDigestShape.dtype)},
+                       {"bytes_per_page_and_kv_head", bytes},
+                       {"bytes_per_token", static_cast<double>(bytes) / kDigestShape.page_tokens}});
+  }
+  return digests;
+}
+
+void PrintPlugin(const std::string& plugin) {
+  const auto kind = DigestOf(plugin);
+  if (!kind.has_value()) {
+    std::printf("%s\n", plugin.c_str());
+    return;
+  }
+  const size_t bytes = page::DigestBytes(*kind, kDigestShape);
+  std::printf("%-16s  %4zu bytes per page and KV head, %4.1f per token (d %u, p %u, %s)\n",
+              plugin.c_str(), bytes, static_cast<double>(bytes) / kDigestShape.page_tokens,
+              kDigestShape.head_dim, kDigestShape.page_tokens, DTypeName(kDigestShape.dtype));
+}
+
 absl::Status ShowPlugins(const Globals& globals) {
   VARVE_ASSIGN_OR_RETURN(const auto client, Dial(globals, false));
   VARVE_ASSIGN_OR_RETURN(const client::StoreStatus status, client->Status());
   if (globals.json) {
-    PrintJson({{"plugins", status.plugins}});
+    PrintJson({{"plugins", status.plugins}, {"digests", DigestsJson(status)}});
   } else {
-    for (const std::string& plugin : status.plugins) std::printf("%s\n", plugin.c_str());
+    for (const std::string& plugin : status.plugins) PrintPlugin(plugin);
   }
   return absl::OkStatus();
 }
@@ -173,7 +220,9 @@ void AddStoreCommands(CLI::App& app, const Globals& globals, Action& action) {
       "  varvectl status\n  varvectl status --json --store 10.0.0.7:7411", ShowStatus);
   add("sessions", "Who is connected, by which lane, with how much memory",
       "  varvectl sessions\n  varvectl sessions --json", ShowSessions);
-  add("plugins", "Names that the store's settings may use: eviction, digests, codecs ...",
+  add("plugins",
+      "Names that the store's settings may use: eviction, digests, codecs ...\n"
+      "and what a digest takes for head_dim 128, 32 tokens a page, bf16",
       "  varvectl plugins", ShowPlugins);
   add("config", "Every setting of the running store and where it came from", "  varvectl config",
       ShowConfig);

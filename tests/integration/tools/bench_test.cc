@@ -87,8 +87,8 @@ TEST(Bench, Score) {
     ExpectRow(row, "score/", {"ratio_read_bandwidth", "page_heads_per_us"});
     ops.push_back(row["op"]);
   }
-  for (const char* op : {"score/portable", "score/sign1/portable", "score/sign2/portable",
-                         "score/sign4/portable"}) {
+  for (const char* op :
+       {"score/portable", "score/sign1/portable", "score/sign2/portable", "score/sign4/portable"}) {
     EXPECT_NE(std::find(ops.begin(), ops.end(), op), ops.end()) << op;
   }
 }

@@ -16,7 +16,8 @@
 // Destroying a client cancels its asynchronous calls and returns when their callbacks have run.
 //
 // Deadlines: those of ClientOptions, and for the blocking calls of a thread its CallDeadline
-// (call_deadline.h).
+// (call_deadline.h). Classes: the Gets and Recalls of a thread with PrefetchCalls (prefetch_calls.h)
+// give way to all others in the store.
 //
 // Errors: UNAVAILABLE the store cannot be reached or the session was lost (the client reconnects by
 // itself on the next call and re-registers its memory; calls in flight fail); the others as in
@@ -193,6 +194,7 @@ struct RecallHead {
   std::vector<uint32_t> resident;
   std::vector<Piece> slots;  // one page (or part) each
   page::Part part = page::Part::kKV;
+  bool skip = false;  // not asked for: nothing is selected, the rest is ignored
 };
 struct RecallLayer {
   uint32_t layer = 0;

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/client_impl.h"
+#include "client/prefetch_calls.h"
 #include "kvstore/base/status.h"
 
 namespace varve::client {
@@ -245,6 +246,7 @@ absl::StatusOr<std::vector<GetResult>> ClientImpl::Get(std::span<const GetItem> 
 absl::StatusOr<std::vector<GetResult>> ClientImpl::GetBatch(std::span<const GetItem> items) {
   if (inline_only()) return Inline<GetResult>(items);
   VARVE_ASSIGN_OR_RETURN(v1::GetRequest request, GetRequestFor(items));
+  request.set_prefetch(PrefetchCalls::On());
   v1::GetReply reply;
   VARVE_RETURN_IF_ERROR(
       Call(&v1::Store::StubInterface::Get, request, &reply, transfer_call_deadline()));

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/client_impl.h"
+#include "client/prefetch_calls.h"
 #include "kvstore/base/status.h"
 
 namespace varve::client {
@@ -50,6 +51,7 @@ absl::StatusOr<v1::RecallRequest> ClientImpl::RecallRequestFor(const RecallQuery
   request.set_rerank(static_cast<v1::Rerank>(query.rerank));
   request.set_multiplier(query.multiplier);
   request.set_deadline_ms(transfer_deadline_ms());
+  request.set_prefetch(PrefetchCalls::On());
   for (const RecallLayer& layer : query.layers) {
     v1::LayerRecall* wire = request.add_layers();
     wire->set_layer(layer.layer);
@@ -57,6 +59,10 @@ absl::StatusOr<v1::RecallRequest> ClientImpl::RecallRequestFor(const RecallQuery
     for (size_t h = 0; h < layer.heads.size(); ++h) {
       const RecallHead& head = layer.heads[h];
       v1::HeadRecall* wire_head = wire->add_heads();
+      if (head.skip) {
+        wire_head->set_skip(true);
+        continue;
+      }
       wire_head->set_budget_pages(head.budget_pages);
       wire_head->mutable_resident()->Add(head.resident.begin(), head.resident.end());
       wire_head->set_part(static_cast<v1::Part>(head.part));

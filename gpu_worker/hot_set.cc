@@ -39,8 +39,24 @@ void HotSet::Insert(uint32_t page, Slot slot) {
   }
 }
 
+void HotSet::InsertAhead(uint32_t page, Slot slot) {
+  Insert(page, slot);
+  ahead_.insert(std::lower_bound(ahead_.begin(), ahead_.end(), page), page);
+}
+
+uint32_t HotSet::TakeUsed(std::span<const uint32_t> selected) {
+  return static_cast<uint32_t>(std::erase_if(ahead_, [selected](uint32_t page) {
+    return std::binary_search(selected.begin(), selected.end(), page);
+  }));
+}
+
 Slot HotSet::Remove(uint32_t page) {
   assert(resident(page));
+  const auto ahead = std::lower_bound(ahead_.begin(), ahead_.end(), page);
+  if (ahead != ahead_.end() && *ahead == page) {
+    ahead_.erase(ahead);
+    ++wasted_;
+  }
   const Slot slot = slot_of_[page];
   slot_of_[page] = kNoSlot;
   resident_.erase(std::lower_bound(resident_.begin(), resident_.end(), page));

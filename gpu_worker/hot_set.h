@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -38,8 +39,14 @@ class HotSet {
 
   // The page becomes resident in the slot; it was not.
   void Insert(uint32_t page, Slot slot);
+  // The same for a page that came before anything asked for it.
+  void InsertAhead(uint32_t page, Slot slot);
   // The page leaves; answers its slot, now the caller's.
   Slot Remove(uint32_t page);
+  // How many of the selected pages came ahead; each counts once.
+  uint32_t TakeUsed(std::span<const uint32_t> selected);
+  // Pages that came ahead and have left unused, since the last call.
+  uint32_t TakeWasted() { return std::exchange(wasted_, 0); }
 
   uint32_t CountMissing(std::span<const uint32_t> selected) const;
 
@@ -68,6 +75,8 @@ class HotSet {
   std::vector<Slot> slot_of_;       // by page
   std::vector<float> last_score_;   // by page; a page that was never scored ranks by its age
   std::vector<uint32_t> resident_;  // ascending
+  std::vector<uint32_t> ahead_;     // residents that came ahead and were not used yet, ascending
+  uint32_t wasted_ = 0;
   std::vector<uint32_t> locked_;    // scratch of Plan
   std::vector<float> scores_;       // scratch of Plan, parallel to the residents
 };

@@ -69,10 +69,10 @@ bool PagePool::Allocate(std::span<Slot> out) {
   return true;
 }
 
-uint32_t PagePool::AllocateSome(std::span<Slot> out) {
+uint32_t PagePool::AllocateSome(std::span<Slot> out, uint32_t leave) {
   base::MutexLock lock(mutex_);
   ReturnQuarantined();
-  const size_t count = std::min(out.size(), free_.size());
+  const size_t count = std::min(out.size(), free_.size() - std::min<size_t>(free_.size(), leave));
   for (Slot& slot : out.first(count)) {
     slot = free_.back();
     free_.pop_back();

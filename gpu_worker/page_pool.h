@@ -43,8 +43,9 @@ class PagePool {
 
   // All of out, or nothing and false.
   bool Allocate(std::span<Slot> out);
-  // As many as there are; answers how many leading entries of out are set.
-  uint32_t AllocateSome(std::span<Slot> out);
+  // As many as there are, but for `leave` that stay free; answers how many leading entries of out
+  // are set.
+  uint32_t AllocateSome(std::span<Slot> out, uint32_t leave = 0);
   void Free(std::span<const Slot> slots);
   // Free and Allocate in one: the slots stay with the caller for another page, with a new
   // generation.

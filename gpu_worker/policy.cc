@@ -33,7 +33,7 @@ constexpr std::array<KindRow, 4> kKinds = {{
     {PolicyKind::kStreaming, "streaming", "budget,min,sinks,window,generated"},
     {PolicyKind::kQuest, "quest", "budget,min,sinks,window,merge,generated"},
     {PolicyKind::kArkVale, "arkvale",
-     "budget,min,sinks,window,hot,merge,rerank,multiplier,generated"},
+     "budget,min,sinks,window,hot,merge,rerank,multiplier,tau,ahead,generated"},
 }};
 
 const KindRow& RowOf(PolicyKind kind) {
@@ -107,6 +107,24 @@ absl::Status SetMultiplier(std::string_view value, Policy* policy) {
   return absl::OkStatus();
 }
 
+absl::Status SetTau(std::string_view value, Policy* policy) {
+  double tau = 0;
+  if (!absl::SimpleAtod(Sv(value), &tau) || !(tau >= -1 && tau <= 1)) {
+    return Refused("tau", value, "a cosine, -1..1");
+  }
+  policy->tau = tau;
+  return absl::OkStatus();
+}
+
+absl::Status SetAhead(std::string_view value, Policy* policy) {
+  double ahead = 0;
+  if (!absl::SimpleAtod(Sv(value), &ahead) || !(ahead > 0 && ahead <= 1)) {
+    return Refused("ahead", value, "a multiple of the budget, 0 < f <= 1");
+  }
+  policy->ahead = ahead;
+  return absl::OkStatus();
+}
+
 absl::Status SetGenerated(std::string_view value, Policy* policy) {
   if (value != "pinned" && value != "paged") return Refused("generated", value, "pinned, paged");
   policy->generated_pinned = value == "pinned";
@@ -122,6 +140,8 @@ absl::Status SetParameter(std::string_view name, std::string_view value, Policy*
   if (name == "merge") return SetMerge(value, policy);
   if (name == "rerank") return SetRerank(value, policy);
   if (name == "multiplier") return SetMultiplier(value, policy);
+  if (name == "tau") return SetTau(value, policy);
+  if (name == "ahead") return SetAhead(value, policy);
   return SetGenerated(value, policy);
 }
 
@@ -205,6 +225,10 @@ std::string Policy::ToString() const {
   if (rerank != page::Rerank::kNone) {
     parts.push_back(absl::StrCat("rerank=", Sv(page::RerankName(rerank))));
     parts.push_back(absl::StrCat("multiplier=", Number(multiplier)));
+  }
+  if (tau.has_value()) {
+    parts.push_back(absl::StrCat("tau=", Number(*tau)));
+    parts.push_back(absl::StrCat("ahead=", Number(ahead)));
   }
   parts.push_back(absl::StrCat("generated=", generated_pinned ? "pinned" : "paged"));
   return absl::StrCat(Sv(row.name), "(", absl::StrJoin(parts, ","), ")");

@@ -21,6 +21,11 @@
 //   rerank     none | exact: a second stage in the store, which has the keys (default none; arkvale
 //              with the recall path store only)
 //   multiplier candidates of the second stage as a multiple of the budget (default 4)
+//   tau        speculation (speculation.h): a KV head whose queries have a mean cosine of at least
+//              tau with the step before attends to what those selected, which was fetched ahead
+//              (-1..1; arkvale only; default: none; 1: always selects anew; 0.85 is FreeKV's)
+//   ahead      pages fetched ahead per layer and KV head at most, as a multiple of the budget
+//              (above 0, at most 1; default 0.25)
 //   generated  pinned: pages of generated tokens are always attended and not counted; paged: they
 //   age
 //              like prompt pages (default pinned)
@@ -29,6 +34,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -52,6 +58,8 @@ struct Policy {
   page::ScoreMerge merge = page::ScoreMerge::kSoftmaxMean;
   page::Rerank rerank = page::Rerank::kNone;
   double multiplier = page::kDefaultMultiplier;
+  std::optional<double> tau;
+  double ahead = 0.25;
   bool generated_pinned = true;
 
   bool selects() const { return kind == PolicyKind::kQuest || kind == PolicyKind::kArkVale; }

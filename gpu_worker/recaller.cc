@@ -16,17 +16,6 @@ double SecondsSince(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-// After these the store may still be writing.
-bool MayLandLate(const absl::Status& status) {
-  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
-         absl::IsCancelled(status) || absl::IsUnknown(status) || absl::IsInternal(status);
-}
-
-// The same for one page of a call that was answered.
-bool MayLandLate(client::MissReason reason) {
-  return reason == client::MissReason::kFailed || reason == client::MissReason::kNone;
-}
-
 absl::Status MissError(const HeadWork& work, uint32_t page, client::MissReason reason,
                        const std::string& message) {
   const std::string text =
@@ -47,6 +36,31 @@ bool AnyFailed(const client::RecallResult& result) {
 }
 
 }  // namespace
+
+bool MayLandLate(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
+         absl::IsCancelled(status) || absl::IsUnknown(status) || absl::IsInternal(status);
+}
+
+bool MayLandLate(client::MissReason reason) {
+  return reason == client::MissReason::kFailed || reason == client::MissReason::kNone;
+}
+
+const HeadWork* FirstMissing(std::span<const HeadWork> works) {
+  for (const HeadWork& work : works) {
+    if (work.hot().CountMissing(work.selected()) > 0) return &work;
+  }
+  return nullptr;
+}
+
+std::string NameMissing(const HeadWork& work) {
+  uint32_t missing = 0;
+  for (uint32_t page : work.selected()) {
+    missing = page;
+    if (!work.hot().resident(page)) break;
+  }
+  return absl::StrCat(PageName(work, missing), " could not be recalled");
+}
 
 std::string PageName(const HeadWork& work, uint32_t page) {
   return absl::StrCat("page ", page, " of layer ", work.layer, ", KV head ", work.head,
@@ -235,6 +249,8 @@ absl::Status Recaller::FetchFromStore(std::span<HeadWork> works, SelectTimes& ti
   VARVE_RETURN_IF_ERROR(LandingSlots(works));
   for (size_t h = 0; h < works.size(); ++h) {
     client::RecallHead& head = asked.heads[h];
+    head.skip = works[h].kept;
+    if (head.skip) continue;
     const auto resident = works[h].hot().PagesBelow(candidates);
     head.budget_pages = sequence.budget_pages();
     head.resident.assign(resident.begin(), resident.end());
@@ -250,6 +266,7 @@ absl::Status Recaller::FetchFromStore(std::span<HeadWork> works, SelectTimes& ti
   }
   const auto installing = Clock::now();
   for (size_t h = 0; status.ok() && h < works.size(); ++h) {
+    if (works[h].kept) continue;
     status = InstallPushed(works[h], result->layers[0][h]);
   }
   services_->metrics->install.Observe(SecondsSince(installing));
@@ -260,6 +277,7 @@ absl::Status Recaller::FetchFromStore(std::span<HeadWork> works, SelectTimes& ti
                                        " (context ", sequence.context_id(), ")"));
   }
   for (HeadWork& work : works) {
+    if (work.kept) continue;
     TrimToCapacity(work);
     work.fetched = true;
   }
@@ -276,7 +294,7 @@ absl::Status Recaller::FetchFromStore(std::span<HeadWork> works, SelectTimes& ti
 absl::Status Recaller::LandingSlots(std::span<HeadWork> works) {
   for (HeadWork& work : works) work.slots.clear();
   for (size_t h = 0; h < works.size();) {
-    const uint32_t missing = LandingSlots(works[h]);
+    const uint32_t missing = works[h].kept ? 0 : LandingSlots(works[h]);
     if (missing == 0) {
       ++h;
       continue;
@@ -345,6 +363,12 @@ absl::Status Recaller::InstallPushed(HeadWork& work, const client::RecallHeadRes
       static_cast<double>(result.selected.size() - result.recalled.size()));
   hot.Touch(work.selected(), static_cast<float>(stats.steps));
   return absl::OkStatus();
+}
+
+void Recaller::Trim(std::span<HeadWork> works) {
+  for (HeadWork& work : works) {
+    if (work.sequence->speculation() != nullptr && !work.fetched) TrimToCapacity(work);
+  }
 }
 
 void Recaller::TrimToCapacity(HeadWork& work) {

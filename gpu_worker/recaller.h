@@ -23,6 +23,14 @@ namespace varve::worker {
 // "page 3 of layer 0, KV head 1, sequence 7 (context w-12)".
 std::string PageName(const HeadWork& work, uint32_t page);
 
+// After a call that failed so, or for a page of it that was missed so, the store may still be writing.
+bool MayLandLate(const absl::Status& status);
+bool MayLandLate(client::MissReason reason);
+
+// The first work that lacks a selected page; null: none does.
+const HeadWork* FirstMissing(std::span<const HeadWork> works);
+std::string NameMissing(const HeadWork& work);
+
 class Recaller {
  public:
   explicit Recaller(const Services* services) : services_(services) {}
@@ -30,8 +38,11 @@ class Recaller {
   // The selected pages of every work that is not fetched yet become resident. At most one Get.
   absl::Status Fetch(std::span<HeadWork> works);
   // Lets the store choose and push, for the works of one sequence and layer (one per KV head, in
-  // order).
+  // order) that keep no selection.
   absl::Status FetchFromStore(std::span<HeadWork> works, SelectTimes& times);
+  // What was fetched ahead may have taken hot sets over their capacity: their pages that nothing
+  // selects leave. After Fetch.
+  void Trim(std::span<HeadWork> works);
 
  private:
   // A page on its way: works[work].plan.recall[index] into works[work].slots[index].

@@ -23,6 +23,7 @@ struct HeadWork {
   float* out = nullptr;
   float* lse = nullptr;  // null: not wanted
   bool fetched = false;  // the store has chosen and pushed already
+  bool kept = false;     // attends to what the step before selected (Speculation)
 
   std::vector<uint32_t>& selected() const { return cache->attended[head]; }
   HotSet& hot() const { return cache->heads[head]; }

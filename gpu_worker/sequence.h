@@ -22,9 +22,12 @@
 #include "gpu_worker/saver.h"
 #include "gpu_worker/worker.h"
 #include "gpu_worker/worker_metrics.h"
+#include "kvstore/base/executor.h"
 #include "kvstore/base/mutex.h"
 
 namespace varve::worker {
+
+class Speculation;
 
 // What all sequences of a worker share; everything outlives them.
 struct Services {
@@ -33,6 +36,7 @@ struct Services {
   PagePool* pool = nullptr;
   Saver* saver = nullptr;
   WorkerMetrics* metrics = nullptr;
+  base::Executor* prefetcher = nullptr;  // threads that wait for prefetches
 };
 
 struct LayerCache {
@@ -60,6 +64,7 @@ class Sequence {
  public:
   static absl::StatusOr<std::shared_ptr<Sequence>> Open(const Services* services, SequenceId id,
                                                         const SequenceOptions& options);
+  ~Sequence();
 
   absl::Status Extend(absl::Span<const int32_t> tokens);
   absl::Status Append(uint32_t layer, const void* k, const void* v, uint32_t tokens);
@@ -124,6 +129,9 @@ class Sequence {
   // Appends one row per KV head: the pages of the last Attend in this layer.
   absl::Status ExportPages(uint32_t layer, PageTable& table) const;
 
+  // Null without a policy that asks for it.
+  Speculation* speculation() { return speculation_.get(); }
+
   SequenceStats& stats() { return stats_; }
   // Makes the numbers of now visible to Info.
   void Publish();
@@ -186,6 +194,7 @@ class Sequence {
   std::vector<uint32_t> victims_;  // scratch
   std::vector<Slot> page_slots_;   // scratch, one page of every head
   SequenceStats stats_;
+  std::unique_ptr<Speculation> speculation_;  // uses all of the above
 
   std::atomic<bool> busy_{false};
   mutable base::Mutex info_mutex_;

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/call_deadline.h"
 #include "gpu_worker/sequence.h"
+#include "gpu_worker/speculation.h"
 #include "kvstore/base/hash.h"
 #include "kvstore/base/status.h"
 
@@ -27,7 +28,13 @@ Sequence::Sequence(const Services* services, SequenceId id, const SequenceOption
       id_(id),
       policy_(options.policy),
       layers_(geometry_.num_layers, LayerCache(services->options.digest_kind, geometry_)),
-      page_slots_(geometry_.num_kv_heads) {}
+      page_slots_(geometry_.num_kv_heads) {
+  if (policy_.tau.has_value()) {
+    speculation_ = std::make_unique<Speculation>(services, this, *policy_.tau);
+  }
+}
+
+Sequence::~Sequence() = default;
 
 absl::StatusOr<std::shared_ptr<Sequence>> Sequence::Open(const Services* services, SequenceId id,
                                                          const SequenceOptions& options) {
@@ -149,6 +156,7 @@ absl::Status Sequence::LoadBlocks(const client::ContextInfo& info) {
 
 absl::Status Sequence::Close() {
   const ContextsInUse::Name name = std::move(name_);
+  if (speculation_ != nullptr) speculation_->Abandon();
   if (drop_on_close_) log_->Cancel();
   absl::Status status = log_->WaitIdle(Patience());
   std::vector<Slot> slots;

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/call_deadline.h"
 #include "gpu_worker/sequence.h"
+#include "gpu_worker/speculation.h"
 #include "kvstore/base/status.h"
 #include "kvstore/page/rows.h"
 
@@ -130,6 +131,7 @@ absl::Duration Sequence::Patience() const {
 }
 
 absl::Status Sequence::WaitForSaves(uint32_t needed_pages) {
+  if (speculation_ != nullptr && speculation_->GiveBack(Patience())) return absl::OkStatus();
   VARVE_ASSIGN_OR_RETURN(const bool moved, log_->WaitProgress(Patience()));
   ApplySaves();
   // The last saves may have come between the caller's look and the wait.

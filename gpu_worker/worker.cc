@@ -12,6 +12,7 @@
 #include "gpu_worker/page_pool.h"
 #include "gpu_worker/saver.h"
 #include "gpu_worker/sequence.h"
+#include "gpu_worker/speculation.h"
 #include "gpu_worker/step_buffers.h"
 #include "gpu_worker/worker_metrics.h"
 #include "kvstore/base/executor.h"
@@ -24,6 +25,8 @@ namespace varve::worker {
 namespace {
 
 constexpr uint32_t kMinPoolPages = 64;
+// They wait for the store: as many prefetches may be under way.
+constexpr int kPrefetchers = 4;
 
 using Clock = std::chrono::steady_clock;
 
@@ -47,23 +50,6 @@ struct Choice {
   SelectTimes times;
   prometheus::Histogram* path = nullptr;  // null: nothing was scored
 };
-
-// The first work of a sequence that lacks a selected page; null: none does.
-const HeadWork* FirstMissing(std::span<const HeadWork> works) {
-  for (const HeadWork& work : works) {
-    if (work.hot().CountMissing(work.selected()) > 0) return &work;
-  }
-  return nullptr;
-}
-
-std::string NameMissing(const HeadWork& work) {
-  uint32_t missing = 0;
-  for (uint32_t page : work.selected()) {
-    missing = page;
-    if (!work.hot().resident(page)) break;
-  }
-  return absl::StrCat(PageName(work, missing), " could not be recalled");
-}
 
 class LinkedWorker final : public Worker {
  public:
@@ -96,7 +82,8 @@ class LinkedWorker final : public Worker {
   absl::Status MakeResident(std::span<HeadWork> works, StepBuffers& buffers);
   absl::Status TryResident(std::span<HeadWork> works, StepBuffers& buffers);
   absl::Status Choose(std::span<HeadWork> of_sequence, StepBuffers& buffers, Choice& choice);
-  void ScoreHeads(std::span<HeadWork> of_sequence, StepBuffers& buffers, SelectTimes& times);
+  void ScoreHeads(std::span<HeadWork> of_sequence, bool kept, StepBuffers& buffers,
+                  SelectTimes& times);
   absl::Status AttendHeads(std::span<HeadWork> works, StepBuffers& buffers);
   // fn(work, thread) for each, on as many threads as so many bytes are worth.
   template <typename Fn>
@@ -119,6 +106,8 @@ class LinkedWorker final : public Worker {
   mutable base::Mutex mutex_;
   std::map<SequenceId, std::shared_ptr<Sequence>> sequences_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::unique_ptr<StepBuffers>> idle_ ABSL_GUARDED_BY(mutex_);
+
+  base::ThreadPool prefetchers_{"ahead", kPrefetchers};  // last: uses all of the above
 };
 
 LinkedWorker::LinkedWorker(Services services, std::unique_ptr<PagePool> pool)
@@ -136,6 +125,7 @@ LinkedWorker::LinkedWorker(Services services, std::unique_ptr<PagePool> pool)
   services_.pool = pool_.get();
   services_.saver = saver_.get();
   services_.metrics = metrics_.get();
+  services_.prefetcher = &prefetchers_;
   UpdateGauges();
 }
 
@@ -296,8 +286,8 @@ void LinkedWorker::ShareHeads(size_t works, uint64_t bytes, Fn&& fn) {
   for (uint32_t i = 0; i < works; ++i) fn(i, 0u);
 }
 
-// The time is the busiest thread's.
-void LinkedWorker::ScoreHeads(std::span<HeadWork> of_sequence, StepBuffers& buffers,
+// Of the heads that keep their selection, or of the others. The time is the busiest thread's.
+void LinkedWorker::ScoreHeads(std::span<HeadWork> of_sequence, bool kept, StepBuffers& buffers,
                               SelectTimes& times) {
   const HeadWork& first = of_sequence.front();
   const uint64_t bytes =
@@ -305,6 +295,7 @@ void LinkedWorker::ScoreHeads(std::span<HeadWork> of_sequence, StepBuffers& buff
       page::DigestRowBytes(services_.options.digest_kind, services_.options.geometry);
   std::fill(buffers.times.begin(), buffers.times.end(), SelectTimes{});
   ShareHeads(of_sequence.size(), bytes, [&](uint32_t head, uint32_t thread) {
+    if (of_sequence[head].kept != kept) return;
     buffers.selectors[thread].SelectByDigests(of_sequence[head], buffers.times[thread]);
   });
   const auto busiest = std::max_element(
@@ -346,13 +337,16 @@ absl::Status LinkedWorker::Choose(std::span<HeadWork> of_sequence, StepBuffers& 
   while (true) {
     bool needs_scores = false;  // the same for all heads: policy and budget decide
     for (HeadWork& work : of_sequence) {
-      work.fetched = false;
+      work.fetched = work.kept = false;
       needs_scores = !buffers.selectors.front().SelectWithoutScores(work);
     }
+    if (sequence.speculation() != nullptr) sequence.speculation()->Resolve(of_sequence);
+    const bool all_kept = std::all_of(of_sequence.begin(), of_sequence.end(),
+                                      [](const HeadWork& work) { return work.kept; });
     // The store does not know which pages are lost.
-    const bool ask_store =
-        needs_scores && !sequence.has_lost() && services_.options.recall_path == RecallPath::kStore;
-    if (needs_scores && !ask_store) ScoreHeads(of_sequence, buffers, times);
+    const bool ask_store = needs_scores && !all_kept && !sequence.has_lost() &&
+                           services_.options.recall_path == RecallPath::kStore;
+    if (needs_scores && !ask_store) ScoreHeads(of_sequence, /*kept=*/false, buffers, times);
     const HeadWork* missing = ask_store ? &of_sequence.front() : FirstMissing(of_sequence);
     if (missing == nullptr || sequence.KnowsStore()) {
       if (ask_store) VARVE_RETURN_IF_ERROR(buffers.recaller.FetchFromStore(of_sequence, times));
@@ -382,6 +376,7 @@ absl::Status LinkedWorker::TryResident(std::span<HeadWork> works, StepBuffers& b
     VARVE_RETURN_IF_ERROR(Choose(works.subspan(i, heads), buffers, choice));
   }
   VARVE_RETURN_IF_ERROR(buffers.recaller.Fetch(works));
+  buffers.recaller.Trim(works);
   if (choice.path == nullptr) return absl::OkStatus();
   metrics_->score.Observe(choice.times.score_seconds);
   metrics_->select.Observe(choice.times.select_seconds);
@@ -428,6 +423,10 @@ absl::Status LinkedWorker::AttendHeld(uint32_t layer, absl::Span<const AttendIte
   const std::span<HeadWork> works = std::span(buffers.works).first(items.size() * heads);
   VARVE_RETURN_IF_ERROR(MakeResident(works, buffers));
   VARVE_RETURN_IF_ERROR(AttendHeads(works, buffers));
+  LookAhead(works, heads, [&](std::span<HeadWork> of_sequence) {
+    SelectTimes times;
+    ScoreHeads(of_sequence, /*kept=*/true, buffers, times);
+  });
   metrics_->attend.Observe(SecondsSince(begin));
   const uint32_t every = services_.options.mass_sample_every;
   if (every > 0 && attend_calls_[layer].fetch_add(1) % every == 0) MeasureMass(works);

@@ -65,6 +65,11 @@ struct WorkerOptions {
   // Memory for the page pool when others must be able to map it (the sidecar's shared memory);
   // empty: the client's Allocate.
   std::span<std::byte> pool_memory;
+  // A prefetch for the next step (Policy::tau) asks for so many layers at once; 0: a quarter of
+  // them. More of them are fewer requests, each begun later in the step.
+  uint32_t prefetch_layers = 0;
+  // For so long a layer waits for its prefetch before it fetches on demand.
+  absl::Duration prefetch_patience = absl::Milliseconds(20);
   // One of this many Attend calls also measures the attention mass kept, against all pages' exact
   // mass (it recalls every page: for evaluation). 0: never.
   uint32_t mass_sample_every = 0;
@@ -97,6 +102,17 @@ struct SequenceStats {  // since Open, over all layers and KV heads
   // them out.
   uint64_t lost_pages = 0;
   absl::Duration score, select, recall, attend;
+  // Of speculation: pages that came ahead; of them, those attended to, and those that left before
+  // (recalled_pages are those fetched on demand).
+  uint64_t prefetched_pages = 0;
+  uint64_t prefetch_used_pages = 0;
+  uint64_t prefetch_wasted_pages = 0;
+  // Heads that kept the selection of the step before; that were corrected because their queries had
+  // turned, or because their prefetch had failed or was late.
+  uint64_t kept_heads = 0;
+  uint64_t corrected_heads = 0;
+  uint64_t late_heads = 0;
+  absl::Duration prefetch_wait;
   double mass_sum = 0;
   uint64_t mass_samples = 0;
 };

@@ -20,6 +20,18 @@ prometheus::Counter& Pages(base::Metrics* m, const char* outcome) {
                     {{"outcome", outcome}});
 }
 
+prometheus::Counter& Prefetched(base::Metrics* m, const char* outcome) {
+  return m->Counter("varve_worker_prefetched_pages_total",
+                    "Pages fetched ahead of their step, by what became of them",
+                    {{"outcome", outcome}});
+}
+
+prometheus::Counter& Heads(base::Metrics* m, const char* outcome) {
+  return m->Counter("varve_worker_speculated_heads_total",
+                    "Layers and KV heads with a selection of the step before, by what was done",
+                    {{"outcome", outcome}});
+}
+
 prometheus::Counter& Saves(base::Metrics* m, const char* result) {
   return m->Counter("varve_worker_saved_objects_total", "Objects sent to the store, by its answer",
                     {{"result", result}});
@@ -49,6 +61,17 @@ WorkerMetrics::WorkerMetrics(base::Metrics* metrics)
       contexts_rebuilt(registry_->Counter("varve_worker_rebuilt_contexts_total",
                                           "Contexts opened again in a store that came back "
                                           "without them")),
+      prefetch_used(Prefetched(registry_, "used")),
+      prefetch_wasted(Prefetched(registry_, "wasted")),
+      heads_kept(Heads(registry_, "kept")),
+      heads_corrected(Heads(registry_, "corrected")),
+      heads_late(Heads(registry_, "late")),
+      prefetch(registry_->Histogram("varve_worker_prefetch_duration_seconds",
+                                    "Requests for pages of the next step, answered or failed", {},
+                                    base::LatencyBuckets())),
+      prefetch_wait(registry_->Histogram("varve_worker_prefetch_wait_duration_seconds",
+                                         "What one layer waited for its prefetch", {},
+                                         base::LatencyBuckets())),
       mass(registry_->Histogram("varve_recall_attention_mass_ratio",
                                 "Sampled share of the full attention mass on the attended pages",
                                 {}, base::RatioBuckets())),

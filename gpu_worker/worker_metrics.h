@@ -30,6 +30,13 @@ struct WorkerMetrics {
   prometheus::Counter& pages_evicted;
   prometheus::Counter& pages_lost;
   prometheus::Counter& contexts_rebuilt;
+  prometheus::Counter& prefetch_used;
+  prometheus::Counter& prefetch_wasted;
+  prometheus::Counter& heads_kept;
+  prometheus::Counter& heads_corrected;
+  prometheus::Counter& heads_late;
+  prometheus::Histogram& prefetch;
+  prometheus::Histogram& prefetch_wait;
   prometheus::Histogram& mass;
   prometheus::Histogram& digest_lag;
   prometheus::Counter& saves_stored;

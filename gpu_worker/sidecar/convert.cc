@@ -47,6 +47,13 @@ void ToProto(const SequenceInfo& info, v1::SequenceInfo* out) {
   stats->set_evicted_pages(info.stats.evicted_pages);
   stats->set_saved_objects(info.stats.saved_objects);
   stats->set_lost_pages(info.stats.lost_pages);
+  stats->set_prefetched_pages(info.stats.prefetched_pages);
+  stats->set_prefetch_used_pages(info.stats.prefetch_used_pages);
+  stats->set_prefetch_wasted_pages(info.stats.prefetch_wasted_pages);
+  stats->set_kept_heads(info.stats.kept_heads);
+  stats->set_corrected_heads(info.stats.corrected_heads);
+  stats->set_late_heads(info.stats.late_heads);
+  stats->set_prefetch_wait_ns(absl::ToInt64Nanoseconds(info.stats.prefetch_wait));
   stats->set_score_ns(absl::ToInt64Nanoseconds(info.stats.score));
   stats->set_select_ns(absl::ToInt64Nanoseconds(info.stats.select));
   stats->set_recall_ns(absl::ToInt64Nanoseconds(info.stats.recall));
@@ -71,6 +78,13 @@ SequenceInfo FromProto(const v1::SequenceInfo& info) {
   out.stats.evicted_pages = stats.evicted_pages();
   out.stats.saved_objects = stats.saved_objects();
   out.stats.lost_pages = stats.lost_pages();
+  out.stats.prefetched_pages = stats.prefetched_pages();
+  out.stats.prefetch_used_pages = stats.prefetch_used_pages();
+  out.stats.prefetch_wasted_pages = stats.prefetch_wasted_pages();
+  out.stats.kept_heads = stats.kept_heads();
+  out.stats.corrected_heads = stats.corrected_heads();
+  out.stats.late_heads = stats.late_heads();
+  out.stats.prefetch_wait = absl::Nanoseconds(stats.prefetch_wait_ns());
   out.stats.score = absl::Nanoseconds(stats.score_ns());
   out.stats.select = absl::Nanoseconds(stats.select_ns());
   out.stats.recall = absl::Nanoseconds(stats.recall_ns());

@@ -478,7 +478,8 @@ absl::StatusOr<std::vector<LayerSelection>> ContextTableImpl::Select(
   VARVE_RETURN_IF_ERROR(CheckQueries(context->options(), params, layers));
   VARVE_ASSIGN_OR_RETURN(const Context::RecallView view, context->View(params.epoch, layers));
   VARVE_RETURN_IF_ERROR(CheckCandidates(view, params, layers, options_.max_answer_pages));
-  const SelectThreads threads{pool_.get(), std::max(options_.threads, 1u)};
+  SelectThreads threads{pool_.get(), std::max(options_.threads, 1u)};
+  if (params.alone) threads = {};
   std::vector<LayerSelection> selections =
       SelectFrom(context->options(), view, params, layers, {store_, ns}, threads, timings);
   // A truncate while we worked makes the answer stale.

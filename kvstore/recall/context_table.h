@@ -74,6 +74,7 @@ struct HeadQuery {
   // Page ids the worker has, ascending, below the context's num_blocks.
   std::span<const uint32_t> resident;
   uint32_t places = UINT32_MAX;  // for missing pages, the lowest first
+  bool skip = false;             // nothing is scored or selected; the rest is ignored
 };
 struct LayerQuery {
   uint32_t layer = 0;
@@ -92,6 +93,7 @@ struct SelectParams {
   // the store has them in memory, choose among those.
   page::Rerank rerank = page::Rerank::kNone;
   double multiplier = page::kDefaultMultiplier;
+  bool alone = false;  // on the caller's thread only: the others are for those who wait
 };
 struct HeadSelection {
   std::vector<uint32_t> selected;  // ascending

@@ -39,7 +39,7 @@ absl::Status CheckLayerQuery(const page::Geometry& g, const LayerQuery& query) {
                      " entries, allowed: ", g.num_kv_heads, ", one per KV head"));
   }
   for (size_t h = 0; h < query.heads.size(); ++h) {
-    if (query.heads[h].budget_pages == 0) {
+    if (query.heads[h].budget_pages == 0 && !query.heads[h].skip) {
       return absl::InvalidArgumentError(absl::StrCat(
           "budget_pages of layer ", query.layer, ", KV head ", h, " is 0, allowed: at least 1"));
     }
@@ -241,6 +241,7 @@ class Selection {
 
   void ByDigests(uint32_t l, uint32_t h, Scratch& scratch) {
     const HeadQuery& head = layers_[l].heads[h];
+    if (head.skip) return;
     const uint32_t pages = Pages(l);
     scratch.Fit(pages);
     const auto start = std::chrono::steady_clock::now();
@@ -373,6 +374,7 @@ absl::Status CheckCandidates(const Context::RecallView& view, const SelectParams
     }
     const uint64_t pinned = PinnedCount(params, pages);
     for (size_t h = 0; h < layers[l].heads.size(); ++h) {
+      if (layers[l].heads[h].skip) continue;
       VARVE_RETURN_IF_ERROR(CheckHead(layers[l], h, pinned, num_blocks, params));
       const uint32_t budget = layers[l].heads[h].budget_pages;
       answer += params.rerank == page::Rerank::kNone

@@ -91,11 +91,16 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
       return Post(std::move(chunk.items), verify_now);
     }
     // Checksums and copies touch all bytes: not on a gRPC thread, and while earlier chunks travel.
-    core_.data_pool.Run([self = shared_from_this(), items = std::move(chunk.items), verify_first,
-                         verify_now]() mutable {
+    RunOnDataThread([self = shared_from_this(), items = std::move(chunk.items), verify_first,
+                     verify_now]() mutable {
       if (verify_first) self->DropCorrupt(items);
       self->Post(std::move(items), verify_now);
     });
+  }
+
+  void RunOnDataThread(base::Task task) {
+    if (request_.prefetch()) return core_.data_pool.RunBehind(std::move(task));
+    core_.data_pool.Run(std::move(task));
   }
 
   // What is on disk goes its own way, piece by piece as it comes.
@@ -104,7 +109,7 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
     items_[i].handle->Load(
         items_[i].range, deadline_, [self = shared_from_this(), i](const absl::Status& status) {
           // Not on a thread of the disk.
-          self->core_.data_pool.Run([self, i, status] { self->OnLoaded(i, status); });
+          self->RunOnDataThread([self, i, status] { self->OnLoaded(i, status); });
         });
   }
 
@@ -163,8 +168,12 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
       if (verify_now && status.ok()) self->DropCorrupt(chunk);
       self->Deliver(chunk, status);
     };
-    StartTransfer(core_, Direction::kToClient, session_, std::move(segments), deadline_,
-                  std::move(done));
+    if (request_.prefetch()) {
+      StartPatientTransfer(core_, session_, std::move(segments), deadline_, std::move(done));
+    } else {
+      StartTransfer(core_, Direction::kToClient, session_, std::move(segments), deadline_,
+                    std::move(done));
+    }
   }
 
   // On a transport thread: quick, and nothing here waits.

@@ -19,6 +19,7 @@ size_t SlotBytes(const page::Geometry& geometry, page::Part part) {
 absl::StatusOr<HeadTarget> CheckHead(const Session& session, const page::Geometry& geometry,
                                      const varve::v1::HeadRecall& head) {
   HeadTarget target;
+  if (head.skip()) return target;
   VARVE_ASSIGN_OR_RETURN(target.part, ParsePart(head.part()));
   const size_t needed = SlotBytes(geometry, target.part);
   if (head.slots_size() > 0 && session.endpoint() == nullptr) {
@@ -68,7 +69,8 @@ absl::Status AddLayer(const varve::v1::LayerRecall& layer, CheckedRecall& out) {
     targets.push_back(*std::move(target));
     query.heads.push_back({head.budget_pages(),
                            {head.resident().data(), static_cast<size_t>(head.resident_size())},
-                           static_cast<uint32_t>(head.slots_size())});
+                           static_cast<uint32_t>(head.slots_size()),
+                           head.skip()});
   }
   out.layers.push_back(std::move(query));
   out.targets.push_back(std::move(targets));
@@ -98,6 +100,8 @@ absl::StatusOr<CheckedRecall> CheckRecall(Core& core, absl::Time arrived,
   checked.params.num_blocks = request.num_blocks();
   checked.params.explain = request.explain();
   VARVE_ASSIGN_OR_RETURN(checked.params.rerank, ParseRerank(request.rerank()));
+  checked.prefetch = request.prefetch();
+  checked.params.alone = request.prefetch();
   if (request.multiplier() != 0) checked.params.multiplier = request.multiplier();
   if (request.layers().empty()) {
     return absl::InvalidArgumentError("no layers; allowed: at least 1 layer");

@@ -27,6 +27,7 @@ struct CheckedRecall {
   std::vector<recall::LayerQuery> layers;        // points into the request
   std::vector<std::vector<HeadTarget>> targets;  // [layer of the request][KV head]
   absl::Time deadline;
+  bool prefetch = false;  // gives way to all that is not
 };
 
 // The whole request or the first problem, named by layer and head. Does not look at digests or

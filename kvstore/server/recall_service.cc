@@ -134,14 +134,23 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
     locate_ = transfer_start_ - located;
     for (size_t i = 0; i < disk_pages_.size(); ++i) Load(i);
     if (segments_.empty()) return EndPart();
-    StartTransfer(core_, Direction::kToClient, checked_.session, std::move(segments_),
-                  checked_.deadline, [self = shared_from_this()](const absl::Status& status) {
-                    self->Deliver(status);
-                    self->EndPart();
-                  });
+    Send(std::move(segments_), [self = shared_from_this()](const absl::Status& status) {
+      self->Deliver(status);
+      self->EndPart();
+    });
   }
 
  private:
+  void Send(std::vector<transport::Segment> segments, transport::Done done) {
+    if (checked_.prefetch) {
+      StartPatientTransfer(core_, checked_.session, std::move(segments), checked_.deadline,
+                           std::move(done));
+    } else {
+      StartTransfer(core_, Direction::kToClient, checked_.session, std::move(segments),
+                    checked_.deadline, std::move(done));
+    }
+  }
+
   void CountReranked(const recall::SelectTimings& timings) const {
     if (checked_.params.rerank == page::Rerank::kNone) return;
     core_.metrics.recall_rerank_seconds->Observe(timings.rerank_seconds);
@@ -257,11 +266,10 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
     }
     std::vector<transport::Segment> segments;
     page.bytes = AddSegments(*page.object, page.range, page.slot, segments);
-    StartTransfer(core_, Direction::kToClient, checked_.session, std::move(segments),
-                  checked_.deadline,
-                  [self = shared_from_this(), &page](const absl::Status& transferred) {
-                    self->DeliverDiskPage(page, transferred);
-                  });
+    Send(std::move(segments),
+         [self = shared_from_this(), &page](const absl::Status& transferred) {
+           self->DeliverDiskPage(page, transferred);
+         });
   }
 
   void DeliverDiskPage(DiskPage& page, const absl::Status& status) {
@@ -347,15 +355,21 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
 
 }  // namespace
 
+void RunOnRecallThread(Core& core, const RecallRequest& request, base::Task task) {
+  if (request.prefetch()) return core.recall_pool.RunBehind(std::move(task));
+  core.recall_pool.Run(std::move(task));
+}
+
 void StartRecall(Core& core, const RecallRequest& request, RecallReply* reply, Answer answer) {
   reply->set_tag(request.tag());
   // Checking touches every slot and takes locks of the session: with the rest, on a recall thread.
-  core.recall_pool.Run([&core, &request, reply, arrived = absl::Now(),
-                        answer = std::move(answer)]() mutable {
+  base::Task run = [&core, &request, reply, arrived = absl::Now(),
+                    answer = std::move(answer)]() mutable {
     absl::StatusOr<CheckedRecall> checked = CheckRecall(core, arrived, request);
     if (!checked.ok()) return std::move(answer)(checked.status());
     RunRecall(core, arrived, *std::move(checked), request.context_id(), reply, std::move(answer));
-  });
+  };
+  RunOnRecallThread(core, request, std::move(run));
 }
 
 void RunRecall(Core& core, absl::Time arrived, CheckedRecall checked, const std::string& context_id,

@@ -15,6 +15,9 @@
 
 namespace varve::server {
 
+// Where the request's class has it wait: prefetch behind all that is not.
+void RunOnRecallThread(Core& core, const varve::v1::RecallRequest& request, base::Task task);
+
 // REQUIRES: request and reply live until answer ran. On failure the reply's content is unspecified.
 void StartRecall(Core& core, const varve::v1::RecallRequest& request, varve::v1::RecallReply* reply,
                  Answer answer);

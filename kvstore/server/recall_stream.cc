@@ -78,13 +78,15 @@ class RecallStreamCall::Layers final : public std::enable_shared_from_this<Layer
                       .params = checked_.params,
                       .layers = {std::move(checked_.layers[i])},
                       .targets = {},
-                      .deadline = checked_.deadline};
+                      .deadline = checked_.deadline,
+                      .prefetch = checked_.prefetch};
     one.targets.push_back(std::move(checked_.targets[i]));
     RunRecall(call_->core(), arrived_, std::move(one), request_->context_id(), out,
               [self = shared_from_this(), reply = std::move(reply)](
                   const absl::Status& status) mutable { self->Done(status, std::move(reply)); });
     if (i + 1 == checked_.targets.size()) return;
-    call_->core().recall_pool.Run([self = shared_from_this(), i] { self->RunLayer(i + 1); });
+    RunOnRecallThread(call_->core(), *request_,
+                      [self = shared_from_this(), i] { self->RunLayer(i + 1); });
   }
 
   // On any thread.
@@ -113,7 +115,9 @@ class RecallStreamCall::Layers final : public std::enable_shared_from_this<Layer
 
 void RecallStreamCall::OnRequest(std::unique_ptr<RecallRequest> request) {
   if (request->by_layer()) {
-    core().recall_pool.Run(
+    const RecallRequest& asked = *request;
+    RunOnRecallThread(
+        core(), asked,
         [layers = std::make_shared<Layers>(Self(), std::move(request))] { layers->Check(); });
     return;
   }

@@ -1,5 +1,6 @@
 #include "kvstore/server/transfer.h"
 
+#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -31,7 +32,51 @@ void AccountTransfer(Core& core, Direction direction, const SessionRef& session,
   (direction == Direction::kFromClient ? session->read_bytes : session->written_bytes) += bytes;
 }
 
+constexpr uint64_t kPatientBytes = 256 << 10;
+
+class PatientTransfer : public std::enable_shared_from_this<PatientTransfer> {
+ public:
+  PatientTransfer(Core& core, SessionRef session, std::vector<transport::Segment> segments,
+                  absl::Time deadline, transport::Done done)
+      : core_(core),
+        session_(std::move(session)),
+        segments_(std::move(segments)),
+        deadline_(deadline),
+        done_(std::move(done)) {}
+
+  void Next() {
+    std::vector<transport::Segment> piece;
+    for (uint64_t bytes = 0; sent_ < segments_.size() && bytes < kPatientBytes; ++sent_) {
+      bytes += segments_[sent_].local.size();
+      piece.push_back(std::move(segments_[sent_]));
+    }
+    StartTransfer(core_, Direction::kToClient, session_, std::move(piece), deadline_,
+                  [self = shared_from_this()](absl::Status status) {
+                    if (!status.ok() || self->sent_ == self->segments_.size()) {
+                      return std::move(self->done_)(std::move(status));
+                    }
+                    // Copies of mapped memory end on the thread that started them.
+                    self->core_.data_pool.RunBehind([self] { self->Next(); });
+                  });
+  }
+
+ private:
+  Core& core_;
+  const SessionRef session_;
+  std::vector<transport::Segment> segments_;
+  size_t sent_ = 0;
+  const absl::Time deadline_;
+  transport::Done done_;
+};
+
 }  // namespace
+
+void StartPatientTransfer(Core& core, const SessionRef& session,
+                          std::vector<transport::Segment> segments, absl::Time deadline,
+                          transport::Done done) {
+  std::make_shared<PatientTransfer>(core, session, std::move(segments), deadline, std::move(done))
+      ->Next();
+}
 
 void StartTransfer(Core& core, Direction direction, const SessionRef& session,
                    std::vector<transport::Segment> segments, absl::Time deadline,

@@ -25,6 +25,12 @@ void StartTransfer(Core& core, Direction direction, const SessionRef& session,
                    std::vector<transport::Segment> segments, absl::Time deadline,
                    transport::Done done);
 
+// The same to the client for what nobody waits for yet: a piece at a time, so that another transfer
+// has at most one piece before it. After the first piece that failed nothing more is sent.
+void StartPatientTransfer(Core& core, const SessionRef& session,
+                          std::vector<transport::Segment> segments, absl::Time deadline,
+                          transport::Done done);
+
 // deadline_ms of a request that was read at `arrived`, 0 meaning the configured default;
 // INVALID_ARGUMENT above the maximum.
 absl::StatusOr<absl::Time> TransferDeadline(const Core& core, absl::Time arrived,

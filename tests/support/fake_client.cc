@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "client/prefetch_calls.h"
 #include "kvstore/base/status.h"
 #include "kvstore/page/checksum.h"
 #include "kvstore/page/digest/score.h"
@@ -89,6 +90,28 @@ void FakeClient::FailGets(int calls, absl::Status status) {
   base::MutexLock lock(mutex_);
   fail_gets_ = calls;
   get_error_ = std::move(status);
+}
+
+void FakeClient::HoldPrefetches() {
+  base::MutexLock lock(mutex_);
+  hold_prefetches_ = true;
+}
+
+void FakeClient::ReleasePrefetches() {
+  base::MutexLock lock(mutex_);
+  hold_prefetches_ = false;
+  changed_.NotifyAll();
+}
+
+void FakeClient::FailPrefetches(int calls, absl::Status status) {
+  base::MutexLock lock(mutex_);
+  fail_prefetches_ = calls;
+  prefetch_error_ = std::move(status);
+}
+
+uint64_t FakeClient::prefetch_calls() const {
+  base::MutexLock lock(mutex_);
+  return prefetch_calls_;
 }
 
 void FakeClient::LoseAppendReplies(int calls) {
@@ -267,15 +290,24 @@ client::GetResult FakeClient::GetOne(const client::GetItem& item) {
   return result;
 }
 
+absl::Status FakeClient::BeginFetch() {
+  VARVE_RETURN_IF_ERROR(Reachable());
+  int& failing = client::PrefetchCalls::On() ? fail_prefetches_ : fail_gets_;
+  if (client::PrefetchCalls::On()) {
+    ++prefetch_calls_;
+    changed_.NotifyAll();
+    while (hold_prefetches_) changed_.Wait(mutex_);
+  }
+  if (failing == 0) return absl::OkStatus();
+  --failing;
+  return client::PrefetchCalls::On() ? prefetch_error_ : get_error_;
+}
+
 absl::StatusOr<std::vector<client::GetResult>> FakeClient::Get(
     std::span<const client::GetItem> items) {
   base::MutexLock lock(mutex_);
-  VARVE_RETURN_IF_ERROR(Reachable());
+  VARVE_RETURN_IF_ERROR(BeginFetch());
   ++get_calls_;
-  if (fail_gets_ > 0) {
-    --fail_gets_;
-    return get_error_;
-  }
   std::vector<client::GetResult> results;
   for (const client::GetItem& item : items) results.push_back(GetOne(item));
   return results;
@@ -306,6 +338,12 @@ client::RecallHeadResult FakeClient::RecallHead(const client::RecallQuery& query
     if (std::binary_search(asked.resident.begin(), asked.resident.end(), page)) continue;
     client::RecalledPage pushed{.page = page,
                                 .slot = static_cast<uint32_t>(result.recalled.size())};
+    if (pushed.slot >= asked.slots.size()) {
+      // One row for all without a slot.
+      pushed.reason = client::MissReason::kFailed;
+      if (!asked.slots.empty()) result.recalled.push_back(pushed);
+      break;
+    }
     const client::GetResult got = GetOne({*page::MakeObjectKey(context.hashes[page], layer.layer),
                                           {page::Part::kKV, head, 1},
                                           {asked.slots.at(pushed.slot)}});
@@ -319,12 +357,8 @@ client::RecallHeadResult FakeClient::RecallHead(const client::RecallQuery& query
 absl::StatusOr<client::RecallResult> FakeClient::Recall(const client::RecallQuery& query,
                                                         const client::OnRecalledLayer& on_layer) {
   base::MutexLock lock(mutex_);
-  VARVE_RETURN_IF_ERROR(Reachable());
+  VARVE_RETURN_IF_ERROR(BeginFetch());
   ++recall_calls_;
-  if (fail_gets_ > 0) {
-    --fail_gets_;
-    return get_error_;
-  }
   VARVE_ASSIGN_OR_RETURN(FakeContext * context, Find(query.context_id));
   if (query.epoch != context->epoch) return absl::FailedPreconditionError("stale epoch");
   client::RecallResult result;
@@ -334,6 +368,10 @@ absl::StatusOr<client::RecallResult> FakeClient::Recall(const client::RecallQuer
     }
     result.layers.emplace_back();
     for (uint32_t head = 0; head < layer.heads.size(); ++head) {
+      if (layer.heads[head].skip) {
+        result.layers.back().emplace_back();
+        continue;
+      }
       result.layers.back().push_back(RecallHead(query, *context, layer, head));
     }
     if (on_layer != nullptr) on_layer(result.layers.size() - 1, result.layers.back());

@@ -44,6 +44,11 @@ class FakeClient : public client::Client {
   // The next calls fail so: counted in calls.
   void FailPuts(int calls, absl::Status status);
   void FailGets(int calls, absl::Status status);
+  // Gets and Recalls of the prefetch class: kept back until released, and moved then; failed.
+  void HoldPrefetches();
+  void ReleasePrefetches();
+  void FailPrefetches(int calls, absl::Status status);
+  uint64_t prefetch_calls() const;  // begun
   void FailDigests(int calls, absl::Status status);
   // Exists fails once, after so many calls.
   void FailExistsAfter(int calls);
@@ -148,6 +153,7 @@ class FakeClient : public client::Client {
 
   void Loop();
   absl::Status Reachable() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status BeginFetch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<FakeContext*> Find(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   client::ContextInfo InfoOf(const std::string& id, const FakeContext& context) const;
   client::GetResult GetOne(const client::GetItem& item) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -171,12 +177,15 @@ class FakeClient : public client::Client {
   uint64_t session_ ABSL_GUARDED_BY(mutex_) = 1;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   int fail_puts_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool hold_prefetches_ ABSL_GUARDED_BY(mutex_) = false;
+  int fail_prefetches_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t prefetch_calls_ ABSL_GUARDED_BY(mutex_) = 0;
   int fail_gets_ ABSL_GUARDED_BY(mutex_) = 0;
   int fail_digests_ ABSL_GUARDED_BY(mutex_) = 0;
   int exists_until_failure_ ABSL_GUARDED_BY(mutex_) = -1;  // -1: none
   int refuse_puts_ ABSL_GUARDED_BY(mutex_) = 0;
   int lose_appends_ ABSL_GUARDED_BY(mutex_) = 0;
-  absl::Status put_error_, get_error_, digest_error_;
+  absl::Status put_error_, get_error_, prefetch_error_, digest_error_;
   uint64_t get_calls_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t get_items_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t recall_calls_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -76,6 +76,46 @@ TEST(ThreadPool, TasksMayOwnAndMayAddTasks) {
   EXPECT_EQ(sum, 42);
 }
 
+TEST(ThreadPool, WhatIsRunGoesBeforeWhatIsRunBehind) {
+  std::latch started(1), release(1);
+  std::string order;  // of the only thread
+  {
+    ThreadPool pool("test", 1);
+    pool.Run([&] {
+      started.count_down();
+      release.wait();
+    });
+    started.wait();
+    pool.RunBehind([&] { order += "b"; });
+    pool.RunBehind([&] { order += "B"; });
+    pool.Run([&] { order += "r"; });
+    pool.Run([&] { order += "R"; });
+    release.count_down();
+  }
+  EXPECT_EQ(order, "rRbB");
+}
+
+TEST(ThreadPool, AThreadStaysFreeForWhatIsRun) {
+  std::latch started(2), release(1), ran(1);
+  std::atomic<int> behind{0};
+  {
+    ThreadPool pool("test", 3);
+    for (int i = 0; i < 5; ++i) {
+      pool.RunBehind([&] {
+        if (behind.fetch_add(1) < 2) started.count_down();
+        release.wait();
+      });
+    }
+    started.wait();
+    // Two of three are held up, three tasks wait: this one finds a thread.
+    pool.Run([&] { ran.count_down(); });
+    ran.wait();
+    EXPECT_EQ(behind, 2);
+    release.count_down();
+  }
+  EXPECT_EQ(behind, 5);
+}
+
 TEST(ThreadPool, ThreadsCarryItsName) {
   std::string name;
   {

@@ -112,5 +112,27 @@ TEST(HotSet, RandomSelectionsKeepEveryProperty) {
   }
 }
 
+TEST(HotSet, PagesThatCameAheadAreUsedOnceOrWasted) {
+  HotSet hot;
+  hot.Insert(1, 10);
+  hot.InsertAhead(5, 11);
+  hot.InsertAhead(2, 12);
+  hot.InsertAhead(7, 13);
+  EXPECT_TRUE(hot.CheckInvariants().ok());
+  const std::vector<uint32_t> selected = {1, 5, 6};
+  EXPECT_EQ(hot.TakeUsed(selected), 1u);
+  EXPECT_EQ(hot.TakeUsed(selected), 0u);
+  EXPECT_EQ(hot.Remove(1), 10u);
+  EXPECT_EQ(hot.Remove(5), 11u);
+  EXPECT_EQ(hot.TakeWasted(), 0u);
+  EXPECT_EQ(hot.Remove(2), 12u);
+  EXPECT_EQ(hot.TakeWasted(), 1u);
+  EXPECT_EQ(hot.TakeWasted(), 0u);
+  // Another stay of the page is another matter.
+  hot.Insert(2, 14);
+  EXPECT_EQ(hot.Remove(2), 14u);
+  EXPECT_EQ(hot.TakeWasted(), 0u);
+}
+
 }  // namespace
 }  // namespace varve::worker

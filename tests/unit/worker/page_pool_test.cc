@@ -50,7 +50,10 @@ TEST_F(PagePoolTest, AllOrNothingAndSome) {
   std::vector<Slot> slots(5);
   EXPECT_FALSE(pool->Allocate(slots));
   EXPECT_EQ(pool->free(), 4u);
-  EXPECT_EQ(pool->AllocateSome(slots), 4u);
+  EXPECT_EQ(pool->AllocateSome(slots, 3), 1u);
+  EXPECT_EQ(pool->AllocateSome(slots, 3), 0u);
+  EXPECT_EQ(pool->AllocateSome(slots, 9), 0u);
+  EXPECT_EQ(pool->AllocateSome(slots), 3u);
   EXPECT_EQ(pool->AllocateSome(slots), 0u);
 }
 

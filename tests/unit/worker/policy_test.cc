@@ -18,13 +18,14 @@ TEST(Policy, NamesAloneTakeTheDefaults) {
   EXPECT_EQ(policy->window, 1u);
   EXPECT_EQ(policy->hot, 2.0);
   EXPECT_EQ(policy->merge, page::ScoreMerge::kSoftmaxMean);
+  EXPECT_FALSE(policy->tau.has_value());
   EXPECT_TRUE(policy->generated_pinned);
 }
 
 TEST(Policy, ReadsEveryParameter) {
   const auto policy = ParsePolicy(
       " arkvale( budget=0.25, min=5,sinks=2,window=4 ,hot=1.5,merge=max,rerank=exact,multiplier=6,"
-      "generated=paged ) ");
+      "tau=0.85,ahead=0.5,generated=paged ) ");
   ASSERT_TRUE(policy.ok()) << policy.status();
   EXPECT_EQ(policy->budget_fraction, 0.25);
   EXPECT_EQ(policy->min_pages, 5u);
@@ -34,13 +35,16 @@ TEST(Policy, ReadsEveryParameter) {
   EXPECT_EQ(policy->merge, page::ScoreMerge::kMax);
   EXPECT_EQ(policy->rerank, page::Rerank::kExact);
   EXPECT_EQ(policy->multiplier, 6);
+  EXPECT_EQ(policy->tau, 0.85);
+  EXPECT_EQ(policy->ahead, 0.5);
   EXPECT_FALSE(policy->generated_pinned);
 }
 
 TEST(Policy, TextFormComesBack) {
   for (const char* text : {"full", "streaming(budget=0.1)", "quest(budget=64p,merge=mean)",
                            "arkvale(budget=0.05,hot=3,sinks=0,window=2,generated=paged)",
-                           "arkvale(rerank=exact,multiplier=1.5)"}) {
+                           "arkvale(rerank=exact,multiplier=1.5)", "arkvale(tau=-1)",
+                           "arkvale(tau=0.9,ahead=1)"}) {
     const auto policy = ParsePolicy(text);
     ASSERT_TRUE(policy.ok()) << text << policy.status();
     const auto again = ParsePolicy(policy->ToString());
@@ -92,6 +96,10 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"arkvale(rerank=best)", "none, exact"},
         Wrong{"arkvale(multiplier=0.5)", "a multiple of the budget, 1..1024"},
         Wrong{"quest(rerank=exact)", "unknown parameter 'rerank'"},
+        Wrong{"arkvale(tau=1.1)", "a cosine, -1..1"},
+        Wrong{"arkvale(tau=nan)", "a cosine, -1..1"},
+        Wrong{"arkvale(ahead=0)", "a multiple of the budget, 0 < f <= 1"},
+        Wrong{"quest(tau=0.5)", "unknown parameter 'tau'"},
         Wrong{"arkvale(generated=kept)", "pinned, paged"},
         Wrong{"arkvale(sinks=1,sinks=2)", "sinks given twice"},
         Wrong{"arkvale(sinks=1", "lacks its closing ')'"},

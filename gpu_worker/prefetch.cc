@@ -1,0 +1,176 @@
+#include "gpu_worker/prefetch.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "absl/time/clock.h"
+#include "client/call_deadline.h"
+#include "client/prefetch_calls.h"
+#include "gpu_worker/recaller.h"
+
+namespace varve::worker {
+
+Prefetch::Prefetch(const Services* services, std::shared_ptr<PrefetchCounts> counts,
+                   std::vector<PrefetchLayer> layers, client::RecallQuery query,
+                   std::vector<client::GetItem> items)
+    : services_(services),
+      counts_(std::move(counts)),
+      deadline_(absl::Now() + services->options.step_deadline),
+      layers_(std::move(layers)),
+      query_(std::move(query)),
+      items_(std::move(items)),
+      results_(layers_.size()),
+      places_(layers_.size(), Place::kWanted) {
+  for (size_t l = 0; l < layers_.size(); ++l) results_[l].resize(layers_[l].heads.size());
+}
+
+// The last holder is its sequence or, after that, the thread: nothing is under way any more.
+Prefetch::~Prefetch() {
+  for (size_t l = 0; l < layers_.size(); ++l) Drop(l);
+}
+
+void Prefetch::Start() {
+  services_->prefetcher->Run([self = shared_from_this()] { self->Run(); });
+}
+
+bool Prefetch::Wait(absl::Duration patience) {
+  const absl::Time until = absl::Now() + patience;
+  base::MutexLock lock(mutex_);
+  while (!ended_) {
+    const absl::Duration left = until - absl::Now();
+    if (left <= absl::ZeroDuration()) return false;
+    changed_.WaitFor(mutex_, absl::ToChronoNanoseconds(left));
+  }
+  return true;
+}
+
+std::vector<PrefetchedHead> Prefetch::Take(size_t place) {
+  base::MutexLock lock(mutex_);
+  places_[place] = Place::kGone;
+  return std::move(results_[place]);
+}
+
+void Prefetch::Drop(size_t place) {
+  base::MutexLock lock(mutex_);
+  if (places_[place] != Place::kWanted) return;
+  places_[place] = Place::kDropped;
+  if (ended_) FreeLanded(place);
+}
+
+bool Prefetch::AllDropped() const {
+  base::MutexLock lock(mutex_);
+  return std::all_of(places_.begin(), places_.end(),
+                     [](Place place) { return place == Place::kDropped; });
+}
+
+void Prefetch::FreeLanded(size_t place) {
+  std::vector<Slot> slots;
+  for (const PrefetchedHead& head : results_[place]) {
+    for (const auto& [page, slot] : head.pages) slots.push_back(slot);
+  }
+  results_[place].clear();
+  places_[place] = Place::kGone;
+  services_->pool->Free(slots);
+  counts_->wasted += slots.size();
+  services_->metrics->prefetch_wasted.Increment(static_cast<double>(slots.size()));
+}
+
+void Prefetch::Run() {
+  const absl::Time begin = absl::Now();
+  if (AllDropped()) {
+    GiveBack(/*may_land_late=*/false);
+  } else {
+    const client::CallDeadline deadline(deadline_);
+    const client::PrefetchCalls prefetch;
+    if (items_.empty()) {
+      AskRecall();
+    } else {
+      AskGet();
+    }
+    services_->metrics->prefetch.Observe(absl::ToDoubleSeconds(absl::Now() - begin));
+  }
+  base::MutexLock lock(mutex_);
+  ended_ = true;
+  for (size_t l = 0; l < places_.size(); ++l) {
+    if (places_[l] == Place::kDropped) FreeLanded(l);
+  }
+  changed_.NotifyAll();
+}
+
+void Prefetch::AskRecall() {
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    query_.layers[l].queries = layers_[l].queries;
+    for (size_t h = 0; h < layers_[l].heads.size(); ++h) {
+      for (Slot slot : layers_[l].heads[h].slots) {
+        query_.layers[l].heads[h].slots.push_back(services_->pool->PieceOf(slot));
+      }
+    }
+  }
+  const absl::Time sent = services_->pool->Now();
+  absl::StatusOr<client::RecallResult> answer = services_->client->Recall(query_);
+  if (!answer.ok()) return GiveBack(MayLandLate(answer.status()));
+  services_->pool->NoteAnswer(sent);
+  bool late = false;
+  for (size_t l = 0; l < std::min(layers_.size(), answer->layers.size()); ++l) {
+    for (size_t h = 0; h < std::min(layers_[l].heads.size(), answer->layers[l].size()); ++h) {
+      PrefetchHead& asked = layers_[l].heads[h];
+      if (!asked.asked) continue;
+      PrefetchedHead& result = results_[l][h];
+      result.answered = true;
+      result.selected = std::move(answer->layers[l][h].selected);
+      for (const client::RecalledPage& page : answer->layers[l][h].recalled) {
+        if (page.slot >= asked.slots.size() || asked.slots[page.slot] == kNoSlot) continue;
+        if (!page.done) {
+          late = late || MayLandLate(page.reason);
+          continue;
+        }
+        result.pages.emplace_back(page.page, std::exchange(asked.slots[page.slot], kNoSlot));
+      }
+    }
+  }
+  GiveBack(late);
+}
+
+void Prefetch::AskGet() {
+  const absl::Time sent = services_->pool->Now();
+  const auto answer = services_->client->Get(items_);
+  if (!answer.ok()) return GiveBack(MayLandLate(answer.status()));
+  services_->pool->NoteAnswer(sent);
+  bool late = false;
+  size_t item = 0;
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    for (size_t h = 0; h < layers_[l].heads.size(); ++h) {
+      PrefetchHead& asked = layers_[l].heads[h];
+      for (size_t i = 0; i < asked.slots.size() && item < answer->size(); ++i, ++item) {
+        const client::GetResult& got = (*answer)[item];
+        if (got.hit && got.bytes == services_->pool->page_bytes()) {
+          results_[l][h].pages.emplace_back(asked.pages[i], std::exchange(asked.slots[i], kNoSlot));
+        } else {
+          late = late || (!got.hit && MayLandLate(got.reason));
+        }
+      }
+    }
+  }
+  GiveBack(late);
+}
+
+void Prefetch::GiveBack(bool may_land_late) {
+  std::vector<Slot> slots;
+  uint64_t landed = 0;
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    for (size_t h = 0; h < layers_[l].heads.size(); ++h) {
+      for (Slot slot : layers_[l].heads[h].slots) {
+        if (slot != kNoSlot) slots.push_back(slot);
+      }
+      landed += results_[l][h].pages.size();
+    }
+  }
+  counts_->landed += landed;
+  if (may_land_late) {
+    services_->pool->Quarantine(slots, 2 * services_->options.transfer_deadline);
+  } else {
+    services_->pool->Free(slots);
+  }
+}
+
+}  // namespace varve::worker

@@ -1,0 +1,95 @@
+// One request for pages of the next step, under way while this step computes: to the store in the
+// prefetch class, on a thread of the worker's. It covers several layers of one sequence.
+//
+// It refers to nothing of the sequence, which may be closed meanwhile; the worker outlives it. The
+// slots that pages land in are this object's until a layer is taken. A slot into which the store may
+// still write is nobody's until it cannot any more (PagePool::Quarantine).
+//
+// Threads: all methods from any thread.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "gpu_worker/page_pool.h"
+#include "gpu_worker/sequence.h"
+#include "kvstore/base/mutex.h"
+
+namespace varve::worker {
+
+// What one (layer, KV head) asks for.
+struct PrefetchHead {
+  bool asked = false;
+  std::vector<Slot> slots;      // where pages land
+  std::vector<uint32_t> pages;  // by slot; empty: the store selects them
+};
+struct PrefetchLayer {
+  uint32_t layer = 0;
+  std::vector<float> queries;       // where the store selects
+  std::vector<PrefetchHead> heads;  // one per KV head
+};
+
+// What came for one (layer, KV head).
+struct PrefetchedHead {
+  bool answered = false;  // by the store's selection
+  std::vector<uint32_t> selected;
+  std::vector<std::pair<uint32_t, Slot>> pages;  // that landed; the slots are the taker's
+};
+
+// Of all prefetches of one sequence.
+struct PrefetchCounts {
+  std::atomic<uint64_t> landed{0};  // pages
+  std::atomic<uint64_t> wasted{0};  // of them, never attended to
+};
+
+class Prefetch : public std::enable_shared_from_this<Prefetch> {
+ public:
+  // query: layers, budgets and residents of the heads that are asked; or items: one for each slot
+  // of each head, in order. The other is empty. Slots are filled in here.
+  Prefetch(const Services* services, std::shared_ptr<PrefetchCounts> counts,
+           std::vector<PrefetchLayer> layers, client::RecallQuery query,
+           std::vector<client::GetItem> items);
+  ~Prefetch();
+  Prefetch(const Prefetch&) = delete;
+  Prefetch& operator=(const Prefetch&) = delete;
+
+  // Asks on a thread of services->prefetcher.
+  void Start();
+  // Until it ended; false when it did not in time.
+  bool Wait(absl::Duration patience);
+  // What came for layers[place], by KV head; nothing when it failed. REQUIRES: it ended.
+  std::vector<PrefetchedHead> Take(size_t place);
+  // Nobody wants the layer any more: what came, or comes, is wasted.
+  void Drop(size_t place);
+
+ private:
+  enum class Place : uint8_t { kWanted, kDropped, kGone };
+
+  bool AllDropped() const;
+  void Run();
+  void AskRecall();
+  void AskGet();
+  // Gives back the slots that no page came into.
+  void GiveBack(bool may_land_late);
+  void FreeLanded(size_t place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const Services* const services_;
+  const std::shared_ptr<PrefetchCounts> counts_;
+  const absl::Time deadline_;
+  // The thread's until it ended.
+  std::vector<PrefetchLayer> layers_;
+  client::RecallQuery query_;
+  std::vector<client::GetItem> items_;
+  std::vector<std::vector<PrefetchedHead>> results_;  // [layer][KV head]
+
+  mutable base::Mutex mutex_;
+  base::CondVar changed_;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<Place> places_ ABSL_GUARDED_BY(mutex_);  // by layer
+};
+
+}  // namespace varve::worker

@@ -1,0 +1,98 @@
+// Speculation of one sequence: a step attends to what the step before selected, as far as its
+// queries have not turned, and the pages for it come while that step computes (FreeKV).
+//
+// After a step's Attend in a layer, the pages of the next step are selected with this step's queries
+// and asked for in the prefetch class, several layers in one request. At the next Attend of the
+// layer each KV head compares its queries: when the mean cosine over the group's query heads is at
+// least tau, it keeps that selection; else it is corrected: selected with the present queries and
+// fetched on demand. With tau 1 every head is always corrected, so outputs are those of a sequence
+// without speculation, bit for bit. A prefetch that failed or is late corrects its heads as well; a
+// page of a kept selection that did not come is fetched on demand.
+//
+// Bounds: at most Policy::ahead x budget pages per (layer, KV head) are on their way; their slots
+// are spare ones of the pool, then those of pages that no present selection has.
+//
+// Threads: those of its sequence.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/time/time.h"
+#include "gpu_worker/prefetch.h"
+#include "gpu_worker/selector.h"
+#include "gpu_worker/sequence.h"
+
+namespace varve::worker {
+
+// Mean cosine of the group's queries with those of the step before, in [-1, 1].
+// a, b: [group][head_dim]. A zero query is like another zero query only.
+double MeanCosine(const float* a, const float* b, uint32_t group, uint32_t head_dim);
+
+class Speculation {
+ public:
+  // tau above 1: no head is ever kept and nothing is asked for ahead but by Warm.
+  Speculation(const Services* services, Sequence* sequence, double tau);
+  ~Speculation() { Abandon(); }
+
+  // Before the pages of a layer are chosen: sets kept and selected() of the heads that keep their
+  // selection, and makes resident what came for the layer. Waits for it when a head needs it. A
+  // step that is tried again may call it again.
+  void Resolve(std::span<HeadWork> works);
+  // After they have attended: selects for the next step, by `score` (sets selected() of the kept
+  // heads) where this worker does, and asks for what is missing when the layers that share a
+  // request have all attended.
+  using Score = absl::FunctionRef<void(std::span<HeadWork>)>;
+  void LookAhead(std::span<HeadWork> works, Score score);
+  // The queries of the prompt's last token: selects for the first step. [num_query_heads][head_dim].
+  void Warm(uint32_t layer, const float* queries);
+
+  // Waits for what is under way and gives its slots back; false when there was nothing.
+  bool GiveBack(absl::Duration patience);
+  // Gives up what is under way, without waiting.
+  void Abandon();
+
+ private:
+  enum class Outcome : uint8_t { kFirst, kKept, kTurned, kLate };
+  struct Layer {
+    std::vector<float> queries;  // that the next selection is made with; empty: none
+    uint32_t candidates = 0;
+    std::vector<std::vector<uint32_t>> chosen;  // by KV head
+    std::vector<bool> known;                    // by KV head: chosen is set
+    std::vector<Outcome> outcomes;              // by KV head, of the last Resolve
+    bool noted = false;                         // and not asked for yet
+    std::shared_ptr<Prefetch> prefetch;         // null: none
+    size_t place = 0;                           // in it
+  };
+
+  bool Applies(uint32_t layer) const;
+  bool Note(std::span<HeadWork> works);
+  void SwapSelections(std::span<HeadWork> works);
+  void Ask(uint32_t layer);
+  void Forget(Layer& state);
+  void Collect(uint32_t layer, bool needed);
+  void Install(uint32_t layer, std::vector<PrefetchedHead> heads);
+  void CountStep(std::span<HeadWork> works);
+  void Send(uint32_t first, uint32_t end);
+  bool AskStore(uint32_t layer, PrefetchLayer& asked, client::RecallLayer& query);
+  bool AskPages(uint32_t layer, PrefetchLayer& asked, std::vector<client::GetItem>& items);
+  uint32_t MostPages() const;
+  void TakeSlots(uint32_t layer, uint32_t head, uint32_t wanted, std::vector<Slot>& slots);
+
+  const Services* const services_;
+  const page::Geometry geometry_;
+  Sequence* const sequence_;
+  const double tau_;
+  const std::shared_ptr<PrefetchCounts> counts_ = std::make_shared<PrefetchCounts>();
+  std::vector<Layer> layers_;
+  bool warming_ = false;  // the hot sets are cold: all that is selected may be asked for
+  std::vector<uint32_t> pinned_, keep_, victims_;  // scratch
+};
+
+// The same for all sequences of a batch that speculate; `heads` works each.
+void LookAhead(std::span<HeadWork> works, uint32_t heads, Speculation::Score score);
+
+}  // namespace varve::worker

@@ -12,6 +12,7 @@
 #include "client/bench/bare_peer.h"
 #include "client/bench/bench.h"
 #include "client/bench/nvme_bench.h"
+#include "client/bench/speculate_bench.h"
 #include "client/bench/tier_bench.h"
 #include "client/bench/trace_command.h"
 #include "client/console/output.h"
@@ -34,6 +35,7 @@ redis, fio) take turns; a ratio is the median over rounds. Examples:
   varve-bench get --transport shm --size 1MiB --batch 16
   varve-bench put --transport tcp --size 64KiB,1MiB --batch 1,16 --against redis --json
   varve-bench recall --pages 4096 --missing 64
+  varve-bench speculate --compute-ms 1,2,4 --cosine 0.95
   varve-bench score
   varve-bench nvme --dir /mnt/nvme0 --against fio --depth 1,16
   varve-bench tiers --dir /mnt/nvme0 --objects 100000
@@ -169,7 +171,9 @@ void CheckMissing(const BenchOptions& options) {
 
 absl::StatusOr<std::vector<BenchRow>> Measure(const std::string& op, const BenchOptions& options,
                                               const NvmeOptions& nvme,
-                                              const TierBenchOptions& tiers) {
+                                              const TierBenchOptions& tiers,
+                                              const SpeculateOptions& speculate) {
+  if (op == "speculate") return BenchSpeculate(speculate, options);
   if (op == "nvme") return BenchNvme(nvme, options);
   if (op == "tiers") return BenchTiers(tiers, options);
   if (op == "exists") return BenchExists(options);
@@ -179,9 +183,10 @@ absl::StatusOr<std::vector<BenchRow>> Measure(const std::string& op, const Bench
 }
 
 absl::Status Run(const CLI::App& app, const BenchOptions& options, const NvmeOptions& nvme,
-                 const TierBenchOptions& tiers) {
-  VARVE_ASSIGN_OR_RETURN(const std::vector<BenchRow> rows,
-                         Measure(app.get_subcommands()[0]->get_name(), options, nvme, tiers));
+                 const TierBenchOptions& tiers, const SpeculateOptions& speculate) {
+  VARVE_ASSIGN_OR_RETURN(
+      const std::vector<BenchRow> rows,
+      Measure(app.get_subcommands()[0]->get_name(), options, nvme, tiers, speculate));
   options.json ? PrintJson(rows, options) : PrintTable(rows);
   return absl::OkStatus();
 }
@@ -203,6 +208,7 @@ int Main(int argc, char** argv) {
   BenchOptions options;
   NvmeOptions nvme;
   TierBenchOptions tiers;
+  SpeculateOptions speculate;
   std::vector<std::string> sizes = {"1MiB"};
   std::string working_set, against;
 
@@ -250,6 +256,7 @@ int Main(int argc, char** argv) {
   }
   AddNvmeCommand(app, nvme);
   AddTiersCommand(app, tiers);
+  AddSpeculateCommand(app, speculate);
   TraceCommand trace(app);
   try {
     app.parse(argc, argv);
@@ -267,7 +274,7 @@ int Main(int argc, char** argv) {
   console::StopOnSignals();
 
   const absl::Status done =
-      app.got_subcommand("trace") ? trace.Run(options) : Run(app, options, nvme, tiers);
+      app.got_subcommand("trace") ? trace.Run(options) : Run(app, options, nvme, tiers, speculate);
   if (!done.ok()) {
     std::cerr << "varve-bench: " << done.message() << '\n';
     return console::Stopped() ? console::kInterrupted : 1;

@@ -22,7 +22,7 @@ ARROWS = {
     "recall": {"base", "page", "store"},
     "server": {"base", "recall", "store", "transport", "proto"},
     "client": {"base", "page", "transport", "proto"},
-    "bench": {"client", "page", "store", "tier", "transport"},
+    "bench": {"client", "gpu_worker", "page", "store", "tier", "transport"},
     "gpu_worker": {"base", "client", "page", "transport"},
 }
 

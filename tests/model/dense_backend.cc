@@ -27,6 +27,11 @@ void BackendStats::Add(const BackendStats& other) {
   pages_recalled += other.pages_recalled;
   bytes_recalled += other.bytes_recalled;
   pages_evicted += other.pages_evicted;
+  pages_ahead += other.pages_ahead;
+  pages_wasted += other.pages_wasted;
+  bytes_wasted += other.bytes_wasted;
+  heads_kept += other.heads_kept;
+  heads_corrected += other.heads_corrected;
   mass_kept_sum += other.mass_kept_sum;
   mass_samples += other.mass_samples;
   for (const auto& [name, time] : other.stages) {

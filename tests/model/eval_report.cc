@@ -1,5 +1,6 @@
 #include "tests/model/eval_report.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -24,12 +25,28 @@ std::optional<double> Ratio(double part, uint64_t whole) {
   return part / static_cast<double>(whole);
 }
 
+bool Speculates(const EvalRow& row) {
+  return row.stats.heads_kept + row.stats.heads_corrected > 0;
+}
+
 std::optional<double> HotHitRatio(const EvalRow& row) {
   return Ratio(static_cast<double>(row.stats.pages_hot), row.stats.pages_selected);
 }
 
 std::optional<double> MassKept(const EvalRow& row) {
   return Ratio(row.stats.mass_kept_sum, row.stats.mass_samples);
+}
+
+// Of the pages that were not resident a step before, those that came ahead.
+std::optional<double> HiddenShare(const EvalRow& row) {
+  if (!Speculates(row)) return std::nullopt;
+  return Ratio(static_cast<double>(row.stats.pages_ahead),
+               row.stats.pages_ahead + row.stats.pages_recalled);
+}
+
+std::optional<double> CorrectedShare(const EvalRow& row) {
+  return Ratio(static_cast<double>(row.stats.heads_corrected),
+               row.stats.heads_kept + row.stats.heads_corrected);
 }
 
 std::string Percent(const std::optional<double>& ratio, int digits) {
@@ -98,6 +115,26 @@ std::string RenderStages(absl::Span<const EvalRow> rows) {
   return absl::StrCat("\n", table.Render());
 }
 
+std::string RenderSpeculation(absl::Span<const EvalRow> rows) {
+  if (std::none_of(rows.begin(), rows.end(), Speculates)) return "";
+  Table table({{"task"},
+               {"length", Align::kRight},
+               {"policy"},
+               {"budget", Align::kRight},
+               {"hidden", Align::kRight},
+               {"corrected", Align::kRight},
+               {"wasted KiB/step", Align::kRight}});
+  for (const EvalRow& row : rows) {
+    if (!Speculates(row)) continue;
+    table.AddRow({row.task, absl::StrCat(row.length), row.policy.name,
+                  Percent(row.policy.budget, 0), Percent(HiddenShare(row), 1),
+                  Percent(CorrectedShare(row), 1),
+                  absl::StrFormat("%.1f", PerStep(row, static_cast<double>(row.stats.bytes_wasted)) /
+                                              1024)});
+  }
+  return absl::StrCat("\n", table.Render());
+}
+
 nlohmann::json ToJson(const std::optional<double>& value) {
   return value.has_value() ? nlohmann::json(*value) : nlohmann::json();
 }
@@ -106,7 +143,7 @@ nlohmann::ordered_json ToJson(const EvalRow& row) {
   const BackendStats& stats = row.stats;
   nlohmann::ordered_json stages = nlohmann::ordered_json::object();
   for (const auto& [name, time] : stats.stages) stages[name] = PerStep(row, time.seconds) * 1e6;
-  return {
+  nlohmann::ordered_json out = {
       {"policy", row.policy.name},
       {"page_tokens", row.policy.page_tokens},
       {"budget", row.policy.budget},
@@ -127,12 +164,18 @@ nlohmann::ordered_json ToJson(const EvalRow& row) {
       {"attention_mass_kept", ToJson(MassKept(row))},
       {"stage_us_per_step", std::move(stages)},
   };
+  if (Speculates(row)) {
+    out["hidden_ratio"] = ToJson(HiddenShare(row));
+    out["corrected_ratio"] = ToJson(CorrectedShare(row));
+    out["wasted_bytes_per_step"] = PerStep(row, static_cast<double>(stats.bytes_wasted));
+  }
+  return out;
 }
 
 }  // namespace
 
 std::string RenderTables(absl::Span<const EvalRow> rows) {
-  return absl::StrCat(RenderAccuracy(rows), RenderStages(rows));
+  return absl::StrCat(RenderAccuracy(rows), RenderSpeculation(rows), RenderStages(rows));
 }
 
 std::string RenderJson(absl::Span<const EvalRow> rows) {

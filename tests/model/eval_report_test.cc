@@ -54,6 +54,23 @@ TEST(EvalReport, WhatWasNotMeasuredIsNullAndADash) {
   EXPECT_THAT(RenderTables(rows), Not(HasSubstr("us/step")));
 }
 
+TEST(EvalReport, SpeculationIsShownWhereThereIsSome) {
+  EvalRow row = MakeRow();
+  EXPECT_THAT(RenderTables({&row, 1}), Not(HasSubstr("hidden")));
+  row.stats.pages_ahead = 1950 * 3;
+  row.stats.bytes_wasted = 102400 * 5;
+  row.stats.heads_kept = 900;
+  row.stats.heads_corrected = 100;
+  const std::string text = RenderTables({&row, 1});
+  for (const char* part : {"hidden", "75.0 %", "corrected", "10.0 %", "wasted KiB/step", "5.0"}) {
+    EXPECT_THAT(text, HasSubstr(part));
+  }
+  const auto json = nlohmann::json::parse(RenderJson({&row, 1}))["results"][0];
+  EXPECT_EQ(json["hidden_ratio"], 0.75);
+  EXPECT_EQ(json["corrected_ratio"], 0.1);
+  EXPECT_EQ(json["wasted_bytes_per_step"], 5120.0);
+}
+
 TEST(EvalReport, NoRowsAreAnEmptyList) {
   EXPECT_TRUE(nlohmann::json::parse(RenderJson({}))["results"].is_array());
 }

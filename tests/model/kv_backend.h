@@ -39,6 +39,13 @@ struct BackendStats {
   uint64_t pages_recalled = 0;  // brought to the hot set
   uint64_t bytes_recalled = 0;
   uint64_t pages_evicted = 0;
+  // Of speculation: pages fetched ahead that were attended to, and that were not; heads that kept
+  // the selection of the step before, and that were corrected.
+  uint64_t pages_ahead = 0;
+  uint64_t pages_wasted = 0;
+  uint64_t bytes_wasted = 0;
+  uint64_t heads_kept = 0;
+  uint64_t heads_corrected = 0;
   // Share of full attention's softmax mass that the attended tokens hold, per query head.
   double mass_kept_sum = 0;
   uint64_t mass_samples = 0;

@@ -69,6 +69,11 @@ class WorkerBackend final : public KvBackend {
     stats.pages_recalled = counted.recalled_pages;
     stats.bytes_recalled = counted.recalled_bytes;
     stats.pages_evicted = counted.evicted_pages;
+    stats.pages_ahead = counted.prefetch_used_pages;
+    stats.pages_wasted = counted.prefetch_wasted_pages;
+    stats.bytes_wasted = counted.prefetch_wasted_pages * worker_.options().geometry.page_bytes();
+    stats.heads_kept = counted.kept_heads;
+    stats.heads_corrected = counted.corrected_heads + counted.late_heads;
     for (const auto& [stage, time] :
          {std::pair{"score", counted.score}, std::pair{"select", counted.select},
           std::pair{"recall", counted.recall}, std::pair{"attend", counted.attend}}) {

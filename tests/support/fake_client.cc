@@ -109,6 +109,11 @@ void FakeClient::FailPrefetches(int calls, absl::Status status) {
   prefetch_error_ = std::move(status);
 }
 
+uint64_t FakeClient::held_prefetches() const {
+  base::MutexLock lock(mutex_);
+  return held_prefetches_;
+}
+
 uint64_t FakeClient::prefetch_calls() const {
   base::MutexLock lock(mutex_);
   return prefetch_calls_;
@@ -295,8 +300,9 @@ absl::Status FakeClient::BeginFetch() {
   int& failing = client::PrefetchCalls::On() ? fail_prefetches_ : fail_gets_;
   if (client::PrefetchCalls::On()) {
     ++prefetch_calls_;
-    changed_.NotifyAll();
+    ++held_prefetches_;
     while (hold_prefetches_) changed_.Wait(mutex_);
+    --held_prefetches_;
   }
   if (failing == 0) return absl::OkStatus();
   --failing;

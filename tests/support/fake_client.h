@@ -49,6 +49,7 @@ class FakeClient : public client::Client {
   void ReleasePrefetches();
   void FailPrefetches(int calls, absl::Status status);
   uint64_t prefetch_calls() const;  // begun
+  uint64_t held_prefetches() const;
   void FailDigests(int calls, absl::Status status);
   // Exists fails once, after so many calls.
   void FailExistsAfter(int calls);
@@ -179,6 +180,7 @@ class FakeClient : public client::Client {
   int fail_puts_ ABSL_GUARDED_BY(mutex_) = 0;
   bool hold_prefetches_ ABSL_GUARDED_BY(mutex_) = false;
   int fail_prefetches_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t held_prefetches_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t prefetch_calls_ ABSL_GUARDED_BY(mutex_) = 0;
   int fail_gets_ ABSL_GUARDED_BY(mutex_) = 0;
   int fail_digests_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -14,7 +14,7 @@ using worker::ParsePolicy;
 using worker::SequenceStats;
 
 constexpr uint32_t kPrompt = 400;
-constexpr uint32_t kHeadFloats = kSmall.group_size() * kSmall.head_dim;
+constexpr uint32_t kHeadFloats = kSmall.num_query_heads / kSmall.num_kv_heads * kSmall.head_dim;
 
 // Queries of one layer that the test makes up.
 struct Asked {

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "kvstore/base/log.h"
 #include "kvstore/base/status.h"
 #include "kvstore/page/rows.h"
 
@@ -57,6 +58,20 @@ absl::Status Attention::Run(const HeadWork& work) {
       absl::StrCat("sequence ", sequence.id(), ", layer ", work.layer, ", KV head ", work.head,
                    ": the attention overflows single precision; queries times keys, and values, "
                    "must stay within it"));
+}
+
+void MassMeter::Sample(std::span<const HeadWork> works) {
+  for (const HeadWork& work : works) {
+    if (work.sequence->has_lost()) continue;  // of the whole nobody can tell any more
+    const absl::StatusOr<double> kept = KeptMass(work);
+    if (!kept.ok()) {
+      base::LogWarning("no sample of the attention mass: ", kept.status().ToString());
+      return;
+    }
+    work.sequence->stats().mass_sum += *kept;
+    ++work.sequence->stats().mass_samples;
+    services_->metrics->mass.Observe(*kept);
+  }
 }
 
 absl::StatusOr<double> MassMeter::KeptMass(const HeadWork& work) {

@@ -42,9 +42,12 @@ class MassMeter {
  public:
   explicit MassMeter(const Services* services) : services_(services) {}
 
-  absl::StatusOr<double> KeptMass(const HeadWork& work);
+  // Adds to the stats of the sequences and to the metrics. The step is done by then: what cannot be
+  // had is logged.
+  void Sample(std::span<const HeadWork> works);
 
  private:
+  absl::StatusOr<double> KeptMass(const HeadWork& work);
   absl::Status LogMasses(const HeadWork& work, std::vector<float>& log_mass);
   absl::Status FetchKeys(const HeadWork& work, std::span<const uint32_t> pages);
 

@@ -96,6 +96,7 @@ class SidecarWorker final : public RemoteWorker {
   absl::Status Append(SequenceId sequence, uint32_t layer, const void* k, const void* v,
                       uint32_t tokens) override;
   absl::Status FinishPrefill(SequenceId sequence) override;
+  absl::Status Warm(uint32_t layer, absl::Span<const AttendItem> items) override;
   absl::Status Attend(uint32_t layer, absl::Span<const AttendItem> items) override;
   absl::StatusOr<PageTable> ExportPageTable(uint32_t layer,
                                             absl::Span<const SequenceId> sequences) const override;
@@ -312,6 +313,26 @@ void SidecarWorker::PlanItem(const AttendItem& item, TensorLayout& layout,
     places.k = layout.Add(token_bytes());
     places.v = layout.Add(token_bytes());
   }
+}
+
+absl::Status SidecarWorker::Warm(uint32_t layer, absl::Span<const AttendItem> items) {
+  const size_t bytes = items.size() * query_bytes();
+  VARVE_ASSIGN_OR_RETURN(TensorArena::Piece piece, arena_->Take(bytes, call_timeout_));
+  v1::StepRequest request;
+  request.set_engine_id(engine_id_);
+  request.set_layer(layer);
+  request.set_warm(true);
+  for (size_t i = 0; i < items.size(); ++i) {
+    if (items[i].q == nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat("item ", i, ": q is null"));
+    }
+    std::memcpy(piece.bytes().data() + i * query_bytes(), items[i].q, query_bytes());
+    v1::StepItem* item = request.add_items();
+    item->set_sequence_id(items[i].sequence);
+    Refer(piece, i * query_bytes(), query_bytes(), item->mutable_q());
+  }
+  v1::StepReply reply;
+  return Call(&v1::Worker::Stub::Step, request, &reply, &piece);
 }
 
 absl::Status SidecarWorker::AttendPart(uint32_t layer, absl::Span<const AttendItem> items,

@@ -31,6 +31,13 @@ void LeaveOutLost(HeadWork& work) {
 
 }  // namespace
 
+SelectTimes Busiest(std::span<const SelectTimes> by_thread) {
+  return *std::max_element(
+      by_thread.begin(), by_thread.end(), [](const SelectTimes& a, const SelectTimes& b) {
+        return a.score_seconds + a.select_seconds < b.score_seconds + b.select_seconds;
+      });
+}
+
 bool Selector::SelectWithoutScores(HeadWork& work) {
   const Policy& policy = work.sequence->policy();
   const uint32_t budget = work.sequence->budget_pages();

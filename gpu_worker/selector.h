@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "gpu_worker/sequence.h"
@@ -40,6 +41,9 @@ struct SelectTimes {
   double score_seconds = 0;
   double select_seconds = 0;
 };
+
+// Those of the thread that took longest.
+SelectTimes Busiest(std::span<const SelectTimes> by_thread);
 
 class Selector {
  public:

@@ -129,8 +129,10 @@ class Sequence {
   // Appends one row per KV head: the pages of the last Attend in this layer.
   absl::Status ExportPages(uint32_t layer, PageTable& table) const;
 
-  // Null without a policy that asks for it.
+  // Null without a policy or a call that asks for it.
   Speculation* speculation() { return speculation_.get(); }
+  // From here on there is one, if only to be warmed.
+  void MaySpeculate();
 
   SequenceStats& stats() { return stats_; }
   // Makes the numbers of now visible to Info.

@@ -29,9 +29,12 @@ Sequence::Sequence(const Services* services, SequenceId id, const SequenceOption
       policy_(options.policy),
       layers_(geometry_.num_layers, LayerCache(services->options.digest_kind, geometry_)),
       page_slots_(geometry_.num_kv_heads) {
-  if (policy_.tau.has_value()) {
-    speculation_ = std::make_unique<Speculation>(services, this, *policy_.tau);
-  }
+  if (policy_.tau.has_value()) MaySpeculate();
+}
+
+void Sequence::MaySpeculate() {
+  if (speculation_ != nullptr) return;
+  speculation_ = std::make_unique<Speculation>(services_, this, policy_.tau.value_or(kNeverKeep));
 }
 
 Sequence::~Sequence() = default;

@@ -61,12 +61,12 @@ void Speculation::Resolve(std::span<HeadWork> works) {
   bool needed = false;
   for (const HeadWork& work : works) {
     const float* before = state.queries.data() + size_t{work.head} * group * geometry_.head_dim;
-    const bool turned =
-        tau_ >= 1 || MeanCosine(work.q, before, group, geometry_.head_dim) < tau_;
+    const bool turned = tau_ >= 1 || MeanCosine(work.q, before, group, geometry_.head_dim) < tau_;
     state.outcomes[work.head] = turned ? Outcome::kTurned : Outcome::kKept;
     needed = needed || !turned;
   }
-  Collect(layer, needed);
+  Collect(layer, needed || state.warming);
+  state.warming = false;
   for (HeadWork& work : works) {
     Outcome& outcome = state.outcomes[work.head];
     if (outcome == Outcome::kKept && !state.known[work.head]) outcome = Outcome::kLate;
@@ -125,6 +125,7 @@ void Speculation::CountStep(std::span<HeadWork> works) {
   for (HeadWork& work : works) {
     used += work.hot().TakeUsed(work.selected());
     wasted += work.hot().TakeWasted();
+    if (tau_ > 1) continue;
     const Outcome outcome = state.outcomes[work.head];
     kept += outcome == Outcome::kKept ? 1 : 0;
     turned += outcome == Outcome::kTurned ? 1 : 0;
@@ -151,7 +152,29 @@ void LookAhead(std::span<HeadWork> works, uint32_t heads, Speculation::Score sco
   }
 }
 
+void WarmUp(std::span<HeadWork> works, uint32_t heads, Speculation::Score score) {
+  for (size_t i = 0; i < works.size(); i += heads) {
+    Sequence& sequence = *works[i].sequence;
+    if (!sequence.policy().recalls()) continue;
+    sequence.MaySpeculate();
+    sequence.speculation()->Warm(works.subspan(i, heads), score);
+  }
+}
+
+void Speculation::Warm(std::span<HeadWork> works, Score score) {
+  Layer& state = layers_[works.front().layer];
+  Forget(state);
+  for (HeadWork& work : works) work.kept = true;
+  state.warming = true;
+  SelectNext(works, score);
+}
+
 void Speculation::LookAhead(std::span<HeadWork> works, Score score) {
+  CountStep(works);
+  SelectNext(works, score);
+}
+
+void Speculation::SelectNext(std::span<HeadWork> works, Score score) {
   if (Note(works)) {
     SwapSelections(works);
     score(works);
@@ -164,7 +187,6 @@ void Speculation::LookAhead(std::span<HeadWork> works, Score score) {
 bool Speculation::Note(std::span<HeadWork> works) {
   const uint32_t layer = works.front().layer;
   Layer& state = layers_[layer];
-  CountStep(works);
   if (!Applies(layer)) {
     Forget(state);
     return false;
@@ -206,9 +228,9 @@ void Speculation::Ask(uint32_t layer) {
   Send(first, end);
 }
 
-uint32_t Speculation::MostPages() const {
+uint32_t Speculation::MostPages(uint32_t layer) const {
   const uint32_t budget = sequence_->budget_pages();
-  if (warming_) return budget;
+  if (layers_[layer].warming) return budget;
   return static_cast<uint32_t>(std::ceil(sequence_->policy().ahead * budget));
 }
 
@@ -219,8 +241,8 @@ void Speculation::TakeSlots(uint32_t layer, uint32_t head, uint32_t wanted,
   LayerCache& cache = sequence_->layer(layer);
   HotSet& hot = cache.heads[head];
   slots.resize(wanted);
-  uint32_t got = services_->pool->AllocateSome(
-      slots, /*leave=*/geometry_.num_layers * geometry_.num_kv_heads);
+  uint32_t got =
+      services_->pool->AllocateSome(slots, /*leave=*/geometry_.num_layers * geometry_.num_kv_heads);
   if (got < wanted) {
     const uint32_t candidates = layers_[layer].candidates;
     const auto resident = static_cast<uint32_t>(hot.PagesBelow(candidates).size());
@@ -260,7 +282,7 @@ bool Speculation::AskStore(uint32_t layer, PrefetchLayer& asked, client::RecallL
     const auto pinned = static_cast<uint32_t>(pinned_.size()) - hot.CountMissing(pinned_);
     const auto absent = n - static_cast<uint32_t>(hot.PagesBelow(n).size());
     head.asked = true;
-    TakeSlots(layer, h, std::min({MostPages(), selected - pinned, absent}), head.slots);
+    TakeSlots(layer, h, std::min({MostPages(layer), selected - pinned, absent}), head.slots);
     const auto resident = hot.PagesBelow(n);
     query.heads[h].budget_pages = sequence_->budget_pages();
     query.heads[h].resident.assign(resident.begin(), resident.end());
@@ -280,7 +302,7 @@ bool Speculation::AskPages(uint32_t layer, PrefetchLayer& asked,
     if (missing == 0) continue;
     PrefetchHead& head = asked.heads[h];
     head.asked = true;
-    TakeSlots(layer, h, std::min(MostPages(), missing), head.slots);
+    TakeSlots(layer, h, std::min(MostPages(layer), missing), head.slots);
     for (uint32_t page : state.chosen[h]) {
       if (head.pages.size() == head.slots.size()) break;
       if (hot.resident(page)) continue;

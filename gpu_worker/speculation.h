@@ -1,13 +1,13 @@
 // Speculation of one sequence: a step attends to what the step before selected, as far as its
 // queries have not turned, and the pages for it come while that step computes (FreeKV).
 //
-// After a step's Attend in a layer, the pages of the next step are selected with this step's queries
-// and asked for in the prefetch class, several layers in one request. At the next Attend of the
-// layer each KV head compares its queries: when the mean cosine over the group's query heads is at
-// least tau, it keeps that selection; else it is corrected: selected with the present queries and
-// fetched on demand. With tau 1 every head is always corrected, so outputs are those of a sequence
-// without speculation, bit for bit. A prefetch that failed or is late corrects its heads as well; a
-// page of a kept selection that did not come is fetched on demand.
+// After a step's Attend in a layer, the pages of the next step are selected with this step's
+// queries and asked for in the prefetch class, several layers in one request. At the next Attend of
+// the layer each KV head compares its queries: when the mean cosine over the group's query heads is
+// at least tau, it keeps that selection; else it is corrected: selected with the present queries
+// and fetched on demand. With tau 1 every head is always corrected, so outputs are those of a
+// sequence without speculation, bit for bit. A prefetch that failed or is late corrects its heads
+// as well; a page of a kept selection that did not come is fetched on demand.
 //
 // Bounds: at most Policy::ahead x budget pages per (layer, KV head) are on their way; their slots
 // are spare ones of the pool, then those of pages that no present selection has.
@@ -32,9 +32,12 @@ namespace varve::worker {
 // a, b: [group][head_dim]. A zero query is like another zero query only.
 double MeanCosine(const float* a, const float* b, uint32_t group, uint32_t head_dim);
 
+// A tau that no cosine reaches.
+inline constexpr double kNeverKeep = 2;
+
 class Speculation {
  public:
-  // tau above 1: no head is ever kept and nothing is asked for ahead but by Warm.
+  // tau above 1: no head is ever kept or counted, and nothing is asked for ahead but by Warm.
   Speculation(const Services* services, Sequence* sequence, double tau);
   ~Speculation() { Abandon(); }
 
@@ -47,8 +50,9 @@ class Speculation {
   // request have all attended.
   using Score = absl::FunctionRef<void(std::span<HeadWork>)>;
   void LookAhead(std::span<HeadWork> works, Score score);
-  // The queries of the prompt's last token: selects for the first step. [num_query_heads][head_dim].
-  void Warm(uint32_t layer, const float* queries);
+  // The works have queries of the prompt's last token: selects for the first step, and asks for all
+  // of it, as the hot sets are cold.
+  void Warm(std::span<HeadWork> works, Score score);
 
   // Waits for what is under way and gives its slots back; false when there was nothing.
   bool GiveBack(absl::Duration patience);
@@ -64,6 +68,7 @@ class Speculation {
     std::vector<bool> known;                    // by KV head: chosen is set
     std::vector<Outcome> outcomes;              // by KV head, of the last Resolve
     bool noted = false;                         // and not asked for yet
+    bool warming = false;                       // for the first step
     std::shared_ptr<Prefetch> prefetch;         // null: none
     size_t place = 0;                           // in it
   };
@@ -79,7 +84,8 @@ class Speculation {
   void Send(uint32_t first, uint32_t end);
   bool AskStore(uint32_t layer, PrefetchLayer& asked, client::RecallLayer& query);
   bool AskPages(uint32_t layer, PrefetchLayer& asked, std::vector<client::GetItem>& items);
-  uint32_t MostPages() const;
+  uint32_t MostPages(uint32_t layer) const;
+  void SelectNext(std::span<HeadWork> works, Score score);
   void TakeSlots(uint32_t layer, uint32_t head, uint32_t wanted, std::vector<Slot>& slots);
 
   const Services* const services_;
@@ -88,11 +94,12 @@ class Speculation {
   const double tau_;
   const std::shared_ptr<PrefetchCounts> counts_ = std::make_shared<PrefetchCounts>();
   std::vector<Layer> layers_;
-  bool warming_ = false;  // the hot sets are cold: all that is selected may be asked for
   std::vector<uint32_t> pinned_, keep_, victims_;  // scratch
 };
 
 // The same for all sequences of a batch that speculate; `heads` works each.
 void LookAhead(std::span<HeadWork> works, uint32_t heads, Speculation::Score score);
+// Warms all of a batch whose policies recall.
+void WarmUp(std::span<HeadWork> works, uint32_t heads, Speculation::Score score);
 
 }  // namespace varve::worker

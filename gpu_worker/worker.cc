@@ -4,7 +4,6 @@
 #include <atomic>
 #include <chrono>
 #include <map>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -16,7 +15,6 @@
 #include "gpu_worker/step_buffers.h"
 #include "gpu_worker/worker_metrics.h"
 #include "kvstore/base/executor.h"
-#include "kvstore/base/log.h"
 #include "kvstore/base/mutex.h"
 #include "kvstore/base/parallel.h"
 #include "kvstore/base/status.h"
@@ -36,11 +34,6 @@ double SecondsSince(Clock::time_point begin) {
 
 // Less than this is done before another thread would have woken up.
 constexpr uint64_t kBytesPerThread = 256 << 10;
-
-uint32_t ThreadsOf(const WorkerOptions& options) {
-  if (options.attend_threads > 0) return options.attend_threads;
-  return std::clamp(std::thread::hardware_concurrency() / 2, 1u, 16u);
-}
 
 // How often a step is tried again in a new session with the store.
 constexpr int kNewSessions = 3;
@@ -63,6 +56,7 @@ class LinkedWorker final : public Worker {
                       uint32_t tokens) override;
   absl::Status FinishPrefill(SequenceId sequence) override;
   absl::Status Attend(uint32_t layer, absl::Span<const AttendItem> items) override;
+  absl::Status Warm(uint32_t layer, absl::Span<const AttendItem> items) override;
   absl::StatusOr<PageTable> ExportPageTable(uint32_t layer,
                                             absl::Span<const SequenceId> sequences) const override;
   absl::StatusOr<SequenceInfo> Info(SequenceId sequence) const override;
@@ -79,16 +73,22 @@ class LinkedWorker final : public Worker {
   absl::Status HoldItems(uint32_t layer, absl::Span<const AttendItem> items, StepBuffers& buffers);
   absl::Status TakeItems(uint32_t layer, absl::Span<const AttendItem> items, StepBuffers& buffers);
   absl::Status AttendHeld(uint32_t layer, absl::Span<const AttendItem> items, StepBuffers& buffers);
+  absl::Status WarmHeld(uint32_t layer, absl::Span<const AttendItem> items, StepBuffers& buffers);
   absl::Status MakeResident(std::span<HeadWork> works, StepBuffers& buffers);
   absl::Status TryResident(std::span<HeadWork> works, StepBuffers& buffers);
   absl::Status Choose(std::span<HeadWork> of_sequence, StepBuffers& buffers, Choice& choice);
   void ScoreHeads(std::span<HeadWork> of_sequence, bool kept, StepBuffers& buffers,
                   SelectTimes& times);
+  auto ScoreKept(StepBuffers& buffers) {
+    return [this, &buffers](std::span<HeadWork> of_sequence) {
+      SelectTimes times;
+      ScoreHeads(of_sequence, /*kept=*/true, buffers, times);
+    };
+  }
   absl::Status AttendHeads(std::span<HeadWork> works, StepBuffers& buffers);
   // fn(work, thread) for each, on as many threads as so many bytes are worth.
   template <typename Fn>
   void ShareHeads(size_t works, uint64_t bytes, Fn&& fn);
-  void MeasureMass(std::span<HeadWork> works);
   std::unique_ptr<StepBuffers> TakeBuffers();
   void ReturnBuffers(std::unique_ptr<StepBuffers> buffers);
   void UpdateGauges() const;
@@ -298,12 +298,9 @@ void LinkedWorker::ScoreHeads(std::span<HeadWork> of_sequence, bool kept, StepBu
     if (of_sequence[head].kept != kept) return;
     buffers.selectors[thread].SelectByDigests(of_sequence[head], buffers.times[thread]);
   });
-  const auto busiest = std::max_element(
-      buffers.times.begin(), buffers.times.end(), [](const SelectTimes& a, const SelectTimes& b) {
-        return a.score_seconds + a.select_seconds < b.score_seconds + b.select_seconds;
-      });
-  times.score_seconds += busiest->score_seconds;
-  times.select_seconds += busiest->select_seconds;
+  const SelectTimes busiest = Busiest(buffers.times);
+  times.score_seconds += busiest.score_seconds;
+  times.select_seconds += busiest.select_seconds;
 }
 
 // Every sequence of the batch waits for all of it.
@@ -399,21 +396,6 @@ absl::Status LinkedWorker::MakeResident(std::span<HeadWork> works, StepBuffers& 
   }
 }
 
-// The step is done by then: it does not fail for a sample that cannot be had.
-void LinkedWorker::MeasureMass(std::span<HeadWork> works) {
-  for (const HeadWork& work : works) {
-    if (work.sequence->has_lost()) continue;  // of the whole nobody can tell any more
-    const absl::StatusOr<double> kept = mass_meter_.KeptMass(work);
-    if (!kept.ok()) {
-      base::LogWarning("no sample of the attention mass: ", kept.status().ToString());
-      return;
-    }
-    work.sequence->stats().mass_sum += *kept;
-    ++work.sequence->stats().mass_samples;
-    metrics_->mass.Observe(*kept);
-  }
-}
-
 absl::Status LinkedWorker::AttendHeld(uint32_t layer, absl::Span<const AttendItem> items,
                                       StepBuffers& buffers) {
   const auto begin = Clock::now();
@@ -423,13 +405,10 @@ absl::Status LinkedWorker::AttendHeld(uint32_t layer, absl::Span<const AttendIte
   const std::span<HeadWork> works = std::span(buffers.works).first(items.size() * heads);
   VARVE_RETURN_IF_ERROR(MakeResident(works, buffers));
   VARVE_RETURN_IF_ERROR(AttendHeads(works, buffers));
-  LookAhead(works, heads, [&](std::span<HeadWork> of_sequence) {
-    SelectTimes times;
-    ScoreHeads(of_sequence, /*kept=*/true, buffers, times);
-  });
+  LookAhead(works, heads, ScoreKept(buffers));
   metrics_->attend.Observe(SecondsSince(begin));
   const uint32_t every = services_.options.mass_sample_every;
-  if (every > 0 && attend_calls_[layer].fetch_add(1) % every == 0) MeasureMass(works);
+  if (every > 0 && attend_calls_[layer].fetch_add(1) % every == 0) mass_meter_.Sample(works);
   return absl::OkStatus();
 }
 
@@ -437,6 +416,26 @@ absl::Status LinkedWorker::Attend(uint32_t layer, absl::Span<const AttendItem> i
   const client::CallDeadline deadline(absl::Now() + services_.options.step_deadline);
   std::unique_ptr<StepBuffers> buffers = TakeBuffers();
   absl::Status status = AttendHeld(layer, items, *buffers);
+  ReturnBuffers(std::move(buffers));
+  return status;
+}
+
+absl::Status LinkedWorker::WarmHeld(uint32_t layer, absl::Span<const AttendItem> items,
+                                    StepBuffers& buffers) {
+  VARVE_RETURN_IF_ERROR(HoldItems(layer, items, buffers));
+  VARVE_RETURN_IF_ERROR(TakeItems(layer, items, buffers));
+  const uint32_t heads = services_.options.geometry.num_kv_heads;
+  WarmUp(std::span(buffers.works).first(items.size() * heads), heads, ScoreKept(buffers));
+  return absl::OkStatus();
+}
+
+absl::Status LinkedWorker::Warm(uint32_t layer, absl::Span<const AttendItem> items) {
+  const client::CallDeadline deadline(absl::Now() + services_.options.step_deadline);
+  std::unique_ptr<StepBuffers> buffers = TakeBuffers();
+  float unused = 0;
+  std::vector<AttendItem> queries;
+  for (const AttendItem& item : items) queries.push_back({item.sequence, item.q, &unused});
+  absl::Status status = WarmHeld(layer, queries, *buffers);
   ReturnBuffers(std::move(buffers));
   return status;
 }

@@ -10,8 +10,8 @@
 // in the store alone are lost, counted (SequenceStats::lost_pages, varve_worker_lost_pages_total)
 // and left out from then on.
 //
-//   Open -> [Extend -> Append x layers]* -> FinishPrefill -> [Extend(1 token) -> Attend x layers,
-//   each with the token's key and value]* -> Close
+//   Open -> [Extend -> Append x layers]* -> FinishPrefill -> (Warm x layers) -> [Extend(1 token) ->
+//   Attend x layers, each with the token's key and value]* -> Close
 // Several turns: Extend and Append may follow at any time; FinishPrefill is called once, after the
 // first prompt.
 //
@@ -179,6 +179,12 @@ class Worker {
   // Decode attention of one layer for a batch of sequences of different lengths: over the selected
   // pages and all tokens newer than the last sealed page.
   virtual absl::Status Attend(uint32_t layer, absl::Span<const AttendItem> items) = 0;
+
+  // Warm start, after FinishPrefill and before the first Attend of a layer: what the queries of the
+  // prompt's last token select is fetched ahead, so that the first step does not find the hot sets
+  // cold; with Policy::tau it may keep that selection. Of the items only sequence and q count.
+  // Returns without waiting for the pages; does nothing where the policy does not recall.
+  virtual absl::Status Warm(uint32_t layer, absl::Span<const AttendItem> items) = 0;
 
   // The pages that the last Attend of each sequence used in this layer.
   virtual absl::StatusOr<PageTable> ExportPageTable(

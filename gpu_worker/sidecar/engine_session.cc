@@ -113,6 +113,10 @@ absl::Status EngineSession::Step(const v1::StepRequest& request) {
   std::vector<AttendItem> items;
   for (const v1::StepItem& item : request.items()) {
     VARVE_ASSIGN_OR_RETURN(std::byte * q, Tensor(item.q(), query, sizeof(float), "q"));
+    if (request.warm()) {
+      items.push_back({item.sequence_id(), reinterpret_cast<const float*>(q)});
+      continue;
+    }
     VARVE_ASSIGN_OR_RETURN(std::byte * out, Tensor(item.out(), query, sizeof(float), "out"));
     std::byte* lse = nullptr;
     if (item.has_lse()) {
@@ -129,7 +133,8 @@ absl::Status EngineSession::Step(const v1::StepRequest& request) {
       VARVE_ASSIGN_OR_RETURN(taken.v, Tensor(item.v(), row, element, "v"));
     }
   }
-  return worker_->Attend(request.layer(), items);
+  return request.warm() ? worker_->Warm(request.layer(), items)
+                        : worker_->Attend(request.layer(), items);
 }
 
 // ---- EngineTable

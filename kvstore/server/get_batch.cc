@@ -223,6 +223,7 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
 
 void StartGet(Core& core, SessionRef session, const varve::v1::GetRequest& request,
               varve::v1::GetReply* reply, absl::Time deadline, Answer answer) {
+  (request.prefetch() ? core.metrics.fetches_prefetch : core.metrics.fetches_demand)->Increment();
   std::make_shared<GetBatch>(core, std::move(session), request, reply, deadline, std::move(answer))
       ->Run();
 }

@@ -198,6 +198,12 @@ void StoreMetrics::DeclareRecall(base::Metrics& metrics) {
     return &metrics.Counter("varve_recall_pages_total", "Selected pages by where they came from.",
                             {{"outcome", outcome}});
   };
+  const auto fetches = [&](const char* of_class) {
+    return &metrics.Counter("varve_fetch_requests_total", "Recalls and gets by class.",
+                            {{"class", of_class}});
+  };
+  fetches_demand = fetches("demand");
+  fetches_prefetch = fetches("prefetch");
   recall_pages_hot = pages("hot");
   recall_pages_fetched = pages("fetched");
   const auto reranked = [&](const char* by) {

@@ -86,6 +86,9 @@ class StoreMetrics {
   prometheus::Histogram* recall_rerank_seconds;
   prometheus::Histogram* recall_locate_seconds;
   prometheus::Histogram* recall_transfer_seconds;
+  // Recalls and gets, by their class.
+  prometheus::Counter* fetches_demand;
+  prometheus::Counter* fetches_prefetch;
   prometheus::Counter* recall_pages_hot;
   prometheus::Counter* recall_pages_fetched;
   prometheus::Counter* recall_reranked_exact;

@@ -266,10 +266,9 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
     }
     std::vector<transport::Segment> segments;
     page.bytes = AddSegments(*page.object, page.range, page.slot, segments);
-    Send(std::move(segments),
-         [self = shared_from_this(), &page](const absl::Status& transferred) {
-           self->DeliverDiskPage(page, transferred);
-         });
+    Send(std::move(segments), [self = shared_from_this(), &page](const absl::Status& transferred) {
+      self->DeliverDiskPage(page, transferred);
+    });
   }
 
   void DeliverDiskPage(DiskPage& page, const absl::Status& status) {
@@ -362,6 +361,7 @@ void RunOnRecallThread(Core& core, const RecallRequest& request, base::Task task
 
 void StartRecall(Core& core, const RecallRequest& request, RecallReply* reply, Answer answer) {
   reply->set_tag(request.tag());
+  (request.prefetch() ? core.metrics.fetches_prefetch : core.metrics.fetches_demand)->Increment();
   // Checking touches every slot and takes locks of the session: with the rest, on a recall thread.
   base::Task run = [&core, &request, reply, arrived = absl::Now(),
                     answer = std::move(answer)]() mutable {

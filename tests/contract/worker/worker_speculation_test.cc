@@ -183,6 +183,41 @@ TEST_P(Speculation, MoreCandidatesSelectAnew) {
   }
 }
 
+// A warm start has the first step's pages there before it begins, with and without speculation, and
+// changes no output of a sequence that does not speculate.
+TEST_P(Speculation, AWarmStartFetchesTheFirstStepsPages) {
+  const auto made = MakePatient();
+  ASSERT_NE(made, nullptr);
+  Feeder cold(made->worker(), &text_), warm(made->worker(), &text_), kept(made->worker(), &text_);
+  ASSERT_OK(cold.Prefill("arkvale(budget=6p,hot=1)", kPrompt));
+  ASSERT_OK(warm.Prefill("arkvale(budget=6p,hot=1)", kPrompt));
+  ASSERT_OK(kept.Prefill("arkvale(budget=6p,hot=1,tau=0.85)", kPrompt));
+  for (const Feeder* feeder : {&warm, &kept}) {
+    for (uint32_t l = 0; l < kSmall.num_layers; ++l) {
+      const std::vector<float> q = text_.Query(l, 0);
+      const AttendItem item{feeder->id(), q.data()};
+      ASSERT_OK(made->worker()->Warm(l, {&item, 1}));
+    }
+  }
+  for (uint32_t step = 0; step < 5; ++step) {
+    ASSERT_OK(cold.Step(step));
+    ASSERT_OK(warm.Step(step));
+    ASSERT_OK(kept.Step(step));
+    ASSERT_EQ(cold.outputs(), warm.outputs()) << step;
+    if (step > 0) continue;
+    EXPECT_EQ(cold.outputs(), kept.outputs());
+    EXPECT_GT(cold.Info().stats.recalled_pages, 0u);
+    for (const Feeder* feeder : {&warm, &kept}) {
+      const SequenceStats stats = feeder->Info().stats;
+      EXPECT_GT(stats.prefetched_pages, 0u);
+      // All of them, unless the machine was too slow for the patience of a sidecar.
+      EXPECT_TRUE(stats.recalled_pages == 0 ||
+                  stats.prefetch_wait > absl::Milliseconds(kSmall.num_layers * 10));
+    }
+  }
+  EXPECT_EQ(warm.Info().stats.corrected_heads, 0u);
+}
+
 INSTANTIATE_TEST_SUITE_P(All, Speculation, ::testing::ValuesIn(AllSettings()),
                          [](const auto& info) { return info.param.name; });
 

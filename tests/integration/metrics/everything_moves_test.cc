@@ -153,6 +153,9 @@ TEST_F(EverythingMovesTest, WhenAnEngineDecodes) {
                                       : "arkvale(budget=4p,hot=1)",
                              300));
     for (uint32_t step = 0; step < 10; ++step) ASSERT_OK(feeder.Step(step));
+    Feeder speculating(worker->get(), &text);
+    ASSERT_OK(speculating.Prefill("arkvale(budget=4p,hot=1,tau=-1)", 300));
+    for (uint32_t step = 0; step < 10; ++step) ASSERT_OK(speculating.Step(step));
     after = (*process)->HttpGet("/metrics");
     store_after = StoreMetrics();
   }
@@ -160,6 +163,13 @@ TEST_F(EverythingMovesTest, WhenAnEngineDecodes) {
   EXPECT_GT(worker("varve_worker_evicted_pages_total"), 0);
   EXPECT_LT(worker("varve_worker_pool_free_pages"), worker("varve_worker_pool_pages"));
   EXPECT_GT(worker("varve_worker_attend_duration_seconds_count"), 0);
+  EXPECT_GT(worker("varve_worker_prefetched_pages_total{outcome=\"used\"}"), 0);
+  EXPECT_GT(worker("varve_worker_speculated_heads_total{outcome=\"kept\"}"), 0);
+  // The class of the worker's requests arrives.
+  for (const char* of_class : {"demand", "prefetch"}) {
+    const std::string labels = std::string("{class=\"") + of_class + "\"}";
+    EXPECT_GT(MetricValue(store_after, "varve_fetch_requests_total" + labels), 0) << of_class;
+  }
   for (const char* stage : {"score", "select", "locate", "transfer", "install"}) {
     const std::string labels = std::string("{stage=\"") + stage + "\"}";
     EXPECT_GT(worker("varve_recall_stage_duration_seconds_count" + labels), 0) << stage;

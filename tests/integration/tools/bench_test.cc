@@ -53,6 +53,24 @@ INSTANTIATE_TEST_SUITE_P(All, Objects,
                          ::testing::Combine(::testing::Values("put", "get"),
                                             ::testing::Values("shm", "tcp")));
 
+TEST(Bench, SpeculateComparesThreeKindsOfSteps) {
+  for (const char* path : {"store", "worker"}) {
+    const auto results = Results(
+        RunTool("varve-bench", std::string("speculate") + kQuick +
+                                   "--compute-ms 0.5 --layers 2 --pages 32 --kv-heads 2 --group 2 "
+                                   "--head-dim 32 --budget 8 --cosine 0.95 --recall-path " +
+                                   path));
+    ASSERT_EQ(results.size(), 3u) << path;
+    ExpectRow(results[0], "no recall", {"ratio_step"});
+    ExpectRow(results[1], "on demand", {"ratio_step", "demand_kb_per_step"});
+    ExpectRow(results[2], "speculating", {"ratio_step", "ahead_kb_per_step", "hidden_share"});
+    EXPECT_EQ(results[1]["hidden_share"], 0);
+    for (const char* field : {"corrected_share", "wasted_kb_per_step", "waited_us_per_step"}) {
+      EXPECT_TRUE(results[2].contains(field)) << field;
+    }
+  }
+}
+
 // The shell's settings are for its own store and worker, not for those that are measured.
 TEST(Bench, ChildrenDoNotSeeTheShellsSettings) {
   setenv("VARVE_POOL_BYTES", "4GiB", 1);  // a worker's: a store would refuse it

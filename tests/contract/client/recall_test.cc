@@ -3,6 +3,8 @@
 #include <cstring>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
+#include "client/prefetch_calls.h"
 #include "gmock/gmock.h"
 #include "kvstore/page/attention.h"
 #include "tests/contract/client/context_fixture.h"
@@ -199,6 +201,70 @@ TEST_P(RecallTest, ResidentPagesDoNotTravel) {
   EXPECT_EQ(recalled, (std::vector<uint32_t>{expected[0], expected[2], expected[3], expected[6],
                                              expected[7]}));
   EXPECT_THAT(result->layers[0][1].recalled, IsEmpty());
+}
+
+// Heads that are not asked for: nothing is selected or pushed, whatever else is said of them.
+TEST_P(RecallTest, HeadsAreSkipped) {
+  const auto memory = Allocate(4 * 6 * geometry_.page_bytes());
+  const std::vector<float> queries = Queries(5);
+  const RecallQuery whole = Query(queries, 6, memory.get());
+  RecallQuery query = whole;
+  query.layers[0].heads[1].skip = true;
+  query.layers[1].heads[0] = RecallHead{.skip = true};
+  const auto result = client().Recall(query);
+  ASSERT_TRUE(result.ok()) << result.status();
+  for (uint32_t l = 0; l < geometry_.num_layers; ++l) {
+    ASSERT_THAT(result->layers[l], SizeIs(geometry_.num_kv_heads));
+    for (uint32_t h = 0; h < geometry_.num_kv_heads; ++h) {
+      const RecallHeadResult& head = result->layers[l][h];
+      if (l != h) {
+        EXPECT_THAT(head.selected, IsEmpty());
+        EXPECT_THAT(head.recalled, IsEmpty());
+        continue;
+      }
+      EXPECT_EQ(head.selected, ExpectedPages(whole, l, h));
+      EXPECT_THAT(head.recalled, SizeIs(6));
+    }
+  }
+}
+
+// Calls of the prefetch class get the same bytes, in however many pieces.
+TEST_P(RecallTest, ThePrefetchClassHasTheSameAnswers) {
+  const auto memory = Allocate(4 * 6 * geometry_.page_bytes());
+  const std::vector<float> queries = Queries(5);
+  const RecallQuery query = Query(queries, 6, memory.get());
+  constexpr size_t kValue = 128 << 10, kValues = 16;
+  const auto values = Allocate(2 * kValues * kValue);
+  std::vector<PutItem> puts;
+  std::vector<GetItem> gets;
+  for (size_t i = 0; i < kValues; ++i) {
+    std::memset(values->bytes().data() + i * kValue, static_cast<int>(i + 1), kValue);
+    const page::ObjectKey key = *page::MakeObjectKey(absl::StrCat(Id(), "-value-", i), 0);
+    puts.push_back({key, {{values.get(), i * kValue, kValue}}, {}, "", {}});
+    gets.push_back({key, {}, {{values.get(), (kValues + i) * kValue, kValue}}});
+  }
+  ASSERT_TRUE(client().Put(puts).ok());
+
+  const PrefetchCalls prefetch;
+  const auto result = client().Recall(query);
+  ASSERT_TRUE(result.ok()) << result.status();
+  for (uint32_t l = 0; l < geometry_.num_layers; ++l) {
+    for (uint32_t h = 0; h < geometry_.num_kv_heads; ++h) {
+      EXPECT_EQ(result->layers[l][h].selected, ExpectedPages(query, l, h));
+      for (const RecalledPage& got : result->layers[l][h].recalled) {
+        ASSERT_TRUE(got.done) << got.message;
+        const Piece& slot = query.layers[l].heads[h].slots.at(got.slot);
+        EXPECT_TRUE(Bytes(*memory, slot.offset, slot.bytes) ==
+                    Page(got.page, l, h, page::Part::kKV));
+      }
+    }
+  }
+  const auto got = client().Get(gets);
+  ASSERT_TRUE(got.ok()) << got.status();
+  for (const GetResult& value : *got) EXPECT_TRUE(value.hit) << value.message;
+  EXPECT_EQ(std::memcmp(values->bytes().data(), values->bytes().data() + kValues * kValue,
+                        kValues * kValue),
+            0);
 }
 
 TEST_P(RecallTest, ExplainAnswersTheScoresOfThePageLibrary) {

@@ -20,7 +20,8 @@ Prefetch::Prefetch(const Services* services, std::shared_ptr<PrefetchCounts> cou
       query_(std::move(query)),
       items_(std::move(items)),
       results_(layers_.size()),
-      places_(layers_.size(), Place::kWanted) {
+      finished_(layers_.size()),
+      places_(layers_.size(), Place::kComing) {
   for (size_t l = 0; l < layers_.size(); ++l) results_[l].resize(layers_[l].heads.size());
 }
 
@@ -33,10 +34,10 @@ void Prefetch::Start() {
   services_->prefetcher->Run([self = shared_from_this()] { self->Run(); });
 }
 
-bool Prefetch::Wait(absl::Duration patience) {
+bool Prefetch::Wait(size_t place, absl::Duration patience) {
   const absl::Time until = absl::Now() + patience;
   base::MutexLock lock(mutex_);
-  while (!ended_) {
+  while (places_[place] == Place::kComing) {
     const absl::Duration left = until - absl::Now();
     if (left <= absl::ZeroDuration()) return false;
     changed_.WaitFor(mutex_, absl::ToChronoNanoseconds(left));
@@ -52,9 +53,8 @@ std::vector<PrefetchedHead> Prefetch::Take(size_t place) {
 
 void Prefetch::Drop(size_t place) {
   base::MutexLock lock(mutex_);
-  if (places_[place] != Place::kWanted) return;
-  places_[place] = Place::kDropped;
-  if (ended_) FreeLanded(place);
+  if (places_[place] == Place::kComing) places_[place] = Place::kDropped;
+  if (places_[place] == Place::kHere) FreeLanded(place);
 }
 
 bool Prefetch::AllDropped() const {
@@ -77,9 +77,7 @@ void Prefetch::FreeLanded(size_t place) {
 
 void Prefetch::Run() {
   const absl::Time begin = absl::Now();
-  if (AllDropped()) {
-    GiveBack(/*may_land_late=*/false);
-  } else {
+  if (!AllDropped()) {
     const client::CallDeadline deadline(deadline_);
     const client::PrefetchCalls prefetch;
     if (items_.empty()) {
@@ -89,14 +87,10 @@ void Prefetch::Run() {
     }
     services_->metrics->prefetch.Observe(absl::ToDoubleSeconds(absl::Now() - begin));
   }
-  base::MutexLock lock(mutex_);
-  ended_ = true;
-  for (size_t l = 0; l < places_.size(); ++l) {
-    if (places_[l] == Place::kDropped) FreeLanded(l);
-  }
-  changed_.NotifyAll();
+  for (size_t l = 0; l < layers_.size(); ++l) Finish(l, /*may_land_late=*/false);
 }
 
+// Each layer is here as soon as the store has answered for it.
 void Prefetch::AskRecall() {
   for (size_t l = 0; l < layers_.size(); ++l) {
     query_.layers[l].queries = layers_[l].queries;
@@ -107,39 +101,43 @@ void Prefetch::AskRecall() {
     }
   }
   const absl::Time sent = services_->pool->Now();
-  absl::StatusOr<client::RecallResult> answer = services_->client->Recall(query_);
-  if (!answer.ok()) return GiveBack(MayLandLate(answer.status()));
-  services_->pool->NoteAnswer(sent);
+  const auto answer = services_->client->Recall(
+      query_, [this](size_t l, const std::vector<client::RecallHeadResult>& heads) {
+        if (l < layers_.size()) Land(l, heads);
+      });
+  if (answer.ok()) services_->pool->NoteAnswer(sent);
+  const bool late = !answer.ok() && MayLandLate(answer.status());
+  for (size_t l = 0; l < layers_.size(); ++l) Finish(l, late);
+}
+
+void Prefetch::Land(size_t place, std::vector<client::RecallHeadResult> answer) {
   bool late = false;
-  for (size_t l = 0; l < std::min(layers_.size(), answer->layers.size()); ++l) {
-    for (size_t h = 0; h < std::min(layers_[l].heads.size(), answer->layers[l].size()); ++h) {
-      PrefetchHead& asked = layers_[l].heads[h];
-      if (!asked.asked) continue;
-      PrefetchedHead& result = results_[l][h];
-      result.answered = true;
-      result.selected = std::move(answer->layers[l][h].selected);
-      for (const client::RecalledPage& page : answer->layers[l][h].recalled) {
-        if (page.slot >= asked.slots.size() || asked.slots[page.slot] == kNoSlot) continue;
-        if (!page.done) {
-          late = late || MayLandLate(page.reason);
-          continue;
-        }
-        result.pages.emplace_back(page.page, std::exchange(asked.slots[page.slot], kNoSlot));
+  for (size_t h = 0; h < std::min(layers_[place].heads.size(), answer.size()); ++h) {
+    PrefetchHead& asked = layers_[place].heads[h];
+    if (!asked.asked) continue;
+    PrefetchedHead& result = results_[place][h];
+    result.answered = true;
+    result.selected = std::move(answer[h].selected);
+    for (const client::RecalledPage& page : answer[h].recalled) {
+      if (page.slot >= asked.slots.size() || asked.slots[page.slot] == kNoSlot) continue;
+      if (!page.done) {
+        late = late || MayLandLate(page.reason);
+        continue;
       }
+      result.pages.emplace_back(page.page, std::exchange(asked.slots[page.slot], kNoSlot));
     }
   }
-  GiveBack(late);
+  Finish(place, late);
 }
 
 void Prefetch::AskGet() {
   const absl::Time sent = services_->pool->Now();
   const auto answer = services_->client->Get(items_);
-  if (!answer.ok()) return GiveBack(MayLandLate(answer.status()));
-  services_->pool->NoteAnswer(sent);
-  bool late = false;
+  if (answer.ok()) services_->pool->NoteAnswer(sent);
   size_t item = 0;
   for (size_t l = 0; l < layers_.size(); ++l) {
-    for (size_t h = 0; h < layers_[l].heads.size(); ++h) {
+    bool late = !answer.ok() && MayLandLate(answer.status());
+    for (size_t h = 0; answer.ok() && h < layers_[l].heads.size(); ++h) {
       PrefetchHead& asked = layers_[l].heads[h];
       for (size_t i = 0; i < asked.slots.size() && item < answer->size(); ++i, ++item) {
         const client::GetResult& got = (*answer)[item];
@@ -150,27 +148,34 @@ void Prefetch::AskGet() {
         }
       }
     }
+    Finish(l, late);
   }
-  GiveBack(late);
 }
 
-void Prefetch::GiveBack(bool may_land_late) {
+// Gives back the slots that no page came into; what came is here. Once for each layer.
+void Prefetch::Finish(size_t place, bool may_land_late) {
+  if (finished_[place]) return;
+  finished_[place] = true;
   std::vector<Slot> slots;
-  uint64_t landed = 0;
-  for (size_t l = 0; l < layers_.size(); ++l) {
-    for (size_t h = 0; h < layers_[l].heads.size(); ++h) {
-      for (Slot slot : layers_[l].heads[h].slots) {
-        if (slot != kNoSlot) slots.push_back(slot);
-      }
-      landed += results_[l][h].pages.size();
+  for (const PrefetchHead& head : layers_[place].heads) {
+    for (Slot slot : head.slots) {
+      if (slot != kNoSlot) slots.push_back(slot);
     }
   }
-  counts_->landed += landed;
+  for (const PrefetchedHead& head : results_[place]) counts_->landed += head.pages.size();
   if (may_land_late) {
+    // As those of a recall that failed: see Recaller::GiveUp.
     services_->pool->Quarantine(slots, 2 * services_->options.transfer_deadline);
   } else {
     services_->pool->Free(slots);
   }
+  base::MutexLock lock(mutex_);
+  if (places_[place] == Place::kDropped) {
+    FreeLanded(place);
+  } else {
+    places_[place] = Place::kHere;
+  }
+  changed_.NotifyAll();
 }
 
 }  // namespace varve::worker

@@ -2,8 +2,8 @@
 // prefetch class, on a thread of the worker's. It covers several layers of one sequence.
 //
 // It refers to nothing of the sequence, which may be closed meanwhile; the worker outlives it. The
-// slots that pages land in are this object's until a layer is taken. A slot into which the store may
-// still write is nobody's until it cannot any more (PagePool::Quarantine).
+// slots that pages land in are this object's until a layer is taken. A slot into which the store
+// may still write is nobody's until it cannot any more (PagePool::Quarantine).
 //
 // Threads: all methods from any thread.
 #pragma once
@@ -59,36 +59,37 @@ class Prefetch : public std::enable_shared_from_this<Prefetch> {
 
   // Asks on a thread of services->prefetcher.
   void Start();
-  // Until it ended; false when it did not in time.
-  bool Wait(absl::Duration patience);
-  // What came for layers[place], by KV head; nothing when it failed. REQUIRES: it ended.
+  // Until the layer's pages are here, or the request ended; false when that took longer.
+  bool Wait(size_t place, absl::Duration patience);
+  // What came for layers[place], by KV head; nothing when it failed. REQUIRES: Wait was true.
   std::vector<PrefetchedHead> Take(size_t place);
   // Nobody wants the layer any more: what came, or comes, is wasted.
   void Drop(size_t place);
 
  private:
-  enum class Place : uint8_t { kWanted, kDropped, kGone };
+  enum class Place : uint8_t { kComing, kHere, kDropped, kGone };
 
   bool AllDropped() const;
   void Run();
   void AskRecall();
   void AskGet();
-  // Gives back the slots that no page came into.
-  void GiveBack(bool may_land_late);
+  // Takes what came for one layer out of the store's answer.
+  void Land(size_t place, std::vector<client::RecallHeadResult> answer);
+  void Finish(size_t place, bool may_land_late);
   void FreeLanded(size_t place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const Services* const services_;
   const std::shared_ptr<PrefetchCounts> counts_;
   const absl::Time deadline_;
-  // The thread's until it ended.
+  // The thread's; of a layer until it is here.
   std::vector<PrefetchLayer> layers_;
   client::RecallQuery query_;
   std::vector<client::GetItem> items_;
   std::vector<std::vector<PrefetchedHead>> results_;  // [layer][KV head]
+  std::vector<bool> finished_;                        // by layer: its slots are given back
 
   mutable base::Mutex mutex_;
   base::CondVar changed_;
-  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<Place> places_ ABSL_GUARDED_BY(mutex_);  // by layer
 };
 

@@ -84,7 +84,7 @@ void Speculation::Collect(uint32_t layer, bool needed) {
   const absl::Duration patience =
       needed ? std::min(sequence_->Patience(), services_->options.prefetch_patience)
              : absl::ZeroDuration();
-  const bool ended = prefetch->Wait(patience);
+  const bool ended = prefetch->Wait(state.place, patience);
   if (needed) {
     const absl::Duration waited = absl::Now() - begin;
     sequence_->stats().prefetch_wait += waited;
@@ -358,7 +358,7 @@ bool Speculation::GiveBack(absl::Duration patience) {
   for (Layer& state : layers_) {
     if (state.prefetch == nullptr) continue;
     any = true;
-    state.prefetch->Wait(patience);
+    state.prefetch->Wait(state.place, patience);
     state.prefetch->Drop(state.place);
     state.prefetch.reset();
   }

@@ -89,6 +89,7 @@ absl::Status CheckInTime(absl::Time arrived, absl::Time deadline) {
 
 absl::StatusOr<CheckedRecall> CheckRecall(Core& core, absl::Time arrived,
                                           const varve::v1::RecallRequest& request) {
+  (request.prefetch() ? core.metrics.fetches_prefetch : core.metrics.fetches_demand)->Increment();
   CheckedRecall checked;
   VARVE_ASSIGN_OR_RETURN(checked.session, RequireSession(core, request.session_id()));
   VARVE_ASSIGN_OR_RETURN(checked.deadline, TransferDeadline(core, arrived, request.deadline_ms()));

@@ -361,7 +361,6 @@ void RunOnRecallThread(Core& core, const RecallRequest& request, base::Task task
 
 void StartRecall(Core& core, const RecallRequest& request, RecallReply* reply, Answer answer) {
   reply->set_tag(request.tag());
-  (request.prefetch() ? core.metrics.fetches_prefetch : core.metrics.fetches_demand)->Increment();
   // Checking touches every slot and takes locks of the session: with the rest, on a recall thread.
   base::Task run = [&core, &request, reply, arrived = absl::Now(),
                     answer = std::move(answer)]() mutable {

@@ -53,4 +53,13 @@ bool AllFinite(const void* data, size_t count, DType dtype) {
   return AgainstInfinity(data, count, dtype) < 0;
 }
 
+float MaxMagnitude(const void* data, size_t count, DType dtype) {
+  if (dtype == DType::kF32) {
+    const auto bits = GreatestMagnitude<uint32_t>(data, count);
+    return LoadAsF32(&bits, dtype, 0);
+  }
+  const auto bits = GreatestMagnitude<uint16_t>(data, count);
+  return LoadAsF32(&bits, dtype, 0);
+}
+
 }  // namespace varve::page

@@ -9,7 +9,6 @@
 
 #include "kvstore/page/digest/digest.h"
 #include "kvstore/page/digest/score.h"
-#include "kvstore/page/mass.h"
 #include "kvstore/page/select.h"
 #include "kvstore/page/simd/kernels.h"
 #include "tests/unit/page/test_data.h"
@@ -308,75 +307,6 @@ TEST(PageLogMassTest, EachPageIsItsOwnLogSumExp) {
       }
     }
   }
-}
-
-// P7: the certificate is never below the mass that a selection really dropped, for any selection.
-TEST(DroppedMassPropertyTest, TheBoundHolds) {
-  constexpr uint64_t kSeed = 508;
-  VARVE_SEED(kSeed);
-  Rng rng(kSeed);
-  double tightest = 1;
-  for (int i = 0; i < 150; ++i) {
-    Problem p = RandomProblem(rng, 40);
-    const float sharpness = rng.Chance(0.5) ? 1.0f : 0.05f;
-    for (float& v : p.q) v *= sharpness;
-    const auto views = p.context.Views();
-    const uint32_t d = p.shape.head_dim;
-    std::vector<std::byte> digests;
-    uint32_t page_tokens = 0;
-    for (const PageView& view : views) {
-      std::vector<std::byte> digest(
-          DigestBytes(DigestKind::kMinMax, view.tokens, d, p.shape.dtype));
-      ASSERT_TRUE(
-          BuildDigest(DigestKind::kMinMax, view.k, view.tokens, d, p.shape.dtype, digest.data()));
-      digests.insert(digests.end(), digest.begin(), digest.end());
-      page_tokens = std::max(page_tokens, view.tokens);
-    }
-    const DigestMatrix matrix{DigestKind::kMinMax,           p.shape.dtype, d, 32, digests.data(),
-                              digests.size() / views.size(), p.num_pages()};
-    std::vector<float> scores(size_t{p.shape.group_size} * p.num_pages());
-    ScorePages(matrix, p.q.data(), p.shape.group_size, scores.data());
-    std::vector<uint32_t> selected;
-    std::vector<PageView> kept;
-    for (uint32_t page = 0; page < p.num_pages(); ++page) {
-      if (rng.Chance(0.7)) {
-        selected.push_back(page);
-        kept.push_back(views[page]);
-      }
-    }
-    const Truth all = Reference(p, views);
-    const Truth some = Reference(p, kept);
-    for (uint32_t g = 0; g < p.shape.group_size; ++g) {
-      float magnitude = 0;
-      for (uint32_t c = 0; c < d; ++c) magnitude += std::abs(p.q[g * d + c]) * 150.0f;
-      const float slack = 4.0f * static_cast<float>(d) * 0x1p-24f * magnitude;
-      const double dropped = 1.0 - std::exp(some.lse[g] - all.lse[g]);
-      const float bound = DroppedMassBound(
-          std::span(scores).subspan(size_t{g} * p.num_pages(), p.num_pages()), slack, selected,
-          p.shape.scale, page_tokens, static_cast<float>(some.lse[g]));
-      EXPECT_GE(bound, dropped - 1e-12);
-      EXPECT_LE(bound, 1.0f);
-      if (selected.size() < views.size()) tightest = std::min<double>(tightest, bound);
-    }
-  }
-  EXPECT_LT(tightest, 0.5) << "the bound never says anything";
-}
-
-TEST(DroppedMassTest, KnownValues) {
-  const std::vector<float> scores = {4.0f, 2.0f, 0.0f};
-  const std::vector<uint32_t> all = {0, 1, 2}, first = {0};
-  EXPECT_EQ(DroppedMassBound(scores, 0, all, 0.5f, 8, 1.0f), 0.0f);
-  EXPECT_EQ(DroppedMassBound({}, 0, {}, 0.5f, 8, kMinusInf), 0.0f);
-  const double dropped = 8 * (std::exp(1.0) + 1.0);
-  EXPECT_NEAR(DroppedMassBound(scores, 0, first, 0.5f, 8, 3.0f),
-              dropped / (dropped + std::exp(3.0)), 1e-4);
-  EXPECT_EQ(DroppedMassBound(scores, 0, {}, 0.5f, 8, kMinusInf), 1.0f);
-  // More slack and more tokens can only raise it.
-  EXPECT_GT(DroppedMassBound(scores, 0.1f, first, 0.5f, 8, 3.0f),
-            DroppedMassBound(scores, 0, first, 0.5f, 8, 3.0f));
-  // More pages than the block in which exponentials are taken, and scores far from zero.
-  const std::vector<float> many(1000, 2000.0f);
-  EXPECT_NEAR(DroppedMassBound(many, 0, {}, 0.5f, 1, 1000.0f), 1000.0 / 1001.0, 1e-4);
 }
 
 }  // namespace

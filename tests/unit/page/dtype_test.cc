@@ -110,6 +110,15 @@ TEST(DTypeTest, NamesAndSizes) {
   EXPECT_EQ(DTypeBytes(DType::kF16), 2u);
 }
 
+TEST(RowsTest, FindsTheGreatestMagnitude) {
+  for (const DType dtype : testing::kAllDTypes) {
+    EXPECT_EQ(MaxMagnitude(nullptr, 0, dtype), 0.0f);
+    const std::vector<float> values = {-0.0f, 0.5f, -7.0f, 3.0f};
+    EXPECT_EQ(MaxMagnitude(testing::Encode(values, dtype).data(), 4, dtype), 7.0f);
+    EXPECT_EQ(MaxMagnitude(testing::Encode(values, dtype).data(), 2, dtype), 0.5f);
+  }
+}
+
 TEST(RowsTest, FindsTheOneBadElementAnywhere) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const float inf = std::numeric_limits<float>::infinity();

@@ -56,6 +56,8 @@ absl::StatusOr<RecallHead> ToHead(const varve_recall_head& given) {
     return NullError("varve_recall_head.resident");
   RecallHead head;
   head.budget_pages = given.budget_pages;
+  head.floor_pages = given.floor_pages;
+  head.ceiling_pages = given.ceiling_pages;
   head.resident.assign(given.resident, given.resident + given.num_resident);
   VARVE_ASSIGN_OR_RETURN(head.slots,
                          ToPieces(given.slots, given.num_slots, "varve_recall_head.slots"));
@@ -69,6 +71,7 @@ absl::StatusOr<RecallLayer> ToLayer(const varve_recall_layer& given) {
   if (given.heads == nullptr && given.num_heads > 0) return NullError("varve_recall_layer.heads");
   RecallLayer layer;
   layer.layer = given.layer;
+  layer.total_pages = given.total_pages;
   layer.queries = {given.queries, given.num_queries};
   for (size_t h = 0; h < given.num_heads; ++h) {
     VARVE_ASSIGN_OR_RETURN(const varve_recall_head head,
@@ -92,6 +95,7 @@ absl::StatusOr<RecallQuery> ToQuery(const varve_recall_query& given) {
   query.num_blocks = given.num_blocks;
   query.rerank = static_cast<page::Rerank>(given.rerank);
   if (given.multiplier != 0) query.multiplier = given.multiplier;
+  query.target = given.target;
   for (size_t l = 0; l < given.num_layers; ++l) {
     VARVE_ASSIGN_OR_RETURN(const varve_recall_layer layer,
                            AdoptAt(given.layers, l, "varve_recall_layer"));

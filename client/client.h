@@ -195,11 +195,15 @@ struct RecallHead {
   std::vector<Piece> slots;  // one page (or part) each
   page::Part part = page::Part::kKV;
   bool skip = false;  // not asked for: nothing is selected, the rest is ignored
+  // With a target.
+  uint32_t floor_pages = 0;    // at least
+  uint32_t ceiling_pages = 0;  // at most; 0: 4 times the budget
 };
 struct RecallLayer {
   uint32_t layer = 0;
   std::span<const float> queries;  // [num_query_heads][head_dim]
   std::vector<RecallHead> heads;
+  uint32_t total_pages = 0;  // with a target: of all heads at most; 0: the sum of their budgets
 };
 struct RecallQuery {
   std::string context_id;
@@ -213,6 +217,9 @@ struct RecallQuery {
   // A second stage in the store, over multiplier x budget candidates.
   page::Rerank rerank = page::Rerank::kNone;
   double multiplier = page::kDefaultMultiplier;
+  bool certify = false;  // also answer what the selection drops
+  // The share of the attention mass to reach with as few pages as can be; 0: the budgets are fixed.
+  double target = 0;
 };
 struct RecalledPage {
   uint32_t page = 0;
@@ -225,6 +232,9 @@ struct RecallHeadResult {
   std::vector<uint32_t> selected;
   std::vector<RecalledPage> recalled;
   std::vector<float> scores;
+  // certify only, per query head of the group (page/mass.h): empty where it is unknown.
+  std::vector<float> log_dropped_bound;     // without the slack of the logits
+  std::vector<float> log_dropped_estimate;  // of the second stage
 };
 struct RecallTimings {
   double queue_us = 0, score_us = 0, select_us = 0, rerank_us = 0, locate_us = 0;

@@ -65,6 +65,9 @@ RecallHeadResult FromProto(const v1::HeadRecallResult& head) {
   RecallHeadResult result;
   result.selected.assign(head.selected().begin(), head.selected().end());
   result.scores.assign(head.scores().begin(), head.scores().end());
+  result.log_dropped_bound.assign(head.log_dropped_bound().begin(), head.log_dropped_bound().end());
+  result.log_dropped_estimate.assign(head.log_dropped_estimate().begin(),
+                                     head.log_dropped_estimate().end());
   result.recalled.reserve(head.recalled_size());
   for (const v1::RecalledPage& page : head.recalled()) {
     result.recalled.push_back({.page = page.page(),

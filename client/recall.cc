@@ -48,6 +48,8 @@ absl::StatusOr<v1::RecallRequest> ClientImpl::RecallRequestFor(const RecallQuery
   request.set_window(query.window);
   request.set_num_blocks(query.num_blocks);
   request.set_explain(query.explain);
+  request.set_certify(query.certify);
+  request.set_target(query.target);
   request.set_rerank(static_cast<v1::Rerank>(query.rerank));
   request.set_multiplier(query.multiplier);
   request.set_deadline_ms(transfer_deadline_ms());
@@ -55,6 +57,7 @@ absl::StatusOr<v1::RecallRequest> ClientImpl::RecallRequestFor(const RecallQuery
   for (const RecallLayer& layer : query.layers) {
     v1::LayerRecall* wire = request.add_layers();
     wire->set_layer(layer.layer);
+    wire->set_total_pages(layer.total_pages);
     wire->mutable_queries()->Add(layer.queries.begin(), layer.queries.end());
     for (size_t h = 0; h < layer.heads.size(); ++h) {
       const RecallHead& head = layer.heads[h];
@@ -64,6 +67,8 @@ absl::StatusOr<v1::RecallRequest> ClientImpl::RecallRequestFor(const RecallQuery
         continue;
       }
       wire_head->set_budget_pages(head.budget_pages);
+      wire_head->set_floor_pages(head.floor_pages);
+      wire_head->set_ceiling_pages(head.ceiling_pages);
       wire_head->mutable_resident()->Add(head.resident.begin(), head.resident.end());
       wire_head->set_part(static_cast<v1::Part>(head.part));
       if (inline_only()) continue;  // FetchRecalled fills the slots

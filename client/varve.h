@@ -285,6 +285,9 @@ typedef struct varve_recall_head {
   const varve_piece* slots; /* where missing pages go, in ascending page id; none: select only */
   size_t num_slots;
   varve_part part;
+  /* With a target. */
+  uint32_t floor_pages;   /* at least; at most the budget */
+  uint32_t ceiling_pages; /* at most; at least the budget; 0: 4 times the budget */
 } varve_recall_head;
 
 typedef struct varve_recall_layer {
@@ -294,6 +297,7 @@ typedef struct varve_recall_layer {
   size_t num_queries;             /* floats */
   const varve_recall_head* heads; /* one per KV head */
   size_t num_heads;
+  uint32_t total_pages; /* with a target: of all heads at most; 0: the sum of their budgets */
 } varve_recall_layer;
 
 typedef struct varve_recall_query {
@@ -308,6 +312,9 @@ typedef struct varve_recall_query {
   uint32_t num_blocks; /* candidates are pages [0, num_blocks); 0: all with digests */
   varve_rerank rerank;
   double multiplier; /* 1 to 1024; 0: 4 */
+  /* The share of the attention mass to reach with as few pages as can be, 0 to 1, with the merge
+   * softmax_mean or a second stage. 0: as many pages as the budget. */
+  double target;
 } varve_recall_query;
 
 /* Never grows. */

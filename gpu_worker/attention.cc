@@ -1,21 +1,12 @@
 #include "gpu_worker/attention.h"
 
-#include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "absl/strings/str_cat.h"
-#include "kvstore/base/log.h"
-#include "kvstore/base/status.h"
+#include "kvstore/page/mass.h"
 #include "kvstore/page/rows.h"
 
 namespace varve::worker {
-namespace {
-
-constexpr uint32_t kMassPages = 256;  // fetched at a time
-
-}  // namespace
-
 page::AttentionShape ShapeOf(const page::Geometry& geometry) {
   return {geometry.group_size(), geometry.head_dim, geometry.dtype,
           1.0f / std::sqrt(static_cast<float>(geometry.head_dim))};
@@ -24,7 +15,7 @@ page::AttentionShape ShapeOf(const page::Geometry& geometry) {
 Attention::Attention(const Services* services)
     : services_(services), shape_(ShapeOf(services->options.geometry)), lse_(shape_.group_size) {}
 
-absl::Status Attention::Run(const HeadWork& work) {
+absl::Status Attention::Run(HeadWork& work) {
   const Sequence& sequence = *work.sequence;
   views_.clear();
   const auto add = [&](uint32_t page) {
@@ -52,6 +43,7 @@ absl::Status Attention::Run(const HeadWork& work) {
   const size_t outputs = size_t{shape_.group_size} * shape_.head_dim;
   if (page::AllFinite(lse, shape_.group_size, page::DType::kF32) &&
       page::AllFinite(work.out, outputs, page::DType::kF32)) {
+    Certify(work, lse);
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(
@@ -60,99 +52,23 @@ absl::Status Attention::Run(const HeadWork& work) {
                    "must stay within it"));
 }
 
-void MassMeter::Sample(std::span<const HeadWork> works) {
-  for (const HeadWork& work : works) {
-    if (work.sequence->has_lost()) continue;  // of the whole nobody can tell any more
-    const absl::StatusOr<double> kept = KeptMass(work);
-    if (!kept.ok()) {
-      base::LogWarning("no sample of the attention mass: ", kept.status().ToString());
-      return;
+void Attention::Certify(HeadWork& work, const float* lse) const {
+  const uint32_t group = shape_.group_size;
+  const auto pages = static_cast<uint32_t>(views_.size());
+  const float largest = work.cache->digests.LargestKeyElement(work.head);
+  const auto mean_kept = [&](std::span<const float> log_dropped,
+                             bool proven) -> std::optional<double> {
+    if (log_dropped.size() != group) return std::nullopt;
+    double kept = 0;
+    for (uint32_t g = 0; g < group; ++g) {
+      const std::span<const float> q(work.q + size_t{g} * shape_.head_dim, shape_.head_dim);
+      const float slack = proven ? page::LogitSlack(q, largest, shape_.scale) : 0;
+      kept += (1.0 - page::DroppedShare(log_dropped[g], lse[g], pages, slack)) / group;
     }
-    work.sequence->stats().mass_sum += *kept;
-    ++work.sequence->stats().mass_samples;
-    services_->metrics->mass.Observe(*kept);
-  }
-}
-
-absl::StatusOr<double> MassMeter::KeptMass(const HeadWork& work) {
-  base::MutexLock lock(mutex_);
-  const uint32_t group = services_->options.geometry.group_size();
-  const uint32_t total = work.sequence->TotalPages(work.layer);
-  std::vector<float> log_mass(size_t{group} * total);
-  VARVE_RETURN_IF_ERROR(LogMasses(work, log_mass));
-  double kept = 0;
-  for (uint32_t g = 0; g < group; ++g) {
-    const std::span<const float> row = std::span(log_mass).subspan(size_t{g} * total, total);
-    const double max = *std::max_element(row.begin(), row.end());
-    const auto mass = [&](uint32_t page) { return std::exp(row[page] - max); };
-    double all = 0;
-    double attended = 0;
-    for (uint32_t page = 0; page < total; ++page) all += mass(page);
-    for (uint32_t page : work.selected()) attended += mass(page);
-    for (uint32_t page = work.candidates; page < total; ++page) attended += mass(page);
-    kept += attended / all / group;
-  }
-  return kept;
-}
-
-// log_mass: [group][pages of the sequence].
-absl::Status MassMeter::LogMasses(const HeadWork& work, std::vector<float>& log_mass) {
-  const page::Geometry& geometry = services_->options.geometry;
-  const page::AttentionShape shape = ShapeOf(geometry);
-  const uint32_t total = work.sequence->TotalPages(work.layer);
-  std::vector<float> piece;
-  for (uint32_t first = 0; first < total; first += kMassPages) {
-    const uint32_t count = std::min(kMassPages, total - first);
-    std::vector<uint32_t> missing;
-    std::vector<page::PageView> views;
-    for (uint32_t page = first; page < first + count; ++page) {
-      if (!work.hot().resident(page)) missing.push_back(page);
-    }
-    if (!missing.empty()) VARVE_RETURN_IF_ERROR(FetchKeys(work, missing));
-    size_t fetched = 0;
-    for (uint32_t page = first; page < first + count; ++page) {
-      const uint32_t tokens = work.sequence->PageTokens(work.layer, page);
-      if (work.hot().resident(page)) {
-        views.push_back(services_->pool->ViewOf(work.hot().slot(page), tokens));
-      } else {
-        const std::byte* keys = memory_->bytes().data() + fetched++ * geometry.part_bytes();
-        views.push_back({keys, nullptr, tokens});
-      }
-    }
-    piece.resize(size_t{shape.group_size} * count);
-    page::PageLogMass(shape, work.q, views, piece.data());
-    for (uint32_t g = 0; g < shape.group_size; ++g) {
-      std::copy_n(piece.begin() + g * count, count, log_mass.begin() + g * total + first);
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status MassMeter::FetchKeys(const HeadWork& work, std::span<const uint32_t> pages) {
-  const size_t part = services_->options.geometry.part_bytes();
-  if (memory_ == nullptr) {
-    VARVE_ASSIGN_OR_RETURN(memory_, services_->client->Allocate(kMassPages * part));
-  }
-  std::vector<client::GetItem> items(pages.size());
-  for (size_t i = 0; i < pages.size(); ++i) {
-    items[i].key = *page::MakeObjectKey(work.sequence->block_hash(pages[i]), work.layer);
-    items[i].range = {page::Part::kK, work.head, 1};
-    items[i].destinations = {{memory_.get(), i * part, part}};
-  }
-  const auto got = services_->client->Get(items);
-  if (!got.ok()) {
-    memory_.reset();  // the store may still write into it
-    return got.status();
-  }
-  const std::vector<client::GetResult>& results = *got;
-  for (size_t i = 0; i < pages.size(); ++i) {
-    if (results[i].hit && results[i].bytes == part) continue;
-    memory_.reset();
-    return absl::DataLossError(
-        absl::StrCat("keys of page ", pages[i], " of layer ", work.layer, ", KV head ", work.head,
-                     " could not be read to measure the attention mass: ", results[i].message));
-  }
-  return absl::OkStatus();
+    return kept;
+  };
+  work.kept_bound = mean_kept(work.log_dropped_bound, /*proven=*/true);
+  work.kept_estimate = mean_kept(work.log_dropped_estimate, /*proven=*/false);
 }
 
 }  // namespace varve::worker

@@ -1,8 +1,11 @@
 #include "gpu_worker/digest_table.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "kvstore/page/mass.h"
+#include "kvstore/page/rows.h"
 
 namespace varve::worker {
 
@@ -11,7 +14,8 @@ DigestTable::DigestTable(page::DigestKind kind, const page::Geometry& geometry)
       geometry_(geometry),
       row_bytes_(page::DigestBytes(kind, geometry)),
       rows_(geometry.num_kv_heads),
-      open_(geometry.num_kv_heads, page::DigestBuilder(kind, geometry.head_dim, geometry.dtype)) {}
+      open_(geometry.num_kv_heads, page::DigestBuilder(kind, geometry.head_dim, geometry.dtype)),
+      largest_(geometry.num_kv_heads) {}
 
 page::DigestMatrix DigestTable::Matrix(uint32_t head) const {
   return {.kind = kind_,
@@ -25,6 +29,8 @@ page::DigestMatrix DigestTable::Matrix(uint32_t head) const {
 
 void DigestTable::Append(uint32_t head, const void* keys, uint32_t tokens) {
   open_[head].Append(keys, tokens);
+  const size_t elements = size_t{tokens} * geometry_.head_dim;
+  largest_[head] = std::max(largest_[head], page::MaxMagnitude(keys, elements, geometry_.dtype));
 }
 
 void DigestTable::Seal(uint32_t head, const void* keys) {
@@ -60,6 +66,8 @@ absl::Status DigestTable::Load(uint32_t first, uint32_t count, std::string_view 
       const auto* row =
           reinterpret_cast<const std::byte*>(rows.data()) + i * block_bytes + head * row_bytes_;
       rows_[head].insert(rows_[head].end(), row, row + row_bytes_);
+      largest_[head] = std::max(
+          largest_[head], page::LargestKeyElement(kind_, row, geometry_.head_dim, geometry_.dtype));
     }
   }
   pages_ += count;

@@ -24,6 +24,10 @@ class DigestTable {
   uint32_t pages() const { return pages_; }
   page::DigestMatrix Matrix(uint32_t head) const;
 
+  // At least the magnitude of every element of the keys so far; +infinity when the digests that
+  // were loaded cannot tell.
+  float LargestKeyElement(uint32_t head) const { return largest_[head]; }
+
   // Adds `tokens` keys [token][head_dim] of the open page. The caller has refused values that are
   // not finite.
   void Append(uint32_t head, const void* keys, uint32_t tokens);
@@ -44,6 +48,7 @@ class DigestTable {
   uint32_t pages_ = 0;
   std::vector<std::vector<std::byte>> rows_;  // by head
   std::vector<page::DigestBuilder> open_;     // by head
+  std::vector<float> largest_;                // by head
 };
 
 }  // namespace varve::worker

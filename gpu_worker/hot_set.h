@@ -77,8 +77,8 @@ class HotSet {
   std::vector<uint32_t> resident_;  // ascending
   std::vector<uint32_t> ahead_;     // residents that came ahead and were not used yet, ascending
   uint32_t wasted_ = 0;
-  std::vector<uint32_t> locked_;    // scratch of Plan
-  std::vector<float> scores_;       // scratch of Plan, parallel to the residents
+  std::vector<uint32_t> locked_;  // scratch of Plan
+  std::vector<float> scores_;     // scratch of Plan, parallel to the residents
 };
 
 }  // namespace varve::worker

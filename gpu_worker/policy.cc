@@ -31,9 +31,9 @@ struct KindRow {
 constexpr std::array<KindRow, 4> kKinds = {{
     {PolicyKind::kFull, "full", ""},
     {PolicyKind::kStreaming, "streaming", "budget,min,sinks,window,generated"},
-    {PolicyKind::kQuest, "quest", "budget,min,sinks,window,merge,generated"},
+    {PolicyKind::kQuest, "quest", "budget,min,sinks,window,merge,target,ceiling,generated"},
     {PolicyKind::kArkVale, "arkvale",
-     "budget,min,sinks,window,hot,merge,rerank,multiplier,tau,ahead,generated"},
+     "budget,min,sinks,window,hot,merge,rerank,multiplier,target,ceiling,tau,ahead,generated"},
 }};
 
 const KindRow& RowOf(PolicyKind kind) {
@@ -125,6 +125,27 @@ absl::Status SetAhead(std::string_view value, Policy* policy) {
   return absl::OkStatus();
 }
 
+absl::Status SetTarget(std::string_view value, Policy* policy) {
+  double target = 0;
+  if (!absl::SimpleAtod(Sv(value), &target) || !(target > 0) || target > 1) {
+    return Refused("target", value, "a share 0 < t <= 1 of the attention mass");
+  }
+  policy->target = target;
+  return absl::OkStatus();
+}
+
+absl::Status SetCeiling(std::string_view value, Policy* policy) {
+  double ceiling = 0;
+  if (!absl::SimpleAtod(Sv(value), &ceiling) || !(ceiling >= page::kMinCeiling) ||
+      ceiling > page::kMaxCeiling) {
+    return Refused(
+        "ceiling", value,
+        absl::StrCat("a multiple of the budget, ", page::kMinCeiling, "..", page::kMaxCeiling));
+  }
+  policy->ceiling = ceiling;
+  return absl::OkStatus();
+}
+
 absl::Status SetGenerated(std::string_view value, Policy* policy) {
   if (value != "pinned" && value != "paged") return Refused("generated", value, "pinned, paged");
   policy->generated_pinned = value == "pinned";
@@ -142,6 +163,8 @@ absl::Status SetParameter(std::string_view name, std::string_view value, Policy*
   if (name == "multiplier") return SetMultiplier(value, policy);
   if (name == "tau") return SetTau(value, policy);
   if (name == "ahead") return SetAhead(value, policy);
+  if (name == "target") return SetTarget(value, policy);
+  if (name == "ceiling") return SetCeiling(value, policy);
   return SetGenerated(value, policy);
 }
 
@@ -196,6 +219,14 @@ absl::StatusOr<Policy> ParsePolicy(std::string_view text) {
   }
   if (absl::StripAsciiWhitespace(rest).empty()) return policy;
   VARVE_RETURN_IF_ERROR(SetAll(*row, rest, &policy));
+  if (policy.adapts() && policy.merge != page::ScoreMerge::kSoftmaxMean) {
+    return Refused("merge", page::ScoreMergeName(policy.merge), "softmax_mean with a target");
+  }
+  if (policy.adapts() && policy.tau.has_value()) {
+    return absl::InvalidArgumentError(
+        "policy parameters target and tau exclude each other: what is fetched ahead has a fixed "
+        "budget");
+  }
   return policy;
 }
 
@@ -225,6 +256,10 @@ std::string Policy::ToString() const {
   if (rerank != page::Rerank::kNone) {
     parts.push_back(absl::StrCat("rerank=", Sv(page::RerankName(rerank))));
     parts.push_back(absl::StrCat("multiplier=", Number(multiplier)));
+  }
+  if (adapts()) {
+    parts.push_back(absl::StrCat("target=", Number(target)));
+    parts.push_back(absl::StrCat("ceiling=", Number(ceiling)));
   }
   if (tau.has_value()) {
     parts.push_back(absl::StrCat("tau=", Number(*tau)));

@@ -26,6 +26,14 @@
 //              (-1..1; arkvale only; default: none; 1: always selects anew; 0.85 is FreeKV's)
 //   ahead      pages fetched ahead per layer and KV head at most, as a multiple of the budget
 //              (above 0, at most 1; default 0.25)
+//   target     share of the attention mass to keep, 0 < t <= 1: a KV head has the fewest pages that
+//              reach it by their scores, from `min` on; the KV heads of a layer have no more
+//              together than with the fixed budget (default: none, the budget is fixed). Needs
+//              merge softmax_mean, and no tau; quest and arkvale only
+//   ceiling    with a target: pages of one KV head at most, as a multiple of the budget (default
+//   4).
+//              Where the store scores, the page pool needs room for so many of each KV head of a
+//              layer
 //   generated  pinned: pages of generated tokens are always attended and not counted; paged: they
 //   age
 //              like prompt pages (default pinned)
@@ -39,6 +47,7 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "kvstore/page/adaptive.h"
 #include "kvstore/page/digest/score.h"
 #include "kvstore/page/rerank.h"
 #include "kvstore/page/select.h"
@@ -60,11 +69,14 @@ struct Policy {
   double multiplier = page::kDefaultMultiplier;
   std::optional<double> tau;
   double ahead = 0.25;
+  double target = 0;  // 0: the budget is fixed
+  double ceiling = page::kDefaultCeiling;
   bool generated_pinned = true;
 
   bool selects() const { return kind == PolicyKind::kQuest || kind == PolicyKind::kArkVale; }
   bool evicts() const { return kind == PolicyKind::kArkVale || kind == PolicyKind::kStreaming; }
   bool recalls() const { return kind == PolicyKind::kArkVale; }
+  bool adapts() const { return target > 0; }
 
   // Pages attended of a prompt of so many pages, per layer and KV head; at most prompt_pages.
   uint32_t BudgetPages(uint32_t prompt_pages) const;

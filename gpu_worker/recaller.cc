@@ -237,6 +237,8 @@ absl::Status Recaller::FetchFromStore(std::span<HeadWork> works, SelectTimes& ti
   query_.merge = policy.merge;
   query_.rerank = policy.rerank;
   query_.multiplier = policy.multiplier;
+  query_.certify = true;
+  query_.target = policy.target;
   query_.sinks = policy.sinks;
   query_.window = policy.window;
   query_.num_blocks = candidates;
@@ -247,12 +249,15 @@ absl::Status Recaller::FetchFromStore(std::span<HeadWork> works, SelectTimes& ti
   asked.queries = {works.front().q, size_t{g.num_query_heads} * g.head_dim};
   asked.heads.resize(works.size());
   VARVE_RETURN_IF_ERROR(LandingSlots(works));
+  const page::AdaptiveLimits limits = sequence.Limits(candidates);
   for (size_t h = 0; h < works.size(); ++h) {
     client::RecallHead& head = asked.heads[h];
     head.skip = works[h].kept;
     if (head.skip) continue;
     const auto resident = works[h].hot().PagesBelow(candidates);
     head.budget_pages = sequence.budget_pages();
+    head.floor_pages = policy.adapts() ? limits.floor : 0;
+    head.ceiling_pages = policy.adapts() ? limits.ceiling : 0;
     head.resident.assign(resident.begin(), resident.end());
     head.slots.clear();
     for (Slot slot : works[h].slots) head.slots.push_back(services_->pool->PieceOf(slot));
@@ -315,8 +320,8 @@ uint32_t Recaller::LandingSlots(HeadWork& work) {
   const Policy& policy = sequence.policy();
   HotSet& hot = work.hot();
   page::PinnedPages(work.candidates, policy.sinks, policy.window, pinned_);
-  const auto selected =
-      std::max<uint32_t>(sequence.budget_pages(), static_cast<uint32_t>(pinned_.size()));
+  const auto selected = std::max<uint32_t>(sequence.Limits(work.candidates).ceiling,
+                                           static_cast<uint32_t>(pinned_.size()));
   const auto pinned = static_cast<uint32_t>(pinned_.size()) - hot.CountMissing(pinned_);
   while (true) {
     const auto resident = static_cast<uint32_t>(hot.PagesBelow(work.candidates).size());
@@ -350,6 +355,8 @@ absl::Status Recaller::InstallPushed(HeadWork& work, const client::RecallHeadRes
     work.slots[page.slot] = kNoSlot;
   }
   work.selected() = result.selected;
+  work.log_dropped_bound = result.log_dropped_bound;
+  work.log_dropped_estimate = result.log_dropped_estimate;
   if (hot.CountMissing(work.selected()) > 0 ||
       (!work.selected().empty() && work.selected().back() >= work.candidates)) {
     return absl::InternalError("the store selected pages that it did not push");

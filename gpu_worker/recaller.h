@@ -23,7 +23,8 @@ namespace varve::worker {
 // "page 3 of layer 0, KV head 1, sequence 7 (context w-12)".
 std::string PageName(const HeadWork& work, uint32_t page);
 
-// After a call that failed so, or for a page of it that was missed so, the store may still be writing.
+// After a call that failed so, or for a page of it that was missed so, the store may still be
+// writing.
 bool MayLandLate(const absl::Status& status);
 bool MayLandLate(client::MissReason reason);
 

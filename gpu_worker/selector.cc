@@ -5,6 +5,9 @@
 #include <limits>
 #include <numeric>
 
+#include "gpu_worker/attention.h"
+#include "kvstore/page/mass.h"
+
 namespace varve::worker {
 namespace {
 
@@ -41,9 +44,14 @@ SelectTimes Busiest(std::span<const SelectTimes> by_thread) {
 bool Selector::SelectWithoutScores(HeadWork& work) {
   const Policy& policy = work.sequence->policy();
   const uint32_t budget = work.sequence->budget_pages();
+  work.log_dropped_bound.clear();
+  work.log_dropped_estimate.clear();
   if (policy.kind == PolicyKind::kFull || budget >= work.candidates) {
     SelectAll(work.candidates, work.selected());
     LeaveOutLost(work);
+    if (work.selected().size() == work.candidates) {
+      work.log_dropped_bound.assign(geometry_.group_size(), kLowest);
+    }
     return true;
   }
   if (policy.kind == PolicyKind::kStreaming) {
@@ -66,6 +74,11 @@ void Selector::SelectByDigests(HeadWork& work, SelectTimes& times) {
   page::DigestMatrix digests = work.cache->digests.Matrix(work.head);
   digests.num_pages = n;
   page::ScorePages(digests, work.q, group, raw_.data());
+  bounds_.clear();
+  // Of pages that are lost there is no telling.
+  if (page::Info(digests.kind).is_upper_bound && !work.sequence->has_lost()) {
+    bounds_.assign(raw_.begin(), raw_.begin() + size_t{group} * n);
+  }
   page::MergeScores(policy.merge, raw_.data(), group, n, geometry_.head_dim, scores_.data());
   if (!work.cache->lost.empty()) {
     for (uint32_t page = 0; page < n; ++page) {
@@ -76,14 +89,63 @@ void Selector::SelectByDigests(HeadWork& work, SelectTimes& times) {
 
   const std::span<const float> scores = std::span(scores_).first(n);
   page::PinnedPages(n, policy.sinks, policy.window, pinned_);
-  std::vector<uint32_t>& selected = work.selected();
-  const uint32_t budget = work.sequence->budget_pages();
-  selected.resize(std::min<size_t>(n, std::max<size_t>(budget, pinned_.size())));
-  selected.resize(page::SelectPages(scores, pinned_, budget, scratch_, selected));
-  LeaveOutLost(work);
+  if (policy.adapts()) {
+    MakeCurve(work, scores);
+  } else {
+    SelectFixed(work, scores);
+  }
   work.hot().SetScores(scores);
   times.score_seconds += Seconds(scored - begin);
   times.select_seconds += Seconds(Clock::now() - scored);
+}
+
+float Selector::LogDropped(std::span<const float> bounds,
+                           std::span<const uint32_t> selected) const {
+  return page::LogDroppedBound(bounds, selected, ShapeOf(geometry_).scale, geometry_.page_tokens);
+}
+
+void Selector::SelectFixed(HeadWork& work, std::span<const float> scores) {
+  const size_t n = scores.size();
+  std::vector<uint32_t>& selected = work.selected();
+  const uint32_t budget = work.sequence->budget_pages();
+  selected.resize(std::min(n, std::max<size_t>(budget, pinned_.size())));
+  selected.resize(page::SelectPages(scores, pinned_, budget, scratch_, selected));
+  LeaveOutLost(work);
+  for (size_t at = 0; at < bounds_.size(); at += n) {
+    work.log_dropped_bound.push_back(LogDropped(std::span(bounds_).subspan(at, n), selected));
+  }
+}
+
+// log_dropped_bound: of the pages that are not on the curve.
+void Selector::MakeCurve(HeadWork& work, std::span<const float> scores) {
+  const size_t n = scores.size();
+  page::MakeMassCurve(scores, pinned_, work.sequence->Limits(work.candidates), work.curve);
+  work.curve_bounds.clear();
+  if (bounds_.empty()) return;
+  std::vector<uint32_t>& on_curve = work.selected();
+  on_curve = work.curve.order;
+  std::sort(on_curve.begin(), on_curve.end());
+  for (size_t at = 0; at < bounds_.size(); at += n) {
+    work.log_dropped_bound.push_back(LogDropped(std::span(bounds_).subspan(at, n), on_curve));
+    for (const uint32_t page : work.curve.order) work.curve_bounds.push_back(bounds_[at + page]);
+  }
+}
+
+void Selector::FitBudgets(std::span<HeadWork> works) {
+  std::vector<page::MassCurve*> curves;
+  for (HeadWork& work : works) curves.push_back(&work.curve);
+  page::FitTotal(curves, uint64_t{works.size()} * works.front().sequence->budget_pages());
+  for (HeadWork& work : works) {
+    const page::MassCurve& curve = work.curve;
+    const size_t length = curve.order.size();
+    for (size_t g = 0; g < work.log_dropped_bound.size(); ++g) {
+      const auto bounds = std::span(work.curve_bounds).subspan(g * length, length);
+      work.log_dropped_bound[g] =
+          page::LogAdd(work.log_dropped_bound[g], LogDropped(bounds.subspan(curve.budget), {}));
+    }
+    work.selected() = page::SelectedPages(curve);
+    LeaveOutLost(work);
+  }
 }
 
 }  // namespace varve::worker

@@ -5,10 +5,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "gpu_worker/sequence.h"
+#include "kvstore/page/adaptive.h"
 #include "kvstore/page/select.h"
 
 namespace varve::worker {
@@ -32,6 +34,17 @@ struct HeadWork {
     return std::span<const BlockState>(cache->blocks).first(candidates);
   }
 
+  // What the selection drops, per query head (page/mass.h); empty: unknown.
+  std::vector<float> log_dropped_bound;
+  std::vector<float> log_dropped_estimate;
+  // Adaptive budgets: what was scored, until the budgets of the layer are known.
+  page::MassCurve curve;
+  std::vector<float> curve_bounds;  // [group_size][curve.order]; empty: none
+  // Shares of all attention mass that are kept, mean over the query heads, once attended: at least
+  // kept_bound, by estimate kept_estimate.
+  std::optional<double> kept_bound;
+  std::optional<double> kept_estimate;
+
   // Buffers of the recaller.
   page::HotSetPlan plan;
   std::vector<Slot> slots;
@@ -49,14 +62,23 @@ class Selector {
  public:
   explicit Selector(const page::Geometry& geometry) : geometry_(geometry) {}
 
-  // True when policy and budget decide without scores; then selected() is set.
+  // True when policy and budget decide without scores; then selected() is set. Nothing is known of
+  // what is dropped, unless that is nothing.
   bool SelectWithoutScores(HeadWork& work);
-  // Scores the local digests and sets selected(); the hot set learns the scores.
+  // Scores the local digests and sets selected() and log_dropped_bound; the hot set learns the
+  // scores. An adaptive budget leaves that at the curve: FitBudgets follows.
   void SelectByDigests(HeadWork& work, SelectTimes& times);
+  // For the works of one sequence and layer, one per KV head.
+  void FitBudgets(std::span<HeadWork> works);
 
  private:
+  void SelectFixed(HeadWork& work, std::span<const float> scores);
+  void MakeCurve(HeadWork& work, std::span<const float> scores);
+  float LogDropped(std::span<const float> bounds, std::span<const uint32_t> selected) const;
+
   const page::Geometry geometry_;
   std::vector<float> raw_;
+  std::vector<float> bounds_;  // a copy of raw_, as merging overwrites it; empty: no bounds
   std::vector<float> scores_;
   std::vector<uint32_t> pinned_;
   page::SelectScratch scratch_;

@@ -103,6 +103,8 @@ class Sequence {
   const LayerCache& layer(uint32_t l) const { return layers_[l]; }
   const std::string& block_hash(uint32_t block) const { return hashes_[block]; }
   uint32_t budget_pages() const { return budget_; }
+  // Of an adaptive budget, for so many candidate pages; of a fixed one floor and ceiling are it.
+  page::AdaptiveLimits Limits(uint32_t candidates) const;
   // Pages among which the policy chooses: [0, CandidatePages).
   uint32_t CandidatePages(uint32_t layer) const;
   // Pages in use, the open one included.

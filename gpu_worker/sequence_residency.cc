@@ -111,6 +111,16 @@ uint32_t Sequence::PageTokens(uint32_t layer, uint32_t page) const {
   return std::min(geometry_.page_tokens, layers_[layer].appended - begin);
 }
 
+page::AdaptiveLimits Sequence::Limits(uint32_t candidates) const {
+  const uint32_t budget = std::min(budget_, candidates);
+  page::AdaptiveLimits limits{policy_.target, budget, budget};
+  if (policy_.adapts()) {
+    limits.floor = std::min(policy_.min_pages, budget);
+    limits.ceiling = page::CeilingPages(budget, policy_.ceiling, candidates);
+  }
+  return limits;
+}
+
 uint32_t Sequence::HotCapacity(uint32_t candidates, uint32_t selected) const {
   switch (policy_.kind) {
     case PolicyKind::kFull:

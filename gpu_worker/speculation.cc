@@ -72,6 +72,9 @@ void Speculation::Resolve(std::span<HeadWork> works) {
     if (outcome == Outcome::kKept && !state.known[work.head]) outcome = Outcome::kLate;
     if (outcome != Outcome::kKept) continue;
     work.kept = true;
+    // What the selection drops was told for the queries it was made with.
+    work.log_dropped_bound.clear();
+    work.log_dropped_estimate.clear();
     work.selected() = state.chosen[work.head];
   }
 }

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/call_deadline.h"
+#include "gpu_worker/mass_meter.h"
 #include "gpu_worker/page_pool.h"
 #include "gpu_worker/saver.h"
 #include "gpu_worker/sequence.h"
@@ -298,6 +299,7 @@ void LinkedWorker::ScoreHeads(std::span<HeadWork> of_sequence, bool kept, StepBu
     if (of_sequence[head].kept != kept) return;
     buffers.selectors[thread].SelectByDigests(of_sequence[head], buffers.times[thread]);
   });
+  if (first.sequence->policy().adapts()) buffers.selectors.front().FitBudgets(of_sequence);
   const SelectTimes busiest = Busiest(buffers.times);
   times.score_seconds += busiest.score_seconds;
   times.select_seconds += busiest.select_seconds;
@@ -322,6 +324,7 @@ absl::Status LinkedWorker::AttendHeads(std::span<HeadWork> works, StepBuffers& b
     stats.attend += absl::Seconds(seconds);
     if (works[i].layer == 0) ++stats.steps;
   }
+  mass_meter_.Count(works);
   return absl::OkStatus();
 }
 

@@ -113,8 +113,15 @@ struct SequenceStats {  // since Open, over all layers and KV heads
   uint64_t corrected_heads = 0;
   uint64_t late_heads = 0;
   absl::Duration prefetch_wait;
+  // Shares of the full attention mass that the attended pages kept, per KV head the mean over its
+  // query heads, summed: as sampled; as proven at least, of every step where a bound is known; and
+  // as the second stage estimates it.
   double mass_sum = 0;
   uint64_t mass_samples = 0;
+  double mass_bound_sum = 0;
+  uint64_t mass_bound_samples = 0;
+  double mass_estimate_sum = 0;
+  uint64_t mass_estimate_samples = 0;
 };
 
 struct SequenceInfo {

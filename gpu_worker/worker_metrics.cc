@@ -37,6 +37,13 @@ prometheus::Counter& Saves(base::Metrics* m, const char* result) {
                     {{"result", result}});
 }
 
+prometheus::Histogram& Mass(base::Metrics* m, const char* kind) {
+  return m->Histogram("varve_recall_attention_mass_ratio",
+                      "Share of the full attention mass on the attended pages: proven at least, "
+                      "estimated, or as sampled",
+                      {{"kind", kind}}, base::RatioBuckets());
+}
+
 }  // namespace
 
 WorkerMetrics::WorkerMetrics(base::Metrics* metrics)
@@ -72,9 +79,9 @@ WorkerMetrics::WorkerMetrics(base::Metrics* metrics)
       prefetch_wait(registry_->Histogram("varve_worker_prefetch_wait_duration_seconds",
                                          "What one layer waited for its prefetch", {},
                                          base::LatencyBuckets())),
-      mass(registry_->Histogram("varve_recall_attention_mass_ratio",
-                                "Sampled share of the full attention mass on the attended pages",
-                                {}, base::RatioBuckets())),
+      mass(Mass(registry_, "true")),
+      mass_bound(Mass(registry_, "bound")),
+      mass_estimate(Mass(registry_, "estimate")),
       digest_lag(registry_->Histogram("varve_digest_stream_lag_seconds",
                                       "From a page's sealing to the store's acknowledgement of its "
                                       "digest",

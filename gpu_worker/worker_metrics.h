@@ -38,6 +38,8 @@ struct WorkerMetrics {
   prometheus::Histogram& prefetch;
   prometheus::Histogram& prefetch_wait;
   prometheus::Histogram& mass;
+  prometheus::Histogram& mass_bound;
+  prometheus::Histogram& mass_estimate;
   prometheus::Histogram& digest_lag;
   prometheus::Counter& saves_stored;
   prometheus::Counter& saves_exists;

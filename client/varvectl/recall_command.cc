@@ -37,6 +37,9 @@ struct RecallOptions {
   bool explain = false;
   std::string rerank = "none";
   double multiplier = page::kDefaultMultiplier;
+  double target = 0;
+  uint32_t floor = 1;
+  uint32_t ceiling = 0;
 };
 
 absl::StatusOr<client::ContextInfo> FindContext(client::Client& client, const Globals& globals,
@@ -183,11 +186,17 @@ client::RecallQuery QueryFor(const client::ContextInfo& context, const RecallOpt
   query.explain = options.explain;
   query.rerank = rerank;
   query.multiplier = options.multiplier;
+  query.target = options.target;
   client::RecallLayer& layer = query.layers.emplace_back();
   layer.layer = options.layer;
   layer.queries = queries;
   layer.heads.resize(context.geometry.num_kv_heads,
                      client::RecallHead{.budget_pages = options.budget});
+  if (options.target == 0) return query;
+  for (client::RecallHead& head : layer.heads) {
+    head.floor_pages = options.floor;
+    head.ceiling_pages = options.ceiling;
+  }
   return query;
 }
 
@@ -219,6 +228,7 @@ absl::Status Recall(const Globals& globals, const RecallOptions& options) {
                {"budget_pages", options.budget},
                {"merge", options.merge},
                {"rerank", options.rerank},
+               {"target", options.target},
                {"heads", std::move(rows)},
                {"queue_us", result.timings.queue_us},
                {"score_us", result.timings.score_us},
@@ -248,7 +258,8 @@ void AddRecallCommand(CLI::App& app, const Globals& globals, Action& action) {
       "--rerank exact the keys of the best by digest decide which of them are chosen.",
       "  varvectl recall --context chat-7 --layer 12 --head 0 --budget 16 --explain\n"
       "  varvectl recall --context chat-7 --layer 0 --query q.f32 --merge max --json\n"
-      "  varvectl recall --context chat-7 --layer 3 --query random:42 --budget 32");
+      "  varvectl recall --context chat-7 --layer 3 --query random:42 --budget 32\n"
+      "  varvectl recall --context chat-7 --layer 3 --budget 32 --target 0.99");
   auto options = std::make_shared<RecallOptions>();
   recall->add_option("--context", options->context, "Its id; varvectl contexts lists them")
       ->required();
@@ -271,6 +282,18 @@ void AddRecallCommand(CLI::App& app, const Globals& globals, Action& action) {
       ->add_option("--multiplier", options->multiplier,
                    "Candidates of the second stage, in multiples of the budget")
       ->check(CLI::Range(page::kMinMultiplier, page::kMaxMultiplier))
+      ->capture_default_str();
+  auto* target = recall->add_option("--target", options->target,
+                                    "Share of the attention mass to reach with as few pages as "
+                                    "can be; the budgets are then an average over the KV heads");
+  target->check(CLI::Range(0.0, 1.0))->capture_default_str();
+  recall->add_option("--floor", options->floor, "With --target: pages per KV head at least")
+      ->needs(target)
+      ->capture_default_str();
+  recall
+      ->add_option("--ceiling", options->ceiling,
+                   "With --target: pages per KV head at most; 0: 4 times the budget")
+      ->needs(target)
       ->capture_default_str();
   recall->add_option("--sinks", options->sinks, "First pages, always chosen")
       ->capture_default_str();

@@ -60,6 +60,10 @@ void ToProto(const SequenceInfo& info, v1::SequenceInfo* out) {
   stats->set_attend_ns(absl::ToInt64Nanoseconds(info.stats.attend));
   stats->set_mass_sum(info.stats.mass_sum);
   stats->set_mass_samples(info.stats.mass_samples);
+  stats->set_mass_bound_sum(info.stats.mass_bound_sum);
+  stats->set_mass_bound_samples(info.stats.mass_bound_samples);
+  stats->set_mass_estimate_sum(info.stats.mass_estimate_sum);
+  stats->set_mass_estimate_samples(info.stats.mass_estimate_samples);
 }
 
 SequenceInfo FromProto(const v1::SequenceInfo& info) {
@@ -91,6 +95,10 @@ SequenceInfo FromProto(const v1::SequenceInfo& info) {
   out.stats.attend = absl::Nanoseconds(stats.attend_ns());
   out.stats.mass_sum = stats.mass_sum();
   out.stats.mass_samples = stats.mass_samples();
+  out.stats.mass_bound_sum = stats.mass_bound_sum();
+  out.stats.mass_bound_samples = stats.mass_bound_samples();
+  out.stats.mass_estimate_sum = stats.mass_estimate_sum();
+  out.stats.mass_estimate_samples = stats.mass_estimate_samples();
   return out;
 }
 

@@ -142,8 +142,7 @@ float LogDroppedBound(std::span<const float> scores, std::span<const uint32_t> k
 float LogDroppedMass(std::span<const uint32_t> known, std::span<const float> log_mass,
                      std::span<const uint32_t> selected) {
   double max = -kInfinity;
-  ForEachUnselectedOf(known, selected,
-                      [&](size_t i) { max = std::max(max, double{log_mass[i]}); });
+  ForEachUnselectedOf(known, selected, [&](size_t i) { max = std::max(max, double{log_mass[i]}); });
   double sum = 0;
   ForEachUnselectedOf(known, selected, [&](size_t i) { sum += std::exp(log_mass[i] - max); });
   return static_cast<float>(sum == 0 ? -kInfinity : max + std::log(sum));

@@ -75,11 +75,15 @@ struct HeadQuery {
   std::span<const uint32_t> resident;
   uint32_t places = UINT32_MAX;  // for missing pages, the lowest first
   bool skip = false;             // nothing is scored or selected; the rest is ignored
+  // With a target.
+  uint32_t floor_pages = 0;    // at least; at most the budget
+  uint32_t ceiling_pages = 0;  // at most; at least the budget; 0: kDefaultCeiling times the budget
 };
 struct LayerQuery {
   uint32_t layer = 0;
   std::span<const float> queries;  // [num_query_heads][head_dim]
   std::vector<HeadQuery> heads;    // num_kv_heads
+  uint32_t total_pages = 0;  // with a target: of all heads at most; 0: the sum of their budgets
 };
 struct SelectParams {
   uint32_t epoch = 0;
@@ -94,11 +98,24 @@ struct SelectParams {
   page::Rerank rerank = page::Rerank::kNone;
   double multiplier = page::kDefaultMultiplier;
   bool alone = false;  // on the caller's thread only: the others are for those who wait
+  bool certify = false;  // also answer what the selection drops
+  // The share of the attention mass to reach, with as few pages as can be (page/adaptive.h), by
+  // scores that are shares: softmax_mean, or a second stage. 0: as many pages as the budget.
+  double target = 0;
+};
+// What a selection drops, per query head of the group (page/mass.h); empty: unknown.
+struct DroppedMass {
+  // LogDroppedBound, by digests that bound and by keys; unknown too when query heads x pages are
+  // more than 4 Mi.
+  std::vector<float> log_bound;
+  // Of the candidates of a second stage that were ranked by their keys: LogDroppedMass.
+  std::vector<float> log_estimate;
 };
 struct HeadSelection {
   std::vector<uint32_t> selected;  // ascending
   std::vector<uint32_t> missing;   // selected and not resident, ascending
   std::vector<float> scores;       // explain only: by the digests
+  DroppedMass dropped;             // certify only
 };
 struct LayerSelection {
   uint32_t layer = 0;

@@ -2,87 +2,21 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstring>
 #include <iterator>
+#include <limits>
+#include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/parallel.h"
 #include "kvstore/base/status.h"
+#include "kvstore/page/mass.h"
 #include "kvstore/page/select.h"
+#include "kvstore/recall/candidates.h"
 #include "kvstore/recall/reranking.h"
 
 namespace varve::recall {
 namespace {
-
-absl::Status CheckLayerQuery(const page::Geometry& g, const LayerQuery& query) {
-  if (query.layer >= g.num_layers) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("layer is ", query.layer, ", allowed: 0..", g.num_layers - 1));
-  }
-  const size_t floats = size_t{g.num_query_heads} * g.head_dim;
-  if (query.queries.size() != floats) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "queries of layer ", query.layer, " has ", query.queries.size(), " floats, allowed: ",
-        floats, " (", g.num_query_heads, " query heads of ", g.head_dim, ")"));
-  }
-  for (size_t i = 0; i < floats; ++i) {
-    if (!std::isfinite(query.queries[i])) {
-      return absl::InvalidArgumentError(absl::StrCat("queries of layer ", query.layer, ": value ",
-                                                     i, " (query head ", i / g.head_dim,
-                                                     ") is NaN or infinite, allowed: finite"));
-    }
-  }
-  if (query.heads.size() != g.num_kv_heads) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("heads of layer ", query.layer, " has ", query.heads.size(),
-                     " entries, allowed: ", g.num_kv_heads, ", one per KV head"));
-  }
-  for (size_t h = 0; h < query.heads.size(); ++h) {
-    if (query.heads[h].budget_pages == 0 && !query.heads[h].skip) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "budget_pages of layer ", query.layer, ", KV head ", h, " is 0, allowed: at least 1"));
-    }
-  }
-  return absl::OkStatus();
-}
-
-uint32_t NumPages(const RowList& digests, const SelectParams& params) {
-  return params.num_blocks == 0 ? digests.rows() : params.num_blocks;
-}
-
-// sinks and window may overlap or exceed the pages; widened, so that no sum wraps.
-uint64_t PinnedCount(const SelectParams& params, uint32_t num_pages) {
-  return std::min<uint64_t>(uint64_t{params.sinks} + params.window, num_pages);
-}
-
-absl::Status CheckHead(const LayerQuery& query, size_t h, uint64_t pinned, uint32_t num_blocks,
-                       const SelectParams& params) {
-  const HeadQuery& head = query.heads[h];
-  if (head.budget_pages < pinned) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("budget_pages of layer ", query.layer, ", KV head ", h, " is ",
-                     head.budget_pages, ", allowed: at least the ", pinned,
-                     " pages pinned by sinks ", params.sinks, " and window ", params.window));
-  }
-  for (size_t i = 0; i < head.resident.size(); ++i) {
-    const uint32_t page = head.resident[i];
-    if (page >= num_blocks || (i > 0 && page <= head.resident[i - 1])) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("resident[", i, "] of layer ", query.layer, ", KV head ", h, " is ", page,
-                       ", allowed: ascending page ids below ", num_blocks));
-    }
-  }
-  return absl::OkStatus();
-}
-
-// Selected pages and explained scores go into one reply, and take 20 bytes each on the way there.
-absl::Status CheckAnswer(uint64_t pages, uint64_t max_pages) {
-  if (pages <= max_pages) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrCat("the budgets, candidates and explained scores of the request come to ", pages,
-                   " pages, allowed: ", max_pages, " in one recall; ask for fewer layers at once"));
-}
 
 // ---- one (layer, KV head)
 
@@ -93,6 +27,7 @@ constexpr size_t kMaxRawFloats = 4 << 20;
 struct Scratch {
   std::vector<float> raw;     // [heads at a time][pages]
   std::vector<float> piece;   // [heads at a time][rows of one chunk]
+  std::vector<float> bounds;  // raw of all heads, for a certificate; empty: no bounds
   std::vector<float> scores;  // [pages]
   std::vector<uint32_t> selected;
   page::SelectScratch select;
@@ -134,16 +69,47 @@ void ScoreSome(const ContextOptions& options, const RowList& digests, uint32_t h
 }
 
 void ScoreHead(const ContextOptions& options, const RowList& digests, uint32_t head,
-               const float* queries, page::ScoreMerge merge, uint32_t pages, Scratch& scratch) {
+               const float* queries, const SelectParams& params, uint32_t pages, Scratch& scratch) {
   const page::Geometry& g = options.geometry;
   const uint32_t group = g.group_size();
+  const bool certify = params.certify && page::Info(options.digest_kind).is_upper_bound;
   const auto at_once = static_cast<uint32_t>(std::clamp<size_t>(kMaxRawFloats / pages, 1, group));
   scratch.FitScores(at_once, pages);
+  scratch.bounds.clear();
   for (uint32_t done = 0; done < group; done += at_once) {
     const uint32_t heads = std::min(at_once, group - done);
     ScoreSome(options, digests, head, queries + size_t{done} * g.head_dim, heads, pages, scratch);
-    page::MergeSomeScores(merge, scratch.raw.data(), heads, group, done == 0, pages, g.head_dim,
-                          scratch.scores.data());
+    if (certify && heads == group) {
+      scratch.bounds.assign(scratch.raw.begin(), scratch.raw.begin() + size_t{group} * pages);
+    }
+    page::MergeSomeScores(params.merge, scratch.raw.data(), heads, group, done == 0, pages,
+                          g.head_dim, scratch.scores.data());
+  }
+}
+
+// log of what the unselected pages may have, per query head; empty without bounds.
+std::vector<float> LogDropped(const page::Geometry& g, std::span<const uint32_t> selected,
+                              uint32_t pages, const Scratch& scratch) {
+  // Nothing was scored, and nothing is dropped.
+  if (selected.size() == pages) {
+    return std::vector<float>(g.group_size(), -std::numeric_limits<float>::infinity());
+  }
+  std::vector<float> logs;
+  for (size_t at = 0; at < scratch.bounds.size(); at += pages) {
+    logs.push_back(page::LogDroppedBound(std::span(scratch.bounds).subspan(at, pages), selected,
+                                         AttentionScale(g), g.page_tokens));
+  }
+  return logs;
+}
+
+// The bounds of the candidates, and what all others may have.
+void KeepBounds(const page::Geometry& g, uint32_t pages, const Scratch& scratch,
+                Candidates& candidates) {
+  candidates.log_rest = LogDropped(g, candidates.pages, pages, scratch);
+  for (size_t at = 0; at < scratch.bounds.size(); at += pages) {
+    for (const uint32_t page : candidates.pages) {
+      candidates.bounds.push_back(scratch.bounds[at + page]);
+    }
   }
 }
 
@@ -205,24 +171,30 @@ class Selection {
   }
 
   std::vector<LayerSelection> Run(const ObjectSource& objects, SelectTimings* timings) {
-    if (params_.rerank != page::Rerank::kNone) candidates_.resize(layers_.size() * heads());
+    const bool by_keys = params_.rerank != page::Rerank::kNone;
+    if (by_keys || adapts()) candidates_.resize(layers_.size() * heads());
     ForEachHead([this](uint32_t l, uint32_t h, Scratch& scratch) { ByDigests(l, h, scratch); });
-    double finding_keys = 0;
-    if (!candidates_.empty()) {
+    double serial = 0;
+    if (by_keys) {
       const auto start = std::chrono::steady_clock::now();
       FindKeys(objects);
-      finding_keys = SecondsSince(start);
+      serial = SecondsSince(start);
       ForEachHead([this](uint32_t l, uint32_t h, Scratch& scratch) { ByKeys(l, h, scratch); });
+    }
+    if (adapts()) {
+      for (size_t l = 0; l < layers_.size(); ++l) FitBudgets(l);
+      ForEachHead([this](uint32_t l, uint32_t h, Scratch& scratch) { ByCurve(l, h, scratch); });
     }
     for (size_t l = 0; l < layers_.size(); ++l) MergeWanted(view_.blocks, layers_[l], results_[l]);
     if (timings != nullptr) {
       *timings = Timings();
-      timings->rerank_seconds += finding_keys;
+      timings->rerank_seconds += serial;
     }
     return std::move(results_);
   }
 
  private:
+  bool adapts() const { return params_.target > 0; }
   uint32_t heads() const { return options_.geometry.num_kv_heads; }
   uint32_t Pages(size_t l) const { return NumPages(view_.layers[l], params_); }
   const float* Queries(uint32_t l, uint32_t h) const {
@@ -246,23 +218,32 @@ class Selection {
     scratch.Fit(pages);
     const auto start = std::chrono::steady_clock::now();
     // A budget for everything needs no scores.
-    if (head.budget_pages < pages || params_.explain) {
-      ScoreHead(options_, view_.layers[l], h, Queries(l, h), params_.merge, pages, scratch);
+    const bool chooses = head.budget_pages < pages || adapts();
+    if (chooses || params_.explain) {
+      ScoreHead(options_, view_.layers[l], h, Queries(l, h), params_, pages, scratch);
     }
     scratch.timings.score_seconds += SecondsSince(start);
     const auto scored = std::chrono::steady_clock::now();
     const std::span<const float> scores = std::span(scratch.scores).first(pages);
     HeadSelection& result = results_[l].heads[h];
-    if (!candidates_.empty() && head.budget_pages < pages) {
-      const auto chosen = SelectByDigests(
-          pinned_[l], page::CandidatePages(head.budget_pages, params_.multiplier, pages), pages,
-          scratch);
+    if (!candidates_.empty() && chooses) {
+      const auto chosen =
+          SelectByDigests(pinned_[l], CandidatesOf(head, params_, pages), pages, scratch);
       Candidates& candidates = candidates_[l * heads() + h];
       candidates.pages.assign(chosen.begin(), chosen.end());
-      candidates.scores.reserve(chosen.size());
       for (const uint32_t page : chosen) candidates.scores.push_back(scores[page]);
+      for (const uint32_t page : pinned_[l]) candidates.pinned.push_back(candidates.IndexOf(page));
+      if (params_.certify) KeepBounds(options_.geometry, pages, scratch, candidates);
+      if (adapts()) {
+        const double all = std::accumulate(scores.begin(), scores.end(), 0.0);
+        MakeCurve(head, pages, all, candidates);
+      }
     } else {
-      result = SelectionOf(SelectByDigests(pinned_[l], head.budget_pages, pages, scratch), head);
+      const auto chosen = SelectByDigests(pinned_[l], head.budget_pages, pages, scratch);
+      result = SelectionOf(chosen, head);
+      if (params_.certify) {
+        result.dropped.log_bound = LogDropped(options_.geometry, chosen, pages, scratch);
+      }
     }
     if (params_.explain) result.scores.assign(scores.begin(), scores.end());
     scratch.timings.select_seconds += SecondsSince(scored);
@@ -284,17 +265,61 @@ class Selection {
   }
 
   void ByKeys(uint32_t l, uint32_t h, Scratch& scratch) {
-    const Candidates& candidates = candidates_[l * heads() + h];
+    Candidates& candidates = candidates_[l * heads() + h];
     if (candidates.pages.empty()) return;  // the budget is for everything
     const auto start = std::chrono::steady_clock::now();
     const HeadQuery& head = layers_[l].heads[h];
+    scratch.reranker.Rank(candidates, keys_[l], h, Queries(l, h), params_.certify);
+    if (adapts()) {
+      MakeCurve(head, Pages(l), 0, candidates);
+    } else {
+      const auto count = static_cast<uint32_t>(candidates.pages.size());
+      std::vector<uint32_t> selected(std::min(count, head.budget_pages));
+      selected.resize(page::SelectPages(candidates.scores, candidates.pinned, head.budget_pages,
+                                        scratch.select, selected));
+      Take(l, h, selected);
+    }
+    scratch.timings.rerank_seconds += SecondsSince(start);
+  }
+
+  // all: of the scores of all pages; 0: of those of the candidates.
+  void MakeCurve(const HeadQuery& head, uint32_t pages, double all, Candidates& candidates) const {
+    page::MakeMassCurve(candidates.scores, candidates.pinned, LimitsOf(head, params_, pages),
+                        candidates.curve, all);
+  }
+
+  void FitBudgets(size_t l) {
+    uint64_t total = layers_[l].total_pages;
+    std::vector<page::MassCurve*> curves;
+    for (uint32_t h = 0; h < heads(); ++h) {
+      if (layers_[l].heads[h].skip) continue;
+      curves.push_back(&candidates_[l * heads() + h].curve);
+      if (layers_[l].total_pages == 0) total += layers_[l].heads[h].budget_pages;
+    }
+    page::FitTotal(curves, total);
+  }
+
+  void ByCurve(uint32_t l, uint32_t h, Scratch& scratch) {
+    if (layers_[l].heads[h].skip) return;
+    const auto start = std::chrono::steady_clock::now();
+    Take(l, h, page::SelectedPages(candidates_[l * heads() + h].curve));
+    scratch.timings.select_seconds += SecondsSince(start);
+  }
+
+  // selected: indexes of candidates.
+  void Take(uint32_t l, uint32_t h, std::vector<uint32_t> selected) {
+    const Candidates& candidates = candidates_[l * heads() + h];
     HeadSelection& result = results_[l].heads[h];
     std::vector<float> scores = std::move(result.scores);
-    result = SelectionOf(scratch.reranker.Select(candidates, keys_[l], h, Queries(l, h), pinned_[l],
-                                                 head.budget_pages),
-                         head);
+    DroppedMass dropped;
+    if (params_.certify) {
+      const bool by_keys = params_.rerank != page::Rerank::kNone;
+      dropped = candidates.Dropped(options_.geometry, selected, by_keys);
+    }
+    for (uint32_t& page : selected) page = candidates.pages[page];
+    result = SelectionOf(selected, layers_[l].heads[h]);
     result.scores = std::move(scores);
-    scratch.timings.rerank_seconds += SecondsSince(start);
+    result.dropped = std::move(dropped);
   }
 
   SelectTimings Timings() const {
@@ -322,69 +347,6 @@ class Selection {
 };
 
 }  // namespace
-
-absl::Status CheckQueries(const ContextOptions& options, const SelectParams& params,
-                          std::span<const LayerQuery> layers) {
-  if (layers.empty() || layers.size() > options.geometry.num_layers) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "layers has ", layers.size(), " entries, allowed: 1..", options.geometry.num_layers));
-  }
-  if (page::ScoreMergeName(params.merge) == "?") {
-    return absl::InvalidArgumentError(absl::StrCat("merge is ", static_cast<uint32_t>(params.merge),
-                                                   ", allowed: 1..4 (",
-                                                   base::Sv(page::ScoreMergeNames()), ")"));
-  }
-  if (page::RerankName(params.rerank) == "?") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("rerank is ", static_cast<uint32_t>(params.rerank), ", allowed: 0..1 (",
-                     base::Sv(page::RerankNames()), ")"));
-  }
-  if (!(params.multiplier >= page::kMinMultiplier && params.multiplier <= page::kMaxMultiplier)) {
-    return absl::InvalidArgumentError(absl::StrCat("multiplier is ", params.multiplier,
-                                                   ", allowed: ", page::kMinMultiplier, "..",
-                                                   page::kMaxMultiplier));
-  }
-  std::vector<bool> asked(options.geometry.num_layers);
-  for (const LayerQuery& query : layers) {
-    VARVE_RETURN_IF_ERROR(CheckLayerQuery(options.geometry, query));
-    if (asked[query.layer]) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("layer ", query.layer, " is named twice, allowed: once"));
-    }
-    asked[query.layer] = true;
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckCandidates(const Context::RecallView& view, const SelectParams& params,
-                             std::span<const LayerQuery> layers, uint64_t max_answer_pages) {
-  const uint32_t num_blocks = view.blocks.rows();
-  uint64_t answer = 0;
-  if (params.num_blocks > num_blocks) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("num_blocks is ", params.num_blocks, ", allowed: 0..", num_blocks));
-  }
-  for (size_t l = 0; l < layers.size(); ++l) {
-    const uint32_t digests = view.layers[l].rows();
-    const uint32_t pages = NumPages(view.layers[l], params);
-    if (pages == 0 || pages > digests) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("layer ", layers[l].layer, " has digests of ", digests, " of ", num_blocks,
-                       " blocks, too few for ", std::max(pages, 1u), " candidate pages"));
-    }
-    const uint64_t pinned = PinnedCount(params, pages);
-    for (size_t h = 0; h < layers[l].heads.size(); ++h) {
-      if (layers[l].heads[h].skip) continue;
-      VARVE_RETURN_IF_ERROR(CheckHead(layers[l], h, pinned, num_blocks, params));
-      const uint32_t budget = layers[l].heads[h].budget_pages;
-      answer += params.rerank == page::Rerank::kNone
-                    ? std::min(budget, pages)
-                    : page::CandidatePages(budget, params.multiplier, pages);
-      answer += params.explain ? pages : 0;
-    }
-  }
-  return CheckAnswer(answer, max_answer_pages);
-}
 
 std::vector<LayerSelection> SelectFrom(const ContextOptions& options,
                                        const Context::RecallView& view, const SelectParams& params,

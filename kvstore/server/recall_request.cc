@@ -60,6 +60,7 @@ absl::Status AddLayer(const varve::v1::LayerRecall& layer, CheckedRecall& out) {
   VARVE_RETURN_IF_ERROR(CheckLayer(layer, out.context.geometry));
   recall::LayerQuery query;
   query.layer = layer.layer();
+  query.total_pages = layer.total_pages();
   query.queries = {layer.queries().data(), static_cast<size_t>(layer.queries_size())};
   std::vector<HeadTarget> targets;
   for (int h = 0; h < layer.heads_size(); ++h) {
@@ -70,7 +71,9 @@ absl::Status AddLayer(const varve::v1::LayerRecall& layer, CheckedRecall& out) {
     query.heads.push_back({head.budget_pages(),
                            {head.resident().data(), static_cast<size_t>(head.resident_size())},
                            static_cast<uint32_t>(head.slots_size()),
-                           head.skip()});
+                           head.skip(),
+                           head.floor_pages(),
+                           head.ceiling_pages()});
   }
   out.layers.push_back(std::move(query));
   out.targets.push_back(std::move(targets));
@@ -100,6 +103,8 @@ absl::StatusOr<CheckedRecall> CheckRecall(Core& core, absl::Time arrived,
   checked.params.window = request.window();
   checked.params.num_blocks = request.num_blocks();
   checked.params.explain = request.explain();
+  checked.params.certify = request.certify();
+  checked.params.target = request.target();
   VARVE_ASSIGN_OR_RETURN(checked.params.rerank, ParseRerank(request.rerank()));
   checked.prefetch = request.prefetch();
   checked.params.alone = request.prefetch();

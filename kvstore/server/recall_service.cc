@@ -167,6 +167,10 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
       varve::v1::HeadRecallResult* result = layer->add_heads();
       result->mutable_selected()->Add(head.selected.begin(), head.selected.end());
       result->mutable_scores()->Add(head.scores.begin(), head.scores.end());
+      const recall::DroppedMass& dropped = head.dropped;
+      result->mutable_log_dropped_bound()->Add(dropped.log_bound.begin(), dropped.log_bound.end());
+      result->mutable_log_dropped_estimate()->Add(dropped.log_estimate.begin(),
+                                                  dropped.log_estimate.end());
       hot_ += head.selected.size() - head.missing.size();
       // Without slots the worker wants to know, not to have.
       const size_t slots = targets[h].slots.size();

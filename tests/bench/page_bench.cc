@@ -19,6 +19,7 @@
 #include "kvstore/page/checksum.h"
 #include "kvstore/page/digest/digest.h"
 #include "kvstore/page/digest/score.h"
+#include "kvstore/page/mass.h"
 #include "kvstore/page/select.h"
 
 namespace varve::page {
@@ -152,6 +153,24 @@ void Merge(benchmark::State& state, ScoreMerge merge) {
   state.SetItemsProcessed(state.iterations() * kPages);
 }
 
+// What a certificate adds to the scoring of one KV head: a copy of the scores, and the sums of
+// those that are not selected.
+void Certify(benchmark::State& state) {
+  constexpr uint32_t kHeads = 4;
+  const std::vector<float> raw = RandomFloats(kHeads * kPages);
+  std::vector<float> bounds;
+  std::vector<uint32_t> selected;
+  for (uint32_t page = 0; page < kPages; page += 10) selected.push_back(page);
+  for (auto _ : state) {
+    bounds.assign(raw.begin(), raw.end());
+    for (uint32_t g = 0; g < kHeads; ++g) {
+      benchmark::DoNotOptimize(
+          LogDroppedBound(std::span(bounds).subspan(g * kPages, kPages), selected, 0.0884f, 32));
+    }
+  }
+  state.SetItemsProcessed(state.iterations() * kPages);
+}
+
 void Select(benchmark::State& state) {
   const std::vector<float> scores = RandomFloats(kPages);
   std::vector<uint32_t> pinned, out(kPages);
@@ -207,6 +226,7 @@ void RegisterOthers() {
   }
   benchmark::RegisterBenchmark("merge/softmax_mean", Merge, ScoreMerge::kSoftmaxMean);
   benchmark::RegisterBenchmark("merge/max", Merge, ScoreMerge::kMax);
+  benchmark::RegisterBenchmark("certify/minmax/G4", Certify);
   benchmark::RegisterBenchmark("select", Select)->Arg(64)->Arg(410);
   benchmark::RegisterBenchmark("memcpy/512MiB", Memcpy)->Iterations(3);
 }

@@ -34,6 +34,10 @@ void BackendStats::Add(const BackendStats& other) {
   heads_corrected += other.heads_corrected;
   mass_kept_sum += other.mass_kept_sum;
   mass_samples += other.mass_samples;
+  mass_bound_sum += other.mass_bound_sum;
+  mass_bound_samples += other.mass_bound_samples;
+  mass_estimate_sum += other.mass_estimate_sum;
+  mass_estimate_samples += other.mass_estimate_samples;
   for (const auto& [name, time] : other.stages) {
     stages[name].count += time.count;
     stages[name].seconds += time.seconds;

@@ -25,9 +25,7 @@ std::optional<double> Ratio(double part, uint64_t whole) {
   return part / static_cast<double>(whole);
 }
 
-bool Speculates(const EvalRow& row) {
-  return row.stats.heads_kept + row.stats.heads_corrected > 0;
-}
+bool Speculates(const EvalRow& row) { return row.stats.heads_kept + row.stats.heads_corrected > 0; }
 
 std::optional<double> HotHitRatio(const EvalRow& row) {
   return Ratio(static_cast<double>(row.stats.pages_hot), row.stats.pages_selected);
@@ -47,6 +45,14 @@ std::optional<double> HiddenShare(const EvalRow& row) {
 std::optional<double> CorrectedShare(const EvalRow& row) {
   return Ratio(static_cast<double>(row.stats.heads_corrected),
                row.stats.heads_kept + row.stats.heads_corrected);
+}
+
+std::optional<double> MassBound(const EvalRow& row) {
+  return Ratio(row.stats.mass_bound_sum, row.stats.mass_bound_samples);
+}
+
+std::optional<double> MassEstimate(const EvalRow& row) {
+  return Ratio(row.stats.mass_estimate_sum, row.stats.mass_estimate_samples);
 }
 
 std::string Percent(const std::optional<double>& ratio, int digits) {
@@ -70,6 +76,8 @@ std::string RenderAccuracy(absl::Span<const EvalRow> rows) {
                {"KiB/step", Align::kRight},
                {"hot hits", Align::kRight},
                {"mass kept", Align::kRight},
+               {"estimate", Align::kRight},
+               {"at least", Align::kRight},
                {"ms/step", Align::kRight}});
   for (size_t i = 0; i < rows.size(); ++i) {
     const EvalRow& row = rows[i];
@@ -81,7 +89,8 @@ std::string RenderAccuracy(absl::Span<const EvalRow> rows) {
          absl::StrCat(row.answers_right, "/", row.answers), Percent(row.Accuracy(), 1),
          absl::StrFormat("%.1f", PerStep(row, static_cast<double>(stats.pages_recalled))),
          absl::StrFormat("%.1f", PerStep(row, static_cast<double>(stats.bytes_recalled)) / 1024),
-         Percent(HotHitRatio(row), 1), Percent(MassKept(row), 1),
+         Percent(HotHitRatio(row), 1), Percent(MassKept(row), 1), Percent(MassEstimate(row), 1),
+         Percent(MassBound(row), 1),
          absl::StrFormat("%.2f", PerStep(row, row.decode_seconds) * 1e3)});
   }
   return table.Render();
@@ -129,8 +138,8 @@ std::string RenderSpeculation(absl::Span<const EvalRow> rows) {
     table.AddRow({row.task, absl::StrCat(row.length), row.policy.name,
                   Percent(row.policy.budget, 0), Percent(HiddenShare(row), 1),
                   Percent(CorrectedShare(row), 1),
-                  absl::StrFormat("%.1f", PerStep(row, static_cast<double>(row.stats.bytes_wasted)) /
-                                              1024)});
+                  absl::StrFormat(
+                      "%.1f", PerStep(row, static_cast<double>(row.stats.bytes_wasted)) / 1024)});
   }
   return absl::StrCat("\n", table.Render());
 }
@@ -162,6 +171,8 @@ nlohmann::ordered_json ToJson(const EvalRow& row) {
       {"pages_evicted", stats.pages_evicted},
       {"hot_hit_ratio", ToJson(HotHitRatio(row))},
       {"attention_mass_kept", ToJson(MassKept(row))},
+      {"attention_mass_estimate", ToJson(MassEstimate(row))},
+      {"attention_mass_bound", ToJson(MassBound(row))},
       {"stage_us_per_step", std::move(stages)},
   };
   if (Speculates(row)) {

@@ -26,6 +26,10 @@ EvalRow MakeRow() {
   row.stats.bytes_recalled = 1950 * 16384;
   row.stats.mass_kept_sum = 9.5;
   row.stats.mass_samples = 10;
+  row.stats.mass_bound_sum = 1.5;
+  row.stats.mass_bound_samples = 2;
+  row.stats.mass_estimate_sum = 3.5;
+  row.stats.mass_estimate_samples = 4;
   row.stats.stages["score"] = {100, 0.002};
   return row;
 }
@@ -39,7 +43,8 @@ TEST(EvalReport, JsonHasEveryFieldOfARow) {
     "prompts": 20, "prompts_right": 18, "answers": 60, "answers_right": 57, "accuracy": 0.95,
     "decode_steps": 100, "decode_us_per_step": 2500.0, "pages_selected_per_step": 78.0,
     "pages_recalled_per_step": 19.5, "bytes_per_step": 319488.0, "pages_evicted": 0,
-    "hot_hit_ratio": 0.75, "attention_mass_kept": 0.95, "stage_us_per_step": {"score": 20.0}})");
+    "hot_hit_ratio": 0.75, "attention_mass_kept": 0.95,
+    "attention_mass_estimate": 0.875, "attention_mass_bound": 0.75, "stage_us_per_step": {"score": 20.0}})");
   EXPECT_EQ(json["results"][0], expected);
 }
 
@@ -47,7 +52,10 @@ TEST(EvalReport, WhatWasNotMeasuredIsNullAndADash) {
   const EvalRow rows[] = {{.policy = {"full", 32, 1.0}, .task = "agg", .length = 1024}};
   const auto row = nlohmann::json::parse(RenderJson(rows))["results"][0];
   EXPECT_TRUE(row["hot_hit_ratio"].is_null());
-  EXPECT_TRUE(row["attention_mass_kept"].is_null());
+  for (const char* mass :
+       {"attention_mass_kept", "attention_mass_estimate", "attention_mass_bound"}) {
+    EXPECT_TRUE(row[mass].is_null()) << mass;
+  }
   EXPECT_EQ(row["accuracy"], 0);
   EXPECT_EQ(row["pages_recalled_per_step"], 0);
   EXPECT_THAT(RenderTables(rows), HasSubstr("     -"));

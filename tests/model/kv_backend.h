@@ -49,6 +49,11 @@ struct BackendStats {
   // Share of full attention's softmax mass that the attended tokens hold, per query head.
   double mass_kept_sum = 0;
   uint64_t mass_samples = 0;
+  // What the backend itself says of it, per KV head: proven at least, and by estimate.
+  double mass_bound_sum = 0;
+  uint64_t mass_bound_samples = 0;
+  double mass_estimate_sum = 0;
+  uint64_t mass_estimate_samples = 0;
   std::map<std::string, StageTime> stages;
 
   void Add(const BackendStats& other);

@@ -74,6 +74,10 @@ class WorkerBackend final : public KvBackend {
     stats.bytes_wasted = counted.prefetch_wasted_pages * worker_.options().geometry.page_bytes();
     stats.heads_kept = counted.kept_heads;
     stats.heads_corrected = counted.corrected_heads + counted.late_heads;
+    stats.mass_bound_sum = counted.mass_bound_sum;
+    stats.mass_bound_samples = counted.mass_bound_samples;
+    stats.mass_estimate_sum = counted.mass_estimate_sum;
+    stats.mass_estimate_samples = counted.mass_estimate_samples;
     for (const auto& [stage, time] :
          {std::pair{"score", counted.score}, std::pair{"select", counted.select},
           std::pair{"recall", counted.recall}, std::pair{"attend", counted.attend}}) {

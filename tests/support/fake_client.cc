@@ -1,13 +1,16 @@
 #include "tests/support/fake_client.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
 #include "client/prefetch_calls.h"
 #include "kvstore/base/status.h"
+#include "kvstore/page/adaptive.h"
 #include "kvstore/page/checksum.h"
 #include "kvstore/page/digest/score.h"
+#include "kvstore/page/mass.h"
 #include "kvstore/page/select.h"
 
 namespace varve::testing {
@@ -319,45 +322,76 @@ absl::StatusOr<std::vector<client::GetResult>> FakeClient::Get(
   return results;
 }
 
-client::RecallHeadResult FakeClient::RecallHead(const client::RecallQuery& query,
-                                                const FakeContext& context,
-                                                const client::RecallLayer& layer, uint32_t head) {
+std::vector<client::RecallHeadResult> FakeClient::RecallHeads(const client::RecallQuery& query,
+                                                              const FakeContext& context,
+                                                              const client::RecallLayer& layer) {
   const page::Geometry& g = context.geometry;
   const size_t row = page::DigestBytes(context.kind, g);
   const auto* rows = reinterpret_cast<const std::byte*>(context.rows[layer.layer].data());
   const uint32_t n = query.num_blocks;
   const uint32_t group = layer.queries.size() / g.head_dim / g.num_kv_heads;
-  std::vector<float> raw(size_t{group} * n), scores(n);
-  page::ScorePages({context.kind, g.dtype, g.head_dim, g.page_tokens, rows + head * row,
-                    row * g.num_kv_heads, n},
-                   layer.queries.data() + size_t{head} * group * g.head_dim, group, raw.data());
-  page::MergeScores(query.merge, raw.data(), group, n, g.head_dim, scores.data());
   std::vector<uint32_t> pinned;
   page::PinnedPages(n, query.sinks, query.window, pinned);
-  const client::RecallHead& asked = layer.heads[head];
-  client::RecallHeadResult result;
-  result.selected.resize(std::max<size_t>(asked.budget_pages, pinned.size()));
-  page::SelectScratch scratch;
-  result.selected.resize(
-      page::SelectPages(scores, pinned, asked.budget_pages, scratch, result.selected));
-  for (uint32_t page : result.selected) {
-    if (std::binary_search(asked.resident.begin(), asked.resident.end(), page)) continue;
-    client::RecalledPage pushed{.page = page,
-                                .slot = static_cast<uint32_t>(result.recalled.size())};
-    if (pushed.slot >= asked.slots.size()) {
-      // One row for all without a slot.
-      pushed.reason = client::MissReason::kFailed;
-      if (!asked.slots.empty()) result.recalled.push_back(pushed);
-      break;
+  const size_t heads = layer.heads.size();
+  std::vector<std::vector<float>> bounds(heads);
+  std::vector<page::MassCurve> curves(heads);
+  std::vector<page::MassCurve*> all;
+  uint64_t total = 0;
+  for (size_t head = 0; head < heads; ++head) {
+    if (layer.heads[head].skip) continue;
+    std::vector<float> raw(size_t{group} * n), scores(n);
+    page::ScorePages({context.kind, g.dtype, g.head_dim, g.page_tokens, rows + head * row,
+                      row * g.num_kv_heads, n},
+                     layer.queries.data() + head * group * g.head_dim, group, raw.data());
+    bounds[head] = raw;
+    page::MergeScores(query.merge, raw.data(), group, n, g.head_dim, scores.data());
+    const client::RecallHead& asked = layer.heads[head];
+    if (query.target > 0) {
+      page::MakeMassCurve(scores, pinned, {query.target, asked.floor_pages, asked.ceiling_pages},
+                          curves[head]);
+    } else {
+      page::SelectScratch scratch;
+      std::vector<uint32_t>& selected = curves[head].order;
+      selected.resize(std::max<size_t>(asked.budget_pages, pinned.size()));
+      selected.resize(page::SelectPages(scores, pinned, asked.budget_pages, scratch, selected));
+      curves[head].budget = static_cast<uint32_t>(selected.size());
     }
-    const client::GetResult got = GetOne({*page::MakeObjectKey(context.hashes[page], layer.layer),
-                                          {page::Part::kKV, head, 1},
-                                          {asked.slots.at(pushed.slot)}});
-    pushed.done = got.hit;
-    pushed.reason = got.reason;
-    result.recalled.push_back(pushed);
+    all.push_back(&curves[head]);
+    total += asked.budget_pages;
   }
-  return result;
+  if (query.target > 0) page::FitTotal(all, total);
+
+  std::vector<client::RecallHeadResult> results(heads);
+  for (uint32_t head = 0; head < heads; ++head) {
+    if (layer.heads[head].skip) continue;
+    client::RecallHeadResult& result = results[head];
+    result.selected = page::SelectedPages(curves[head]);
+    const bool certify = query.certify && page::Info(context.kind).is_upper_bound;
+    for (uint32_t q = 0; certify && q < group; ++q) {
+      result.log_dropped_bound.push_back(
+          page::LogDroppedBound(std::span(bounds[head]).subspan(size_t{q} * n, n), result.selected,
+                                1.0f / std::sqrt(static_cast<float>(g.head_dim)), g.page_tokens));
+    }
+    const client::RecallHead& asked = layer.heads[head];
+    for (uint32_t page : result.selected) {
+      if (std::binary_search(asked.resident.begin(), asked.resident.end(), page)) continue;
+      client::RecalledPage pushed{.page = page,
+                                  .slot = static_cast<uint32_t>(result.recalled.size())};
+      if (pushed.slot >= asked.slots.size()) {
+        // One row for all without a slot.
+        pushed.reason = client::MissReason::kFailed;
+        if (!asked.slots.empty()) result.recalled.push_back(pushed);
+        break;
+      }
+      const client::GetResult got = GetOne({*page::MakeObjectKey(context.hashes[page], layer.layer),
+                                            {page::Part::kKV, head, 1},
+                                            {asked.slots.at(pushed.slot)}});
+      pushed.done = got.hit;
+      pushed.reason = got.reason;
+      result.recalled.push_back(pushed);
+    }
+  }
+  return results;
 }
 
 absl::StatusOr<client::RecallResult> FakeClient::Recall(const client::RecallQuery& query,
@@ -372,14 +406,7 @@ absl::StatusOr<client::RecallResult> FakeClient::Recall(const client::RecallQuer
     if (context->digest_blocks[layer.layer] < query.num_blocks) {
       return absl::FailedPreconditionError("too few digests");
     }
-    result.layers.emplace_back();
-    for (uint32_t head = 0; head < layer.heads.size(); ++head) {
-      if (layer.heads[head].skip) {
-        result.layers.back().emplace_back();
-        continue;
-      }
-      result.layers.back().push_back(RecallHead(query, *context, layer, head));
-    }
+    result.layers.push_back(RecallHeads(query, *context, layer));
     if (on_layer != nullptr) on_layer(result.layers.size() - 1, result.layers.back());
   }
   return result;

@@ -158,8 +158,9 @@ class FakeClient : public client::Client {
   absl::StatusOr<FakeContext*> Find(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   client::ContextInfo InfoOf(const std::string& id, const FakeContext& context) const;
   client::GetResult GetOne(const client::GetItem& item) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  client::RecallHeadResult RecallHead(const client::RecallQuery& query, const FakeContext& context,
-                                      const client::RecallLayer& layer, uint32_t head)
+  std::vector<client::RecallHeadResult> RecallHeads(const client::RecallQuery& query,
+                                                    const FakeContext& context,
+                                                    const client::RecallLayer& layer)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   mutable base::Mutex mutex_;

@@ -6,6 +6,7 @@
 #include <random>
 
 #include "kvstore/base/status.h"
+#include "kvstore/page/adaptive.h"
 #include "kvstore/page/attention.h"
 #include "kvstore/page/digest/digest.h"
 #include "kvstore/page/select.h"
@@ -146,6 +147,9 @@ std::vector<std::vector<uint32_t>> NaivePages(const RandomText& text, const work
   const uint32_t total = (tokens + g.page_tokens - 1) / g.page_tokens;
   const uint32_t budget = policy.BudgetPages(prompt_pages);
   std::vector<std::vector<uint32_t>> pages(g.num_kv_heads);
+  std::vector<page::MassCurve> curves(g.num_kv_heads);
+  const page::AdaptiveLimits limits{policy.target, std::min(policy.min_pages, budget),
+                                    page::CeilingPages(budget, policy.ceiling, candidates)};
   for (uint32_t head = 0; head < g.num_kv_heads; ++head) {
     std::vector<uint32_t>& list = pages[head];
     if (budget >= candidates || policy.kind == worker::PolicyKind::kFull) {
@@ -171,10 +175,21 @@ std::vector<std::vector<uint32_t>> NaivePages(const RandomText& text, const work
                         scores.data());
       std::vector<uint32_t> pinned;
       page::PinnedPages(candidates, policy.sinks, policy.window, pinned);
+      page::MakeMassCurve(scores, pinned, limits, curves[head]);
       list.resize(std::max<size_t>(budget, pinned.size()));
       page::SelectScratch scratch;
       list.resize(page::SelectPages(scores, pinned, budget, scratch, list));
     }
+  }
+  if (policy.adapts() && budget < candidates) {
+    std::vector<page::MassCurve*> all;
+    for (page::MassCurve& curve : curves) all.push_back(&curve);
+    page::FitTotal(all, uint64_t{g.num_kv_heads} * budget);
+    for (uint32_t head = 0; head < g.num_kv_heads; ++head) {
+      pages[head] = page::SelectedPages(curves[head]);
+    }
+  }
+  for (std::vector<uint32_t>& list : pages) {
     for (uint32_t page = candidates; page < total; ++page) list.push_back(page);
   }
   return pages;

@@ -6,6 +6,7 @@
 #include <random>
 #include <set>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "tests/contract/worker/worker_contract.h"
 
@@ -86,8 +87,11 @@ TEST_P(WorkerContract, AttendsExactlyWhatThePolicySelects) {
       "arkvale(budget=0.3)",
       "arkvale(budget=3p,hot=1,sinks=0,window=0)",
       "arkvale(budget=0.2,merge=softmax_max,hot=1.5,window=2)",
-      "arkvale(budget=4p,generated=paged)"};
-  for (uint64_t seed = 1; seed <= 8; ++seed) {
+      "arkvale(budget=4p,generated=paged)",
+      "quest(budget=0.3,target=0.9)",
+      "arkvale(budget=0.3,hot=1,target=0.7,min=1)",
+      "arkvale(budget=4p,target=0.99,ceiling=2,generated=paged)"};
+  for (uint64_t seed = 1; seed <= 12; ++seed) {
     SCOPED_TRACE(seed);
     std::mt19937_64 random(seed);
     const page::Geometry g = RandomGeometry(random);
@@ -207,6 +211,97 @@ TEST_P(WorkerContract, LargerBudgetsKeepMoreMass) {
   EXPECT_NEAR(before, 1.0, 1e-6);
 }
 
+// P7: every step's proven share of kept mass is below the true one, in every dtype, group and path.
+TEST_P(WorkerContract, P7TheProvenMassIsBelowTheTrueOne) {
+  const bool in_store = GetParam().path == worker::RecallPath::kStore;
+  const bool second_stage = in_store && GetParam().store != "fake";
+  for (uint64_t seed = 1; seed <= 6; ++seed) {
+    std::mt19937_64 random(seed);
+    page::Geometry g = RandomGeometry(random);
+    g.dtype = static_cast<page::DType>(1 + seed % 3);
+    const auto digest = seed % 2 == 0 ? page::DigestKind::kMinMax : page::DigestKind::kSphere;
+    const std::string policy = second_stage && seed > 2
+                                   ? "arkvale(budget=4p,hot=1,rerank=exact,multiplier=3)"
+                                   : "arkvale(budget=4p,hot=1)";
+    SCOPED_TRACE(::testing::Message() << "seed " << seed << ", " << policy << g.ToString());
+    const RandomText text(g, seed, 16 * g.page_tokens + 20);
+    const auto made = Make(g, 1024, digest, 1);
+    ASSERT_NE(made, nullptr);
+    Feeder feeder(made->worker(), &text);
+    ASSERT_OK(feeder.Prefill(policy, 16 * g.page_tokens + 3));
+    worker::SequenceStats before;
+    for (uint32_t step = 0; step < 8; ++step) {
+      ASSERT_OK(feeder.Step(step));
+      const worker::SequenceStats stats = feeder.Info().stats;
+      const uint64_t works = uint64_t{step + 1} * g.num_layers * g.num_kv_heads;
+      ASSERT_EQ(stats.mass_samples, works);
+      ASSERT_EQ(stats.mass_bound_samples, works);
+      const double truth = stats.mass_sum - before.mass_sum;
+      const double proven = stats.mass_bound_sum - before.mass_bound_sum;
+      EXPECT_LE(proven, truth + 1e-5 * g.num_layers * g.num_kv_heads);
+      EXPECT_GT(proven, 0);
+      if (policy.find("rerank") != std::string::npos) {
+        ASSERT_EQ(stats.mass_estimate_samples, works);
+        const double estimate = stats.mass_estimate_sum - before.mass_estimate_sum;
+        EXPECT_GE(estimate, truth - 1e-3);
+        EXPECT_GT(estimate, proven);
+      }
+      before = stats;
+    }
+  }
+}
+
+// What drops nothing proves it, and what drops without a bound says nothing.
+TEST_P(WorkerContract, TheCertificateKnowsWhatItDoesNotKnow) {
+  const RandomText text(kSmall, 8, 300);
+  const auto check = [&](page::DigestKind digest, const char* policy, double proven) {
+    SCOPED_TRACE(policy);
+    const auto made = Make(kSmall, 1024, digest);
+    ASSERT_NE(made, nullptr);
+    Feeder feeder(made->worker(), &text);
+    ASSERT_OK(feeder.Prefill(policy, 200));
+    ASSERT_OK(feeder.Step(0));
+    const worker::SequenceStats stats = feeder.Info().stats;
+    const uint64_t works = proven < 0 ? 0 : uint64_t{kSmall.num_layers} * kSmall.num_kv_heads;
+    EXPECT_EQ(stats.mass_bound_samples, works);
+    EXPECT_EQ(stats.mass_bound_sum, proven < 0 ? 0 : static_cast<double>(works) * proven);
+    EXPECT_EQ(stats.mass_estimate_samples, 0u);
+  };
+  check(page::DigestKind::kMinMax, "arkvale(budget=1)", 1);
+  check(page::DigestKind::kMean, "full", 1);
+  check(page::DigestKind::kMean, "arkvale(budget=4p)", -1);
+  check(page::DigestKind::kMinMax, "streaming(budget=4p)", -1);
+}
+
+// Adaptive budgets: no more pages than the fixed budget has, and both paths choose the same.
+TEST_P(WorkerContract, AdaptiveBudgetsKeepWithinTheTotal) {
+  const RandomText text(kSmall, 8, 500);
+  const auto made = Make(kSmall, 2048, page::DigestKind::kMinMax, 1);
+  ASSERT_NE(made, nullptr);
+  uint64_t before = 0;
+  for (const char* target : {"0.05", "0.3", "0.6", "1"}) {
+    SCOPED_TRACE(target);
+    Feeder feeder(made->worker(), &text);
+    const std::string policy =
+        absl::StrCat("arkvale(budget=10p,hot=1,min=2,target=", target, ",ceiling=3)");
+    ASSERT_OK(feeder.Prefill(policy, 400));
+    for (uint32_t step = 0; step < 5; ++step) {
+      ASSERT_OK(feeder.Attend(step));
+      ExpectNaive(text, feeder, policy, page::DigestKind::kMinMax, 400, step, 2e-5);
+    }
+    const worker::SequenceStats stats = feeder.Info().stats;
+    const uint64_t works = uint64_t{5} * kSmall.num_layers * kSmall.num_kv_heads;
+    EXPECT_GE(stats.selected_pages, before);
+    EXPECT_LE(stats.selected_pages, 10 * works);
+    EXPECT_GE(stats.selected_pages, 2 * works);
+    EXPECT_EQ(stats.mass_bound_samples, works);
+    EXPECT_LE(stats.mass_bound_sum, stats.mass_sum + 1e-5);
+    EXPECT_GT(stats.mass_bound_sum, 0);
+    before = stats.selected_pages;
+  }
+  EXPECT_EQ(before, 10u * 5 * kSmall.num_layers * kSmall.num_kv_heads) << "the whole total";
+}
+
 // P20: KV heads with the same keys and queries choose the same pages.
 TEST_P(WorkerContract, EqualHeadsChooseEqualPages) {
   page::Geometry one = kSmall;
@@ -255,8 +350,11 @@ TEST_P(WorkerContract, EqualHeadsChooseEqualPages) {
 
 // Sequences of different lengths and policies in one call give what they give alone.
 TEST_P(WorkerContract, ABatchIsItsItems) {
-  const std::vector<std::string> policies = {"full", "arkvale(budget=4p,hot=1)",
-                                             "quest(budget=0.2)", "arkvale(budget=0.1)",
+  const std::vector<std::string> policies = {"full",
+                                             "arkvale(budget=4p,hot=1,target=0.5)",
+                                             "arkvale(budget=4p,hot=1)",
+                                             "quest(budget=0.2)",
+                                             "arkvale(budget=0.1)",
                                              "streaming(budget=3p)"};
   const auto made = Make(kSmall, 2048);
   ASSERT_NE(made, nullptr);

@@ -34,9 +34,9 @@ class Pages {
       }
       keys_.push_back(testing::Encode(keys, dtype));
       const size_t at = digests_.size();
-      digests_.resize(at + DigestBytes(kind, head_dim_, dtype));
-      EXPECT_TRUE(BuildDigest(kind, keys_.back().data(), tokens_, head_dim_, dtype,
-                              digests_.data() + at));
+      digests_.resize(at + DigestBytes(kind, tokens_, head_dim_, dtype));
+      EXPECT_TRUE(
+          BuildDigest(kind, keys_.back().data(), tokens_, head_dim_, dtype, digests_.data() + at));
       for (size_t i = 0; i < keys.size(); ++i) {
         exact_.push_back(LoadAsF32(keys_.back().data(), dtype, i));
       }
@@ -51,12 +51,10 @@ class Pages {
   float scale() const { return 1.0f / std::sqrt(static_cast<float>(head_dim_)); }
   float largest() const { return largest_; }
   DigestMatrix Digests() const {
-    return {kind_, dtype_, head_dim_, digests_.data(), digests_.size() / count(), count()};
+    return {kind_, dtype_, head_dim_, tokens_, digests_.data(), digests_.size() / count(), count()};
   }
   AttentionShape Shape(uint32_t group) const { return {group, head_dim_, dtype_, scale()}; }
-  PageView View(uint32_t page) const {
-    return {keys_[page].data(), keys_[page].data(), tokens_};
-  }
+  PageView View(uint32_t page) const { return {keys_[page].data(), keys_[page].data(), tokens_}; }
   // In double.
   double LogMass(const float* q, uint32_t page) const {
     std::vector<double> logits(tokens_);
@@ -137,9 +135,9 @@ void CheckStep(Rng& rng, const Pages& pages, Tally& tally) {
     const float slack = LogitSlack({query, d}, pages.largest(), pages.scale());
     const float by_digest = DroppedShare(
         LogDroppedBound(row, selected, pages.scale(), pages.tokens()), lse[g], kept_pages, slack);
-    const float by_keys = DroppedShare(
-        LogDroppedBound(row, known, masses, selected, pages.scale(), pages.tokens()), lse[g],
-        kept_pages, slack);
+    const float by_keys =
+        DroppedShare(LogDroppedBound(row, known, masses, selected, pages.scale(), pages.tokens()),
+                     lse[g], kept_pages, slack);
     ASSERT_GE(by_digest, truth);
     ASSERT_GE(by_keys, truth);
     ASSERT_LE(by_digest, 1.0f);
@@ -247,7 +245,7 @@ TEST(LargestKeyElementTest, IsOfTheKeys) {
     const auto keys = testing::RandomElements(rng, size_t{8} * 32, dtype);
     const float truth = MaxMagnitude(keys.data(), size_t{8} * 32, dtype);
     const auto largest = [&](DigestKind kind) {
-      std::vector<std::byte> digest(DigestBytes(kind, 32, dtype));
+      std::vector<std::byte> digest(DigestBytes(kind, 8, 32, dtype));
       EXPECT_TRUE(BuildDigest(kind, keys.data(), 8, 32, dtype, digest.data()));
       return LargestKeyElement(kind, digest.data(), 32, dtype);
     };

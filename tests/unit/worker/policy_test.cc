@@ -17,6 +17,8 @@ TEST(Policy, NamesAloneTakeTheDefaults) {
   EXPECT_EQ(policy->sinks, 1u);
   EXPECT_EQ(policy->window, 1u);
   EXPECT_EQ(policy->hot, 2.0);
+  EXPECT_FALSE(policy->adapts());
+  EXPECT_EQ(policy->ceiling, 4);
   EXPECT_EQ(policy->merge, page::ScoreMerge::kSoftmaxMean);
   EXPECT_FALSE(policy->tau.has_value());
   EXPECT_TRUE(policy->generated_pinned);
@@ -24,27 +26,29 @@ TEST(Policy, NamesAloneTakeTheDefaults) {
 
 TEST(Policy, ReadsEveryParameter) {
   const auto policy = ParsePolicy(
-      " arkvale( budget=0.25, min=5,sinks=2,window=4 ,hot=1.5,merge=max,rerank=exact,multiplier=6,"
-      "tau=0.85,ahead=0.5,generated=paged ) ");
+      " arkvale( budget=0.25, min=5,sinks=2,window=4 "
+      ",hot=1.5,merge=softmax_mean,rerank=exact,multiplier=6,"
+      "target=0.99,ceiling=3,generated=paged ) ");
   ASSERT_TRUE(policy.ok()) << policy.status();
   EXPECT_EQ(policy->budget_fraction, 0.25);
   EXPECT_EQ(policy->min_pages, 5u);
   EXPECT_EQ(policy->sinks, 2u);
   EXPECT_EQ(policy->window, 4u);
   EXPECT_EQ(policy->hot, 1.5);
-  EXPECT_EQ(policy->merge, page::ScoreMerge::kMax);
+  EXPECT_EQ(policy->merge, page::ScoreMerge::kSoftmaxMean);
   EXPECT_EQ(policy->rerank, page::Rerank::kExact);
   EXPECT_EQ(policy->multiplier, 6);
-  EXPECT_EQ(policy->tau, 0.85);
-  EXPECT_EQ(policy->ahead, 0.5);
+  EXPECT_EQ(policy->target, 0.99);
+  EXPECT_EQ(policy->ceiling, 3);
   EXPECT_FALSE(policy->generated_pinned);
 }
 
 TEST(Policy, TextFormComesBack) {
-  for (const char* text : {"full", "streaming(budget=0.1)", "quest(budget=64p,merge=mean)",
-                           "arkvale(budget=0.05,hot=3,sinks=0,window=2,generated=paged)",
-                           "arkvale(rerank=exact,multiplier=1.5)", "arkvale(tau=-1)",
-                           "arkvale(tau=0.9,ahead=1)"}) {
+  for (const char* text :
+       {"full", "streaming(budget=0.1)", "quest(budget=64p,merge=mean)",
+        "arkvale(budget=0.05,hot=3,sinks=0,window=2,generated=paged)",
+        "arkvale(rerank=exact,multiplier=1.5)", "arkvale(tau=-1)", "arkvale(tau=0.9,ahead=1)",
+        "arkvale(rerank=exact,target=0.9)", "quest(target=1,ceiling=1.5)"}) {
     const auto policy = ParsePolicy(text);
     ASSERT_TRUE(policy.ok()) << text << policy.status();
     const auto again = ParsePolicy(policy->ToString());
@@ -80,7 +84,8 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"", "known: full, streaming, quest, arkvale"},
         Wrong{"h2o(budget=1)", "unknown policy 'h2o', known: full, streaming, quest, arkvale"},
         Wrong{"full(budget=0.1)", "unknown parameter 'budget' of policy full, known: none"},
-        Wrong{"quest(hot=2)", "known: budget, min, sinks, window, merge, generated"},
+        Wrong{"quest(hot=2)",
+              "known: budget, min, sinks, window, merge, target, ceiling, generated"},
         Wrong{"arkvale(budgte=0.1)", "unknown parameter 'budgte'"},
         Wrong{"arkvale(budget=0)", "a fraction 0 < f <= 1"},
         Wrong{"arkvale(budget=1.5)", "a fraction 0 < f <= 1"},
@@ -96,10 +101,17 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"arkvale(rerank=best)", "none, exact"},
         Wrong{"arkvale(multiplier=0.5)", "a multiple of the budget, 1..1024"},
         Wrong{"quest(rerank=exact)", "unknown parameter 'rerank'"},
-        Wrong{"arkvale(tau=1.1)", "a cosine, -1..1"},
-        Wrong{"arkvale(tau=nan)", "a cosine, -1..1"},
+        Wrong{"arkvale(tau=1.1)", "a cosine, -1..1"}, Wrong{"arkvale(tau=nan)", "a cosine, -1..1"},
         Wrong{"arkvale(ahead=0)", "a multiple of the budget, 0 < f <= 1"},
         Wrong{"quest(tau=0.5)", "unknown parameter 'tau'"},
+        Wrong{"arkvale(target=0)", "a share 0 < t <= 1 of the attention mass"},
+        Wrong{"arkvale(target=1.01)", "a share 0 < t <= 1 of the attention mass"},
+        Wrong{"arkvale(target=nan)", "a share 0 < t <= 1 of the attention mass"},
+        Wrong{"quest(ceiling=0.9)", "a multiple of the budget, 1..1024"},
+        Wrong{"quest(target=0.9,merge=max)",
+              "merge=max is not allowed, allowed: softmax_mean with a target"},
+        Wrong{"streaming(target=0.9)", "unknown parameter 'target'"},
+        Wrong{"arkvale(target=0.9,tau=0.5)", "target and tau exclude each other"},
         Wrong{"arkvale(generated=kept)", "pinned, paged"},
         Wrong{"arkvale(sinks=1,sinks=2)", "sinks given twice"},
         Wrong{"arkvale(sinks=1", "lacks its closing ')'"},

@@ -428,7 +428,7 @@ TEST_P(WorkerFaults, EverySeriesMoves) {
   ASSERT_TRUE(made.ok());
   const std::string before = metrics.Render();
   EXPECT_THAT(before, HasSubstr("varve_recall_pages_total{outcome=\"fetched\"} 0"));
-  EXPECT_THAT(before, HasSubstr("varve_recall_attention_mass_ratio_count 0"));
+  EXPECT_THAT(before, HasSubstr("varve_recall_attention_mass_ratio_count{kind=\"true\"} 0"));
   Feeder feeder(made->get(), &text);
   ASSERT_OK(feeder.Prefill("arkvale(budget=4p,hot=1)", 240));
   for (uint32_t step = 0; step < 10; ++step) ASSERT_OK(feeder.Step(step));
@@ -438,8 +438,13 @@ TEST_P(WorkerFaults, EverySeriesMoves) {
                                             stats.recalled_pages)));
   EXPECT_THAT(after, HasSubstr(absl::StrCat("varve_recall_pages_total{outcome=\"hot\"} ",
                                             stats.hot_pages)));
-  EXPECT_THAT(after, HasSubstr(absl::StrCat("varve_recall_attention_mass_ratio_count ",
-                                            stats.mass_samples)));
+  EXPECT_THAT(after,
+              HasSubstr(absl::StrCat("varve_recall_attention_mass_ratio_count{kind=\"true\"} ",
+                                     stats.mass_samples)));
+  EXPECT_EQ(stats.mass_bound_samples, stats.mass_samples);
+  EXPECT_THAT(after,
+              HasSubstr(absl::StrCat("varve_recall_attention_mass_ratio_count{kind=\"bound\"} ",
+                                     stats.mass_bound_samples)));
   EXPECT_THAT(after, HasSubstr(absl::StrCat("varve_recall_duration_seconds_count{path=\"",
                                             GetParam() == RecallPath::kStore ? "store" : "worker",
                                             "\"} 20")));

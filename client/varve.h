@@ -214,7 +214,10 @@ typedef enum varve_digest {
   VARVE_DIGEST_SPHERE = 4,
   VARVE_DIGEST_SIGN1 = 5,
   VARVE_DIGEST_SIGN2 = 6,
-  VARVE_DIGEST_SIGN4 = 7
+  VARVE_DIGEST_SIGN4 = 7,
+  VARVE_DIGEST_MINMAX_SIGN1 = 8,
+  VARVE_DIGEST_MINMAX_SIGN2 = 9,
+  VARVE_DIGEST_MINMAX_SIGN4 = 10
 } varve_digest;
 
 typedef struct varve_geometry {

@@ -13,10 +13,11 @@ absl::StatusOr<page::Geometry> FromProto(const v1::Geometry& geometry) {
 }
 
 absl::StatusOr<page::DigestKind> FromProto(v1::DigestKind kind) {
-  if (kind < v1::DIGEST_KIND_MINMAX || kind > v1::DIGEST_KIND_SIGN4) {
-    return absl::InvalidArgumentError(absl::StrCat("digest_kind is ", static_cast<int>(kind),
-                                                   ", allowed: MINMAX, BOX_MEAN, MEAN, SPHERE, "
-                                                   "SIGN1, SIGN2, SIGN4"));
+  if (kind < v1::DIGEST_KIND_MINMAX || kind > v1::DIGEST_KIND_MINMAX_SIGN4) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("digest_kind is ", static_cast<int>(kind),
+                     ", allowed: MINMAX, BOX_MEAN, MEAN, SPHERE, "
+                     "SIGN1, SIGN2, SIGN4, MINMAX_SIGN1, MINMAX_SIGN2, MINMAX_SIGN4"));
   }
   return static_cast<page::DigestKind>(kind);
 }

@@ -75,12 +75,13 @@ absl::StatusOr<page::Geometry> ParseGeometry(const varve::v1::Geometry& geometry
 }
 
 absl::StatusOr<page::DigestKind> ParseDigestKind(int kind) {
-  if (kind >= 1 && kind <= 7) return static_cast<page::DigestKind>(kind);
+  if (kind >= 1 && kind <= 10) return static_cast<page::DigestKind>(kind);
   return InvalidArgumentError(
       StrCat("digest_kind ", kind,
              "; allowed: DIGEST_KIND_MINMAX (1), DIGEST_KIND_BOX_MEAN (2), "
              "DIGEST_KIND_MEAN (3), DIGEST_KIND_SPHERE (4), DIGEST_KIND_SIGN1 (5), "
-             "DIGEST_KIND_SIGN2 (6), DIGEST_KIND_SIGN4 (7)"));
+             "DIGEST_KIND_SIGN2 (6), DIGEST_KIND_SIGN4 (7), DIGEST_KIND_MINMAX_SIGN1 (8), "
+             "DIGEST_KIND_MINMAX_SIGN2 (9), DIGEST_KIND_MINMAX_SIGN4 (10)"));
 }
 
 absl::StatusOr<page::ScoreMerge> ParseScoreMerge(int merge) {

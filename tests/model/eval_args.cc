@@ -116,7 +116,8 @@ void AddDeployment(CLI::App& app, Deployment& deployment) {
       ->check(CLI::IsMember({"f32", "f16", "bf16"}))
       ->capture_default_str();
   app.add_option("--digest", deployment.digest, "how pages are summed up")
-      ->check(CLI::IsMember({"minmax", "box_mean", "mean", "sphere", "sign1", "sign2", "sign4"}))
+      ->check(CLI::IsMember({"minmax", "box_mean", "mean", "sphere", "sign1", "sign2", "sign4",
+                             "minmax_sign1", "minmax_sign2", "minmax_sign4"}))
       ->capture_default_str();
   app.add_option("--recall-path", deployment.recall_path, "who scores the pages")
       ->check(CLI::IsMember({"worker", "store"}))

@@ -9,7 +9,7 @@
 namespace varve::page {
 namespace {
 
-constexpr std::array<DigestKindInfo, 7> kKinds = {{
+constexpr std::array<DigestKindInfo, 10> kKinds = {{
     {DigestKind::kMinMax, "minmax", 2, 0, 0, true, false, "Quest (ICML 2024)"},
     {DigestKind::kBoxMean, "box_mean", 2, 0, 0, false, false,
      "ArkVale (NeurIPS 2024), cuboid-mean"},
@@ -19,6 +19,9 @@ constexpr std::array<DigestKindInfo, 7> kKinds = {{
     {DigestKind::kSign1, "sign1", 0, 0, 1, false, false, "Varve, 1 bit per channel"},
     {DigestKind::kSign2, "sign2", 0, 0, 2, false, false, "Varve, 2 bits per channel"},
     {DigestKind::kSign4, "sign4", 0, 0, 4, false, false, "Varve, 4 bits per channel"},
+    {DigestKind::kMinMaxSign1, "minmax_sign1", 2, 0, 1, true, false, "minmax, then sign1"},
+    {DigestKind::kMinMaxSign2, "minmax_sign2", 2, 0, 2, true, false, "minmax, then sign2"},
+    {DigestKind::kMinMaxSign4, "minmax_sign4", 2, 0, 4, true, false, "minmax, then sign4"},
 }};
 
 bool IsBox(const void* row, size_t first, const Geometry& g) {
@@ -49,6 +52,10 @@ std::optional<DigestKind> DigestKindByName(std::string_view name) {
   return std::nullopt;
 }
 
+std::string_view SketchKindNames() {
+  return "sign1, sign2, sign4, minmax_sign1, minmax_sign2, minmax_sign4";
+}
+
 void MergeMinMax(const void* a, const void* b, uint32_t head_dim, DType dtype, void* out) {
   using digest_math::Max;
   using digest_math::Min;
@@ -62,12 +69,14 @@ void MergeMinMax(const void* a, const void* b, uint32_t head_dim, DType dtype, v
 }
 
 bool DigestRowIsSane(DigestKind kind, const void* row, const Geometry& g) {
-  if (IsSketch(kind)) return SketchRowIsSane(kind, row, g);
-  const size_t per_head = DigestElements(kind, g.head_dim);
-  if (!AllFinite(row, per_head * g.num_kv_heads, g.dtype)) return false;
-  for (size_t first = 0; first < per_head * g.num_kv_heads; first += per_head) {
-    if (Info(kind).vectors == 2 && !IsBox(row, first, g)) return false;
-    if (kind == DigestKind::kSphere && !IsRadius(row, first + g.head_dim, g.dtype)) return false;
+  const size_t head_bytes = DigestBytes(kind, g);
+  for (uint32_t h = 0; h < g.num_kv_heads; ++h) {
+    const auto* digest = static_cast<const std::byte*>(row) + h * head_bytes;
+    if (!AllFinite(digest, DigestElements(kind, g.head_dim), g.dtype)) return false;
+    if (Info(kind).vectors == 2 && !IsBox(digest, 0, g)) return false;
+    if (kind == DigestKind::kSphere && !IsRadius(digest, g.head_dim, g.dtype)) return false;
+    const std::byte* sketch = digest + SketchOffset(kind, g.head_dim, g.dtype);
+    if (HasSketch(kind) && !SketchIsSane(kind, sketch, g)) return false;
   }
   return true;
 }

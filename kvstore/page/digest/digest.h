@@ -17,6 +17,8 @@
 //   (c % (32 / b)) / 4 * b on. Bits of no channel are zero.
 //   Its value: mean + scale (2 code - (2^b - 1)), an approximation of channel c of the key rotated
 //   by Hadamard blocks. No bound.
+// or, for MINMAX_SIGN1, MINMAX_SIGN2 and MINMAX_SIGN4, both: [hi | lo], by which all pages are
+// scored, then the sketch, by which a second stage ranks the best of them (rerank.h).
 // The digest matrix of a (layer, KV head) is rows of pages; a digest row of a (layer, block) is all
 // KV heads side by side: [kv head][hi | lo].
 //
@@ -45,7 +47,10 @@ enum class DigestKind : uint8_t {
   kSphere = 4,
   kSign1 = 5,
   kSign2 = 6,
-  kSign4 = 7
+  kSign4 = 7,
+  kMinMaxSign1 = 8,
+  kMinMaxSign2 = 9,
+  kMinMaxSign4 = 10
 };
 
 // What keeps rows whole in the vectors of the kernels, and the greatest radius (16 times the
@@ -55,11 +60,13 @@ constexpr float kRadiusScale = 32.0f;
 
 struct DigestKindInfo {
   DigestKind kind;
-  std::string_view name;  // "minmax", "box_mean", "mean", "sphere", "sign1", "sign2", "sign4"
-  uint32_t vectors;       // of head_dim elements each
-  uint32_t tail;          // elements after them
-  uint32_t sketch_bits;   // per channel; 0: not a sketch
-  bool is_upper_bound;    // of max q.k over the page's keys
+  // "minmax", "box_mean", "mean", "sphere", "sign1", "sign2", "sign4", "minmax_sign1",
+  // "minmax_sign2", "minmax_sign4"
+  std::string_view name;
+  uint32_t vectors;      // of head_dim elements each
+  uint32_t tail;         // elements after them
+  uint32_t sketch_bits;  // per channel; 0: no sketch
+  bool is_upper_bound;   // of max q.k over the page's keys
   bool is_lower_bound;
   std::string_view source;
 };
@@ -70,9 +77,14 @@ const DigestKindInfo& Info(DigestKind kind);
 // Nothing when no kind has that name.
 std::optional<DigestKind> DigestKindByName(std::string_view name);
 
-inline bool IsSketch(DigestKind kind) { return kind >= DigestKind::kSign1; }
+// A sketch alone.
+inline bool IsSketch(DigestKind kind) { return Info(kind).vectors == 0; }
+// A sketch, alone or behind something else.
+inline bool HasSketch(DigestKind kind) { return Info(kind).sketch_bits != 0; }
+// "sign1, ..., minmax_sign4", for error messages.
+std::string_view SketchKindNames();
 
-// Elements of one page and KV head: a multiple of 8. Of kinds that are no sketch.
+// Elements of one page and KV head, what is before a sketch: a multiple of 8.
 inline uint32_t DigestElements(DigestKind kind, uint32_t head_dim) {
   return Info(kind).vectors * head_dim + Info(kind).tail;
 }
@@ -82,7 +94,12 @@ inline uint32_t SketchWords(DigestKind kind, uint32_t head_dim) {
 }
 // Bytes of one page and KV head.
 inline size_t DigestBytes(DigestKind kind, uint32_t page_tokens, uint32_t head_dim, DType dtype) {
-  if (IsSketch(kind)) return size_t{page_tokens} * (4 * SketchWords(kind, head_dim) + 4);
+  const size_t vectors = size_t{DigestElements(kind, head_dim)} * DTypeBytes(dtype);
+  if (!HasSketch(kind)) return vectors;
+  return vectors + size_t{page_tokens} * (4 * SketchWords(kind, head_dim) + 4);
+}
+// Where the sketch begins in these bytes.
+inline size_t SketchOffset(DigestKind kind, uint32_t head_dim, DType dtype) {
   return size_t{DigestElements(kind, head_dim)} * DTypeBytes(dtype);
 }
 inline size_t DigestBytes(DigestKind kind, const Geometry& g) {

@@ -110,6 +110,12 @@ void WriteSphere(const Statistics& s, const void* keys, uint32_t tokens, uint32_
 void WriteDigest(DigestKind kind, const Statistics& s, const void* keys, uint32_t tokens,
                  uint32_t head_dim, DType dtype, void* out) {
   switch (kind) {
+    case DigestKind::kMinMaxSign1:
+    case DigestKind::kMinMaxSign2:
+    case DigestKind::kMinMaxSign4:
+      WriteSketch(kind, keys, tokens, head_dim, dtype,
+                  static_cast<std::byte*>(out) + SketchOffset(kind, head_dim, dtype));
+      [[fallthrough]];
     case DigestKind::kMinMax:
       StoreVector(s.hi, head_dim, dtype, out, 0);
       StoreVector(s.lo, head_dim, dtype, out, head_dim);

@@ -70,14 +70,9 @@ void Run(const DigestMatrix& shape, const float* queries, uint32_t group, float 
 
 }  // namespace
 
-bool SketchRowIsSane(DigestKind kind, const void* row, const Geometry& g) {
-  const uint32_t words = SketchWords(kind, g.head_dim);
-  const uint32_t mask = LastWordMask(Info(kind).sketch_bits, g.head_dim);
-  const auto* digest = static_cast<const std::byte*>(row);
-  for (uint32_t head = 0; head < g.num_kv_heads; ++head, digest += DigestBytes(kind, g)) {
-    if (!HeadIsSane(digest, g.page_tokens, words, mask)) return false;
-  }
-  return true;
+bool SketchIsSane(DigestKind kind, const std::byte* sketch, const Geometry& g) {
+  return HeadIsSane(sketch, g.page_tokens, SketchWords(kind, g.head_dim),
+                    LastWordMask(Info(kind).sketch_bits, g.head_dim));
 }
 
 void QuantiseQueries(const float* queries, uint32_t heads, uint32_t head_dim, float scale,

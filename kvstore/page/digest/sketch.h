@@ -16,7 +16,8 @@ namespace varve::page {
 // The sketch of finite keys [tokens][head_dim]; out as digest.h says.
 void WriteSketch(DigestKind kind, const void* keys, uint32_t tokens, uint32_t head_dim, DType dtype,
                  void* out);
-bool SketchRowIsSane(DigestKind kind, const void* row, const Geometry& g);
+// Of one page and KV head.
+bool SketchIsSane(DigestKind kind, const std::byte* sketch, const Geometry& g);
 
 // Query heads that one call of a kernel takes.
 constexpr uint32_t kSketchHeads = 16;

@@ -95,7 +95,7 @@ TEST_P(WorkerContract, AttendsExactlyWhatThePolicySelects) {
     SCOPED_TRACE(seed);
     std::mt19937_64 random(seed);
     const page::Geometry g = RandomGeometry(random);
-    const auto digest = static_cast<page::DigestKind>(1 + random() % 7);
+    const auto digest = static_cast<page::DigestKind>(1 + random() % 10);
     const uint32_t prompt = 1 + random() % (20 * g.page_tokens);
     const RandomText text(g, seed, prompt + 80);
     const auto made = Make(g, 2048, digest);
@@ -170,7 +170,7 @@ TEST_P(WorkerContract, RecalledPagesHaveTheAppendedBytes) {
   for (uint64_t seed = 1; seed <= 5; ++seed) {
     std::mt19937_64 random(seed);
     const page::Geometry g = RandomGeometry(random);
-    const auto digest = static_cast<page::DigestKind>(1 + random() % 7);
+    const auto digest = static_cast<page::DigestKind>(1 + random() % 10);
     const std::string& name = policies[random() % policies.size()];
     SCOPED_TRACE(::testing::Message() << "seed " << seed << ", " << name << ", " << g.ToString());
     const uint32_t prompt = (20 + random() % 10) * g.page_tokens + random() % g.page_tokens;

@@ -277,7 +277,8 @@ typedef enum varve_merge {
  * store has them in memory, choose among those. */
 typedef enum varve_rerank {
   VARVE_RERANK_NONE = 0,
-  VARVE_RERANK_EXACT = 1 /* by the attention mass of the keys */
+  VARVE_RERANK_EXACT = 1, /* by the attention mass of the keys */
+  VARVE_RERANK_SKETCH = 2 /* by sketches of the keys: needs such a digest kind */
 } varve_rerank;
 
 typedef struct varve_recall_head {

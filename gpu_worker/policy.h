@@ -18,8 +18,9 @@
 //   window     last prompt pages always in (default 1; counted)
 //   hot        hot-set pages as a multiple of the budget (default 2; arkvale only)
 //   merge      softmax_mean | softmax_max | max | mean (default softmax_mean)
-//   rerank     none | exact: a second stage in the store, which has the keys (default none; arkvale
-//              with the recall path store only)
+//   rerank     none | exact | sketch: a second stage, by the keys in the store (arkvale with the
+//              recall path store only) or by sketches of them where the digests have those
+//              (default none)
 //   multiplier candidates of the second stage as a multiple of the budget (default 4)
 //   tau        speculation (speculation.h): a KV head whose queries have a mean cosine of at least
 //              tau with the step before attends to what those selected, which was fetched ahead

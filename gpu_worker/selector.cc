@@ -89,6 +89,8 @@ void Selector::SelectByDigests(HeadWork& work, SelectTimes& times) {
 
   const std::span<const float> scores = std::span(scores_).first(n);
   page::PinnedPages(n, policy.sinks, policy.window, pinned_);
+  candidates_.clear();
+  if (policy.rerank == page::Rerank::kSketch) ScoreBySketches(work, digests);
   if (policy.adapts()) {
     MakeCurve(work, scores);
   } else {
@@ -104,6 +106,34 @@ float Selector::LogDropped(std::span<const float> bounds,
   return page::LogDroppedBound(bounds, selected, ShapeOf(geometry_).scale, geometry_.page_tokens);
 }
 
+// The second stage: the best by their digests have their share of the mass as score, all others 0.
+void Selector::ScoreBySketches(const HeadWork& work, const page::DigestMatrix& digests) {
+  const Policy& policy = work.sequence->policy();
+  const uint32_t n = digests.num_pages;
+  const uint32_t group = geometry_.group_size();
+  uint32_t count = page::CandidatePages(work.sequence->budget_pages(), policy.multiplier, n);
+  if (policy.adapts()) count = std::max(count, work.sequence->Limits(n).ceiling);
+  candidates_.resize(std::min<size_t>(n, std::max<size_t>(count, pinned_.size())));
+  candidates_.resize(
+      page::SelectPages(std::span(scores_).first(n), pinned_, count, scratch_, candidates_));
+  // What is lost has no mass, whatever its sketch says.
+  std::erase_if(candidates_, [&](uint32_t page) { return work.cache->IsLost(work.head, page); });
+  sketches_.clear();
+  const size_t offset = page::SketchOffset(digests.kind, digests.head_dim, digests.dtype);
+  for (const uint32_t page : candidates_) {
+    sketches_.push_back(digests.rows + page * digests.row_stride_bytes + offset);
+  }
+  const auto candidates = static_cast<uint32_t>(candidates_.size());
+  log_mass_.resize(size_t{group} * candidates);
+  page::SketchLogMass(digests.kind, geometry_.page_tokens, ShapeOf(geometry_), work.q, sketches_,
+                      log_mass_.data());
+  std::vector<float> log_mass = log_mass_;
+  std::vector<float> masses(candidates);
+  page::MassScores(log_mass.data(), group, candidates, masses.data());
+  for (float& score : scores_) score = score == kLowest ? kLowest : 0;
+  for (uint32_t i = 0; i < candidates; ++i) scores_[candidates_[i]] = masses[i];
+}
+
 void Selector::SelectFixed(HeadWork& work, std::span<const float> scores) {
   const size_t n = scores.size();
   std::vector<uint32_t>& selected = work.selected();
@@ -113,6 +143,11 @@ void Selector::SelectFixed(HeadWork& work, std::span<const float> scores) {
   LeaveOutLost(work);
   for (size_t at = 0; at < bounds_.size(); at += n) {
     work.log_dropped_bound.push_back(LogDropped(std::span(bounds_).subspan(at, n), selected));
+  }
+  const size_t known = candidates_.size();
+  for (size_t g = 0; known > 0 && g < geometry_.group_size(); ++g) {
+    work.log_dropped_estimate.push_back(page::LogDroppedMass(
+        candidates_, std::span(log_mass_).subspan(g * known, known), selected));
   }
 }
 

@@ -72,6 +72,7 @@ class Selector {
   void FitBudgets(std::span<HeadWork> works);
 
  private:
+  void ScoreBySketches(const HeadWork& work, const page::DigestMatrix& digests);
   void SelectFixed(HeadWork& work, std::span<const float> scores);
   void MakeCurve(HeadWork& work, std::span<const float> scores);
   float LogDropped(std::span<const float> bounds, std::span<const uint32_t> selected) const;
@@ -81,6 +82,10 @@ class Selector {
   std::vector<float> bounds_;  // a copy of raw_, as merging overwrites it; empty: no bounds
   std::vector<float> scores_;
   std::vector<uint32_t> pinned_;
+  // Of a second stage; no candidates: none.
+  std::vector<uint32_t> candidates_;
+  std::vector<const std::byte*> sketches_;
+  std::vector<float> log_mass_;  // [group_size][candidates_]
   page::SelectScratch scratch_;
 };
 

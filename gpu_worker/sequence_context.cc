@@ -43,7 +43,14 @@ absl::StatusOr<std::shared_ptr<Sequence>> Sequence::Open(const Services* service
                                                          const SequenceOptions& options) {
   // The text form has one validator; a hand-made policy goes through it too.
   VARVE_RETURN_IF_ERROR(ParsePolicy(options.policy.ToString()).status());
-  if (options.policy.rerank != page::Rerank::kNone &&
+  if (options.policy.rerank == page::Rerank::kSketch &&
+      !page::HasSketch(services->options.digest_kind)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("policy ", options.policy.ToString(), " re-ranks by sketches, which digests ",
+                     base::Sv(page::Info(services->options.digest_kind).name),
+                     " have not: allowed with ", base::Sv(page::SketchKindNames())));
+  }
+  if (options.policy.rerank == page::Rerank::kExact &&
       services->options.recall_path != RecallPath::kStore) {
     return absl::InvalidArgumentError(
         absl::StrCat("policy ", options.policy.ToString(),

@@ -105,7 +105,9 @@ float LogAdd(float a, float b) {
 }
 
 float LargestKeyElement(DigestKind kind, const void* row, uint32_t head_dim, DType dtype) {
-  if (kind == DigestKind::kMinMax) return MaxMagnitude(row, size_t{2} * head_dim, dtype);
+  if (Info(kind).vectors == 2 && Info(kind).is_upper_bound) {
+    return MaxMagnitude(row, size_t{2} * head_dim, dtype);
+  }
   if (kind != DigestKind::kSphere) return std::numeric_limits<float>::infinity();
   return RoundUp(MaxMagnitude(row, head_dim, dtype) +
                  double{kRadiusScale} * LoadAsF32(row, dtype, head_dim));

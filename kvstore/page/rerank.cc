@@ -12,7 +12,7 @@
 namespace varve::page {
 namespace {
 
-constexpr std::array<std::string_view, 2> kNames = {"none", "exact"};
+constexpr std::array<std::string_view, 3> kNames = {"none", "exact", "sketch"};
 
 }  // namespace
 
@@ -27,7 +27,7 @@ std::string_view RerankName(Rerank rerank) {
   return i < kNames.size() ? kNames[i] : "?";
 }
 
-std::string_view RerankNames() { return "none, exact"; }
+std::string_view RerankNames() { return "none, exact, sketch"; }
 
 uint32_t CandidatePages(uint32_t budget, double multiplier, uint32_t num_pages) {
   const double pages = std::ceil(multiplier * budget);

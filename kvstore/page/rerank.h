@@ -13,10 +13,11 @@
 namespace varve::page {
 
 enum class Rerank : uint8_t {
-  kNone = 0,   // digests alone select
-  kExact = 1,  // by the keys themselves
+  kNone = 0,    // digests alone select
+  kExact = 1,   // by the keys themselves; by sketches, where there are no keys at hand
+  kSketch = 2,  // by sketches of the keys (digest.h)
 };
-std::optional<Rerank> RerankByName(std::string_view name);  // none, exact
+std::optional<Rerank> RerankByName(std::string_view name);  // none, exact, sketch
 std::string_view RerankName(Rerank rerank);                 // "?" for what is none of them
 std::string_view RerankNames();                             // for error messages
 
@@ -34,7 +35,7 @@ void MassScores(float* log_mass, uint32_t group_size, uint32_t candidates, float
 
 // Scores of all candidates when the keys of some were not at hand: those keep the rank among the
 // candidates that their digests gave them. digest_scores: of all candidates. known: indexes of
-// those with keys, ascending; mass_scores: theirs. Allocates when some are not known.
+// those with a mass; mass_scores: theirs. Allocates when some are not known.
 void FillScores(std::span<const float> digest_scores, std::span<const uint32_t> known,
                 std::span<const float> mass_scores, std::span<float> scores);
 

@@ -18,7 +18,13 @@ DroppedMass Candidates::Dropped(const page::Geometry& geometry, std::span<const 
   DroppedMass dropped;
   for (size_t g = 0; g < geometry.group_size(); ++g) {
     const auto masses = std::span(log_mass).subspan(g * known.size(), known.size());
-    if (by_keys) dropped.log_estimate.push_back(page::LogDroppedMass(known, masses, selected));
+    if (by_keys) {
+      const auto of_sketches =
+          std::span(sketched_log_mass).subspan(g * sketched.size(), sketched.size());
+      dropped.log_estimate.push_back(
+          page::LogAdd(page::LogDroppedMass(known, masses, selected),
+                       page::LogDroppedMass(sketched, of_sketches, selected)));
+    }
     if (log_rest.empty() || (bounds.empty() && selected.size() < count)) continue;
     float log_bound = log_rest[g];
     if (selected.size() < count) {

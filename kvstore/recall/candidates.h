@@ -23,9 +23,12 @@ struct Candidates {
   // of the pages that are no candidates. Empty: unknown.
   std::vector<float> bounds;
   std::vector<float> log_rest;
-  // Those whose keys were looked at (indexes, ascending), and their log mass [group_size][known].
+  // Those whose keys were looked at (indexes, ascending), and their log mass [group_size][known];
+  // the same of those of whose keys there was a sketch.
   std::vector<uint32_t> known;
   std::vector<float> log_mass;
+  std::vector<uint32_t> sketched;
+  std::vector<float> sketched_log_mass;
   page::MassCurve curve;  // of an adaptive budget, over indexes
 
   // Of one of pages.

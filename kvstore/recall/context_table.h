@@ -97,7 +97,7 @@ struct SelectParams {
   // the store has them in memory, choose among those.
   page::Rerank rerank = page::Rerank::kNone;
   double multiplier = page::kDefaultMultiplier;
-  bool alone = false;  // on the caller's thread only: the others are for those who wait
+  bool alone = false;    // on the caller's thread only: the others are for those who wait
   bool certify = false;  // also answer what the selection drops
   // The share of the attention mass to reach, with as few pages as can be (page/adaptive.h), by
   // scores that are shares: softmax_mean, or a second stage. 0: as many pages as the budget.
@@ -129,8 +129,9 @@ struct SelectTimings {
   double score_seconds = 0;
   double select_seconds = 0;
   double rerank_seconds = 0;  // finding the keys included
-  // Candidates ranked by their keys, and by their digests as the keys were not in memory.
+  // Candidates ranked by their keys, by sketches of them, and by their digests.
   uint64_t reranked_pages = 0;
+  uint64_t sketched_pages = 0;
   uint64_t estimated_pages = 0;
 };
 

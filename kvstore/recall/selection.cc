@@ -34,7 +34,8 @@ struct Scratch {
   Reranker reranker;
   SelectTimings timings;
 
-  explicit Scratch(const page::Geometry& geometry) : reranker(geometry) {}
+  explicit Scratch(const ContextOptions& options)
+      : reranker(options.geometry, options.digest_kind) {}
 
   void FitScores(uint32_t heads, uint32_t pages) {
     raw.resize(std::max(raw.size(), size_t{heads} * pages));
@@ -162,7 +163,7 @@ class Selection {
         threads_(threads),
         results_(layers.size()),
         pinned_(layers.size()),
-        scratches_(threads.threads, Scratch(options.geometry)) {
+        scratches_(threads.threads, Scratch(options)) {
     for (size_t l = 0; l < layers.size(); ++l) {
       results_[l].layer = layers[l].layer;
       results_[l].heads.resize(heads());
@@ -171,15 +172,15 @@ class Selection {
   }
 
   std::vector<LayerSelection> Run(const ObjectSource& objects, SelectTimings* timings) {
-    const bool by_keys = params_.rerank != page::Rerank::kNone;
-    if (by_keys || adapts()) candidates_.resize(layers_.size() * heads());
+    const bool reranks = params_.rerank != page::Rerank::kNone;
+    if (reranks || adapts()) candidates_.resize(layers_.size() * heads());
     ForEachHead([this](uint32_t l, uint32_t h, Scratch& scratch) { ByDigests(l, h, scratch); });
     double serial = 0;
-    if (by_keys) {
+    if (reranks) {
       const auto start = std::chrono::steady_clock::now();
-      FindKeys(objects);
+      if (params_.rerank == page::Rerank::kExact) FindKeys(objects);
       serial = SecondsSince(start);
-      ForEachHead([this](uint32_t l, uint32_t h, Scratch& scratch) { ByKeys(l, h, scratch); });
+      ForEachHead([this](uint32_t l, uint32_t h, Scratch& scratch) { ByMass(l, h, scratch); });
     }
     if (adapts()) {
       for (size_t l = 0; l < layers_.size(); ++l) FitBudgets(l);
@@ -264,12 +265,13 @@ class Selection {
     }
   }
 
-  void ByKeys(uint32_t l, uint32_t h, Scratch& scratch) {
+  void ByMass(uint32_t l, uint32_t h, Scratch& scratch) {
     Candidates& candidates = candidates_[l * heads() + h];
     if (candidates.pages.empty()) return;  // the budget is for everything
     const auto start = std::chrono::steady_clock::now();
     const HeadQuery& head = layers_[l].heads[h];
-    scratch.reranker.Rank(candidates, keys_[l], h, Queries(l, h), params_.certify);
+    scratch.reranker.Rank(candidates, keys_.empty() ? nullptr : &keys_[l], view_.layers[l], h,
+                          Queries(l, h), params_.certify);
     if (adapts()) {
       MakeCurve(head, Pages(l), 0, candidates);
     } else {
@@ -329,6 +331,7 @@ class Selection {
       timings.select_seconds = std::max(timings.select_seconds, s.timings.select_seconds);
       timings.rerank_seconds = std::max(timings.rerank_seconds, s.timings.rerank_seconds);
       timings.reranked_pages += s.reranker.exact_pages();
+      timings.sketched_pages += s.reranker.sketched_pages();
       timings.estimated_pages += s.reranker.estimated_pages();
     }
     return timings;
@@ -342,7 +345,7 @@ class Selection {
   std::vector<LayerSelection> results_;
   std::vector<std::vector<uint32_t>> pinned_;  // [layer of the request]
   std::vector<Candidates> candidates_;         // [layer][KV head]; empty without second stage
-  std::vector<CandidateKeys> keys_;            // [layer]
+  std::vector<CandidateKeys> keys_;            // [layer]; empty unless keys rank
   std::vector<Scratch> scratches_;             // [thread]
 };
 

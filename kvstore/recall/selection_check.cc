@@ -143,8 +143,13 @@ absl::Status CheckQueries(const ContextOptions& options, const SelectParams& par
   }
   if (page::RerankName(params.rerank) == "?") {
     return absl::InvalidArgumentError(
-        absl::StrCat("rerank is ", static_cast<uint32_t>(params.rerank), ", allowed: 0..1 (",
+        absl::StrCat("rerank is ", static_cast<uint32_t>(params.rerank), ", allowed: 0..2 (",
                      base::Sv(page::RerankNames()), ")"));
+  }
+  if (params.rerank == page::Rerank::kSketch && !page::HasSketch(options.digest_kind)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "rerank is sketch, but digests of kind ", base::Sv(page::Info(options.digest_kind).name),
+        " have no sketch, allowed: contexts of kind ", base::Sv(page::SketchKindNames())));
   }
   if (!(params.multiplier >= page::kMinMultiplier && params.multiplier <= page::kMaxMultiplier)) {
     return absl::InvalidArgumentError(absl::StrCat("multiplier is ", params.multiplier,

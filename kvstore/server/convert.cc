@@ -94,9 +94,9 @@ absl::StatusOr<page::ScoreMerge> ParseScoreMerge(int merge) {
 }
 
 absl::StatusOr<page::Rerank> ParseRerank(int rerank) {
-  if (rerank == 0 || rerank == 1) return static_cast<page::Rerank>(rerank);
+  if (rerank >= 0 && rerank <= 2) return static_cast<page::Rerank>(rerank);
   return InvalidArgumentError(
-      StrCat("rerank ", rerank, "; allowed: RERANK_NONE (0), RERANK_EXACT (1)"));
+      StrCat("rerank ", rerank, "; allowed: RERANK_NONE (0), RERANK_EXACT (1), RERANK_SKETCH (2)"));
 }
 
 absl::Status CheckBatchSize(const char* field, int64_t items, uint32_t max_items) {

@@ -211,6 +211,7 @@ void StoreMetrics::DeclareRecall(base::Metrics& metrics) {
                             "Candidates of a second stage by what ranked them.", {{"by", by}});
   };
   recall_reranked_exact = reranked("keys");
+  recall_reranked_sketch = reranked("sketch");
   recall_reranked_digest = reranked("digest");
   digest_lag_seconds = &metrics.Histogram("varve_digest_stream_lag_seconds",
                                           "From the seal of a page to its digest's arrival.", {},

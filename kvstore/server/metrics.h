@@ -92,6 +92,7 @@ class StoreMetrics {
   prometheus::Counter* recall_pages_hot;
   prometheus::Counter* recall_pages_fetched;
   prometheus::Counter* recall_reranked_exact;
+  prometheus::Counter* recall_reranked_sketch;
   prometheus::Counter* recall_reranked_digest;
   prometheus::Histogram* digest_lag_seconds;
 

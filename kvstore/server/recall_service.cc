@@ -155,6 +155,7 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
     if (checked_.params.rerank == page::Rerank::kNone) return;
     core_.metrics.recall_rerank_seconds->Observe(timings.rerank_seconds);
     core_.metrics.recall_reranked_exact->Increment(static_cast<double>(timings.reranked_pages));
+    core_.metrics.recall_reranked_sketch->Increment(static_cast<double>(timings.sketched_pages));
     core_.metrics.recall_reranked_digest->Increment(static_cast<double>(timings.estimated_pages));
   }
 

@@ -233,7 +233,7 @@ TEST_P(StoreRecallTest, BadRecallsAreRefusedWhole) {
       {"merge", [](auto& r) { r.set_merge(static_cast<v1::ScoreMerge>(9)); },
        grpc::INVALID_ARGUMENT, "merge"},
       {"rerank", [](auto& r) { r.set_rerank(static_cast<v1::Rerank>(9)); }, grpc::INVALID_ARGUMENT,
-       "RERANK_EXACT (1)"},
+       "RERANK_SKETCH (2)"},
       {"multiplier", [](auto& r) { r.set_multiplier(-1); }, grpc::INVALID_ARGUMENT,
        "allowed: 1..1024"},
       {"budget", [&](auto& r) { head(r)->set_budget_pages(0); }, grpc::INVALID_ARGUMENT, "budget"},

@@ -44,7 +44,7 @@ void AddSelection(CLI::App& app, Raw& raw, EvalOptions& eval) {
       ->capture_default_str();
   app.add_option("--rerank", raw.rerank,
                  "second stage of arkvale, in the store: none, or exact, by the keys")
-      ->check(CLI::IsMember({"none", "exact"}))
+      ->check(CLI::IsMember({"none", "exact", "sketch"}))
       ->capture_default_str();
   app.add_option("--multiplier", raw.multiplier,
                  "candidates of the second stage, in multiples of the budget")
@@ -162,7 +162,11 @@ absl::Status Combine(const Raw& raw, EvalArgs* args) {
         absl::StrCat("--plot: '", args->plot, "': plots are SVG; allowed: names that end in .svg"));
   }
   const Deployment& deployment = args->deployment;
-  if (raw.rerank != "none" && deployment.recall_path != "store") {
+  if (raw.rerank == "sketch" && !absl::StrContains(deployment.digest, "sign")) {
+    return absl::InvalidArgumentError(absl::StrCat("--rerank sketch: --digest ", deployment.digest,
+                                                   " has no sketch; try minmax_sign2"));
+  }
+  if (raw.rerank == "exact" && deployment.recall_path != "store") {
     return absl::InvalidArgumentError(
         absl::StrCat("--rerank ", raw.rerank, ": the store has the keys; add --recall-path store"));
   }

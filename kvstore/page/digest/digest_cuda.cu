@@ -117,6 +117,14 @@ __global__ void BuildKernel(DigestJob job) {
 cudaError_t BuildDigests(const DigestJob& job, cudaStream_t stream) {
   if (job.num_pages == 0) return cudaSuccess;
   if (IsSketch(job.kind)) return BuildSketches(job, stream);
+  if (HasSketch(job.kind)) {
+    DigestJob sketches = job;
+    sketches.digests =
+        static_cast<std::byte*>(job.digests) + SketchOffset(job.kind, job.head_dim, job.dtype);
+    // It rejects the same keys, and leaves the same digests untouched.
+    if (const cudaError_t error = BuildSketches(sketches, stream); error != cudaSuccess)
+      return error;
+  }
   switch (job.dtype) {
     case DType::kF32:
       BuildKernel<DType::kF32><<<job.num_pages, job.head_dim, 0, stream>>>(job);

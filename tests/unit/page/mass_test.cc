@@ -250,6 +250,7 @@ TEST(LargestKeyElementTest, IsOfTheKeys) {
       return LargestKeyElement(kind, digest.data(), 32, dtype);
     };
     EXPECT_EQ(largest(DigestKind::kMinMax), truth);
+    EXPECT_EQ(largest(DigestKind::kMinMaxSign2), truth);
     EXPECT_GE(largest(DigestKind::kSphere), truth);
     EXPECT_LT(largest(DigestKind::kSphere), 20 * truth);
     EXPECT_EQ(largest(DigestKind::kMean), kInfinity);

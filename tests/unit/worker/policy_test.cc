@@ -98,7 +98,7 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"arkvale(window=x)", "pages, 0..1048576"},
         Wrong{"arkvale(hot=0.5)", "a multiple of the budget, 1..1000"},
         Wrong{"arkvale(merge=sum)", "softmax_mean, softmax_max, max, mean"},
-        Wrong{"arkvale(rerank=best)", "none, exact"},
+        Wrong{"arkvale(rerank=best)", "none, exact, sketch"},
         Wrong{"arkvale(multiplier=0.5)", "a multiple of the budget, 1..1024"},
         Wrong{"quest(rerank=exact)", "unknown parameter 'rerank'"},
         Wrong{"arkvale(tau=1.1)", "a cosine, -1..1"}, Wrong{"arkvale(tau=nan)", "a cosine, -1..1"},

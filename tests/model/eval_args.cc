@@ -43,7 +43,7 @@ void AddSelection(CLI::App& app, Raw& raw, EvalOptions& eval) {
       ->delimiter(',')
       ->capture_default_str();
   app.add_option("--rerank", raw.rerank,
-                 "second stage of arkvale, in the store: none, or exact, by the keys")
+                 "second stage of arkvale: none; exact, by the keys, in the store; or sketch, by sketches of them")
       ->check(CLI::IsMember({"none", "exact", "sketch"}))
       ->capture_default_str();
   app.add_option("--multiplier", raw.multiplier,

@@ -70,7 +70,9 @@ TEST(WorkerCommandLine, EveryProblemIsListed) {
        {"digest: 'median'", "recall_path: 'both'", "pool_bytes: 1", "listen: 'nowhere'",
         "store: 'x'", "shared_memory_dir: '/no/such'", "transport.lanes: 'pigeon'",
         "log_level: 'loud'", "step_deadline_ms: 0", "attend_threads: 999", "http_listen: 'here'",
-        "one of minmax, box_mean, mean, sphere, sign1, sign2, sign4, minmax_sign1, minmax_sign2, minmax_sign4", "one of worker, store"}) {
+        "one of minmax, box_mean, mean, sphere, sign1, sign2, sign4, minmax_sign1, minmax_sign2, "
+        "minmax_sign4",
+        "one of worker, store"}) {
     EXPECT_THAT(run.output, HasSubstr(field));
   }
   EXPECT_THAT(Worker("--pool_bytes=64TiB").output,

@@ -288,7 +288,7 @@ TEST(DigestRowTest, SanityFindsEveryKindOfDamage) {
     ASSERT_EQ(row.size(), DigestRowBytes(info.kind, g));
     EXPECT_TRUE(DigestRowIsSane(info.kind, row.data(), g));
     const size_t elements = row.size() / 2;
-    if (IsSketch(info.kind)) continue;  // SketchTest
+    if (HasSketch(info.kind)) continue;  // SketchTest
     for (size_t i = 0; i < elements; ++i) {
       for (uint16_t bad : {uint16_t{0x7c00}, uint16_t{0xfc00}, uint16_t{0x7e00}}) {
         Bytes damaged = row;
@@ -311,6 +311,42 @@ TEST(DigestRowTest, SanityFindsEveryKindOfDamage) {
   }
 }
 
+// MINMAX_SIGN1 and its like are MINMAX, then the sketch, each as it is alone.
+TEST(DigestPropertyTest, ASketchBehindABoxIsTheSketchAlone) {
+  constexpr uint64_t kSeed = 118;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  const std::pair<DigestKind, DigestKind> kinds[] = {
+      {DigestKind::kMinMaxSign1, DigestKind::kSign1},
+      {DigestKind::kMinMaxSign2, DigestKind::kSign2},
+      {DigestKind::kMinMaxSign4, DigestKind::kSign4}};
+  for (int i = 0; i < 60; ++i) {
+    const Page page = RandomPage(rng);
+    const Geometry g{1, 1, 1, page.head_dim, page.tokens, page.dtype};
+    const auto [both, sketch] = kinds[i % 3];
+    Bytes expected = Build(DigestKind::kMinMax, page);
+    EXPECT_EQ(SketchOffset(both, page.head_dim, page.dtype), expected.size());
+    const Bytes behind = Build(sketch, page);
+    expected.insert(expected.end(), behind.begin(), behind.end());
+    const Bytes digest = Build(both, page);
+    ASSERT_EQ(digest, expected);
+    EXPECT_TRUE(DigestRowIsSane(both, digest.data(), g));
+    Bytes crossed = digest, negative = digest;
+    StoreF32(crossed.data(), g.dtype, 2 * page.head_dim - 1, 60000.0f);
+    EXPECT_FALSE(DigestRowIsSane(both, crossed.data(), g));
+    negative[digest.size() - 2 * page.tokens - 1] |= std::byte{0x80};  // of the last scale
+    EXPECT_FALSE(DigestRowIsSane(both, negative.data(), g));
+    const std::vector<float> q = rng.Floats(page.head_dim);
+    float score = 0, of_box = 0;
+    ScorePages({both, page.dtype, page.head_dim, page.tokens, digest.data(), digest.size(), 1},
+               q.data(), 1, &score);
+    ScorePages({DigestKind::kMinMax, page.dtype, page.head_dim, page.tokens, digest.data(),
+                digest.size(), 1},
+               q.data(), 1, &of_box);
+    EXPECT_EQ(score, of_box);
+  }
+}
+
 TEST(DigestKindTest, NamesAndBounds) {
   EXPECT_EQ(DigestKindByName("minmax"), DigestKind::kMinMax);
   EXPECT_EQ(DigestKindByName("box_mean"), DigestKind::kBoxMean);
@@ -319,6 +355,8 @@ TEST(DigestKindTest, NamesAndBounds) {
   EXPECT_EQ(DigestKindByName("sign1"), DigestKind::kSign1);
   EXPECT_EQ(DigestKindByName("sign2"), DigestKind::kSign2);
   EXPECT_EQ(DigestKindByName("sign4"), DigestKind::kSign4);
+  EXPECT_EQ(DigestKindByName("minmax_sign2"), DigestKind::kMinMaxSign2);
+  EXPECT_TRUE(Info(DigestKind::kMinMaxSign1).is_upper_bound);
   EXPECT_EQ(DigestKindByName("MINMAX"), std::nullopt);
   EXPECT_EQ(DigestKindByName(""), std::nullopt);
   EXPECT_TRUE(Info(DigestKind::kMinMax).is_upper_bound);
@@ -330,7 +368,7 @@ TEST(DigestKindTest, NamesAndBounds) {
   EXPECT_EQ(DigestBytes(DigestKind::kSphere, 32, 128, DType::kBF16), 272u);
   for (const DigestKindInfo& info : DigestKinds()) {
     EXPECT_EQ(&Info(info.kind), &info);
-    EXPECT_EQ(IsSketch(info.kind), info.sketch_bits != 0);
+    EXPECT_EQ(IsSketch(info.kind), info.sketch_bits != 0 && info.vectors == 0);
     if (!IsSketch(info.kind)) continue;
     EXPECT_FALSE(info.is_upper_bound || info.is_lower_bound);
     for (DType dtype : testing::kAllDTypes) {

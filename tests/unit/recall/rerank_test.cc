@@ -62,6 +62,49 @@ TEST_P(RerankTest, TakesTheCandidatesOfMostAttention) {
   }
 }
 
+// With all pages as candidates the second stage is a sketch over all pages.
+TEST_P(RerankTest, SketchesRankAsSketchesOfAllPagesDo) {
+  options_.digest_kind = page::DigestKind::kSign4;
+  Fill();
+  const std::vector<float> q = RandomQueries(g(), 11);
+  const auto alone = Select(Params(page::Rerank::kNone, 1), q, 7);
+  options_.digest_kind = page::DigestKind::kMinMaxSign4;
+  Fill();
+  const auto by_box = Select(Params(page::Rerank::kNone, 1), q, 7);
+  SelectTimings timings;
+  const auto ranked = Select(Params(page::Rerank::kSketch, 1024), q, 7, &timings);
+  EXPECT_EQ(timings.sketched_pages, 2u * g().num_kv_heads * kPages);
+  EXPECT_EQ(timings.reranked_pages + timings.estimated_pages, 0u);
+  bool differs = false;
+  for (size_t l = 0; l < 2; ++l) {
+    for (uint32_t h = 0; h < g().num_kv_heads; ++h) {
+      EXPECT_EQ(ranked[l].heads[h].selected, alone[l].heads[h].selected);
+      differs = differs || by_box[l].heads[h].selected != alone[l].heads[h].selected;
+    }
+  }
+  EXPECT_TRUE(differs) << "the boxes alone choose the same: the test shows nothing";
+}
+
+TEST_P(RerankTest, PagesWithoutKeysAreRankedByTheirSketches) {
+  options_.digest_kind = page::DigestKind::kMinMaxSign2;
+  Fill();
+  const std::vector<float> q = RandomQueries(g(), 12);
+  const auto sketched = Select(Params(page::Rerank::kSketch, 4), q, 7);
+  for (uint32_t page = 0; page < kPages; ++page) {
+    Remove(0, page);
+    Remove(1, page);
+  }
+  SelectTimings timings;
+  const auto chosen = Select(Params(page::Rerank::kExact, 4), q, 7, &timings);
+  EXPECT_EQ(timings.sketched_pages, 2u * g().num_kv_heads * 28);
+  EXPECT_EQ(timings.estimated_pages, 0u);
+  for (size_t l = 0; l < 2; ++l) {
+    for (uint32_t h = 0; h < g().num_kv_heads; ++h) {
+      EXPECT_EQ(chosen[l].heads[h].selected, sketched[l].heads[h].selected);
+    }
+  }
+}
+
 TEST_P(RerankTest, WithoutAnyKeysTheDigestsDecide) {
   Fill();
   for (uint32_t page = 0; page < kPages; ++page) {
@@ -176,6 +219,8 @@ TEST_P(RerankTest, BadParametersNameWhatIsAllowed) {
     EXPECT_THAT(message(Params(page::Rerank::kExact, multiplier)),
                 AllOf(HasSubstr("multiplier"), HasSubstr("1..1024")));
   }
+  EXPECT_THAT(message(Params(page::Rerank::kSketch, 4)),
+              AllOf(HasSubstr("kind minmax have no sketch"), HasSubstr("minmax_sign4")));
   EXPECT_THAT(message(Params(static_cast<page::Rerank>(7), 4)),
               AllOf(HasSubstr("rerank is 7"), HasSubstr("none, exact")));
 }

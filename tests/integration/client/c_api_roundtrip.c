@@ -263,7 +263,11 @@ static const char* Recall(varve_client* client) {
     heads[h] = (varve_recall_head){
         .struct_size = sizeof heads[h], .budget_pages = 2, .slots = slots[h], .num_slots = 2};
   }
-  varve_recall_layer layer = {sizeof layer, 0, queries, QUERY_HEADS * HEAD_DIM, heads, KV_HEADS};
+  varve_recall_layer layer = {.struct_size = sizeof layer,
+                              .queries = queries,
+                              .num_queries = QUERY_HEADS * HEAD_DIM,
+                              .heads = heads,
+                              .num_heads = KV_HEADS};
   varve_recall_query query = {.struct_size = sizeof query,
                               .context_id = "c-ctx",
                               .epoch = epoch,

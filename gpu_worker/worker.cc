@@ -24,8 +24,7 @@ namespace varve::worker {
 namespace {
 
 constexpr uint32_t kMinPoolPages = 64;
-// They wait for the store: as many prefetches may be under way.
-constexpr int kPrefetchers = 4;
+constexpr int kPrefetchers = 4;  // threads that wait for the store's answers
 
 using Clock = std::chrono::steady_clock;
 

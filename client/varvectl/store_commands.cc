@@ -133,7 +133,7 @@ void PrintPlugin(const std::string& plugin) {
     return;
   }
   const size_t bytes = page::DigestBytes(*kind, kDigestShape);
-  std::printf("%-16s  %4zu bytes per page and KV head, %4.1f per token (d %u, p %u, %s)\n",
+  std::printf("%-21s  %4zu bytes per page and KV head, %4.1f per token (d %u, p %u, %s)\n",
               plugin.c_str(), bytes, static_cast<double>(bytes) / kDigestShape.page_tokens,
               kDigestShape.head_dim, kDigestShape.page_tokens, DTypeName(kDigestShape.dtype));
 }

@@ -284,11 +284,11 @@ TEST_F(VarvectlTest, TellsAboutTheStore) {
   EXPECT_EQ(status["tiers"][0]["capacity_bytes"], 256 << 20);
   EXPECT_EQ(json::parse(Run("tiers --json").out)["tiers"][0]["objects"], status["objects"]);
   EXPECT_THAT(Run("plugins").out, HasSubstr("eviction: lru"));
-  EXPECT_THAT(Run("plugins").out, HasSubstr("digest: sign2     1152 bytes per page and KV head, "
+  EXPECT_THAT(Run("plugins").out, HasSubstr("digest: sign2          1152 bytes per page and KV head, "
                                             "36.0 per token (d 128, p 32, bf16)"));
   const json plugins = json::parse(Run("plugins --json").out);
   EXPECT_FALSE(plugins["plugins"].empty());
-  ASSERT_EQ(plugins["digests"].size(), 7u);
+  ASSERT_EQ(plugins["digests"].size(), 10u);
   EXPECT_EQ(plugins["digests"][0]["name"], "minmax");
   EXPECT_EQ(plugins["digests"][0]["bytes_per_page_and_kv_head"], 512);
   EXPECT_EQ(plugins["digests"][4]["name"], "sign1");

@@ -55,7 +55,7 @@ TEST_F(ContextTableTest, BadOpensNameWhatIsAllowed) {
   ContextOptions options{SmallGeometry()};
   options.geometry.head_dim = 33;
   EXPECT_THAT(Open("c", options).ToString(), AllOf(HasSubstr("geometry"), HasSubstr("head_dim")));
-  options = {SmallGeometry(), static_cast<page::DigestKind>(9)};
+  options = {SmallGeometry(), static_cast<page::DigestKind>(11)};
   EXPECT_THAT(Open("c", options).ToString(), AllOf(HasSubstr("digest_kind"), HasSubstr("minmax")));
 }
 

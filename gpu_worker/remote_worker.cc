@@ -317,6 +317,11 @@ void SidecarWorker::PlanItem(const AttendItem& item, TensorLayout& layout,
 
 absl::Status SidecarWorker::Warm(uint32_t layer, absl::Span<const AttendItem> items) {
   const size_t bytes = items.size() * query_bytes();
+  if (bytes > arena_->capacity()) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        items.size(), " items in a batch, at most ", arena_->capacity() / query_bytes(),
+        " fit into the tensor memory of ", arena_->capacity(), " bytes"));
+  }
   VARVE_ASSIGN_OR_RETURN(TensorArena::Piece piece, arena_->Take(bytes, call_timeout_));
   v1::StepRequest request;
   request.set_engine_id(engine_id_);

@@ -65,6 +65,8 @@ bool Selector::SelectWithoutScores(HeadWork& work) {
 
 void Selector::SelectByDigests(HeadWork& work, SelectTimes& times) {
   using Clock = std::chrono::steady_clock;
+  work.log_dropped_bound.clear();
+  work.log_dropped_estimate.clear();
   const Policy& policy = work.sequence->policy();
   const uint32_t n = work.candidates;
   const uint32_t group = geometry_.group_size();

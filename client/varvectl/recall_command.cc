@@ -109,7 +109,8 @@ std::string Bar(double value, double lowest, double highest) {
 const char* Why(uint32_t page, uint32_t pages, const RecallOptions& options) {
   if (page < options.sinks) return "sink";
   if (page + options.window >= pages) return "window";
-  return options.rerank == "none" ? "score" : "keys";
+  if (options.rerank == "none") return "score";
+  return options.rerank == "sketch" ? "sketch" : "keys";
 }
 
 // Pages by falling score, the chosen ones beyond `top` included.
@@ -255,7 +256,8 @@ void AddRecallCommand(CLI::App& app, const Globals& globals, Action& action) {
       app, "recall",
       "Ask the store which pages of a context matter for a query; no page is brought.\n"
       "A page's score is computed from its digest, merged over the query heads of a KV head. With\n"
-      "--rerank exact the keys of the best by digest decide which of them are chosen.",
+      "--rerank exact the keys of the best by digest decide which of them are chosen, with\n"
+      "--rerank sketch the sketches of their keys, where the digests have those.",
       "  varvectl recall --context chat-7 --layer 12 --head 0 --budget 16 --explain\n"
       "  varvectl recall --context chat-7 --layer 0 --query q.f32 --merge max --json\n"
       "  varvectl recall --context chat-7 --layer 3 --query random:42 --budget 32\n"
@@ -276,7 +278,7 @@ void AddRecallCommand(CLI::App& app, const Globals& globals, Action& action) {
       ->capture_default_str();
   recall->add_option("--merge", options->merge, "softmax_mean, softmax_max, max or mean")
       ->capture_default_str();
-  recall->add_option("--rerank", options->rerank, "Second stage: none or exact")
+  recall->add_option("--rerank", options->rerank, "Second stage: none, exact or sketch")
       ->capture_default_str();
   recall
       ->add_option("--multiplier", options->multiplier,

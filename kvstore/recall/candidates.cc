@@ -18,7 +18,8 @@ DroppedMass Candidates::Dropped(const page::Geometry& geometry, std::span<const 
   DroppedMass dropped;
   for (size_t g = 0; g < geometry.group_size(); ++g) {
     const auto masses = std::span(log_mass).subspan(g * known.size(), known.size());
-    if (by_keys) {
+    // Of candidates that nothing ranked there is no telling.
+    if (by_keys && known.size() + sketched.size() == count) {
       const auto of_sketches =
           std::span(sketched_log_mass).subspan(g * sketched.size(), sketched.size());
       dropped.log_estimate.push_back(

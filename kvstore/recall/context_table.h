@@ -108,7 +108,8 @@ struct DroppedMass {
   // LogDroppedBound, by digests that bound and by keys; unknown too when query heads x pages are
   // more than 4 Mi.
   std::vector<float> log_bound;
-  // Of the candidates of a second stage that were ranked by their keys: LogDroppedMass.
+  // Of the candidates of a second stage, by keys or sketches: LogDroppedMass. Unknown too when some
+  // had neither.
   std::vector<float> log_estimate;
 };
 struct HeadSelection {

@@ -51,7 +51,9 @@ absl::Status CheckTarget(const SelectParams& params) {
 absl::Status CheckTotal(const LayerQuery& query, uint64_t pinned, const SelectParams& params) {
   if (query.total_pages == 0) return absl::OkStatus();
   uint64_t least = 0;
-  for (const HeadQuery& head : query.heads) least += std::max<uint64_t>(head.floor_pages, pinned);
+  for (const HeadQuery& head : query.heads) {
+    if (!head.skip) least += std::max<uint64_t>(head.floor_pages, pinned);
+  }
   if (params.target > 0 && query.total_pages >= least) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("total_pages of layer ", query.layer, " is ", query.total_pages,

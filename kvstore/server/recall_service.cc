@@ -251,12 +251,16 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
 
   void Load(size_t i) {
     parts_.fetch_add(1);
-    disk_pages_[i].object->Load(
-        disk_pages_[i].range, checked_.deadline,
-        [self = shared_from_this(), i](const absl::Status& status) {
-          // Not on a thread of the disk.
-          self->core_.recall_pool.Run([self, i, status] { self->OnLoaded(i, status); });
-        });
+    disk_pages_[i].object->Load(disk_pages_[i].range, checked_.deadline,
+                                [self = shared_from_this(), i](const absl::Status& status) {
+                                  // Not on a thread of the disk.
+                                  base::Task task = [self, i, status] {
+                                    self->OnLoaded(i, status);
+                                  };
+                                  if (self->checked_.prefetch)
+                                    return self->core_.recall_pool.RunBehind(std::move(task));
+                                  self->core_.recall_pool.Run(std::move(task));
+                                });
   }
 
   void OnLoaded(size_t i, const absl::Status& status) {

@@ -6,6 +6,7 @@
 
 #include "absl/time/clock.h"
 #include "kvstore/base/mutex.h"
+#include "kvstore/recall/selection.h"
 #include "kvstore/server/recall_service.h"
 #include "kvstore/server/stream_call.h"
 
@@ -50,6 +51,10 @@ class RecallStreamCall::Layers final : public std::enable_shared_from_this<Layer
   void Check() {
     absl::StatusOr<CheckedRecall> checked = CheckRecall(call_->core(), arrived_, *request_);
     if (!checked.ok()) return Fail(checked.status());
+    // Each layer is selected alone: what holds for all of them together is seen here.
+    const absl::Status whole =
+        recall::CheckQueries(checked->context, checked->params, checked->layers);
+    if (!whole.ok()) return Fail(whole);
     checked_ = *std::move(checked);
     {
       base::MutexLock lock(mutex_);

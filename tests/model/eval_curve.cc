@@ -83,21 +83,21 @@ std::string Times(double value, double least) {
 
 void AddSet(const CurveSet& set, console::Table& table) {
   std::vector<const EvalRow*> found;
-  double least_bytes = 0, least_budget = 0;
+  std::optional<double> least_bytes, least_budget;
   for (const Curve& curve : set.curves) {
     const EvalRow* row = curve.Cheapest(kEqualAccuracy * *set.full);
     found.push_back(row);
     if (row == nullptr) continue;
-    if (least_budget == 0 || row->policy.budget < least_budget) least_budget = row->policy.budget;
-    if (least_bytes == 0 || BytesPerStep(*row) < least_bytes) least_bytes = BytesPerStep(*row);
+    least_budget = std::min(least_budget.value_or(row->policy.budget), row->policy.budget);
+    least_bytes = std::min(least_bytes.value_or(BytesPerStep(*row)), BytesPerStep(*row));
   }
   for (size_t i = 0; i < found.size(); ++i) {
     std::vector<std::string> cells = {set.task, absl::StrCat(set.length), set.curves[i].name};
     if (const EvalRow* row = found[i]; row != nullptr) {
       cells.push_back(absl::StrFormat("%.1f %%", 100 * row->policy.budget));
-      cells.push_back(Times(row->policy.budget, least_budget));
+      cells.push_back(Times(row->policy.budget, *least_budget));
       cells.push_back(absl::StrFormat("%.1f", BytesPerStep(*row) / 1024));
-      cells.push_back(Times(BytesPerStep(*row), least_bytes));
+      cells.push_back(Times(BytesPerStep(*row), *least_bytes));
     } else {
       cells.push_back("none of these");
     }
@@ -123,8 +123,8 @@ std::string RenderEqualAccuracy(absl::Span<const EvalRow> rows) {
     any = true;
   }
   if (!any) return "";
-  return absl::StrFormat("\nwhat %.0f %% of full's accuracy takes\n%s", 100 * kEqualAccuracy,
-                         table.Render());
+  return absl::StrFormat("\nthe fewest bytes with %.0f %% of full's accuracy, and their budget\n%s",
+                         100 * kEqualAccuracy, table.Render());
 }
 
 std::string RenderCurves(absl::Span<const EvalRow> rows) {

@@ -113,7 +113,7 @@ TEST_F(PageParityTest, DigestsMatchBitForBit) {
 }
 
 void CompareScores(Rng& rng) {
-  const DigestKind kind = DigestKinds()[rng.Below(7)].kind;
+  const DigestKind kind = DigestKinds()[rng.Below(10)].kind;
   const DType dtype = rng.AnyDType();
   const uint32_t head_dim = rng.HeadDim();
   const uint32_t num_pages = rng.Between(1, 300);

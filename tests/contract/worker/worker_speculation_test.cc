@@ -185,6 +185,28 @@ TEST_P(Speculation, MoreCandidatesSelectAnew) {
 
 // A warm start has the first step's pages there before it begins, with and without speculation, and
 // changes no output of a sequence that does not speculate.
+TEST_P(Speculation, AWarmStartOfAdaptiveBudgetsChangesNoOutput) {
+  const auto made = MakePatient();
+  ASSERT_NE(made, nullptr);
+  const std::string policy = "arkvale(budget=6p,hot=1,target=0.9)";
+  Feeder cold(made->worker(), &text_), warm(made->worker(), &text_);
+  ASSERT_OK(cold.Prefill(policy, kPrompt));
+  ASSERT_OK(warm.Prefill(policy, kPrompt));
+  for (uint32_t again = 0; again < 2; ++again) {
+    for (uint32_t l = 0; l < kSmall.num_layers; ++l) {
+      const std::vector<float> q = text_.Query(l, again);
+      const AttendItem item{warm.id(), q.data()};
+      ASSERT_OK(made->worker()->Warm(l, {&item, 1}));
+    }
+    ASSERT_OK(cold.Step(again));
+    ASSERT_OK(warm.Step(again));
+    EXPECT_EQ(cold.outputs(), warm.outputs()) << again;
+  }
+  const SequenceStats stats = warm.Info().stats;
+  EXPECT_EQ(stats.mass_bound_samples, cold.Info().stats.mass_bound_samples);
+  EXPECT_EQ(stats.mass_bound_sum, cold.Info().stats.mass_bound_sum);
+}
+
 TEST_P(Speculation, AWarmStartFetchesTheFirstStepsPages) {
   const auto made = MakePatient();
   ASSERT_NE(made, nullptr);

@@ -49,7 +49,10 @@ TEST_P(CertificateTest, P7TheBoundIsNeverBelowWhatIsDropped) {
         };
         check(by_digests[1].heads[h]);
         check(by_keys[1].heads[h]);
-        ASSERT_EQ(by_keys[1].heads[h].dropped.log_estimate.size(), group);
+        // Some pages of this layer have no keys: of candidates among them there is no telling.
+        const size_t told = by_keys[1].heads[h].dropped.log_estimate.size();
+        EXPECT_TRUE(told == 0 || (told == group && multiplier < 1024)) << told;
+        EXPECT_EQ(by_keys[0].heads[h].dropped.log_estimate.size(), group);
         EXPECT_TRUE(by_digests[1].heads[h].dropped.log_estimate.empty());
       }
     }

@@ -31,13 +31,11 @@
 //              reach it by their scores, from `min` on; the KV heads of a layer have no more
 //              together than with the fixed budget (default: none, the budget is fixed). Needs
 //              merge softmax_mean, and no tau; quest and arkvale only
-//   ceiling    with a target: pages of one KV head at most, as a multiple of the budget (default
-//   4).
-//              Where the store scores, the page pool needs room for so many of each KV head of a
-//              layer
-//   generated  pinned: pages of generated tokens are always attended and not counted; paged: they
-//   age
-//              like prompt pages (default pinned)
+//   ceiling    with a target: pages of one KV head at most, as a multiple of the budget
+//              (default 4). Where the store scores, the page pool needs room for so many of each KV
+//              head of a layer
+//   generated  pinned: pages of generated tokens are always attended and not counted; paged:
+//              they age like prompt pages (default pinned)
 //
 // Immutable values, thread-safe.
 #pragma once

@@ -129,11 +129,12 @@ void Selector::ScoreBySketches(const HeadWork& work, const page::DigestMatrix& d
   log_mass_.resize(size_t{group} * candidates);
   page::SketchLogMass(digests.kind, geometry_.page_tokens, ShapeOf(geometry_), work.q, sketches_,
                       log_mass_.data());
-  std::vector<float> log_mass = log_mass_;
-  std::vector<float> masses(candidates);
-  page::MassScores(log_mass.data(), group, candidates, masses.data());
-  for (float& score : scores_) score = score == kLowest ? kLowest : 0;
-  for (uint32_t i = 0; i < candidates; ++i) scores_[candidates_[i]] = masses[i];
+  // A copy, as shares overwrite it; the bounds have been taken out of raw_.
+  std::copy(log_mass_.begin(), log_mass_.end(), raw_.begin());
+  shares_.resize(candidates);
+  page::MassScores(raw_.data(), group, candidates, shares_.data());
+  for (float& score : std::span(scores_).first(n)) score = score == kLowest ? kLowest : 0;
+  for (uint32_t i = 0; i < candidates; ++i) scores_[candidates_[i]] = shares_[i];
 }
 
 void Selector::SelectFixed(HeadWork& work, std::span<const float> scores) {

@@ -86,6 +86,7 @@ class Selector {
   std::vector<uint32_t> candidates_;
   std::vector<const std::byte*> sketches_;
   std::vector<float> log_mass_;  // [group_size][candidates_]
+  std::vector<float> shares_;    // of candidates_
   page::SelectScratch scratch_;
 };
 

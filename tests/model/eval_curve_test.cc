@@ -1,6 +1,7 @@
 // What accuracy costs, as table and plot.
 #include "tests/model/eval_curve.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -29,9 +30,22 @@ TEST(EvalCurve, TheCheapestBudgetOfEqualAccuracyIsFound) {
                                      Row("never", 0.9, 98, 90)};
   const std::string table = RenderEqualAccuracy(rows);
   EXPECT_THAT(table, HasSubstr("99 % of full"));
-  EXPECT_THAT(table, HasSubstr("digests           50.0 %              5.0      40.0              4.0\n"));
-  EXPECT_THAT(table, HasSubstr("two-stage         10.0 %              1.0      10.0              1.0\n"));
+  EXPECT_THAT(table,
+              HasSubstr("digests           50.0 %              5.0      40.0              4.0\n"));
+  EXPECT_THAT(table,
+              HasSubstr("two-stage         10.0 %              1.0      10.0              1.0\n"));
   EXPECT_THAT(table, HasSubstr("never      none of these\n"));
+}
+
+TEST(EvalCurve, NothingRecalledIsTheLeast) {
+  for (const bool first : {false, true}) {
+    std::vector<EvalRow> rows = {Row("full", 1, 100, 0), Row("hot", 0.5, 100, 0),
+                                 Row("cold", 0.1, 90, 20), Row("cold", 0.4, 100, 40)};
+    if (first) std::rotate(rows.begin() + 1, rows.begin() + 2, rows.end());
+    const std::string table = RenderEqualAccuracy(rows);
+    EXPECT_THAT(table, HasSubstr("hot     50.0 %              1.2       0.0                -\n"));
+    EXPECT_THAT(table, HasSubstr("cold    40.0 %              1.0      40.0                -\n"));
+  }
 }
 
 TEST(EvalCurve, WithoutFullOrBudgetsThereIsNothingToCompare) {

@@ -3,13 +3,13 @@
 //
 // A digest of one page and one KV head is either one or two vectors of head_dim elements in the
 // geometry's dtype, and for SPHERE a radius:
-//   MINMAX    [hi | lo]  per-channel max and min of the keys (Quest). score is an upper bound of
-//   every q.k of the page. BOX_MEAN  [hi | lo]  c +- h, c = (max+min)/2, h = mean |k - c|
-//   (ArkVale). No bound. MEAN      [mean]     mean key (ShadowKV landmark). score is a lower bound
-//   of max q.k. SPHERE    [c | r]    c = (max+min)/2, r = max |k - c| (ArkVale, the sphere with its
-//   greatest radius). score is an
-//                        upper bound; neither it nor MINMAX is always the tighter one. r takes
-//                        kRadiusElements elements: r / kRadiusScale rounded up, then zeros.
+//   - MINMAX [hi | lo]: per-channel max and min of the keys (Quest). score is an upper bound of
+//     every q.k of the page.
+//   - BOX_MEAN [hi | lo]: c +- h, c = (max+min)/2, h = mean |k - c| (ArkVale). No bound.
+//   - MEAN [mean]: mean key (ShadowKV landmark). score is a lower bound of max q.k.
+//   - SPHERE [c | r]: c = (max+min)/2, r = max |k - c| (ArkVale, the sphere with its greatest
+//     radius). score is an upper bound; neither it nor MINMAX is always the tighter one. r takes
+//     kRadiusElements elements: r / kRadiusScale rounded up, then zeros.
 // or, for SIGN1, SIGN2 and SIGN4, a sketch of every key in 1, 2 or 4 bits per channel
 // (sketch_math.h), which needs the page's tokens and not the dtype:
 //   u32 words[W][tokens] (little endian), bf16 scale[tokens], bf16 mean[tokens]

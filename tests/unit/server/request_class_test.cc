@@ -101,7 +101,7 @@ class RequestClass : public ::testing::Test {
   AnyRegion region_;
 };
 
-TEST_F(RequestClass, DemandIsScoredBeforePrefetch) {
+TEST_F(RequestClass, DemandTakesItsTurnBeforePrefetch) {
   varve::v1::RecallRequest prefetch, demand;
   varve::v1::RecallReply reply;
   prefetch.set_prefetch(true);

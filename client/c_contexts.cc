@@ -96,6 +96,7 @@ absl::StatusOr<RecallQuery> ToQuery(const varve_recall_query& given) {
   query.rerank = static_cast<page::Rerank>(given.rerank);
   if (given.multiplier != 0) query.multiplier = given.multiplier;
   query.target = given.target;
+  query.hysteresis = given.hysteresis;
   for (size_t l = 0; l < given.num_layers; ++l) {
     VARVE_ASSIGN_OR_RETURN(const varve_recall_layer layer,
                            AdoptAt(given.layers, l, "varve_recall_layer"));

@@ -220,6 +220,10 @@ struct RecallQuery {
   bool certify = false;  // also answer what the selection drops
   // The share of the attention mass to reach with as few pages as can be; 0: the budgets are fixed.
   double target = 0;
+  // Scores of resident pages count 1 + hysteresis times in the last stage, 0..100; not with a
+  // target.
+  double hysteresis = 0;
+  bool score_hot = false;  // also answer the scores of the pages that the worker has then
 };
 struct RecalledPage {
   uint32_t page = 0;
@@ -235,6 +239,9 @@ struct RecallHeadResult {
   // certify only, per query head of the group (page/mass.h): empty where it is unknown.
   std::vector<float> log_dropped_bound;     // without the slack of the logits
   std::vector<float> log_dropped_estimate;  // of the second stage
+  // score_hot only, one for each resident page of the query, and one for each selected page that
+  // was not resident, ascending; empty when nothing was scored.
+  std::vector<float> resident_scores, missing_scores;
 };
 struct RecallTimings {
   double queue_us = 0, score_us = 0, select_us = 0, rerank_us = 0, locate_us = 0;

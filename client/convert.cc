@@ -68,6 +68,8 @@ RecallHeadResult FromProto(const v1::HeadRecallResult& head) {
   result.log_dropped_bound.assign(head.log_dropped_bound().begin(), head.log_dropped_bound().end());
   result.log_dropped_estimate.assign(head.log_dropped_estimate().begin(),
                                      head.log_dropped_estimate().end());
+  result.resident_scores.assign(head.resident_scores().begin(), head.resident_scores().end());
+  result.missing_scores.assign(head.missing_scores().begin(), head.missing_scores().end());
   result.recalled.reserve(head.recalled_size());
   for (const v1::RecalledPage& page : head.recalled()) {
     result.recalled.push_back({.page = page.page(),

@@ -50,6 +50,8 @@ absl::StatusOr<v1::RecallRequest> ClientImpl::RecallRequestFor(const RecallQuery
   request.set_explain(query.explain);
   request.set_certify(query.certify);
   request.set_target(query.target);
+  request.set_hysteresis(query.hysteresis);
+  request.set_score_hot(query.score_hot);
   request.set_rerank(static_cast<v1::Rerank>(query.rerank));
   request.set_multiplier(query.multiplier);
   request.set_deadline_ms(transfer_deadline_ms());

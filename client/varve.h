@@ -319,6 +319,10 @@ typedef struct varve_recall_query {
   /* The share of the attention mass to reach with as few pages as can be, 0 to 1, with the merge
    * softmax_mean or a second stage. 0: as many pages as the budget. */
   double target;
+  /* The scores of resident pages count 1 + hysteresis times in the last stage, so that only clearly
+   * better pages take their places; 0 to 100. With the merges softmax_mean and softmax_max, or a
+   * second stage; not with a target. */
+  double hysteresis;
 } varve_recall_query;
 
 /* Never grows. */

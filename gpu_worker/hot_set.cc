@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cmath>
 #include <iterator>
 #include <unordered_set>
 
@@ -12,7 +13,8 @@ namespace {
 
 // Below every score and every Touch rank, younger pages higher: what was never asked for leaves
 // first, oldest first.
-float UnscoredRank(uint32_t page) { return -1e30f + 1e24f * static_cast<float>(page); }
+constexpr float kUnscored = -1e29f;
+float UnscoredRank(uint32_t page) { return 20 * kUnscored + 1e24f * static_cast<float>(page); }
 
 }  // namespace
 
@@ -23,7 +25,7 @@ std::span<const uint32_t> HotSet::PagesBelow(uint32_t end) const {
 
 void HotSet::GrowTo(uint32_t pages) {
   while (slot_of_.size() < pages) {
-    last_score_.push_back(UnscoredRank(static_cast<uint32_t>(slot_of_.size())));
+    rank_.push_back(UnscoredRank(static_cast<uint32_t>(slot_of_.size())));
     slot_of_.push_back(kNoSlot);
   }
 }
@@ -68,15 +70,23 @@ uint32_t HotSet::CountMissing(std::span<const uint32_t> selected) const {
                                              [this](uint32_t page) { return !resident(page); }));
 }
 
-void HotSet::SetScores(std::span<const float> scores) {
-  GrowTo(static_cast<uint32_t>(scores.size()));
-  std::copy(scores.begin(), scores.end(), last_score_.begin());
+void HotSet::NoteScores(std::span<const float> scores, double smoothing) {
+  for (uint32_t page = 0; page < scores.size(); ++page) NoteScore(page, scores[page], smoothing);
+}
+
+void HotSet::NoteScore(uint32_t page, float score, double smoothing) {
+  GrowTo(page + 1);
+  float& rank = rank_[page];
+  const float kept = static_cast<float>(smoothing);
+  // Of what was never scored, or was lost, there is nothing to keep.
+  rank = kept > 0 && std::isfinite(score) && rank > kUnscored ? kept * rank + (1 - kept) * score
+                                                              : score;
 }
 
 void HotSet::Touch(std::span<const uint32_t> selected, float rank) {
   for (uint32_t page : selected) {
     GrowTo(page + 1);
-    last_score_[page] = rank;
+    rank_[page] = rank;
   }
 }
 
@@ -89,7 +99,7 @@ void HotSet::CollectLocked(std::span<const uint32_t> resident, std::span<const B
 
 void HotSet::GatherScores(std::span<const uint32_t> resident) {
   scores_.clear();
-  for (uint32_t page : resident) scores_.push_back(last_score_[page]);
+  for (uint32_t page : resident) scores_.push_back(rank_[page]);
 }
 
 bool HotSet::Plan(std::span<const uint32_t> selected, std::span<const BlockState> states,
@@ -114,7 +124,7 @@ void HotSet::Surplus(std::span<const uint32_t> keep, std::span<const BlockState>
   const size_t count = std::min(victims.size(), resident.size() - target);
   std::partial_sort(victims.begin(), victims.begin() + static_cast<std::ptrdiff_t>(count),
                     victims.end(), [this](uint32_t a, uint32_t b) {
-                      if (last_score_[a] != last_score_[b]) return last_score_[a] < last_score_[b];
+                      if (rank_[a] != rank_[b]) return rank_[a] < rank_[b];
                       return a > b;
                     });
   victims.resize(count);

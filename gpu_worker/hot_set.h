@@ -3,8 +3,9 @@
 //
 // A selection over the candidate pages becomes a plan (page::PlanHotSet): hits stay, misses need
 // slots, first new ones, then those of victims. Victims are saved, not selected, and have the
-// lowest last score. The owner moves slots; this class never touches the pool, so it can be tested
-// as a pure state machine. Not thread-safe. After warm-up nothing here allocates.
+// lowest rank: the smoothed score of the steps so far, or the step of the last use. The owner moves
+// slots; this class never touches the pool, so it can be tested as a pure state machine. Not
+// thread-safe. After warm-up nothing here allocates.
 #pragma once
 
 #include <cstdint>
@@ -50,9 +51,12 @@ class HotSet {
 
   uint32_t CountMissing(std::span<const uint32_t> selected) const;
 
-  // Last known scores of the pages [0, scores.size()): what victims are chosen by.
-  void SetScores(std::span<const float> scores);
-  // Without scores: pages that were just used rank above all others.
+  // This step's scores of the pages [0, scores.size()). A page's rank among victims is
+  // smoothing x its rank + (1 - smoothing) x its score; its first score is its first rank.
+  void NoteScores(std::span<const float> scores, double smoothing);
+  // The same of one page.
+  void NoteScore(uint32_t page, float score, double smoothing);
+  // Instead of scores: pages that were just used rank above all others.
   void Touch(std::span<const uint32_t> selected, float rank);
 
   // Plans for the candidates [0, states.size()), with so many slots to spare. False when too few
@@ -73,7 +77,7 @@ class HotSet {
   void GrowTo(uint32_t pages);
 
   std::vector<Slot> slot_of_;       // by page
-  std::vector<float> last_score_;   // by page; a page that was never scored ranks by its age
+  std::vector<float> rank_;         // by page; a page that was never scored ranks by its age
   std::vector<uint32_t> resident_;  // ascending
   std::vector<uint32_t> ahead_;     // residents that came ahead and were not used yet, ascending
   uint32_t wasted_ = 0;

@@ -33,7 +33,8 @@ constexpr std::array<KindRow, 4> kKinds = {{
     {PolicyKind::kStreaming, "streaming", "budget,min,sinks,window,generated"},
     {PolicyKind::kQuest, "quest", "budget,min,sinks,window,merge,target,ceiling,generated"},
     {PolicyKind::kArkVale, "arkvale",
-     "budget,min,sinks,window,hot,merge,rerank,multiplier,target,ceiling,tau,ahead,generated"},
+     "budget,min,sinks,window,hot,victims,smoothing,hysteresis,merge,rerank,multiplier,target,"
+     "ceiling,tau,ahead,generated"},
 }};
 
 const KindRow& RowOf(PolicyKind kind) {
@@ -78,6 +79,31 @@ absl::Status SetHot(std::string_view value, Policy* policy) {
     return Refused("hot", value, absl::StrCat("a multiple of the budget, 1..", kMaxHot));
   }
   policy->hot = hot;
+  return absl::OkStatus();
+}
+
+absl::Status SetVictims(std::string_view value, Policy* policy) {
+  if (value != "score" && value != "lru") return Refused("victims", value, "score, lru");
+  policy->victims = value == "lru" ? Victims::kLru : Victims::kScore;
+  return absl::OkStatus();
+}
+
+absl::Status SetSmoothing(std::string_view value, Policy* policy) {
+  double smoothing = 0;
+  if (!absl::SimpleAtod(Sv(value), &smoothing) || !(smoothing >= 0 && smoothing < 1)) {
+    return Refused("smoothing", value, "a weight, 0 <= s < 1");
+  }
+  policy->smoothing = smoothing;
+  return absl::OkStatus();
+}
+
+absl::Status SetHysteresis(std::string_view value, Policy* policy) {
+  double hysteresis = 0;
+  if (!absl::SimpleAtod(Sv(value), &hysteresis) ||
+      !(hysteresis >= 0 && hysteresis <= page::kMaxHysteresis)) {
+    return Refused("hysteresis", value, absl::StrCat("0..", page::kMaxHysteresis));
+  }
+  policy->hysteresis = hysteresis;
   return absl::OkStatus();
 }
 
@@ -158,6 +184,9 @@ absl::Status SetParameter(std::string_view name, std::string_view value, Policy*
   if (name == "sinks") return SetCount(name, value, 0, &policy->sinks);
   if (name == "window") return SetCount(name, value, 0, &policy->window);
   if (name == "hot") return SetHot(value, policy);
+  if (name == "victims") return SetVictims(value, policy);
+  if (name == "smoothing") return SetSmoothing(value, policy);
+  if (name == "hysteresis") return SetHysteresis(value, policy);
   if (name == "merge") return SetMerge(value, policy);
   if (name == "rerank") return SetRerank(value, policy);
   if (name == "multiplier") return SetMultiplier(value, policy);
@@ -191,6 +220,29 @@ absl::Status SetAll(const KindRow& row, absl::string_view list, Policy* policy) 
   return absl::OkStatus();
 }
 
+// What the parameters ask of each other.
+absl::Status CheckTogether(const Policy& policy) {
+  if (policy.adapts() && policy.merge != page::ScoreMerge::kSoftmaxMean) {
+    return Refused("merge", page::ScoreMergeName(policy.merge), "softmax_mean with a target");
+  }
+  if (policy.adapts() && policy.tau.has_value()) {
+    return absl::InvalidArgumentError(
+        "policy parameters target and tau exclude each other: what is fetched ahead has a fixed "
+        "budget");
+  }
+  if (policy.hysteresis == 0) return absl::OkStatus();
+  if (policy.adapts()) {
+    return absl::InvalidArgumentError(
+        "policy parameters target and hysteresis exclude each other: hysteresis works on a fixed "
+        "budget");
+  }
+  if (policy.rerank == page::Rerank::kNone && !page::ScoresAreShares(policy.merge)) {
+    return Refused("merge", page::ScoreMergeName(policy.merge),
+                   "softmax_mean, softmax_max or a second stage with hysteresis");
+  }
+  return absl::OkStatus();
+}
+
 std::string Number(double value) {
   char text[32];
   std::snprintf(text, sizeof(text), "%.9g", value);
@@ -219,14 +271,7 @@ absl::StatusOr<Policy> ParsePolicy(std::string_view text) {
   }
   if (absl::StripAsciiWhitespace(rest).empty()) return policy;
   VARVE_RETURN_IF_ERROR(SetAll(*row, rest, &policy));
-  if (policy.adapts() && policy.merge != page::ScoreMerge::kSoftmaxMean) {
-    return Refused("merge", page::ScoreMergeName(policy.merge), "softmax_mean with a target");
-  }
-  if (policy.adapts() && policy.tau.has_value()) {
-    return absl::InvalidArgumentError(
-        "policy parameters target and tau exclude each other: what is fetched ahead has a fixed "
-        "budget");
-  }
+  VARVE_RETURN_IF_ERROR(CheckTogether(policy));
   return policy;
 }
 
@@ -251,7 +296,12 @@ std::string Policy::ToString() const {
                                         : absl::StrCat("budget=", Number(budget_fraction)),
                                     absl::StrCat("min=", min_pages), absl::StrCat("sinks=", sinks),
                                     absl::StrCat("window=", window)};
-  if (kind == PolicyKind::kArkVale) parts.push_back(absl::StrCat("hot=", Number(hot)));
+  if (kind == PolicyKind::kArkVale) {
+    parts.push_back(absl::StrCat("hot=", Number(hot)));
+    parts.push_back(victims == Victims::kLru ? "victims=lru"
+                                             : absl::StrCat("smoothing=", Number(smoothing)));
+    if (hysteresis > 0) parts.push_back(absl::StrCat("hysteresis=", Number(hysteresis)));
+  }
   if (selects()) parts.push_back(absl::StrCat("merge=", Sv(page::ScoreMergeName(merge))));
   if (rerank != page::Rerank::kNone) {
     parts.push_back(absl::StrCat("rerank=", Sv(page::RerankName(rerank))));

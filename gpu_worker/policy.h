@@ -16,7 +16,16 @@
 //   min        least budget in pages (default 3)
 //   sinks      first pages always in (default 1; counted in the budget)
 //   window     last prompt pages always in (default 1; counted)
-//   hot        hot-set pages as a multiple of the budget (default 2; arkvale only)
+//   hot        hot-set pages as a multiple of the budget (default 2; arkvale only). 1: what the
+//              step before selected, and no more
+//   victims    which pages leave a full hot set: score | lru, those of the lowest smoothed score
+//              or the least recently selected ones (default score; arkvale only)
+//   smoothing  of the scores that victims are chosen by: the weight of all steps before, 0 <= s < 1
+//              (default 0.5; 0: the last step's alone, as ArkVale does)
+//   hysteresis a missing page takes the place of a resident one only when its score, a share of the
+//              attention mass, is more than 1 + hysteresis times as high, 0..100 (default 0: what
+//              is selected does not depend on what is resident; arkvale only). Needs merge
+//              softmax_mean or softmax_max, or a second stage, and no target
 //   merge      softmax_mean | softmax_max | max | mean (default softmax_mean)
 //   rerank     none | exact | sketch: a second stage, by the keys in the store (arkvale with the
 //              recall path store only) or by sketches of them where the digests have those
@@ -54,6 +63,7 @@
 namespace varve::worker {
 
 enum class PolicyKind { kFull, kStreaming, kQuest, kArkVale };
+enum class Victims { kScore, kLru };
 
 struct Policy {
   PolicyKind kind = PolicyKind::kFull;
@@ -63,6 +73,9 @@ struct Policy {
   uint32_t sinks = 1;
   uint32_t window = 1;
   double hot = 2.0;
+  Victims victims = Victims::kScore;
+  double smoothing = 0.5;
+  double hysteresis = 0;
   page::ScoreMerge merge = page::ScoreMerge::kSoftmaxMean;
   page::Rerank rerank = page::Rerank::kNone;
   double multiplier = page::kDefaultMultiplier;

@@ -117,6 +117,8 @@ void Prefetch::Land(size_t place, std::vector<client::RecallHeadResult> answer) 
     if (!asked.asked) continue;
     PrefetchedHead& result = results_[place][h];
     result.answered = true;
+    ForEachScore(query_.layers[place].heads[h].resident, answer[h],
+                 [&](uint32_t page, float score) { result.scores.emplace_back(page, score); });
     result.selected = std::move(answer[h].selected);
     for (const client::RecalledPage& page : answer[h].recalled) {
       if (page.slot >= asked.slots.size() || asked.slots[page.slot] == kNoSlot) continue;

@@ -37,7 +37,8 @@ struct PrefetchLayer {
 struct PrefetchedHead {
   bool answered = false;  // by the store's selection
   std::vector<uint32_t> selected;
-  std::vector<std::pair<uint32_t, Slot>> pages;  // that landed; the slots are the taker's
+  std::vector<std::pair<uint32_t, float>> scores;  // of pages, by the store
+  std::vector<std::pair<uint32_t, Slot>> pages;    // that landed; the slots are the taker's
 };
 
 // Of all prefetches of one sequence.

@@ -78,6 +78,9 @@ absl::Status Recaller::Fetch(std::span<HeadWork> works) {
     if (work.fetched) continue;
     const uint32_t missing = work.hot().CountMissing(work.selected());
     SequenceStats& stats = work.sequence->stats();
+    if (work.sequence->policy().victims == Victims::kLru) {
+      work.hot().Touch(work.selected(), static_cast<float>(stats.steps));
+    }
     stats.selected_pages += work.selected().size();
     stats.hot_pages += work.selected().size() - missing;
     services_->metrics->pages_hot.Increment(static_cast<double>(work.selected().size() - missing));
@@ -239,6 +242,8 @@ absl::Status Recaller::FetchFromStore(std::span<HeadWork> works, SelectTimes& ti
   query_.multiplier = policy.multiplier;
   query_.certify = true;
   query_.target = policy.target;
+  query_.hysteresis = policy.hysteresis;
+  query_.score_hot = policy.victims == Victims::kScore;
   query_.sinks = policy.sinks;
   query_.window = policy.window;
   query_.num_blocks = candidates;
@@ -272,7 +277,7 @@ absl::Status Recaller::FetchFromStore(std::span<HeadWork> works, SelectTimes& ti
   const auto installing = Clock::now();
   for (size_t h = 0; status.ok() && h < works.size(); ++h) {
     if (works[h].kept) continue;
-    status = InstallPushed(works[h], result->layers[0][h]);
+    status = InstallPushed(works[h], asked.heads[h].resident, result->layers[0][h]);
   }
   services_->metrics->install.Observe(SecondsSince(installing));
   GiveUp(works, MayLandLate(status) || (result.ok() && AnyFailed(*result)));
@@ -341,8 +346,10 @@ uint32_t Recaller::LandingSlots(HeadWork& work) {
   }
 }
 
-absl::Status Recaller::InstallPushed(HeadWork& work, const client::RecallHeadResult& result) {
+absl::Status Recaller::InstallPushed(HeadWork& work, std::span<const uint32_t> resident,
+                                     const client::RecallHeadResult& result) {
   HotSet& hot = work.hot();
+  const Policy& policy = work.sequence->policy();
   SequenceStats& stats = work.sequence->stats();
   for (const client::RecalledPage& page : result.recalled) {
     if (!page.done) return MissError(work, page.page, page.reason, page.message);
@@ -368,7 +375,12 @@ absl::Status Recaller::InstallPushed(HeadWork& work, const client::RecallHeadRes
   services_->metrics->pages_fetched.Increment(static_cast<double>(result.recalled.size()));
   services_->metrics->pages_hot.Increment(
       static_cast<double>(result.selected.size() - result.recalled.size()));
-  hot.Touch(work.selected(), static_cast<float>(stats.steps));
+  if (policy.victims == Victims::kLru) {
+    hot.Touch(work.selected(), static_cast<float>(stats.steps));
+  } else {
+    ForEachScore(resident, result,
+                 [&](uint32_t page, float score) { hot.NoteScore(page, score, policy.smoothing); });
+  }
   return absl::OkStatus();
 }
 

@@ -9,6 +9,7 @@
 // One recaller serves one call at a time; its buffers are reused.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -31,6 +32,20 @@ bool MayLandLate(client::MissReason reason);
 // The first work that lacks a selected page; null: none does.
 const HeadWork* FirstMissing(std::span<const HeadWork> works);
 std::string NameMissing(const HeadWork& work);
+
+// Calls note(page, score) for what the store has answered of the pages that the worker had, which
+// it was told of, and of those that it has got.
+template <typename Note>
+void ForEachScore(std::span<const uint32_t> resident, const client::RecallHeadResult& answer,
+                  const Note& note) {
+  const size_t scored = std::min(resident.size(), answer.resident_scores.size());
+  for (size_t i = 0; i < scored; ++i) note(resident[i], answer.resident_scores[i]);
+  // The recalled pages are the first of the missing ones.
+  const size_t got = std::min(answer.recalled.size(), answer.missing_scores.size());
+  for (size_t i = 0; i < got; ++i) {
+    if (answer.recalled[i].done) note(answer.recalled[i].page, answer.missing_scores[i]);
+  }
+}
 
 class Recaller {
  public:
@@ -60,7 +75,8 @@ class Recaller {
 
   absl::Status LandingSlots(std::span<HeadWork> works);
   uint32_t LandingSlots(HeadWork& work);
-  absl::Status InstallPushed(HeadWork& work, const client::RecallHeadResult& result);
+  absl::Status InstallPushed(HeadWork& work, std::span<const uint32_t> resident,
+                             const client::RecallHeadResult& result);
   void TrimToCapacity(HeadWork& work);
 
   const Services* const services_;

@@ -93,12 +93,15 @@ void Selector::SelectByDigests(HeadWork& work, SelectTimes& times) {
   page::PinnedPages(n, policy.sinks, policy.window, pinned_);
   candidates_.clear();
   if (policy.rerank == page::Rerank::kSketch) ScoreBySketches(work, digests);
+  if (policy.victims == Victims::kScore) work.hot().NoteScores(scores, policy.smoothing);
+  if (policy.hysteresis > 0) {
+    page::FavourResidents(work.hot().PagesBelow(n), policy.hysteresis, std::span(scores_).first(n));
+  }
   if (policy.adapts()) {
     MakeCurve(work, scores);
   } else {
     SelectFixed(work, scores);
   }
-  work.hot().SetScores(scores);
   times.score_seconds += Seconds(scored - begin);
   times.select_seconds += Seconds(Clock::now() - scored);
 }

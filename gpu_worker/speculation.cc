@@ -114,6 +114,9 @@ void Speculation::Install(uint32_t layer, std::vector<PrefetchedHead> heads) {
         hot.InsertAhead(page, slot);
       }
     }
+    for (const auto& [page, score] : head.scores) {
+      if (hot.resident(page)) hot.NoteScore(page, score, sequence_->policy().smoothing);
+    }
   }
   services_->pool->Free(unused);
   counts_->wasted += unused.size();
@@ -331,7 +334,9 @@ void Speculation::Send(uint32_t first, uint32_t end) {
                             .window = policy.window,
                             .num_blocks = layers_[first].candidates,
                             .rerank = policy.rerank,
-                            .multiplier = policy.multiplier};
+                            .multiplier = policy.multiplier,
+                            .hysteresis = policy.hysteresis,
+                            .score_hot = policy.victims == Victims::kScore};
   std::vector<client::GetItem> items;
   std::vector<PrefetchLayer> asked;
   std::vector<uint32_t> layers;

@@ -33,6 +33,10 @@ struct BenchOptions {
   uint32_t group_size = 4;
   uint32_t head_dim = 128;
   uint32_t missing_pages = 64;
+  // recall
+  page::DigestKind digest = page::DigestKind::kMinMax;
+  page::Rerank rerank = page::Rerank::kNone;
+  double multiplier = page::kDefaultMultiplier;
 };
 
 // One line of the table, one element of "results".

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <iostream>
+#include <map>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -23,6 +24,7 @@
 #include "kvstore/base/units.h"
 #include "kvstore/base/version.h"
 #include "kvstore/page/digest/digest.h"
+#include "kvstore/page/rerank.h"
 #include "nlohmann/json.hpp"
 
 namespace varve::client {
@@ -169,6 +171,26 @@ void CheckMissing(const BenchOptions& options) {
                                                        all, ", the pages of all KV heads"));
 }
 
+void AddRecallFlags(CLI::App* sub, BenchOptions& options) {
+  sub->add_option(
+      "--missing", options.missing_pages,
+      "Pages fetched per request, of all KV heads together: as many of each, at least one");
+  std::map<std::string, page::DigestKind> kinds;
+  for (const page::DigestKindInfo& info : page::DigestKinds()) {
+    kinds[std::string(info.name)] = info.kind;
+  }
+  sub->add_option("--digest", options.digest, "How pages are summed up (default minmax)")
+      ->transform(CLI::CheckedTransformer(kinds, CLI::ignore_case));
+  const std::map<std::string, page::Rerank> stages = {{"none", page::Rerank::kNone},
+                                                      {"exact", page::Rerank::kExact},
+                                                      {"sketch", page::Rerank::kSketch}};
+  sub->add_option("--rerank", options.rerank, "Second stage: none (default), exact or sketch")
+      ->transform(CLI::CheckedTransformer(stages, CLI::ignore_case));
+  sub->add_option("--multiplier", options.multiplier,
+                  "Candidates of a second stage, in multiples of the budget (default 4)")
+      ->check(CLI::Range(page::kMinMultiplier, page::kMaxMultiplier));
+}
+
 absl::StatusOr<std::vector<BenchRow>> Measure(const std::string& op, const BenchOptions& options,
                                               const NvmeOptions& nvme,
                                               const TierBenchOptions& tiers,
@@ -249,10 +271,7 @@ int Main(int argc, char** argv) {
     if (std::string(op) == "score")
       sub->add_option("--working-set", working_set,
                       "Bytes of digests, visited in turn (default 4GiB)");
-    if (std::string(op) == "recall")
-      sub->add_option(
-          "--missing", options.missing_pages,
-          "Pages fetched per request, of all KV heads together: as many of each, at least one");
+    if (std::string(op) == "recall") AddRecallFlags(sub, options);
   }
   AddNvmeCommand(app, nvme);
   AddTiersCommand(app, tiers);

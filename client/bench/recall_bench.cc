@@ -1,8 +1,9 @@
 // recall: one store-scored request of one layer, with its time by stage, and what the RPC itself
-// costs against a bare gRPC echo of the same bytes.
+// costs against a bare gRPC echo of the same bytes; the whole against the sum of its parts' limits.
 #include <cmath>
-#include <cstring>
+#include <numeric>
 #include <random>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,9 +12,15 @@
 #include "client/console/stop.h"
 #include "kvstore/base/hash.h"
 #include "kvstore/base/status.h"
+#include "kvstore/page/bandwidth.h"
+#include "kvstore/page/rerank.h"
 
 namespace varve::client {
 namespace {
+
+// Recall threads of a store that is started here.
+constexpr size_t kStoreThreads = 2;
+constexpr int kLimitRepeats = 3;
 
 class RecallBench {
  public:
@@ -34,7 +41,8 @@ class RecallBench {
   absl::StatusOr<BenchRow> Measure() {
     const uint64_t context_bytes = uint64_t{options_.pages} * geometry_.object_bytes();
     VARVE_ASSIGN_OR_RETURN(store_,
-                           OpenStore(options_, context_bytes + context_bytes / 4 + (256ull << 20)));
+                           OpenStore(options_, context_bytes + context_bytes / 4 + (256ull << 20),
+                                     {absl::StrCat("--recall.threads=", kStoreThreads)}));
     VARVE_ASSIGN_OR_RETURN(client_, OpenClient(options_, store_));
     VARVE_RETURN_IF_ERROR(CheckRoom(options_, *client_, context_bytes));
     VARVE_RETURN_IF_ERROR(FillContext());
@@ -53,7 +61,7 @@ class RecallBench {
   absl::Status FillContext() {
     context_ = absl::StrCat("bench-", absl::ToUnixMicros(absl::Now()));
     VARVE_ASSIGN_OR_RETURN(const ContextInfo info,
-                           client_->OpenContext(context_, geometry_, page::DigestKind::kMinMax));
+                           client_->OpenContext(context_, geometry_, options_.digest));
     opened_ = true;
     query_.epoch = info.epoch;
     std::vector<std::string> hashes;
@@ -63,13 +71,20 @@ class RecallBench {
 
     constexpr uint32_t kBatch = 32;
     VARVE_ASSIGN_OR_RETURN(source_, client_->Allocate(kBatch * geometry_.object_bytes()));
-    std::memset(source_->bytes().data(), 0x3c, source_->bytes().size());
+    // The same random keys in each batch, at other places in the store.
+    auto* out = reinterpret_cast<uint16_t*>(source_->bytes().data());
+    std::mt19937_64 random(7);
+    std::normal_distribution<float> normal;
+    for (size_t i = 0; i < source_->bytes().size() / 2; ++i)
+      out[i] = page::F32ToBF16(normal(random));
+    const std::string rows = DigestsOf(source_->bytes(), kBatch);
     const page::ObjectLayout layout{geometry_.num_kv_heads,
                                     static_cast<uint32_t>(geometry_.part_bytes())};
     for (uint32_t first = 0; first < options_.pages; first += kBatch) {
       VARVE_RETURN_IF_ERROR(console::CheckStopped());
+      const uint32_t count = std::min(kBatch, options_.pages - first);
       std::vector<PutItem> items;
-      for (uint32_t i = 0; i < kBatch && first + i < options_.pages; ++i) {
+      for (uint32_t i = 0; i < count; ++i) {
         keys_.push_back(*page::MakeObjectKey(hashes[first + i], 0));
         items.push_back({keys_.back(),
                          {{source_.get(), i * geometry_.object_bytes(), geometry_.object_bytes()}},
@@ -79,31 +94,22 @@ class RecallBench {
       }
       VARVE_ASSIGN_OR_RETURN(const auto results, client_->Put(items));
       for (const PutResult& result : results) VARVE_RETURN_IF_ERROR(CheckStored(result));
-    }
-    return SendDigests();
-  }
-
-  absl::Status SendDigests() {
-    std::mt19937_64 random(7);
-    std::normal_distribution<float> normal;
-    const uint32_t d = geometry_.head_dim;
-    const size_t row_bytes = page::DigestRowBytes(page::DigestKind::kMinMax, geometry_);
-    constexpr uint32_t kRows = 64;
-    for (uint32_t first = 0; first < options_.pages; first += kRows) {
-      const uint32_t count = std::min(kRows, options_.pages - first);
-      std::string rows(count * row_bytes, '\0');
-      auto* out = reinterpret_cast<uint16_t*>(rows.data());
-      for (uint32_t r = 0; r < count * geometry_.num_kv_heads; ++r, out += 2 * d) {
-        for (uint32_t i = 0; i < d; ++i) {
-          const float a = normal(random), b = normal(random);
-          out[i] = page::F32ToBF16(std::max(a, b));
-          out[d + i] = page::F32ToBF16(std::min(a, b));
-        }
-      }
       VARVE_RETURN_IF_ERROR(client_->SendDigests(context_, query_.epoch, 0, first, count,
-                                                 std::move(rows), absl::Now()));
+                                                 rows.substr(0, count * rows.size() / kBatch),
+                                                 absl::Now()));
     }
     return absl::OkStatus();
+  }
+
+  std::string DigestsOf(std::span<const std::byte> objects, uint32_t pages) const {
+    const size_t bytes = page::DigestBytes(options_.digest, geometry_);
+    std::string rows(pages * geometry_.num_kv_heads * bytes, '\0');
+    for (uint32_t i = 0; i < pages * geometry_.num_kv_heads; ++i) {
+      page::BuildDigest(options_.digest, objects.data() + i * geometry_.page_bytes(),
+                        geometry_.page_tokens, geometry_.head_dim, geometry_.dtype,
+                        rows.data() + i * bytes);
+    }
+    return rows;
   }
 
   // Every page of the selection is missing, so each request moves all of it.
@@ -112,6 +118,8 @@ class RecallBench {
                                                      geometry_.page_bytes()));
     queries_.resize(size_t{geometry_.num_query_heads} * geometry_.head_dim);
     query_.context_id = context_;
+    query_.rerank = options_.rerank;
+    query_.multiplier = options_.multiplier;
     query_.layers.resize(1);
     query_.layers[0].layer = 0;
     query_.layers[0].queries = queries_;
@@ -142,24 +150,72 @@ class RecallBench {
     stages_["queue_us"].push_back(result.timings.queue_us);
     stages_["score_us"].push_back(result.timings.score_us);
     stages_["select_us"].push_back(result.timings.select_us);
+    stages_["rerank_us"].push_back(result.timings.rerank_us);
     stages_["locate_us"].push_back(result.timings.locate_us);
     stages_["transfer_us"].push_back(result.timings.transfer_us);
     stages_["server_us"].push_back(result.timings.total_us);
     stages_["rpc_us"].push_back(total_us - result.timings.total_us);
+    whole_us_.push_back(total_us);
     return absl::OkStatus();
   }
 
   std::vector<Contestant> Contestants() {
     // Request and reply together carry about the queries; the echo carries half of that each way.
     const size_t echo_bytes = queries_.size() * sizeof(float) / 2;
-    return {{"varve",
-             [this](double seconds, Series& s) {
-               if (rounds_++ == 1) stages_.clear();  // of the warm-up
-               return TimedLoop(seconds, 1, s, [this] { return OneRecall(); });
-             }},
-            {"grpc_echo", [this, echo_bytes](double seconds, Series& s) {
-               return EchoRound(seconds, echo_bytes, s);
-             }}};
+    return {
+        {"varve",
+         [this](double seconds, Series& s) {
+           if (rounds_++ == 1) Forget();  // the warm-up
+           return TimedLoop(seconds, 1, s, [this] { return OneRecall(); });
+         }},
+        {"grpc_echo", [this, echo_bytes](double seconds,
+                                         Series& s) { return EchoRound(seconds, echo_bytes, s); }},
+        {"limits", [this](double, Series&) { return MeasureLimits(); }}};
+  }
+
+  void Forget() {
+    stages_.clear();
+    whole_us_.clear();
+    limits_.clear();
+  }
+
+  // What the parts of a recall take at least: to read what is scored, as fast as the store's
+  // threads together can read as much; and to copy the pages.
+  absl::Status MeasureLimits() {
+    const double heads = options_.kv_heads;
+    const size_t digests = page::DigestBytes(options_.digest, geometry_);
+    const double scored = heads * options_.pages * static_cast<double>(digests);
+    limits_["limit_score_us"].push_back(ReadMicros(scored));
+    const double candidates =
+        heads * page::CandidatePages(pages_per_head_, options_.multiplier, options_.pages);
+    if (options_.rerank == page::Rerank::kExact) {
+      const auto keys = static_cast<double>(geometry_.part_bytes());
+      limits_["limit_rerank_us"].push_back(ReadMicros(candidates * keys));
+    } else if (options_.rerank == page::Rerank::kSketch) {
+      const size_t sketch =
+          digests - page::SketchOffset(options_.digest, geometry_.head_dim, geometry_.dtype);
+      limits_["limit_rerank_us"].push_back(ReadMicros(candidates * static_cast<double>(sketch)));
+    }
+    const size_t pushed = size_t{pages_per_head_} * options_.kv_heads * geometry_.page_bytes();
+    const auto copied = page::MeasureMemcpy(pushed, kLimitRepeats);
+    if (!copied.has_value()) return absl::ResourceExhaustedError("no memory to measure with");
+    limits_["limit_transfer_us"].push_back(static_cast<double>(pushed) / *copied / 1e3);
+    return absl::OkStatus();
+  }
+
+  double ReadMicros(double bytes) {
+    const size_t own = static_cast<size_t>(bytes) / kStoreThreads;
+    read_.resize(std::max(read_.size(), kStoreThreads * own), 1);
+    std::vector<double> speeds(kStoreThreads);
+    std::vector<std::thread> threads;
+    for (size_t t = 0; t < kStoreThreads; ++t) {
+      threads.emplace_back([&, t] {
+        const auto piece = std::span(read_).subspan(t * own, own);
+        speeds[t] = page::ReadBandwidth(std::as_bytes(piece), kLimitRepeats);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    return bytes / std::accumulate(speeds.begin(), speeds.end(), 0.0) / 1e3;
   }
 
   // A recall keeps its client waiting while the store computes, and a processor that has slept
@@ -185,6 +241,13 @@ class RecallBench {
     row.gb_per_s = recall.rate() * pages * static_cast<double>(geometry_.page_bytes()) / 1e9;
     for (const auto& [stage, values] : stages_) row.extra[stage] = Median(values);
     row.extra["grpc_echo_us"] = Median(series.at("grpc_echo").batch_seconds) * 1e6;
+    double limit = row.extra["grpc_echo_us"];
+    for (const auto& [part, values] : limits_) {
+      row.extra[part] = Median(values);
+      limit += row.extra[part];
+    }
+    row.extra["limit_us"] = limit;
+    row.extra["ratio_limit"] = limit / Median(whole_us_);
     row.extra["ratio_rpc_overhead_to_echo"] = row.extra["rpc_us"] / row.extra["grpc_echo_us"];
     return row;
   }
@@ -203,6 +266,9 @@ class RecallBench {
   std::mt19937_64 random_{13};
   int rounds_ = 0;
   std::map<std::string, std::vector<double>> stages_;
+  std::vector<double> whole_us_;
+  std::map<std::string, std::vector<double>> limits_;
+  std::vector<char> read_;
 };
 
 }  // namespace

@@ -116,6 +116,8 @@ class Decoder {
     };
     const double page_bytes = static_cast<double>(geometry_.page_bytes());
     const double fetched = per_step(now.recalled_pages, before_.recalled_pages);
+    const double selected = per_step(now.selected_pages, before_.selected_pages);
+    const double hot = per_step(now.hot_pages, before_.hot_pages);
     const double used = per_step(now.prefetch_used_pages, before_.prefetch_used_pages);
     const double kept = per_step(now.kept_heads, before_.kept_heads);
     const double corrected = per_step(now.corrected_heads, before_.corrected_heads) +
@@ -126,6 +128,7 @@ class Decoder {
          per_step(now.prefetched_pages, before_.prefetched_pages) * page_bytes / 1e3},
         {"wasted_kb_per_step",
          per_step(now.prefetch_wasted_pages, before_.prefetch_wasted_pages) * page_bytes / 1e3},
+        {"hot_hit_share", selected > 0 ? hot / selected : 0},
         {"hidden_share", used + fetched > 0 ? used / (used + fetched) : 0},
         {"corrected_share", kept + corrected > 0 ? corrected / (kept + corrected) : 0},
         {"late_heads_per_step", per_step(now.late_heads, before_.late_heads)},
@@ -185,7 +188,9 @@ class SpeculateBench {
  private:
   absl::Status Measure(double compute_ms, std::vector<BenchRow>& rows) {
     const std::string budget = absl::StrCat("budget=", options_.budget_pages, "p");
-    const std::string arkvale = absl::StrCat("arkvale(", budget, ",hot=", options_.hot);
+    const std::string arkvale =
+        absl::StrCat("arkvale(", budget, ",hot=", options_.hot,
+                     options_.policy_parameters.empty() ? "" : ",", options_.policy_parameters);
     const std::vector<std::pair<std::string, std::string>> kinds = {
         {"no recall", absl::StrCat("streaming(", budget, ")")},
         {"on demand", absl::StrCat(arkvale, ")")},
@@ -249,6 +254,8 @@ void AddSpeculateCommand(CLI::App& app, SpeculateOptions& speculate) {
       ->check(CLI::Range(3, 1 << 16));
   sub->add_option("--hot", speculate.hot, "Hot set as a multiple of the budget (default 1.5)")
       ->check(CLI::Range(1.0, 1000.0));
+  sub->add_option("--policy-parameters", speculate.policy_parameters,
+                  "Added to the policies that recall, such as smoothing=0 or victims=lru");
   sub->add_option("--cosine", speculate.cosine,
                   "Cosine of a query with that of the step before (default 0.95)")
       ->check(CLI::Range(0.0, 1.0));

@@ -23,6 +23,7 @@ struct SpeculateOptions {
   uint32_t head_dim = 128;
   uint32_t budget_pages = 32;
   double hot = 1.5;
+  std::string policy_parameters;  // added to those that recall
   double cosine = 0.95;  // of a query with that of the step before
   double tau = 0.85;
   double ahead = 0.25;

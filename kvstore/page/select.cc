@@ -51,6 +51,13 @@ uint32_t SelectPages(std::span<const float> scores, std::span<const uint32_t> pi
   return count;
 }
 
+void FavourResidents(std::span<const uint32_t> resident, double hysteresis,
+                     std::span<float> scores) {
+  for (const uint32_t page : resident) {
+    if (page < scores.size()) scores[page] *= static_cast<float>(1 + hysteresis);
+  }
+}
+
 void PinnedPages(uint32_t num_pages, uint32_t sinks, uint32_t window, std::vector<uint32_t>& out) {
   out.clear();
   const uint32_t first = std::min(sinks, num_pages);

@@ -20,6 +20,13 @@ struct SelectScratch {
 uint32_t SelectPages(std::span<const float> scores, std::span<const uint32_t> pinned,
                      uint32_t budget, SelectScratch& scratch, std::span<uint32_t> out);
 
+inline constexpr double kMaxHysteresis = 100;
+// Pages that are there already give way to clearly better ones only: the scores of the resident
+// pages, shares of the attention mass, count 1 + hysteresis times. Residents without a score are
+// passed over.
+void FavourResidents(std::span<const uint32_t> resident, double hysteresis,
+                     std::span<float> scores);
+
 // Pages pinned by position: the first `sinks` and the last `window` of num_pages, ascending,
 // without duplicates.
 void PinnedPages(uint32_t num_pages, uint32_t sinks, uint32_t window, std::vector<uint32_t>& out);

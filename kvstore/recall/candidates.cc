@@ -12,6 +12,24 @@ uint32_t Candidates::IndexOf(uint32_t page) const {
   return static_cast<uint32_t>(std::lower_bound(pages.begin(), pages.end(), page) - pages.begin());
 }
 
+std::vector<uint32_t> Candidates::IndexesOf(std::span<const uint32_t> some) const {
+  std::vector<uint32_t> indexes;
+  for (const uint32_t page : some) {
+    const uint32_t i = IndexOf(page);
+    if (i < pages.size() && pages[i] == page) indexes.push_back(i);
+  }
+  return indexes;
+}
+
+std::vector<float> Candidates::ScoresOf(std::span<const uint32_t> some) const {
+  std::vector<float> of;
+  for (const uint32_t page : some) {
+    const uint32_t i = IndexOf(page);
+    of.push_back(i < pages.size() && pages[i] == page ? scores[i] : 0);
+  }
+  return of;
+}
+
 DroppedMass Candidates::Dropped(const page::Geometry& geometry, std::span<const uint32_t> selected,
                                 bool by_keys) const {
   const size_t count = pages.size();

@@ -33,6 +33,10 @@ struct Candidates {
 
   // Of one of pages.
   uint32_t IndexOf(uint32_t page) const;
+  // Of those of the given pages that are among these, in turn.
+  std::vector<uint32_t> IndexesOf(std::span<const uint32_t> some) const;
+  // The scores of the given pages (ascending), 0 for those that are not among these.
+  std::vector<float> ScoresOf(std::span<const uint32_t> some) const;
   // What a selection of these indexes (ascending) drops. by_keys: with an estimate.
   DroppedMass Dropped(const page::Geometry& geometry, std::span<const uint32_t> selected,
                       bool by_keys) const;

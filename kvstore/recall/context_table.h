@@ -102,6 +102,9 @@ struct SelectParams {
   // The share of the attention mass to reach, with as few pages as can be (page/adaptive.h), by
   // scores that are shares: softmax_mean, or a second stage. 0: as many pages as the budget.
   double target = 0;
+  // Scores of resident pages, which must be shares, count 1 + hysteresis times in the last stage.
+  double hysteresis = 0;
+  bool score_hot = false;  // also answer the scores of resident and missing pages
 };
 // What a selection drops, per query head of the group (page/mass.h); empty: unknown.
 struct DroppedMass {
@@ -116,7 +119,11 @@ struct HeadSelection {
   std::vector<uint32_t> selected;  // ascending
   std::vector<uint32_t> missing;   // selected and not resident, ascending
   std::vector<float> scores;       // explain only: by the digests
-  DroppedMass dropped;             // certify only
+  // score_hot only, of the last stage, parallel to the resident and to the missing pages; 0 for
+  // those that a second stage did not look at; empty where nothing was scored.
+  std::vector<float> resident_scores;
+  std::vector<float> missing_scores;
+  DroppedMass dropped;  // certify only
 };
 struct LayerSelection {
   uint32_t layer = 0;

@@ -123,12 +123,17 @@ std::span<const uint32_t> SelectByDigests(std::span<const uint32_t> pinned, uint
   return std::span(scratch.selected).first(count);
 }
 
-HeadSelection SelectionOf(std::span<const uint32_t> selected, const HeadQuery& head) {
-  HeadSelection result;
+// Those of `some` pages by the scores of all.
+std::vector<float> ScoresOf(std::span<const uint32_t> some, std::span<const float> scores) {
+  std::vector<float> of(some.size());
+  for (size_t i = 0; i < some.size(); ++i) of[i] = some[i] < scores.size() ? scores[some[i]] : 0;
+  return of;
+}
+
+void SetSelected(std::span<const uint32_t> selected, const HeadQuery& head, HeadSelection& result) {
   result.selected.assign(selected.begin(), selected.end());
   std::set_difference(selected.begin(), selected.end(), head.resident.begin(), head.resident.end(),
                       std::back_inserter(result.missing));
-  return result;
 }
 
 double SecondsSince(std::chrono::steady_clock::time_point start) {
@@ -227,6 +232,9 @@ class Selection {
     const auto scored = std::chrono::steady_clock::now();
     const std::span<const float> scores = std::span(scratch.scores).first(pages);
     HeadSelection& result = results_[l].heads[h];
+    if (params_.explain) result.scores.assign(scores.begin(), scores.end());
+    const bool score_hot = params_.score_hot && chooses;
+    if (score_hot) result.resident_scores = ScoresOf(head.resident, scores);
     if (!candidates_.empty() && chooses) {
       const auto chosen =
           SelectByDigests(pinned_[l], CandidatesOf(head, params_, pages), pages, scratch);
@@ -240,13 +248,17 @@ class Selection {
         MakeCurve(head, pages, all, candidates);
       }
     } else {
+      if (params_.hysteresis > 0 && chooses) {
+        page::FavourResidents(head.resident, params_.hysteresis,
+                              std::span(scratch.scores).first(pages));
+      }
       const auto chosen = SelectByDigests(pinned_[l], head.budget_pages, pages, scratch);
-      result = SelectionOf(chosen, head);
+      SetSelected(chosen, head, result);
+      if (score_hot) result.missing_scores = ScoresOf(result.missing, scores);
       if (params_.certify) {
         result.dropped.log_bound = LogDropped(options_.geometry, chosen, pages, scratch);
       }
     }
-    if (params_.explain) result.scores.assign(scores.begin(), scores.end());
     scratch.timings.select_seconds += SecondsSince(scored);
   }
 
@@ -272,9 +284,16 @@ class Selection {
     const HeadQuery& head = layers_[l].heads[h];
     scratch.reranker.Rank(candidates, keys_.empty() ? nullptr : &keys_[l], view_.layers[l], h,
                           Queries(l, h), params_.certify);
+    if (params_.score_hot) {
+      results_[l].heads[h].resident_scores = candidates.ScoresOf(head.resident);
+    }
     if (adapts()) {
       MakeCurve(head, Pages(l), 0, candidates);
     } else {
+      if (params_.hysteresis > 0) {
+        page::FavourResidents(candidates.IndexesOf(head.resident), params_.hysteresis,
+                              candidates.scores);
+      }
       const auto count = static_cast<uint32_t>(candidates.pages.size());
       std::vector<uint32_t> selected(std::min(count, head.budget_pages));
       selected.resize(page::SelectPages(candidates.scores, candidates.pinned, head.budget_pages,
@@ -312,16 +331,13 @@ class Selection {
   void Take(uint32_t l, uint32_t h, std::vector<uint32_t> selected) {
     const Candidates& candidates = candidates_[l * heads() + h];
     HeadSelection& result = results_[l].heads[h];
-    std::vector<float> scores = std::move(result.scores);
-    DroppedMass dropped;
     if (params_.certify) {
       const bool by_keys = params_.rerank != page::Rerank::kNone;
-      dropped = candidates.Dropped(options_.geometry, selected, by_keys);
+      result.dropped = candidates.Dropped(options_.geometry, selected, by_keys);
     }
     for (uint32_t& page : selected) page = candidates.pages[page];
-    result = SelectionOf(selected, layers_[l].heads[h]);
-    result.scores = std::move(scores);
-    result.dropped = std::move(dropped);
+    SetSelected(selected, layers_[l].heads[h], result);
+    if (params_.score_hot) result.missing_scores = candidates.ScoresOf(result.missing);
   }
 
   SelectTimings Timings() const {

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/status.h"
+#include "kvstore/page/select.h"
 #include "kvstore/recall/candidates.h"
 #include "kvstore/recall/selection.h"
 
@@ -43,6 +44,23 @@ absl::Status CheckTarget(const SelectParams& params) {
     return absl::InvalidArgumentError(absl::StrCat("target with merge ",
                                                    base::Sv(page::ScoreMergeName(params.merge)),
                                                    ", allowed: softmax_mean, or a second stage"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckHysteresis(const SelectParams& params) {
+  if (!(params.hysteresis >= 0 && params.hysteresis <= page::kMaxHysteresis)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("hysteresis is ", params.hysteresis, ", allowed: 0..", page::kMaxHysteresis));
+  }
+  if (params.hysteresis == 0) return absl::OkStatus();
+  if (params.target > 0) {
+    return absl::InvalidArgumentError("hysteresis with a target, allowed: one of them");
+  }
+  if (params.rerank == page::Rerank::kNone && !page::ScoresAreShares(params.merge)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("hysteresis with merge ", base::Sv(page::ScoreMergeName(params.merge)),
+                     ", allowed: softmax_mean, softmax_max, or a second stage"));
   }
   return absl::OkStatus();
 }
@@ -159,6 +177,7 @@ absl::Status CheckQueries(const ContextOptions& options, const SelectParams& par
                                                    page::kMaxMultiplier));
   }
   VARVE_RETURN_IF_ERROR(CheckTarget(params));
+  VARVE_RETURN_IF_ERROR(CheckHysteresis(params));
   std::vector<bool> asked(options.geometry.num_layers);
   for (const LayerQuery& query : layers) {
     VARVE_RETURN_IF_ERROR(CheckLayerQuery(options.geometry, query, params));

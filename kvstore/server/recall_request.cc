@@ -105,6 +105,8 @@ absl::StatusOr<CheckedRecall> CheckRecall(Core& core, absl::Time arrived,
   checked.params.explain = request.explain();
   checked.params.certify = request.certify();
   checked.params.target = request.target();
+  checked.params.hysteresis = request.hysteresis();
+  checked.params.score_hot = request.score_hot();
   VARVE_ASSIGN_OR_RETURN(checked.params.rerank, ParseRerank(request.rerank()));
   checked.prefetch = request.prefetch();
   checked.params.alone = request.prefetch();

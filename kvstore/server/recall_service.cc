@@ -168,6 +168,9 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
       varve::v1::HeadRecallResult* result = layer->add_heads();
       result->mutable_selected()->Add(head.selected.begin(), head.selected.end());
       result->mutable_scores()->Add(head.scores.begin(), head.scores.end());
+      result->mutable_resident_scores()->Add(head.resident_scores.begin(),
+                                             head.resident_scores.end());
+      result->mutable_missing_scores()->Add(head.missing_scores.begin(), head.missing_scores.end());
       const recall::DroppedMass& dropped = head.dropped;
       result->mutable_log_dropped_bound()->Add(dropped.log_bound.begin(), dropped.log_bound.end());
       result->mutable_log_dropped_estimate()->Add(dropped.log_estimate.begin(),

@@ -333,7 +333,7 @@ std::vector<client::RecallHeadResult> FakeClient::RecallHeads(const client::Reca
   std::vector<uint32_t> pinned;
   page::PinnedPages(n, query.sinks, query.window, pinned);
   const size_t heads = layer.heads.size();
-  std::vector<std::vector<float>> bounds(heads);
+  std::vector<std::vector<float>> bounds(heads), all_scores(heads);
   std::vector<page::MassCurve> curves(heads);
   std::vector<page::MassCurve*> all;
   uint64_t total = 0;
@@ -346,6 +346,8 @@ std::vector<client::RecallHeadResult> FakeClient::RecallHeads(const client::Reca
     bounds[head] = raw;
     page::MergeScores(query.merge, raw.data(), group, n, g.head_dim, scores.data());
     const client::RecallHead& asked = layer.heads[head];
+    all_scores[head] = scores;
+    page::FavourResidents(asked.resident, query.hysteresis, scores);
     if (query.target > 0) {
       page::MakeMassCurve(scores, pinned, {query.target, asked.floor_pages, asked.ceiling_pages},
                           curves[head]);
@@ -373,10 +375,14 @@ std::vector<client::RecallHeadResult> FakeClient::RecallHeads(const client::Reca
                                 1.0f / std::sqrt(static_cast<float>(g.head_dim)), g.page_tokens));
     }
     const client::RecallHead& asked = layer.heads[head];
+    for (uint32_t page : asked.resident) {
+      if (query.score_hot) result.resident_scores.push_back(all_scores[head][page]);
+    }
     for (uint32_t page : result.selected) {
       if (std::binary_search(asked.resident.begin(), asked.resident.end(), page)) continue;
       client::RecalledPage pushed{.page = page,
                                   .slot = static_cast<uint32_t>(result.recalled.size())};
+      if (query.score_hot) result.missing_scores.push_back(all_scores[head][page]);
       if (pushed.slot >= asked.slots.size()) {
         // One row for all without a slot.
         pushed.reason = client::MissReason::kFailed;

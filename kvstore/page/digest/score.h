@@ -49,6 +49,10 @@ std::optional<ScoreMerge> ScoreMergeByName(
     std::string_view name);  // softmax_mean, softmax_max, max, mean
 std::string_view ScoreMergeName(ScoreMerge merge);
 std::string_view ScoreMergeNames();  // for error messages
+// Merged scores are then shares of the attention mass, as the digests see it.
+inline bool ScoresAreShares(ScoreMerge merge) {
+  return merge == ScoreMerge::kSoftmaxMean || merge == ScoreMerge::kSoftmaxMax;
+}
 
 struct DigestMatrix {
   DigestKind kind;

@@ -203,6 +203,45 @@ TEST_P(RecallTest, ResidentPagesDoNotTravel) {
   EXPECT_THAT(result->layers[0][1].recalled, IsEmpty());
 }
 
+TEST_P(RecallTest, HotPagesAreScoredAndFavoured) {
+  const auto memory = Allocate(4 * 4 * geometry_.page_bytes());
+  const std::vector<float> queries = Queries(7);
+  RecallQuery query = Query(queries, 4, memory.get());
+  const std::vector<float> scores = ExpectedScores(1, 0, queries, query.merge);
+  const std::vector<uint32_t> resident = {0, 2, 3, 5, 6, 9};
+  query.layers[1].heads[0].resident = resident;
+  query.score_hot = true;
+  auto result = client().Recall(query);
+  ASSERT_TRUE(result.ok()) << result.status();
+  const RecallHeadResult& head = result->layers[1][0];
+  ASSERT_THAT(head.resident_scores, SizeIs(resident.size()));
+  for (size_t i = 0; i < resident.size(); ++i) {
+    EXPECT_EQ(head.resident_scores[i], scores[resident[i]]);
+  }
+  ASSERT_FALSE(head.recalled.empty()) << "the test shows nothing";
+  ASSERT_EQ(head.missing_scores.size(), head.recalled.size());
+  for (size_t i = 0; i < head.recalled.size(); ++i) {
+    EXPECT_EQ(head.missing_scores[i], scores[head.recalled[i].page]);
+  }
+
+  query.hysteresis = 100;
+  result = client().Recall(query);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_TRUE(std::includes(resident.begin(), resident.end(), result->layers[1][0].selected.begin(),
+                            result->layers[1][0].selected.end()))
+      << "the best of what is there, whatever there is elsewhere";
+  query.score_hot = false;
+  result = client().Recall(query);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(result->layers[1][0].resident_scores, IsEmpty());
+
+  query.hysteresis = -1;
+  const auto refused = client().Recall(query);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(refused.status().message()),
+              HasSubstr("hysteresis is -1, allowed: 0..100"));
+}
+
 // Heads that are not asked for: nothing is selected or pushed, whatever else is said of them.
 TEST_P(RecallTest, HeadsAreSkipped) {
   const auto memory = Allocate(4 * 6 * geometry_.page_bytes());

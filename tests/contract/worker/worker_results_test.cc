@@ -138,6 +138,33 @@ TEST_P(WorkerContract, SketchesAsSecondStageSelectAsSketchesAlone) {
   EXPECT_TRUE(differs) << "boxes select the same: the test shows nothing";
 }
 
+// Which pages leave a hot set changes what is recalled, and no output. Hysteresis changes what is
+// selected: fewer pages move.
+TEST_P(WorkerContract, RulesOfTheHotSetChangeNoOutput) {
+  const RandomText text(kSmall, 16, 600);
+  const auto made = Make(kSmall, 2048);
+  ASSERT_NE(made, nullptr);
+  const std::vector<std::string> rules = {"smoothing=0", "smoothing=0.9", "victims=lru",
+                                          "hysteresis=2"};
+  std::vector<std::unique_ptr<Feeder>> feeders;
+  for (const std::string& rule : rules) {
+    feeders.push_back(std::make_unique<Feeder>(made->worker(), &text));
+    ASSERT_OK(feeders.back()->Prefill("arkvale(budget=4p,hot=1.5," + rule + ")", 500));
+  }
+  bool differs = false;
+  for (uint32_t step = 0; step < 40; ++step) {
+    for (const auto& feeder : feeders) ASSERT_OK(feeder->Step(step));
+    EXPECT_EQ(feeders[1]->outputs(), feeders[0]->outputs()) << step;
+    EXPECT_EQ(feeders[2]->outputs(), feeders[0]->outputs()) << step;
+    differs = differs || feeders[3]->outputs() != feeders[0]->outputs();
+  }
+  EXPECT_TRUE(differs);
+  std::set<uint64_t> recalled;
+  for (int i = 0; i < 3; ++i) recalled.insert(feeders[i]->Info().stats.recalled_pages);
+  EXPECT_GE(recalled.size(), 2u) << "all rules choose alike: the test shows nothing";
+  EXPECT_LT(feeders[3]->Info().stats.recalled_pages, *recalled.begin());
+}
+
 // P9: with everything resident or with the smallest hot set, after any history, the output has the
 // same bits.
 TEST_P(WorkerContract, OutputDoesNotDependOnPlacementOrHistory) {

@@ -65,7 +65,8 @@ TEST(Bench, SpeculateComparesThreeKindsOfSteps) {
     ExpectRow(results[1], "on demand", {"ratio_step", "demand_kb_per_step"});
     ExpectRow(results[2], "speculating", {"ratio_step", "ahead_kb_per_step", "hidden_share"});
     EXPECT_EQ(results[1]["hidden_share"], 0);
-    for (const char* field : {"corrected_share", "wasted_kb_per_step", "waited_us_per_step"}) {
+    for (const char* field :
+         {"hot_hit_share", "corrected_share", "wasted_kb_per_step", "waited_us_per_step"}) {
       EXPECT_TRUE(results[2].contains(field)) << field;
     }
   }
@@ -93,7 +94,25 @@ TEST(Bench, Recall) {
       Results(RunTool("varve-bench", std::string("recall") + kQuick +
                                          "--pages 256 --missing 16 --head-dim 64 --kv-heads 2"));
   ASSERT_EQ(results.size(), 1u);
-  ExpectRow(results[0], "recall", {"ratio_rpc_overhead_to_echo", "score_us", "transfer_us"});
+  ExpectRow(results[0], "recall", {"ratio_rpc_overhead_to_echo", "score_us", "transfer_us",
+                                   "limit_score_us", "limit_transfer_us", "ratio_limit"});
+  EXPECT_FALSE(results[0].contains("limit_rerank_us"));
+}
+
+TEST(Bench, RecallWithASecondStage) {
+  for (const char* stages :
+       {"--rerank exact --multiplier 2", "--digest minmax_sign2 --rerank sketch"}) {
+    SCOPED_TRACE(stages);
+    const auto results = Results(RunTool(
+        "varve-bench", std::string("recall") + kQuick +
+                           "--pages 256 --missing 16 --head-dim 64 --kv-heads 2 " + stages));
+    ASSERT_EQ(results.size(), 1u);
+    ExpectRow(results[0], "recall", {"rerank_us", "limit_rerank_us", "ratio_limit"});
+  }
+  const auto refused =
+      RunTool("varve-bench", std::string("recall") + kQuick + "--pages 64 --rerank sketch");
+  EXPECT_NE(refused.exit_code, 0);
+  EXPECT_THAT(refused.errors, HasSubstr("allowed: contexts of kind sign1"));
 }
 
 TEST(Bench, Score) {

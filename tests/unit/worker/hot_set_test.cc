@@ -1,6 +1,7 @@
 #include "gpu_worker/hot_set.h"
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <random>
 #include <set>
@@ -64,6 +65,35 @@ TEST(HotSet, WithoutScoresTheOldestLeaves) {
   EXPECT_EQ(victims, (std::vector<uint32_t>{3, 4, 5}));
 }
 
+// A page that was important for long outlives one that is for a moment.
+TEST(HotSet, SmoothedScoresRankVictims) {
+  const std::vector<BlockState> states(2, BlockState::kSaved);
+  for (const double smoothing : {0.0, 0.75}) {
+    HotSet hot;
+    hot.Insert(0, 0);
+    hot.Insert(1, 1);
+    for (int step = 0; step < 8; ++step) hot.NoteScores(std::vector<float>{0.4f, 0.1f}, smoothing);
+    hot.NoteScores(std::vector<float>{0.2f, 0.3f}, smoothing);
+    std::vector<uint32_t> victims;
+    hot.Surplus({}, states, 1, victims);
+    EXPECT_EQ(victims, (std::vector<uint32_t>{smoothing > 0 ? 1u : 0u}));
+  }
+}
+
+// The first score is the first rank, and one that is lost leaves no trace.
+TEST(HotSet, SmoothingBeginsWithTheFirstScore) {
+  const std::vector<BlockState> states(3, BlockState::kSaved);
+  const float lost = -std::numeric_limits<float>::infinity();
+  HotSet hot;
+  for (uint32_t page = 0; page < 3; ++page) hot.Insert(page, page);
+  hot.NoteScore(0, lost, 0.9);
+  hot.NoteScore(0, 0.3f, 0.9);
+  hot.NoteScore(1, 0.1f, 0.9);
+  std::vector<uint32_t> victims;
+  hot.Surplus({}, states, 0, victims);
+  EXPECT_EQ(victims, (std::vector<uint32_t>{2, 1, 0})) << "2 was never scored";
+}
+
 // P11, P14: random selections over random states; slots are followed by a second book-keeping.
 TEST(HotSet, RandomSelectionsKeepEveryProperty) {
   for (uint64_t seed = 1; seed <= 60; ++seed) {
@@ -85,7 +115,7 @@ TEST(HotSet, RandomSelectionsKeepEveryProperty) {
       std::vector<uint32_t> selected(std::max<size_t>(budget, pinned.size()));
       selected.resize(page::SelectPages(scores, pinned, budget, scratch, selected));
       const uint32_t room = std::max<uint32_t>(capacity, selected.size());
-      hot.SetScores(scores);
+      hot.NoteScores(scores, 0.5 * (seed % 2));
       const uint32_t missing = hot.CountMissing(selected);
       const uint32_t spare = room - static_cast<uint32_t>(hot.pages().size());
       page::HotSetPlan plan;

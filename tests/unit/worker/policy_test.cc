@@ -17,6 +17,9 @@ TEST(Policy, NamesAloneTakeTheDefaults) {
   EXPECT_EQ(policy->sinks, 1u);
   EXPECT_EQ(policy->window, 1u);
   EXPECT_EQ(policy->hot, 2.0);
+  EXPECT_EQ(policy->victims, Victims::kScore);
+  EXPECT_EQ(policy->smoothing, 0.5);
+  EXPECT_EQ(policy->hysteresis, 0);
   EXPECT_FALSE(policy->adapts());
   EXPECT_EQ(policy->ceiling, 4);
   EXPECT_EQ(policy->merge, page::ScoreMerge::kSoftmaxMean);
@@ -43,12 +46,22 @@ TEST(Policy, ReadsEveryParameter) {
   EXPECT_FALSE(policy->generated_pinned);
 }
 
+TEST(Policy, ReadsWhatRulesTheHotSet) {
+  const auto policy = ParsePolicy("arkvale(victims=lru,smoothing=0.5,hysteresis=0.25)");
+  ASSERT_TRUE(policy.ok()) << policy.status();
+  EXPECT_EQ(policy->victims, Victims::kLru);
+  EXPECT_EQ(policy->smoothing, 0.5);
+  EXPECT_EQ(policy->hysteresis, 0.25);
+}
+
 TEST(Policy, TextFormComesBack) {
   for (const char* text :
        {"full", "streaming(budget=0.1)", "quest(budget=64p,merge=mean)",
         "arkvale(budget=0.05,hot=3,sinks=0,window=2,generated=paged)",
         "arkvale(rerank=exact,multiplier=1.5)", "arkvale(tau=-1)", "arkvale(tau=0.9,ahead=1)",
-        "arkvale(rerank=exact,target=0.9)", "quest(target=1,ceiling=1.5)"}) {
+        "arkvale(rerank=exact,target=0.9)", "arkvale(victims=lru)", "arkvale(smoothing=0)",
+        "arkvale(hysteresis=0.5,smoothing=0.9)", "arkvale(hysteresis=1,merge=max,rerank=exact)",
+        "quest(target=1,ceiling=1.5)"}) {
     const auto policy = ParsePolicy(text);
     ASSERT_TRUE(policy.ok()) << text << policy.status();
     const auto again = ParsePolicy(policy->ToString());
@@ -97,6 +110,15 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"arkvale(sinks=-1)", "pages, 0..1048576"},
         Wrong{"arkvale(window=x)", "pages, 0..1048576"},
         Wrong{"arkvale(hot=0.5)", "a multiple of the budget, 1..1000"},
+        Wrong{"arkvale(victims=fifo)", "score, lru"},
+        Wrong{"arkvale(smoothing=1)", "a weight, 0 <= s < 1"},
+        Wrong{"arkvale(smoothing=nan)", "a weight, 0 <= s < 1"},
+        Wrong{"arkvale(hysteresis=-1)", "hysteresis=-1 is not allowed, allowed: 0..100"},
+        Wrong{"arkvale(hysteresis=101)", "0..100"},
+        Wrong{"quest(hysteresis=1)", "unknown parameter 'hysteresis'"},
+        Wrong{"arkvale(hysteresis=1,target=0.9)", "target and hysteresis exclude each other"},
+        Wrong{"arkvale(hysteresis=1,merge=mean)",
+              "merge=mean is not allowed, allowed: softmax_mean, softmax_max or a second stage"},
         Wrong{"arkvale(merge=sum)", "softmax_mean, softmax_max, max, mean"},
         Wrong{"arkvale(rerank=best)", "none, exact, sketch"},
         Wrong{"arkvale(multiplier=0.5)", "a multiple of the budget, 1..1024"},

@@ -16,8 +16,8 @@
 // Destroying a client cancels its asynchronous calls and returns when their callbacks have run.
 //
 // Deadlines: those of ClientOptions, and for the blocking calls of a thread its CallDeadline
-// (call_deadline.h). Classes: the Gets and Recalls of a thread with PrefetchCalls (prefetch_calls.h)
-// give way to all others in the store.
+// (call_deadline.h). Classes: the Gets and Recalls of a thread with PrefetchCalls
+// (prefetch_calls.h) give way to all others in the store.
 //
 // Errors: UNAVAILABLE the store cannot be reached or the session was lost (the client reconnects by
 // itself on the next call and re-registers its memory; calls in flight fail); the others as in
@@ -176,6 +176,17 @@ enum class PrefetchOutcome {
   kBusy,   // too many are on their way: ask again later
 };
 
+// Pages of one layer and KV head that a worker had when it parked a context: for who attaches it
+// next.
+struct HotPages {
+  uint32_t layer = 0;
+  uint32_t kv_head = 0;
+  std::vector<uint32_t> attended;  // in the last step, ascending
+  std::vector<uint32_t> others;    // resident too, ascending
+
+  friend bool operator==(const HotPages&, const HotPages&) = default;
+};
+
 struct ContextInfo {
   std::string context_id;
   bool attached = false;
@@ -187,6 +198,7 @@ struct ContextInfo {
   std::vector<uint32_t> digest_blocks;
   std::vector<std::string> block_hashes;  // Attach only
   uint32_t attached_sessions = 0;
+  std::vector<HotPages> hot;  // Attach only: what the last park left
 };
 
 struct RecallHead {
@@ -368,7 +380,12 @@ class Client {
   virtual absl::StatusOr<ContextInfo> ForkContext(const std::string& id, const std::string& new_id,
                                                   uint32_t num_blocks) = 0;
   virtual absl::StatusOr<ContextInfo> AttachContext(const std::string& id) = 0;
-  virtual absl::StatusOr<ContextInfo> ParkContext(const std::string& id) = 0;
+  // hot: ascending by layer and KV head, each once; kept by the store instead of what an earlier
+  // park left, until it restarts; empty: that stays. INVALID_ARGUMENT, and the context stays
+  // attached, for pages that it has not.
+  virtual absl::StatusOr<ContextInfo> ParkContext(const std::string& id,
+                                                  std::span<const HotPages> hot) = 0;
+  absl::StatusOr<ContextInfo> ParkContext(const std::string& id) { return ParkContext(id, {}); }
   virtual absl::Status DropContext(const std::string& id) = 0;
   // All contexts of the namespace.
   virtual absl::StatusOr<std::vector<ContextInfo>> ListContexts() = 0;

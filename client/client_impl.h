@@ -122,7 +122,8 @@ class ClientImpl final : public Client {
   absl::StatusOr<ContextInfo> ForkContext(const std::string& id, const std::string& new_id,
                                           uint32_t num_blocks) override;
   absl::StatusOr<ContextInfo> AttachContext(const std::string& id) override;
-  absl::StatusOr<ContextInfo> ParkContext(const std::string& id) override;
+  absl::StatusOr<ContextInfo> ParkContext(const std::string& id,
+                                          std::span<const HotPages> hot) override;
   absl::Status DropContext(const std::string& id) override;
   absl::StatusOr<std::vector<ContextInfo>> ListContexts() override;
   absl::Status SendDigests(const std::string& id, uint32_t epoch, uint32_t layer,

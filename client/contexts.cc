@@ -90,11 +90,14 @@ absl::StatusOr<ContextInfo> ClientImpl::AttachContext(const std::string& id) {
   return FromProto(info);
 }
 
-absl::StatusOr<ContextInfo> ClientImpl::ParkContext(const std::string& id) {
-  v1::ContextRef ref = Ref(id);
+absl::StatusOr<ContextInfo> ClientImpl::ParkContext(const std::string& id,
+                                                    std::span<const HotPages> hot) {
+  v1::ParkContextRequest request;
+  request.set_context_id(id);
+  for (const HotPages& entry : hot) *request.add_hot() = ToProto(entry);
   v1::ContextInfo info;
   VARVE_RETURN_IF_ERROR(
-      Call(&v1::Store::StubInterface::ParkContext, ref, &info, options_.call_timeout));
+      Call(&v1::Store::StubInterface::ParkContext, request, &info, options_.call_timeout));
   return FromProto(info);
 }
 

@@ -171,6 +171,14 @@ v1::ObjectRange ToProto(const page::ObjectRange& range) {
 v1::DigestKind ToProto(page::DigestKind kind) { return static_cast<v1::DigestKind>(kind); }
 v1::Tier ToProto(Tier tier) { return static_cast<v1::Tier>(tier); }
 v1::ScoreMerge ToProto(page::ScoreMerge merge) { return static_cast<v1::ScoreMerge>(merge); }
+v1::HotPages ToProto(const HotPages& hot) {
+  v1::HotPages wire;
+  wire.set_layer(hot.layer);
+  wire.set_kv_head(hot.kv_head);
+  wire.mutable_attended()->Add(hot.attended.begin(), hot.attended.end());
+  wire.mutable_others()->Add(hot.others.begin(), hot.others.end());
+  return wire;
+}
 
 uint32_t TtlMilliseconds(absl::Duration ttl) {
   if (ttl == absl::InfiniteDuration()) return 0;
@@ -221,6 +229,13 @@ ObjectInfo FromProto(const v1::ObjectInfo& info) {
 }
 
 ContextInfo FromProto(const v1::ContextInfo& info) {
+  std::vector<HotPages> hot;
+  for (const v1::HotPages& entry : info.hot()) {
+    hot.push_back({entry.layer(),
+                   entry.kv_head(),
+                   {entry.attended().begin(), entry.attended().end()},
+                   {entry.others().begin(), entry.others().end()}});
+  }
   return {.context_id = info.context_id(),
           .attached = info.state() == v1::CONTEXT_STATE_ATTACHED,
           .geometry = FromProto(info.geometry()),
@@ -230,7 +245,8 @@ ContextInfo FromProto(const v1::ContextInfo& info) {
           .digest_bytes = info.digest_bytes(),
           .digest_blocks = {info.digest_blocks().begin(), info.digest_blocks().end()},
           .block_hashes = {info.block_hashes().begin(), info.block_hashes().end()},
-          .attached_sessions = info.attached_sessions()};
+          .attached_sessions = info.attached_sessions(),
+          .hot = std::move(hot)};
 }
 
 RecallResult FromProto(const v1::RecallReply& reply) {

@@ -19,6 +19,7 @@ v1::ObjectRange ToProto(const page::ObjectRange& range);
 v1::DigestKind ToProto(page::DigestKind kind);
 v1::ScoreMerge ToProto(page::ScoreMerge merge);
 v1::Tier ToProto(Tier tier);
+v1::HotPages ToProto(const HotPages& hot);
 // Infinite: 0. Others are taken to the nearest that the wire can say.
 uint32_t TtlMilliseconds(absl::Duration ttl);
 

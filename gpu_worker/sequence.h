@@ -111,7 +111,8 @@ class Sequence {
   uint32_t TotalPages(uint32_t layer) const;
   // Valid tokens of a page.
   uint32_t PageTokens(uint32_t layer, uint32_t page) const;
-  // Candidate pages that may be resident at once, for a selection of so many pages.
+  // Candidate pages that may be resident at once, for a selection of so many pages. Before the
+  // prompt is finished: if these were all of it.
   uint32_t HotCapacity(uint32_t candidates, uint32_t selected) const;
 
   // For how long to wait for the store without anything moving.
@@ -149,6 +150,8 @@ class Sequence {
   absl::Status Resume(const SequenceOptions& options, const std::string& context_id);
   absl::Status LoadContext(const std::string& context_id);
   absl::Status LoadBlocks(const client::ContextInfo& info);
+  // What is hot, for who resumes the context.
+  std::vector<client::HotPages> HotPages();
   // Pages and digests of the context fit this worker's.
   bool HasShapeOf(const client::ContextInfo& info) const;
   bool BringsToken(const LayerCache& layer, const AttendItem& item) const;

@@ -105,6 +105,7 @@ absl::Status Sequence::Resume(const SequenceOptions& options, const std::string&
 absl::Status Sequence::LoadContext(const std::string& context_id) {
   client::Client* client = services_->client;
   VARVE_ASSIGN_OR_RETURN(client::ContextInfo info, client->AttachContext(context_id));
+  const std::vector<client::HotPages> hot = std::move(info.hot);
   // Blocks whose digests a crash has lost, or whose worker never sent them: nobody can use them.
   // Unless somebody is about to send them.
   const uint32_t complete = CompleteBlocks(info);
@@ -115,7 +116,12 @@ absl::Status Sequence::LoadContext(const std::string& context_id) {
     info.block_hashes = std::move(hashes);
   }
   log_ = std::make_shared<SaveLog>(context_id, info.epoch, geometry_.num_layers, info.num_blocks);
-  return LoadBlocks(info);
+  VARVE_RETURN_IF_ERROR(LoadBlocks(info));
+  if (policy_.recalls() && !hot.empty()) {
+    MaySpeculate();
+    speculation_->Resume(hot);
+  }
+  return absl::OkStatus();
 }
 
 bool Sequence::HasShapeOf(const client::ContextInfo& info) const {
@@ -164,15 +170,58 @@ absl::Status Sequence::LoadBlocks(const client::ContextInfo& info) {
   return absl::OkStatus();
 }
 
+// Of each layer and KV head as many as the policy keeps resident: what the last step attended to
+// (of generated pages, which all steps attend to, the youngest), then the residents that score
+// best. Saved pages only, as the store has those.
+std::vector<client::HotPages> Sequence::HotPages() {
+  std::vector<client::HotPages> hot;
+  if (!policy_.recalls() || stats_.steps == 0) return hot;
+  for (uint32_t l = 0; l < layers_.size(); ++l) {
+    LayerCache& layer = layers_[l];
+    const auto sealed = static_cast<uint32_t>(layer.blocks.size());
+    const uint32_t candidates = std::min(CandidatePages(l), sealed);
+    const auto unsaved = [&](uint32_t page) { return layer.blocks[page] != BlockState::kSaved; };
+    for (uint32_t h = 0; h < layer.heads.size(); ++h) {
+      const std::vector<uint32_t>& chosen = layer.attended[h];
+      const auto selected = static_cast<uint32_t>(chosen.size());
+      const uint32_t capacity = HotCapacity(sealed, selected);
+      client::HotPages entry{.layer = l, .kv_head = h, .attended = chosen, .others = {}};
+      const uint32_t generated = std::min(sealed - candidates, capacity - selected);
+      for (uint32_t page = sealed - generated; page < sealed; ++page) {
+        entry.attended.push_back(page);
+      }
+      layer.heads[h].Surplus(chosen, std::span(layer.blocks).first(candidates),
+                             capacity - generated, victims_);
+      std::sort(victims_.begin(), victims_.end());
+      for (const uint32_t page : layer.heads[h].PagesBelow(candidates)) {
+        const auto is_in = [page](const std::vector<uint32_t>& pages) {
+          return std::binary_search(pages.begin(), pages.end(), page);
+        };
+        if (!is_in(chosen) && !is_in(victims_)) entry.others.push_back(page);
+      }
+      std::erase_if(entry.attended, unsaved);
+      std::erase_if(entry.others, unsaved);
+      hot.push_back(std::move(entry));
+    }
+  }
+  return hot;
+}
+
 absl::Status Sequence::Close() {
   const ContextsInUse::Name name = std::move(name_);
   if (speculation_ != nullptr) speculation_->Abandon();
   if (drop_on_close_) log_->Cancel();
   absl::Status status = log_->WaitIdle(Patience());
+  std::vector<client::HotPages> hot;
+  if (!drop_on_close_) {
+    ApplySaves();
+    hot = HotPages();
+  }
   std::vector<Slot> slots;
   for (LayerCache& layer : layers_) {
     for (HotSet& head : layer.heads) {
       while (!head.pages().empty()) slots.push_back(head.Remove(head.pages().back()));
+      services_->metrics->prefetch_wasted.Increment(head.TakeWasted());
     }
   }
   services_->saver->FreeWhenIdle(log_, std::move(slots));
@@ -181,7 +230,12 @@ absl::Status Sequence::Close() {
     return absl::OkStatus();
   }
   status.Update(log_->error());
-  status.Update(services_->client->ParkContext(log_->context_id()).status());
+  absl::Status parked = services_->client->ParkContext(log_->context_id(), hot).status();
+  // The context may have lost blocks meanwhile, to somebody else or with the store.
+  if (absl::IsInvalidArgument(parked)) {
+    parked = services_->client->ParkContext(log_->context_id()).status();
+  }
+  status.Update(parked);
   return base::Annotate(status, absl::StrCat("closing context ", log_->context_id()));
 }
 

@@ -131,7 +131,8 @@ uint32_t Sequence::HotCapacity(uint32_t candidates, uint32_t selected) const {
     case PolicyKind::kArkVale:
       break;
   }
-  const double wanted = std::ceil(policy_.hot * budget_);
+  const uint32_t budget = prefilled_ ? budget_ : policy_.BudgetPages(candidates);
+  const double wanted = std::ceil(policy_.hot * budget);
   const uint32_t hot = wanted >= candidates ? candidates : static_cast<uint32_t>(wanted);
   return std::min(candidates, std::max(hot, selected));
 }

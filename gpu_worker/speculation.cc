@@ -46,7 +46,7 @@ void Speculation::Forget(Layer& state) {
   if (state.prefetch != nullptr) state.prefetch->Drop(state.place);
   state.prefetch.reset();
   state.queries.clear();
-  state.noted = false;
+  state.noted = state.resuming = false;
 }
 
 void Speculation::Resolve(std::span<HeadWork> works) {
@@ -55,6 +55,7 @@ void Speculation::Resolve(std::span<HeadWork> works) {
   for (HeadWork& work : works) work.kept = false;
   std::fill(state.outcomes.begin(), state.outcomes.end(), Outcome::kFirst);
   state.noted = false;
+  if (state.resuming) CollectHot(layer, works.front().candidates, /*wait=*/true);
   if (!Applies(layer) || state.candidates != works.front().candidates) Forget(state);
   if (state.queries.empty()) return;
   const uint32_t group = geometry_.group_size();
@@ -79,9 +80,10 @@ void Speculation::Resolve(std::span<HeadWork> works) {
   }
 }
 
-void Speculation::Collect(uint32_t layer, bool needed) {
+// False: it is given up.
+bool Speculation::Collect(uint32_t layer, bool needed) {
   Layer& state = layers_[layer];
-  if (state.prefetch == nullptr) return;
+  if (state.prefetch == nullptr) return true;
   const std::shared_ptr<Prefetch> prefetch = std::exchange(state.prefetch, nullptr);
   const absl::Time begin = absl::Now();
   const absl::Duration patience =
@@ -93,8 +95,24 @@ void Speculation::Collect(uint32_t layer, bool needed) {
     sequence_->stats().prefetch_wait += waited;
     services_->metrics->prefetch_wait.Observe(absl::ToDoubleSeconds(waited));
   }
-  if (!ended) return prefetch->Drop(state.place);
+  if (!ended) {
+    prefetch->Drop(state.place);
+    return false;
+  }
   Install(layer, prefetch->Take(state.place));
+  return true;
+}
+
+void Speculation::CollectHot(uint32_t layer, uint32_t candidates, bool wait) {
+  Layer& state = layers_[layer];
+  if (sequence_->has_lost()) return Forget(state);
+  state.candidates = candidates;
+  const bool here = Collect(layer, wait);
+  state.resuming = false;
+  if (here || !wait) return;
+  for (Layer& other : layers_) {
+    if (other.resuming) Forget(other);
+  }
 }
 
 void Speculation::Install(uint32_t layer, std::vector<PrefetchedHead> heads) {
@@ -112,6 +130,8 @@ void Speculation::Install(uint32_t layer, std::vector<PrefetchedHead> heads) {
         unused.push_back(slot);
       } else {
         hot.InsertAhead(page, slot);
+        // Above all that was never asked for.
+        if (state.resuming) hot.Touch({&page, 1}, -1);
       }
     }
     for (const auto& [page, score] : head.scores) {
@@ -169,6 +189,7 @@ void WarmUp(std::span<HeadWork> works, uint32_t heads, Speculation::Score score)
 
 void Speculation::Warm(std::span<HeadWork> works, Score score) {
   Layer& state = layers_[works.front().layer];
+  if (state.resuming) CollectHot(works.front().layer, works.front().candidates, /*wait=*/false);
   Forget(state);
   for (HeadWork& work : works) work.kept = true;
   state.warming = true;
@@ -220,13 +241,16 @@ void Speculation::SwapSelections(std::span<HeadWork> works) {
   }
 }
 
+uint32_t Speculation::LayersTogether() const {
+  const uint32_t together = services_->options.prefetch_layers;
+  return together == 0 ? (geometry_.num_layers + 3) / 4 : together;
+}
+
 // When the layers that share a request are all noted.
 void Speculation::Ask(uint32_t layer) {
-  const uint32_t layers = geometry_.num_layers;
-  uint32_t together = services_->options.prefetch_layers;
-  if (together == 0) together = (layers + 3) / 4;
+  const uint32_t together = LayersTogether();
   const uint32_t first = layer / together * together;
-  const uint32_t end = std::min(layers, first + together);
+  const uint32_t end = std::min(geometry_.num_layers, first + together);
   for (uint32_t l = first; l < end; ++l) {
     if (!layers_[l].noted) return;
   }
@@ -297,6 +321,14 @@ bool Speculation::AskStore(uint32_t layer, PrefetchLayer& asked, client::RecallL
   return any;
 }
 
+void Speculation::AddItem(uint32_t layer, uint32_t head, uint32_t page, Slot slot,
+                          std::vector<client::GetItem>& items) const {
+  client::GetItem& item = items.emplace_back();
+  item.key = *page::MakeObjectKey(sequence_->block_hash(page), layer);
+  item.range = {page::Part::kKV, head, 1};
+  item.destinations.assign(1, services_->pool->PieceOf(slot));
+}
+
 // What this worker has selected and lacks.
 bool Speculation::AskPages(uint32_t layer, PrefetchLayer& asked,
                            std::vector<client::GetItem>& items) {
@@ -312,10 +344,7 @@ bool Speculation::AskPages(uint32_t layer, PrefetchLayer& asked,
     for (uint32_t page : state.chosen[h]) {
       if (head.pages.size() == head.slots.size()) break;
       if (hot.resident(page)) continue;
-      client::GetItem& item = items.emplace_back();
-      item.key = *page::MakeObjectKey(sequence_->block_hash(page), layer);
-      item.range = {page::Part::kKV, h, 1};
-      item.destinations.assign(1, services_->pool->PieceOf(head.slots[head.pages.size()]));
+      AddItem(layer, h, page, head.slots[head.pages.size()], items);
       head.pages.push_back(page);
     }
     any = any || !head.slots.empty();
@@ -339,7 +368,6 @@ void Speculation::Send(uint32_t first, uint32_t end) {
                             .score_hot = policy.victims == Victims::kScore};
   std::vector<client::GetItem> items;
   std::vector<PrefetchLayer> asked;
-  std::vector<uint32_t> layers;
   for (uint32_t l = first; l < end; ++l) {
     // One request has one number of candidates.
     if (layers_[l].queries.empty() || layers_[l].candidates != query.num_blocks) continue;
@@ -349,9 +377,14 @@ void Speculation::Send(uint32_t first, uint32_t end) {
     if (store_selects ? !AskStore(l, next, of_layer) : !AskPages(l, next, items)) continue;
     if (store_selects) query.layers.push_back(std::move(of_layer));
     asked.push_back(std::move(next));
-    layers.push_back(l);
   }
-  if (asked.empty()) return;
+  if (!asked.empty()) Start(std::move(asked), std::move(query), std::move(items));
+}
+
+void Speculation::Start(std::vector<PrefetchLayer> asked, client::RecallQuery query,
+                        std::vector<client::GetItem> items) {
+  std::vector<uint32_t> layers;
+  for (const PrefetchLayer& layer : asked) layers.push_back(layer.layer);
   const auto prefetch = std::make_shared<Prefetch>(services_, counts_, std::move(asked),
                                                    std::move(query), std::move(items));
   for (size_t place = 0; place < layers.size(); ++place) {
@@ -359,6 +392,52 @@ void Speculation::Send(uint32_t first, uint32_t end) {
     layers_[layers[place]].place = place;
   }
   prefetch->Start();
+}
+
+// The last of the pages, as far as `most` of the head and the spare slots go.
+void Speculation::TakeSpareSlots(std::span<const uint32_t> pages, uint32_t most,
+                                 PrefetchHead& head) {
+  const size_t before = head.slots.size();
+  head.slots.resize(before + std::min<size_t>(pages.size(), most - before));
+  head.slots.resize(before + services_->pool->AllocateSome(
+                                 std::span(head.slots).subspan(before),
+                                 /*leave=*/geometry_.num_layers * geometry_.num_kv_heads));
+  const auto taken = pages.last(head.slots.size() - before);
+  head.pages.insert(head.pages.end(), taken.begin(), taken.end());
+}
+
+void Speculation::Resume(std::span<const client::HotPages> hot) {
+  const uint32_t blocks = sequence_->TotalPages(0);
+  const uint32_t most = sequence_->HotCapacity(blocks, 0);
+  std::vector<PrefetchLayer> layers(geometry_.num_layers);
+  for (uint32_t l = 0; l < layers.size(); ++l) {
+    layers[l].layer = l;
+    layers[l].heads.resize(geometry_.num_kv_heads);
+  }
+  // Of all layers and heads what the last step attended to comes first.
+  for (const auto part : {&client::HotPages::attended, &client::HotPages::others}) {
+    for (const client::HotPages& entry : hot) {
+      if (entry.layer >= layers.size() || entry.kv_head >= geometry_.num_kv_heads) continue;
+      const std::vector<uint32_t>& pages = entry.*part;
+      const auto end = std::lower_bound(pages.begin(), pages.end(), blocks);
+      TakeSpareSlots({pages.begin(), end}, most, layers[entry.layer].heads[entry.kv_head]);
+    }
+  }
+  for (uint32_t first = 0; first < layers.size(); first += LayersTogether()) {
+    std::vector<PrefetchLayer> asked;
+    std::vector<client::GetItem> items;
+    for (uint32_t l = first; l < std::min<size_t>(layers.size(), first + LayersTogether()); ++l) {
+      for (uint32_t h = 0; h < geometry_.num_kv_heads; ++h) {
+        const PrefetchHead& head = layers[l].heads[h];
+        for (size_t i = 0; i < head.slots.size(); ++i) {
+          AddItem(l, h, head.pages[i], head.slots[i], items);
+        }
+      }
+      layers_[l].resuming = true;
+      asked.push_back(std::move(layers[l]));
+    }
+    if (!items.empty()) Start(std::move(asked), {}, std::move(items));
+  }
 }
 
 bool Speculation::GiveBack(absl::Duration patience) {

@@ -9,8 +9,18 @@
 // sequence without speculation, bit for bit. A prefetch that failed or is late corrects its heads
 // as well; a page of a kept selection that did not come is fetched on demand.
 //
+// A sequence that resumes a context asks for the pages that were hot when the context was parked,
+// by whatever worker: those that the last step attended to, then the others, as far as its own hot
+// sets go. It asks when it is opened: the pages travel while the engine computes the new turn's
+// tokens, and wait in slots of their own, where no prefill evicts them, until the first Attend of
+// their layer. After FinishPrefill would be too late, as the first Attend follows at once. That
+// step selects with its own queries, so no output depends on what came. What does not come is
+// fetched on demand; the first layer to wait in vain gives up for all.
+//
 // Bounds: at most Policy::ahead x budget pages per (layer, KV head) are on their way; their slots
-// are spare ones of the pool, then those of pages that no present selection has.
+// are spare ones of the pool, then those of pages that no present selection has. Of a resumed
+// context at most the hot capacity, and spare slots only, which go back when the prefill needs
+// them.
 //
 // Threads: those of its sequence.
 #pragma once
@@ -54,6 +64,10 @@ class Speculation {
   // of it, as the hot sets are cold.
   void Warm(std::span<HeadWork> works, Score score);
 
+  // The sequence continues a stored context, of which these pages were hot. Once, before its first
+  // Attend or Warm.
+  void Resume(std::span<const client::HotPages> hot);
+
   // Waits for what is under way and gives its slots back; false when there was nothing.
   bool GiveBack(absl::Duration patience);
   // Gives up what is under way, without waiting.
@@ -69,6 +83,7 @@ class Speculation {
     std::vector<Outcome> outcomes;              // by KV head, of the last Resolve
     bool noted = false;                         // and not asked for yet
     bool warming = false;                       // for the first step
+    bool resuming = false;                      // prefetch has what was hot, not a selection
     std::shared_ptr<Prefetch> prefetch;         // null: none
     size_t place = 0;                           // in it
   };
@@ -78,10 +93,17 @@ class Speculation {
   void SwapSelections(std::span<HeadWork> works);
   void Ask(uint32_t layer);
   void Forget(Layer& state);
-  void Collect(uint32_t layer, bool needed);
+  bool Collect(uint32_t layer, bool needed);
+  void CollectHot(uint32_t layer, uint32_t candidates, bool wait);
   void Install(uint32_t layer, std::vector<PrefetchedHead> heads);
   void CountStep(std::span<HeadWork> works);
+  uint32_t LayersTogether() const;
   void Send(uint32_t first, uint32_t end);
+  void Start(std::vector<PrefetchLayer> asked, client::RecallQuery query,
+             std::vector<client::GetItem> items);
+  void AddItem(uint32_t layer, uint32_t head, uint32_t page, Slot slot,
+               std::vector<client::GetItem>& items) const;
+  void TakeSpareSlots(std::span<const uint32_t> pages, uint32_t most, PrefetchHead& head);
   bool AskStore(uint32_t layer, PrefetchLayer& asked, client::RecallLayer& query);
   bool AskPages(uint32_t layer, PrefetchLayer& asked, std::vector<client::GetItem>& items);
   uint32_t MostPages(uint32_t layer) const;

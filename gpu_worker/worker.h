@@ -86,7 +86,9 @@ struct SequenceOptions {
   std::string context_id;
   // Resume this stored context: its blocks, as far as all layers have their digests, are the
   // sequence's first tokens, attached by digests alone. In place when context_id is the same, else
-  // in a fork. FAILED_PRECONDITION: another sequence of this client works on context_id.
+  // in a fork. A policy that recalls fetches ahead what was hot when the context was closed last,
+  // so that the first step does not find the hot sets cold. FAILED_PRECONDITION: another sequence
+  // of this client works on context_id.
   std::string resume_context_id;
 };
 

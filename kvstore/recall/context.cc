@@ -100,12 +100,14 @@ absl::Status Context::CheckEpoch(uint32_t epoch) const {
   return CheckEpochLocked(epoch);
 }
 
-ContextSnapshot Context::Snapshot(bool with_hashes) const {
+ContextSnapshot Context::Snapshot(bool for_attach) const {
   ContextSnapshot snapshot;
   snapshot.context_id = id_;
   snapshot.options = options_;
   snapshot.digest_blocks.reserve(options_.geometry.num_layers);
   RowList blocks(RowFormat{});
+  std::shared_ptr<const KeptHotPages> hot;
+  uint32_t hot_end = 0;
   {
     base::MutexLock lock(mutex_);
     snapshot.num_blocks = state_.blocks.rows();
@@ -115,8 +117,13 @@ ContextSnapshot Context::Snapshot(bool with_hashes) const {
       snapshot.digest_bytes += layer.bytes();
       snapshot.digest_blocks.push_back(layer.rows());
     }
-    if (with_hashes) blocks = state_.blocks;
+    if (for_attach) {
+      blocks = state_.blocks;
+      hot = state_.hot;
+      hot_end = state_.hot_end;
+    }
   }
+  if (hot != nullptr) snapshot.hot = hot->Below(hot_end);
   snapshot.block_hashes = DecodeHashes(blocks, 0, blocks.rows());
   return snapshot;
 }
@@ -137,6 +144,8 @@ absl::StatusOr<std::shared_ptr<Context>> Context::Fork(const std::string& new_id
   for (size_t l = 0; l < state_.layers.size(); ++l) {
     fork->state_.layers[l] = state_.layers[l].Prefix(blocks);
   }
+  fork->state_.hot = state_.hot;
+  fork->state_.hot_end = std::min(state_.hot_end, blocks);
   fork->state_.notes = state_.notes.Fork(blocks);
   return fork;
 }
@@ -204,6 +213,7 @@ absl::Status Context::Truncate(uint32_t num_blocks, uint32_t new_epoch) {
     }
     state_.blocks = before.Prefix(num_blocks);
     for (RowList& layer : state_.layers) layer = layer.Prefix(num_blocks);
+    state_.hot_end = std::min(state_.hot_end, num_blocks);
     state_.epoch = new_epoch;
     ContextNotes notes = state_.notes.Fork(num_blocks);
     notes.Begin(note_label_, std::move(state_.notes));
@@ -231,16 +241,30 @@ absl::Status Context::Attach(uint64_t session) {
   return absl::OkStatus();
 }
 
-void Context::Park(uint64_t session) {
+absl::Status Context::Park(uint64_t session, std::vector<HotPages> hot) {
   base::MutexLock change(change_mutex_);
   RowList blocks(RowFormat{});
   {
     base::MutexLock lock(mutex_);
-    if (state_.attached.erase(session) == 0 || !state_.attached.empty()) return;
+    if (!state_.attached.contains(session)) return absl::OkStatus();
     blocks = state_.blocks;
+  }
+  std::shared_ptr<const KeptHotPages> kept;  // what it replaces is destroyed after the lock
+  if (!hot.empty()) {
+    VARVE_RETURN_IF_ERROR(CheckHotPages(options_.geometry, blocks.rows(), hot));
+    kept = KeptHotPages::Keep(std::move(hot), &budgets_->digests);
+  }
+  {
+    base::MutexLock lock(mutex_);
+    if (kept != nullptr) {
+      state_.hot.swap(kept);
+      state_.hot_end = blocks.rows();
+    }
+    if (state_.attached.erase(session) == 0 || !state_.attached.empty()) return absl::OkStatus();
     state_.notes.Write();
   }
   store_->Release(ns_, DecodeHashes(blocks, 0, blocks.rows()));
+  return absl::OkStatus();
 }
 
 bool Context::IsAttached(uint64_t session) const {

@@ -20,6 +20,7 @@
 #include "absl/time/time.h"
 #include "kvstore/base/mutex.h"
 #include "kvstore/recall/context_table.h"
+#include "kvstore/recall/hot_pages.h"
 #include "kvstore/recall/kept_notes.h"
 #include "kvstore/recall/shared_rows.h"
 
@@ -49,7 +50,8 @@ class Context {
   // Instead of Keep: takes what was kept before a restart.
   void Restore(RowList blocks, std::vector<RowList> layers, ContextNotes notes);
 
-  ContextSnapshot Snapshot(bool with_hashes) const;
+  // for_attach: with block hashes and hot pages.
+  ContextSnapshot Snapshot(bool for_attach) const;
   // A detached context of the first num_blocks blocks (0: all), sharing rows with this one.
   absl::StatusOr<std::shared_ptr<Context>> Fork(const std::string& new_id, uint32_t num_blocks,
                                                 uint32_t epoch);
@@ -57,8 +59,10 @@ class Context {
   absl::Status Append(uint32_t first_block, std::span<const std::string> block_hashes);
   absl::Status Truncate(uint32_t num_blocks, uint32_t new_epoch);
   absl::Status Attach(uint64_t session);
-  // Nothing happens when the session is not attached.
-  void Park(uint64_t session);
+  // Nothing happens when the session is not attached. hot: kept for who attaches next, instead of
+  // what there was; empty: that stays. INVALID_ARGUMENT, with nothing changed, for pages that the
+  // context has not.
+  absl::Status Park(uint64_t session, std::vector<HotPages> hot);
   bool IsAttached(uint64_t session) const;
   bool IsParked() const;
   // The end: gives up all holds and notes; every later change is refused.
@@ -100,6 +104,8 @@ class Context {
     uint32_t epoch = 0;
     absl::flat_hash_set<uint64_t> attached;
     bool retired = false;
+    std::shared_ptr<const KeptHotPages> hot;  // null: none
+    uint32_t hot_end = 0;                     // of them, those below count
     ContextNotes notes;
   };
 

@@ -82,7 +82,7 @@ class ContextTableImpl final : public ContextTable {
   absl::StatusOr<ContextSnapshot> Attach(store::NamespaceId ns, const std::string& id,
                                          uint64_t session) override;
   absl::StatusOr<ContextSnapshot> Park(store::NamespaceId ns, const std::string& id,
-                                       uint64_t session) override;
+                                       uint64_t session, std::vector<HotPages> hot) override;
   absl::Status Drop(store::NamespaceId ns, const std::string& id) override;
   void DetachSession(uint64_t session) override;
   absl::StatusOr<ContextSnapshot> Get(store::NamespaceId ns, const std::string& id) const override;
@@ -335,7 +335,7 @@ absl::StatusOr<ContextSnapshot> ContextTableImpl::Add(const Key& key, ContextPtr
     context->Retire();
     return status;
   }
-  return context->Snapshot(/*with_hashes=*/false);
+  return context->Snapshot(/*for_attach=*/false);
 }
 
 absl::StatusOr<ContextSnapshot> ContextTableImpl::Open(store::NamespaceId ns, const std::string& id,
@@ -354,7 +354,7 @@ absl::StatusOr<ContextSnapshot> ContextTableImpl::Append(
     std::span<const std::string> block_hashes) {
   VARVE_ASSIGN_OR_RETURN(const ContextPtr context, Find(ns, id));
   VARVE_RETURN_IF_ERROR(context->Append(first_block, block_hashes));
-  return context->Snapshot(/*with_hashes=*/false);
+  return context->Snapshot(/*for_attach=*/false);
 }
 
 absl::StatusOr<ContextSnapshot> ContextTableImpl::Truncate(store::NamespaceId ns,
@@ -362,7 +362,7 @@ absl::StatusOr<ContextSnapshot> ContextTableImpl::Truncate(store::NamespaceId ns
                                                            uint32_t num_blocks) {
   VARVE_ASSIGN_OR_RETURN(const ContextPtr context, Find(ns, id));
   VARVE_RETURN_IF_ERROR(context->Truncate(num_blocks, epochs_.Next()));
-  return context->Snapshot(/*with_hashes=*/false);
+  return context->Snapshot(/*for_attach=*/false);
 }
 
 absl::StatusOr<ContextSnapshot> ContextTableImpl::Fork(store::NamespaceId ns, const std::string& id,
@@ -379,14 +379,15 @@ absl::StatusOr<ContextSnapshot> ContextTableImpl::Attach(store::NamespaceId ns,
                                                          const std::string& id, uint64_t session) {
   VARVE_ASSIGN_OR_RETURN(const ContextPtr context, Find(ns, id));
   VARVE_RETURN_IF_ERROR(context->Attach(session));
-  return context->Snapshot(/*with_hashes=*/true);
+  return context->Snapshot(/*for_attach=*/true);
 }
 
 absl::StatusOr<ContextSnapshot> ContextTableImpl::Park(store::NamespaceId ns, const std::string& id,
-                                                       uint64_t session) {
+                                                       uint64_t session,
+                                                       std::vector<HotPages> hot) {
   VARVE_ASSIGN_OR_RETURN(const ContextPtr context, Find(ns, id));
-  context->Park(session);
-  return context->Snapshot(/*with_hashes=*/false);
+  VARVE_RETURN_IF_ERROR(context->Park(session, std::move(hot)));
+  return context->Snapshot(/*for_attach=*/false);
 }
 
 absl::Status ContextTableImpl::Drop(store::NamespaceId ns, const std::string& id) {
@@ -419,7 +420,7 @@ void ContextTableImpl::DetachSession(uint64_t session) {
   for (const ContextPtr& context : contexts) {
     if (!context->IsAttached(session)) continue;
     context->Touch(options_.clock->Now());
-    context->Park(session);
+    context->Park(session, {}).IgnoreError();  // fails for hot pages alone
   }
 }
 
@@ -428,7 +429,7 @@ void ContextTableImpl::DetachSession(uint64_t session) {
 absl::StatusOr<ContextSnapshot> ContextTableImpl::Get(store::NamespaceId ns,
                                                       const std::string& id) const {
   VARVE_ASSIGN_OR_RETURN(const ContextPtr context, Find(ns, id));
-  return context->Snapshot(/*with_hashes=*/false);
+  return context->Snapshot(/*for_attach=*/false);
 }
 
 std::vector<ContextSnapshot> ContextTableImpl::List(store::NamespaceId ns, std::string_view after,

@@ -48,6 +48,7 @@
 #include "kvstore/page/digest/digest.h"
 #include "kvstore/page/digest/score.h"
 #include "kvstore/page/rerank.h"
+#include "kvstore/recall/hot_pages.h"
 #include "kvstore/store/journal.h"
 #include "kvstore/store/page_store.h"
 
@@ -66,7 +67,9 @@ struct ContextSnapshot {
   uint64_t digest_bytes = 0;            // of all layers, shared ones too
   std::vector<uint32_t> digest_blocks;  // per layer: leading blocks with digests
   uint32_t attached_sessions = 0;
-  std::vector<std::string> block_hashes;  // only when asked for
+  // Of an Attach only.
+  std::vector<std::string> block_hashes;
+  std::vector<HotPages> hot;  // what the last park left
 };
 
 struct HeadQuery {
@@ -193,11 +196,19 @@ class ContextTable {
   virtual absl::StatusOr<ContextSnapshot> Fork(store::NamespaceId ns, const std::string& id,
                                                const std::string& new_id, uint32_t num_blocks,
                                                uint64_t session) = 0;
-  // Attaching twice from one session is one attachment. The snapshot carries block_hashes.
+  // Attaching twice from one session is one attachment.
   virtual absl::StatusOr<ContextSnapshot> Attach(store::NamespaceId ns, const std::string& id,
                                                  uint64_t session) = 0;
+  // hot: kept for who attaches next, instead of what an earlier park left, as long as
+  // max_digest_bytes has room for it; empty: that stays. Forks take it along, a truncate drops what
+  // is beyond it, a restart loses it. INVALID_ARGUMENT, and the session stays attached, for pages
+  // that cannot be.
   virtual absl::StatusOr<ContextSnapshot> Park(store::NamespaceId ns, const std::string& id,
-                                               uint64_t session) = 0;
+                                               uint64_t session, std::vector<HotPages> hot) = 0;
+  absl::StatusOr<ContextSnapshot> Park(store::NamespaceId ns, const std::string& id,
+                                       uint64_t session) {
+    return Park(ns, id, session, {});
+  }
   virtual absl::Status Drop(store::NamespaceId ns, const std::string& id) = 0;
   // Drops what is parked for longer than parked_ttl, and tends the journal's room. To be called now
   // and then.
@@ -214,7 +225,7 @@ class ContextTable {
   virtual std::vector<ContextSnapshot> List(store::NamespaceId ns, std::string_view after,
                                             size_t limit) const = 0;
   virtual size_t size() const = 0;
-  // Memory taken by digests; what contexts share counts once.
+  // Memory taken by digests and hot pages; what contexts share counts once.
   virtual uint64_t digest_bytes() const = 0;
 
   // rows: num_blocks digest rows [kv head][vectors][head_dim]. Re-sending rows already there is

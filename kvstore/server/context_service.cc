@@ -70,11 +70,13 @@ absl::Status ContextService::Attach(const varve::v1::ContextRef& request,
   });
 }
 
-absl::Status ContextService::Park(const varve::v1::ContextRef& request,
+absl::Status ContextService::Park(const varve::v1::ParkContextRequest& request,
                                   varve::v1::ContextInfo* reply) {
   VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
   return session->WhileOpen([&] {
-    return Fill(core_.contexts.Park(session->ns(), request.context_id(), session->number()), reply);
+    return Fill(core_.contexts.Park(session->ns(), request.context_id(), session->number(),
+                                    FromProto(request.hot())),
+                reply);
   });
 }
 

@@ -19,7 +19,7 @@ class ContextService {
                         varve::v1::ContextInfo* reply);
   absl::Status Fork(const varve::v1::ForkContextRequest& request, varve::v1::ContextInfo* reply);
   absl::Status Attach(const varve::v1::ContextRef& request, varve::v1::ContextInfo* reply);
-  absl::Status Park(const varve::v1::ContextRef& request, varve::v1::ContextInfo* reply);
+  absl::Status Park(const varve::v1::ParkContextRequest& request, varve::v1::ContextInfo* reply);
   absl::Status Drop(const varve::v1::ContextRef& request, varve::v1::DropContextReply* reply);
   absl::Status List(const varve::v1::ListContextsRequest& request,
                     varve::v1::ListContextsReply* reply);

@@ -122,6 +122,19 @@ void ToProto(const page::ObjectLayout& layout, varve::v1::ObjectLayout* out) {
   out->set_part_bytes(layout.part_bytes);
 }
 
+std::vector<recall::HotPages> FromProto(
+    const google::protobuf::RepeatedPtrField<varve::v1::HotPages>& hot) {
+  std::vector<recall::HotPages> pages;
+  pages.reserve(hot.size());
+  for (const varve::v1::HotPages& entry : hot) {
+    pages.push_back({entry.layer(),
+                     entry.kv_head(),
+                     {entry.attended().begin(), entry.attended().end()},
+                     {entry.others().begin(), entry.others().end()}});
+  }
+  return pages;
+}
+
 void ToProto(const recall::ContextSnapshot& snapshot, varve::v1::ContextInfo* out) {
   out->set_context_id(snapshot.context_id);
   out->set_state(snapshot.attached_sessions > 0 ? varve::v1::CONTEXT_STATE_ATTACHED
@@ -140,6 +153,13 @@ void ToProto(const recall::ContextSnapshot& snapshot, varve::v1::ContextInfo* ou
   out->mutable_digest_blocks()->Add(snapshot.digest_blocks.begin(), snapshot.digest_blocks.end());
   for (const std::string& hash : snapshot.block_hashes) out->add_block_hashes(hash);
   out->set_attached_sessions(snapshot.attached_sessions);
+  for (const recall::HotPages& entry : snapshot.hot) {
+    varve::v1::HotPages* hot = out->add_hot();
+    hot->set_layer(entry.layer);
+    hot->set_kv_head(entry.kv_head);
+    hot->mutable_attended()->Add(entry.attended.begin(), entry.attended.end());
+    hot->mutable_others()->Add(entry.others.begin(), entry.others.end());
+  }
 }
 
 }  // namespace varve::server

@@ -34,6 +34,10 @@ absl::Status CheckBatchSize(const char* field, int64_t items, uint32_t max_items
 // 0 means the default; INVALID_ARGUMENT above kMaxListPage.
 absl::StatusOr<uint32_t> ParsePageSize(uint32_t page_size);
 
+// As they come: CheckHotPages follows.
+std::vector<recall::HotPages> FromProto(
+    const google::protobuf::RepeatedPtrField<varve::v1::HotPages>& hot);
+
 varve::v1::Tier ToProto(store::TierId tier);
 varve::v1::MissReason ToProto(store::MissReason reason);
 void ToProto(const page::ObjectLayout& layout, varve::v1::ObjectLayout* out);

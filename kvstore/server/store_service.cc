@@ -91,7 +91,7 @@ class StoreService final : public v1::Store::CallbackService {
                                     v1::ContextInfo* reply) override {
     return Now("AttachContext", [&] { return contexts_.Attach(*request, reply); });
   }
-  ServerUnaryReactor* ParkContext(CallbackServerContext*, const v1::ContextRef* request,
+  ServerUnaryReactor* ParkContext(CallbackServerContext*, const v1::ParkContextRequest* request,
                                   v1::ContextInfo* reply) override {
     return Now("ParkContext", [&] { return contexts_.Park(*request, reply); });
   }

@@ -345,8 +345,15 @@ class Target {
     ref.set_session_id("s");
     ref.set_context_id(kContext);
     Unary(&Store::Stub::AttachContext, ref);
-    Unary(&Store::Stub::ParkContext, ref).changes_context = true;
     Unary(&Store::Stub::DropContext, ref).changes_context = true;
+
+    ParkContextRequest park;
+    park.set_session_id("s");
+    park.set_context_id(kContext);
+    HotPages* hot = park.add_hot();
+    hot->add_attended(0);
+    hot->add_others(1);
+    Unary(&Store::Stub::ParkContext, park).changes_context = true;
 
     ListContextsRequest contexts;
     contexts.set_session_id("s");

@@ -96,8 +96,10 @@ TEST_P(StoreBadInputTest, UnknownSessions) {
     v1::ContextRef ref;
     ref.set_session_id(id);
     EXPECT_EQ(Do(&v1::Store::Stub::AttachContext, ref).error_code(), grpc::UNAUTHENTICATED);
-    EXPECT_EQ(Do(&v1::Store::Stub::ParkContext, ref).error_code(), grpc::UNAUTHENTICATED);
     EXPECT_EQ(Do(&v1::Store::Stub::DropContext, ref).error_code(), grpc::UNAUTHENTICATED);
+    v1::ParkContextRequest park;
+    park.set_session_id(id);
+    EXPECT_EQ(Do(&v1::Store::Stub::ParkContext, park).error_code(), grpc::UNAUTHENTICATED);
     v1::OpenContextRequest open;
     open.set_session_id(id);
     EXPECT_EQ(Do(&v1::Store::Stub::OpenContext, open).error_code(), grpc::UNAUTHENTICATED);

@@ -113,6 +113,64 @@ TEST_P(StoreBadRequestsTest, BadForks) {
   EXPECT_TRUE(Do(&v1::Store::Stub::ForkContext, fork, &info).ok());
 }
 
+TEST_P(StoreBadRequestsTest, BadHotPages) {
+  MakeContext("c");
+  struct Case {
+    std::function<void(v1::ParkContextRequest&)> spoil;
+    const char* says;
+  };
+  const auto add = [](v1::ParkContextRequest& park, uint32_t layer, uint32_t head) {
+    v1::HotPages* hot = park.add_hot();
+    hot->set_layer(layer);
+    hot->set_kv_head(head);
+    return hot;
+  };
+  const Case cases[] = {
+      {[&](auto& p) { add(p, kLayers, 0); }, "hot[2].layer is 2, allowed: 0..1"},
+      {[&](auto& p) { add(p, kMax, kMax); }, "allowed: 0..1"},
+      {[&](auto& p) { add(p, 1, kHeads); }, "hot[2].kv_head is 2, allowed: 0..1"},
+      {[&](auto& p) { add(p, 0, 1); }, "hot[2] is of layer 0, KV head 1, allowed: ascending"},
+      {[&](auto& p) { add(p, 0, 0); }, "each once"},
+      {[&](auto& p) { add(p, 1, 1)->add_attended(kBlocks); }, "hot[2].attended[0] is"},
+      {[&](auto& p) { add(p, 1, 1)->add_others(kMax); }, "allowed: ascending page ids below"},
+      {[&](auto& p) { p.mutable_hot(0)->add_attended(3); }, "hot[0].attended[2] is 3"},
+      {[&](auto& p) { p.mutable_hot(0)->add_others(1); }, "hot[0].others[1] is 1"},
+      {[&](auto& p) { p.mutable_hot(0)->add_others(3); }, "hot[0].others has page 3"},
+      {[&](auto& p) {
+         // Refused for their number alone, before anything else.
+         add(p, 1, 1)->mutable_attended()->Resize(4 << 20, 0);
+       },
+       "hot has 4194307 pages, allowed: 4194304"},
+  };
+  v1::ContextInfo info;
+  const auto good = [&] {
+    v1::ParkContextRequest park;
+    park.set_context_id("c");
+    v1::HotPages* hot = add(park, 0, 1);
+    hot->add_attended(1);
+    hot->add_attended(3);
+    hot->add_others(2);
+    add(park, 1, 0);  // nothing of it
+    return park;
+  };
+  for (const Case& c : cases) {
+    SCOPED_TRACE(c.says);
+    v1::ParkContextRequest park = good();
+    c.spoil(park);
+    ExpectRefused(Do(&v1::Store::Stub::ParkContext, park, &info), grpc::INVALID_ARGUMENT, c.says);
+  }
+  v1::ContextRef ref;
+  ref.set_context_id("c");
+  ASSERT_TRUE(Do(&v1::Store::Stub::AttachContext, ref, &info).ok());
+  EXPECT_EQ(info.hot_size(), 0);  // of what was refused nothing is kept
+  ASSERT_TRUE(Do(&v1::Store::Stub::ParkContext, good(), &info).ok());
+  EXPECT_EQ(info.state(), v1::CONTEXT_STATE_PARKED);
+  EXPECT_EQ(info.hot_size(), 0);
+  ASSERT_TRUE(Do(&v1::Store::Stub::AttachContext, ref, &info).ok());
+  ASSERT_EQ(info.hot_size(), 1);
+  EXPECT_EQ(info.hot(0).SerializeAsString(), good().hot(0).SerializeAsString());
+}
+
 TEST_P(StoreBadRequestsTest, LayersOfDigestsOutOfRange) {
   MakeContext("c");
   const std::pair<uint32_t, uint32_t> wrong[] = {

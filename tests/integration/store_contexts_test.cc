@@ -27,7 +27,9 @@ TEST_P(StoreContextsTest, OpenAppendTruncateForkParkAttachListDrop) {
 
   v1::ContextRef ref;
   ref.set_context_id("c1");
-  ASSERT_TRUE(Do(&v1::Store::Stub::ParkContext, ref, &info).ok());
+  v1::ParkContextRequest park;
+  park.set_context_id("c1");
+  ASSERT_TRUE(Do(&v1::Store::Stub::ParkContext, park, &info).ok());
   EXPECT_EQ(info.state(), v1::CONTEXT_STATE_PARKED);
   ASSERT_TRUE(Do(&v1::Store::Stub::AttachContext, ref, &info).ok());
   EXPECT_EQ(info.state(), v1::CONTEXT_STATE_ATTACHED);
@@ -190,9 +192,9 @@ TEST_P(StoreContextsTest, WhatIsTooMuchForContextsIsRefused) {
   append.mutable_block_hashes()->RemoveLast();
   EXPECT_TRUE(Do(&v1::Store::Stub::AppendContext, append, &info).ok());
 
-  v1::ContextRef ref;
-  ref.set_context_id(std::string(90000, 'x'));
-  status = Do(&v1::Store::Stub::ParkContext, ref, &info);
+  v1::ParkContextRequest park;
+  park.set_context_id(std::string(90000, 'x'));
+  status = Do(&v1::Store::Stub::ParkContext, park, &info);
   EXPECT_EQ(status.error_code(), grpc::INVALID_ARGUMENT) << status.error_message();
   v1::ListContextsRequest list;
   list.set_page_token("%%%");

@@ -158,6 +158,7 @@ void FakeClient::RestartWithAll() {
   ++session_;
   for (auto& [id, context] : contexts_) {
     context.parked = true;
+    context.hot.clear();
     context.epoch = next_epoch_++;
   }
 }

@@ -28,6 +28,7 @@ struct FakeContext {
   std::vector<uint32_t> digest_blocks;
   bool parked = false;
   uint32_t others_attached = 0;
+  std::vector<client::HotPages> hot;
 };
 
 class FakeClient : public client::Client {
@@ -117,7 +118,9 @@ class FakeClient : public client::Client {
   absl::StatusOr<client::ContextInfo> ForkContext(const std::string& id, const std::string& new_id,
                                                   uint32_t num_blocks) override;
   absl::StatusOr<client::ContextInfo> AttachContext(const std::string& id) override;
-  absl::StatusOr<client::ContextInfo> ParkContext(const std::string& id) override;
+  using client::Client::ParkContext;
+  absl::StatusOr<client::ContextInfo> ParkContext(const std::string& id,
+                                                  std::span<const client::HotPages> hot) override;
   absl::Status DropContext(const std::string& id) override;
   absl::StatusOr<std::vector<client::ContextInfo>> ListContexts() override;
   absl::Status SendDigests(const std::string& id, uint32_t epoch, uint32_t layer,

@@ -63,6 +63,10 @@ absl::StatusOr<client::ContextInfo> FakeClient::TruncateContext(const std::strin
   VARVE_ASSIGN_OR_RETURN(FakeContext * context, Find(id));
   context->epoch = next_epoch_++;
   context->hashes.resize(num_blocks);
+  for (client::HotPages& entry : context->hot) {
+    std::erase_if(entry.attended, [=](uint32_t page) { return page >= num_blocks; });
+    std::erase_if(entry.others, [=](uint32_t page) { return page >= num_blocks; });
+  }
   const size_t row = page::DigestRowBytes(context->kind, context->geometry);
   for (size_t l = 0; l < context->rows.size(); ++l) {
     context->digest_blocks[l] = std::min(context->digest_blocks[l], num_blocks);
@@ -91,13 +95,23 @@ absl::StatusOr<client::ContextInfo> FakeClient::AttachContext(const std::string&
   context->parked = false;
   client::ContextInfo info = InfoOf(id, *context);
   info.block_hashes = context->hashes;
+  info.hot = context->hot;
   return info;
 }
 
-absl::StatusOr<client::ContextInfo> FakeClient::ParkContext(const std::string& id) {
+absl::StatusOr<client::ContextInfo> FakeClient::ParkContext(const std::string& id,
+                                                            std::span<const client::HotPages> hot) {
   base::MutexLock lock(mutex_);
   VARVE_ASSIGN_OR_RETURN(FakeContext * context, Find(id));
+  for (const client::HotPages& entry : hot) {
+    for (const auto* pages : {&entry.attended, &entry.others}) {
+      if (!pages->empty() && pages->back() >= context->hashes.size()) {
+        return absl::InvalidArgumentError("a page that the context has not");
+      }
+    }
+  }
   context->parked = true;
+  if (!hot.empty()) context->hot.assign(hot.begin(), hot.end());
   return InfoOf(id, *context);
 }
 

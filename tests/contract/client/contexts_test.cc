@@ -95,6 +95,21 @@ TEST_P(ContextsTest, AttachingAndParkingAreCountedBySession) {
   EXPECT_THAT(client().ListContexts().value(), SizeIs(0));
 }
 
+TEST_P(ContextsTest, HotPagesAreLeftForWhoAttachesNext) {
+  ASSERT_NO_FATAL_FAILURE(OpenAndAppend(10));
+  const std::vector<HotPages> hot = {{0, 1, {0, 7, 9}, {3}}, {1, 0, {5}, {}}};
+  const auto parked = client().ParkContext(Id(), hot);
+  ASSERT_TRUE(parked.ok()) << parked.status();
+  EXPECT_THAT(parked->hot, SizeIs(0));
+  EXPECT_EQ(client().AttachContext(Id())->hot, hot);
+  const auto refused = client().ParkContext(Id(), std::vector<HotPages>{{0, 1, {10}, {}}});
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("hot[0].attended[0] is 10"));
+  ASSERT_TRUE(client().ParkContext(Id()).ok());
+  Connection other = Connect(GetParam(), Namespace());
+  EXPECT_EQ(other->AttachContext(Id())->hot, hot);
+}
+
 TEST_P(ContextsTest, DigestsComeBackAsSent) {
   ASSERT_NO_FATAL_FAILURE(OpenAndAppend());
   ASSERT_NO_FATAL_FAILURE(SendAllDigests());

@@ -19,11 +19,15 @@ namespace {
 
 #include "kvstore/page/simd/body_digest.h"
 
+#include "kvstore/page/simd/body_sketch_dots.h"
+
 #include "kvstore/page/simd/body_sketch.h"
 
 #include "kvstore/page/simd/body_score.h"
 
 #include "kvstore/page/simd/body_attention.h"
+
+#include "kvstore/page/simd/body_mass.h"
 
 }  // namespace
 

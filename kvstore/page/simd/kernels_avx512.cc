@@ -15,6 +15,8 @@
 #endif
 #include <immintrin.h>
 
+#include "kvstore/page/simd/avx512_math.h"
+
 namespace varve::page {
 namespace {
 
@@ -25,8 +27,10 @@ namespace {
 
 #include "kvstore/page/simd/body_digest.h"
 
+#include "kvstore/page/simd/body_sketch_dots.h"
+
 #define VARVE_NARROW_SKETCH kAvx2Kernels.sketch_log_mass
-#include "kvstore/page/simd/body_sketch.h"
+#include "kvstore/page/simd/body_sketch_wide.h"
 
 #include "kvstore/page/simd/body_score.h"
 
@@ -45,7 +49,7 @@ const KernelTable kAvx512Kernels = {
     AddScaled,
     MaxScaled,
     AttendPagesKernel,
-    PageLogMassKernel,
+    PageLogMassAvx512,
 };
 
 }  // namespace varve::page

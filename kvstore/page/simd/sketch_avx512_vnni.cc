@@ -15,6 +15,8 @@
 #endif
 #include <immintrin.h>
 
+#include "kvstore/page/simd/avx512_math.h"
+
 namespace varve::page {
 namespace {
 
@@ -37,6 +39,8 @@ VARVE_FN IntVec AddDots(IntVec sums, IntVec codes, IntVec quad) {
 
 #include "kvstore/page/simd/body_common.h"
 
+#include "kvstore/page/simd/body_sketch_dots.h"
+
 #include "kvstore/page/simd/body_sketch.h"
 
 }  // namespace narrow
@@ -56,10 +60,10 @@ VARVE_FN IntVec AddDots(IntVec sums, IntVec codes, IntVec quad) {
   return _mm512_dpbusd_epi32(sums, codes, quad);
 }
 
-#include "kvstore/page/simd/body_common.h"
+#include "kvstore/page/simd/body_sketch_dots.h"
 
 #define VARVE_NARROW_SKETCH narrow::SketchLogMassKernel
-#include "kvstore/page/simd/body_sketch.h"
+#include "kvstore/page/simd/body_sketch_wide.h"
 
 }  // namespace wide
 

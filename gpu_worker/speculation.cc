@@ -131,7 +131,7 @@ void Speculation::Install(uint32_t layer, std::vector<PrefetchedHead> heads) {
       } else {
         hot.InsertAhead(page, slot);
         // Above all that was never asked for.
-        if (state.resuming) hot.Touch({&page, 1}, -1);
+        if (state.resuming) hot.Touch({&page, 1}, 0);
       }
     }
     for (const auto& [page, score] : head.scores) {

@@ -215,7 +215,9 @@ struct RecallLayer {
   uint32_t layer = 0;
   std::span<const float> queries;  // [num_query_heads][head_dim]
   std::vector<RecallHead> heads;
-  uint32_t total_pages = 0;  // with a target: of all heads at most; 0: the sum of their budgets
+  // With a target: of all heads at most; 0: the sum of their budgets, and what earlier layers of
+  // the query have left of theirs.
+  uint32_t total_pages = 0;
 };
 struct RecallQuery {
   std::string context_id;

@@ -301,7 +301,9 @@ typedef struct varve_recall_layer {
   size_t num_queries;             /* floats */
   const varve_recall_head* heads; /* one per KV head */
   size_t num_heads;
-  uint32_t total_pages; /* with a target: of all heads at most; 0: the sum of their budgets */
+  /* With a target: of all heads at most; 0: the sum of their budgets, and what earlier layers of
+     the query have left of theirs. */
+  uint32_t total_pages;
 } varve_recall_layer;
 
 typedef struct varve_recall_query {

@@ -38,8 +38,9 @@
 //              (above 0, at most 1; default 0.25)
 //   target     share of the attention mass to keep, 0 < t <= 1: a KV head has the fewest pages that
 //              reach it by their scores, from `min` on; the KV heads of a layer have no more
-//              together than with the fixed budget (default: none, the budget is fixed). Needs
-//              merge softmax_mean, and no tau; quest and arkvale only
+//              together than with the fixed budget and what earlier layers of the step have left
+//              of theirs (default: none, the budget is fixed). Needs merge softmax_mean, and no
+//              tau; quest and arkvale only
 //   ceiling    with a target: pages of one KV head at most, as a multiple of the budget
 //              (default 4). Where the store scores, the page pool needs room for so many of each KV
 //              head of a layer

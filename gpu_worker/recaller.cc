@@ -255,6 +255,7 @@ absl::Status Recaller::FetchFromStore(std::span<HeadWork> works, SelectTimes& ti
   asked.heads.resize(works.size());
   VARVE_RETURN_IF_ERROR(LandingSlots(works));
   const page::AdaptiveLimits limits = sequence.Limits(candidates);
+  asked.total_pages = policy.adapts() ? static_cast<uint32_t>(sequence.TotalFor(layer)) : 0;
   for (size_t h = 0; h < works.size(); ++h) {
     client::RecallHead& head = asked.heads[h];
     head.skip = works[h].kept;
@@ -286,11 +287,14 @@ absl::Status Recaller::FetchFromStore(std::span<HeadWork> works, SelectTimes& ti
                           absl::StrCat("recall of layer ", layer, " for sequence ", sequence.id(),
                                        " (context ", sequence.context_id(), ")"));
   }
+  uint64_t selected = 0;
   for (HeadWork& work : works) {
     if (work.kept) continue;
+    selected += work.selected().size();
     TrimToCapacity(work);
     work.fetched = true;
   }
+  sequence.CountSelected(selected);
   times.score_seconds += result->timings.score_us * 1e-6;
   times.select_seconds += result->timings.select_us * 1e-6;
   sequence.stats().recall += absl::Microseconds(result->timings.transfer_us);

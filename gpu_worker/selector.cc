@@ -175,7 +175,8 @@ void Selector::MakeCurve(HeadWork& work, std::span<const float> scores) {
 void Selector::FitBudgets(std::span<HeadWork> works) {
   std::vector<page::MassCurve*> curves;
   for (HeadWork& work : works) curves.push_back(&work.curve);
-  page::FitTotal(curves, uint64_t{works.size()} * works.front().sequence->budget_pages());
+  Sequence& sequence = *works.front().sequence;
+  sequence.CountSelected(page::FitTotal(curves, sequence.TotalFor(works.front().layer)));
   for (HeadWork& work : works) {
     const page::MassCurve& curve = work.curve;
     const size_t length = curve.order.size();

@@ -20,6 +20,7 @@
 #include "gpu_worker/hot_set.h"
 #include "gpu_worker/page_pool.h"
 #include "gpu_worker/saver.h"
+#include "gpu_worker/step_total.h"
 #include "gpu_worker/worker.h"
 #include "gpu_worker/worker_metrics.h"
 #include "kvstore/base/executor.h"
@@ -105,6 +106,12 @@ class Sequence {
   uint32_t budget_pages() const { return budget_; }
   // Of an adaptive budget, for so many candidate pages; of a fixed one floor and ceiling are it.
   page::AdaptiveLimits Limits(uint32_t candidates) const;
+  // Of adaptive budgets: what all KV heads of a layer may select in this step. What they did select
+  // follows.
+  uint64_t TotalFor(uint32_t layer) {
+    return step_total_.For(layer, tokens_, uint64_t{geometry_.num_kv_heads} * budget_);
+  }
+  void CountSelected(uint64_t pages) { step_total_.Select(pages); }
   // Pages among which the policy chooses: [0, CandidatePages).
   uint32_t CandidatePages(uint32_t layer) const;
   // Pages in use, the open one included.
@@ -196,6 +203,7 @@ class Sequence {
   bool prefilled_ = false;
   uint32_t prompt_pages_ = 0;
   uint32_t budget_ = 0;
+  StepTotal step_total_;
   absl::Status broken_;            // an append failed half-way: only Close is left
   std::vector<SaveResult> saves_;  // scratch
   std::vector<uint32_t> victims_;  // scratch

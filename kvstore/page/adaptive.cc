@@ -55,10 +55,10 @@ void MakeMassCurve(std::span<const float> scores, std::span<const uint32_t> pinn
   }
 }
 
-void FitTotal(std::span<MassCurve* const> curves, uint64_t total) {
+uint64_t FitTotal(std::span<MassCurve* const> curves, uint64_t total) {
   uint64_t sum = 0;
   for (const MassCurve* curve : curves) sum += curve->budget;
-  if (sum <= total) return;
+  if (sum <= total) return sum;
   struct Last {
     double share;
     uint32_t curve;
@@ -81,6 +81,7 @@ void FitTotal(std::span<MassCurve* const> curves, uint64_t total) {
   for (auto last = spare.begin(); last != spare.begin() + gone; ++last) {
     --curves[last->curve]->budget;
   }
+  return sum - static_cast<uint64_t>(gone);
 }
 
 std::vector<uint32_t> SelectedPages(const MassCurve& curve) {

@@ -4,7 +4,8 @@
 // digests (ScoreMerge::kSoftmaxMean) or by keys (MassScores). The pages of a head in the order in
 // which a selection takes them (pinned ones first, then by score, ties to the lower id) are its
 // mass curve; a budget is a point on it. Over the heads of a layer the budgets come to a total at
-// most: pages of the least mass are given up first. Standard library only; thread-safe.
+// most: pages of the least mass are given up first. What a layer leaves of its total, later layers
+// of the step may have. Standard library only; thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -39,8 +40,9 @@ void MakeMassCurve(std::span<const float> scores, std::span<const uint32_t> pinn
                    const AdaptiveLimits& limits, MassCurve& curve, double whole = 0);
 
 // Lowers budgets until they come to `total` at most, or all are at their least: of the last pages
-// of all curves the one of the least share goes first, ties to the later curve.
-void FitTotal(std::span<MassCurve* const> curves, uint64_t total);
+// of all curves the one of the least share goes first, ties to the later curve. Answers what they
+// come to.
+uint64_t FitTotal(std::span<MassCurve* const> curves, uint64_t total);
 
 // The first `budget` of the order, ascending.
 std::vector<uint32_t> SelectedPages(const MassCurve& curve);

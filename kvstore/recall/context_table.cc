@@ -478,7 +478,8 @@ absl::StatusOr<std::vector<LayerSelection>> ContextTableImpl::Select(
   VARVE_ASSIGN_OR_RETURN(const ContextPtr context, Find(ns, id));
   VARVE_RETURN_IF_ERROR(CheckQueries(context->options(), params, layers));
   VARVE_ASSIGN_OR_RETURN(const Context::RecallView view, context->View(params.epoch, layers));
-  VARVE_RETURN_IF_ERROR(CheckCandidates(view, params, layers, options_.max_answer_pages));
+  VARVE_RETURN_IF_ERROR(CheckCandidates(context->options().geometry, view, params, layers,
+                                        options_.max_answer_pages));
   SelectThreads threads{pool_.get(), std::max(options_.threads, 1u)};
   if (params.alone) threads = {};
   std::vector<LayerSelection> selections =

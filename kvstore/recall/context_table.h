@@ -86,7 +86,9 @@ struct LayerQuery {
   uint32_t layer = 0;
   std::span<const float> queries;  // [num_query_heads][head_dim]
   std::vector<HeadQuery> heads;    // num_kv_heads
-  uint32_t total_pages = 0;  // with a target: of all heads at most; 0: the sum of their budgets
+  // With a target: of all heads at most; 0: the sum of their budgets, and what earlier layers of
+  // the request have left of their totals.
+  uint32_t total_pages = 0;
 };
 struct SelectParams {
   uint32_t epoch = 0;
@@ -105,6 +107,8 @@ struct SelectParams {
   // The share of the attention mass to reach, with as few pages as can be (page/adaptive.h), by
   // scores that are shares: softmax_mean, or a second stage. 0: as many pages as the budget.
   double target = 0;
+  // With a target: what layers that were selected before, of the same request, have left.
+  uint64_t left_pages = 0;
   // Scores of resident pages, which must be shares, count 1 + hysteresis times in the last stage.
   double hysteresis = 0;
   bool score_hot = false;  // also answer the scores of resident and missing pages
@@ -134,6 +138,7 @@ struct LayerSelection {
   // Missing pages that a head has a place for: union over heads, ascending; and their block hashes.
   std::vector<uint32_t> wanted_pages;
   std::vector<std::string> block_hashes;
+  uint64_t left_pages = 0;  // with a target: of the totals up to this layer
 };
 struct SelectTimings {
   // Of the busiest thread.

@@ -309,15 +309,18 @@ class Selection {
                         candidates.curve, all);
   }
 
+  // A layer without a total of its own may have what those before it have left.
   void FitBudgets(size_t l) {
     uint64_t total = layers_[l].total_pages;
+    if (total == 0) total = l == 0 ? params_.left_pages : results_[l - 1].left_pages;
     std::vector<page::MassCurve*> curves;
     for (uint32_t h = 0; h < heads(); ++h) {
       if (layers_[l].heads[h].skip) continue;
       curves.push_back(&candidates_[l * heads() + h].curve);
       if (layers_[l].total_pages == 0) total += layers_[l].heads[h].budget_pages;
     }
-    page::FitTotal(curves, total);
+    const uint64_t selected = page::FitTotal(curves, total);
+    results_[l].left_pages = total - std::min(selected, total);
   }
 
   void ByCurve(uint32_t l, uint32_t h, Scratch& scratch) {

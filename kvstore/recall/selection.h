@@ -24,8 +24,9 @@ absl::Status CheckQueries(const ContextOptions& options, const SelectParams& par
 
 // What depends on it: candidates, resident pages, pinned pages against budgets; RESOURCE_EXHAUSTED
 // when the answer would be too big. Call after CheckQueries.
-absl::Status CheckCandidates(const Context::RecallView& view, const SelectParams& params,
-                             std::span<const LayerQuery> layers, uint64_t max_answer_pages);
+absl::Status CheckCandidates(const page::Geometry& geometry, const Context::RecallView& view,
+                             const SelectParams& params, std::span<const LayerQuery> layers,
+                             uint64_t max_answer_pages);
 
 struct SelectThreads {
   base::Executor* executor = nullptr;  // null: the caller's thread alone

@@ -65,19 +65,26 @@ absl::Status CheckHysteresis(const SelectParams& params) {
   return absl::OkStatus();
 }
 
-// The least that its heads may have must fit.
-absl::Status CheckTotal(const LayerQuery& query, uint64_t pinned, const SelectParams& params) {
+// The least that its heads may have must fit, and a step of all layers has no more pages than there
+// are.
+absl::Status CheckTotal(const page::Geometry& g, const LayerQuery& query, uint64_t pinned,
+                        uint64_t pages, const SelectParams& params) {
   if (query.total_pages == 0) return absl::OkStatus();
-  uint64_t least = 0;
+  uint64_t least = 0, most = 0;
   for (const HeadQuery& head : query.heads) {
-    if (!head.skip) least += std::max<uint64_t>(head.floor_pages, pinned);
+    if (head.skip) continue;
+    least += std::max<uint64_t>(head.floor_pages, pinned);
+    most += g.num_layers * pages;
   }
-  if (params.target > 0 && query.total_pages >= least) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("total_pages of layer ", query.layer, " is ", query.total_pages,
-                   params.target > 0 ? absl::StrCat(", allowed: 0, or at least the ", least,
-                                                    " pages of all floors and pinned pages")
-                                     : ", allowed: 0 without target"));
+  if (params.target > 0 && query.total_pages >= least && query.total_pages <= most) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "total_pages of layer ", query.layer, " is ", query.total_pages,
+      params.target > 0 ? absl::StrCat(", allowed: 0, or at least the ", least,
+                                       " pages of all floors and pinned pages and at most the ",
+                                       most, " of these heads in all layers")
+                        : ", allowed: 0 without target"));
 }
 
 absl::Status CheckLayerQuery(const page::Geometry& g, const LayerQuery& query,
@@ -190,8 +197,9 @@ absl::Status CheckQueries(const ContextOptions& options, const SelectParams& par
   return absl::OkStatus();
 }
 
-absl::Status CheckCandidates(const Context::RecallView& view, const SelectParams& params,
-                             std::span<const LayerQuery> layers, uint64_t max_answer_pages) {
+absl::Status CheckCandidates(const page::Geometry& geometry, const Context::RecallView& view,
+                             const SelectParams& params, std::span<const LayerQuery> layers,
+                             uint64_t max_answer_pages) {
   const uint32_t num_blocks = view.blocks.rows();
   uint64_t answer = 0;
   if (params.num_blocks > num_blocks) {
@@ -207,7 +215,7 @@ absl::Status CheckCandidates(const Context::RecallView& view, const SelectParams
                        " blocks, too few for ", std::max(pages, 1u), " candidate pages"));
     }
     const uint64_t pinned = PinnedCount(params, pages);
-    VARVE_RETURN_IF_ERROR(CheckTotal(layers[l], pinned, params));
+    VARVE_RETURN_IF_ERROR(CheckTotal(geometry, layers[l], pinned, pages, params));
     for (size_t h = 0; h < layers[l].heads.size(); ++h) {
       if (layers[l].heads[h].skip) continue;
       VARVE_RETURN_IF_ERROR(CheckHead(layers[l], h, pinned, num_blocks, params));

@@ -118,12 +118,16 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
     layout_ = {g.num_kv_heads, static_cast<uint32_t>(g.part_bytes())};
   }
 
-  // On a recall thread.
-  void Run(const std::string& context_id) {
+  // On a recall thread. Answers what the layers have left of their totals.
+  uint64_t Run(const std::string& context_id) {
     recall::SelectTimings timings;
     absl::StatusOr<std::vector<recall::LayerSelection>> selections = core_.contexts.Select(
         checked_.session->ns(), context_id, checked_.params, checked_.layers, &timings);
-    if (!selections.ok()) return std::move(answer_)(selections.status());
+    if (!selections.ok()) {
+      std::move(answer_)(selections.status());
+      return 0;
+    }
+    const uint64_t left = selections->back().left_pages;
     score_ = absl::Seconds(timings.score_seconds);
     select_ = absl::Seconds(timings.select_seconds);
     rerank_ = absl::Seconds(timings.rerank_seconds);
@@ -133,11 +137,15 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
     transfer_start_ = absl::Now();
     locate_ = transfer_start_ - located;
     for (size_t i = 0; i < disk_pages_.size(); ++i) Load(i);
-    if (segments_.empty()) return EndPart();
+    if (segments_.empty()) {
+      EndPart();
+      return left;
+    }
     Send(std::move(segments_), [self = shared_from_this()](const absl::Status& status) {
       self->Deliver(status);
       self->EndPart();
     });
+    return left;
   }
 
  private:
@@ -383,9 +391,9 @@ void StartRecall(Core& core, const RecallRequest& request, RecallReply* reply, A
   RunOnRecallThread(core, request, std::move(run));
 }
 
-void RunRecall(Core& core, absl::Time arrived, CheckedRecall checked, const std::string& context_id,
-               RecallReply* reply, Answer answer) {
-  std::make_shared<RecallOp>(core, arrived, std::move(checked), reply, std::move(answer))
+uint64_t RunRecall(Core& core, absl::Time arrived, CheckedRecall checked,
+                   const std::string& context_id, RecallReply* reply, Answer answer) {
+  return std::make_shared<RecallOp>(core, arrived, std::move(checked), reply, std::move(answer))
       ->Run(context_id);
 }
 

@@ -23,7 +23,9 @@ void StartRecall(Core& core, const varve::v1::RecallRequest& request, varve::v1:
                  Answer answer);
 
 // The same of a request that was checked, on a recall thread. checked points into the request.
-void RunRecall(Core& core, absl::Time arrived, CheckedRecall checked, const std::string& context_id,
-               varve::v1::RecallReply* reply, Answer answer);
+// Answers what its layers have left of their totals, when they have been selected; 0 when that
+// failed.
+uint64_t RunRecall(Core& core, absl::Time arrived, CheckedRecall checked,
+                   const std::string& context_id, varve::v1::RecallReply* reply, Answer answer);
 
 }  // namespace varve::server

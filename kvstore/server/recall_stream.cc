@@ -86,10 +86,13 @@ class RecallStreamCall::Layers final : public std::enable_shared_from_this<Layer
                       .deadline = checked_.deadline,
                       .prefetch = checked_.prefetch};
     one.targets.push_back(std::move(checked_.targets[i]));
-    RunRecall(call_->core(), arrived_, std::move(one), request_->context_id(), out,
-              [self = shared_from_this(), reply = std::move(reply)](
-                  const absl::Status& status) mutable { self->Done(status, std::move(reply)); });
+    const uint64_t left = RunRecall(
+        call_->core(), arrived_, std::move(one), request_->context_id(), out,
+        [self = shared_from_this(), reply = std::move(reply)](const absl::Status& status) mutable {
+          self->Done(status, std::move(reply));
+        });
     if (i + 1 == checked_.targets.size()) return;
+    checked_.params.left_pages = left;
     RunOnRecallThread(call_->core(), *request_,
                       [self = shared_from_this(), i] { self->RunLayer(i + 1); });
   }

@@ -140,7 +140,7 @@ worker::SequenceInfo Feeder::Info() const {
 std::vector<std::vector<uint32_t>> NaivePages(const RandomText& text, const worker::Policy& policy,
                                               page::DigestKind digest, uint32_t layer,
                                               const std::vector<float>& q, uint32_t prompt_tokens,
-                                              uint32_t tokens) {
+                                              uint32_t tokens, uint64_t* left) {
   const page::Geometry& g = text.geometry();
   const uint32_t prompt_pages = prompt_tokens / g.page_tokens;
   const uint32_t candidates = policy.generated_pinned ? prompt_pages : tokens / g.page_tokens;
@@ -184,7 +184,10 @@ std::vector<std::vector<uint32_t>> NaivePages(const RandomText& text, const work
   if (policy.adapts() && budget < candidates) {
     std::vector<page::MassCurve*> all;
     for (page::MassCurve& curve : curves) all.push_back(&curve);
-    page::FitTotal(all, uint64_t{g.num_kv_heads} * budget);
+    const uint64_t own = uint64_t{g.num_kv_heads} * budget;
+    const uint64_t fit = own + (left == nullptr ? 0 : *left);
+    const uint64_t selected = page::FitTotal(all, fit);
+    if (left != nullptr) *left = fit - selected;
     for (uint32_t head = 0; head < g.num_kv_heads; ++head) {
       pages[head] = page::SelectedPages(curves[head]);
     }

@@ -77,11 +77,12 @@ class Feeder {
 };
 
 // What a policy attends to, computed without the worker: pages by head. prompt_tokens fixes the
-// budget.
+// budget. left: pages that the layers of the step before this one have left of an adaptive budget,
+// and then this one too; null: none.
 std::vector<std::vector<uint32_t>> NaivePages(const RandomText& text, const worker::Policy& policy,
                                               page::DigestKind digest, uint32_t layer,
                                               const std::vector<float>& q, uint32_t prompt_tokens,
-                                              uint32_t tokens);
+                                              uint32_t tokens, uint64_t* left = nullptr);
 // Float64 attention over the given pages of each KV head.
 struct NaiveResult {
   std::vector<double> out;  // [num_query_heads][head_dim]

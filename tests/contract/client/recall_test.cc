@@ -182,6 +182,54 @@ TEST_P(RecallTest, LayersComeOneByOne) {
   EXPECT_EQ(seen, pushed ? std::vector<size_t>{1} : std::vector<size_t>{});
 }
 
+// Of adaptive budgets: the first layer has a sharp attention, the second a flat one. All at once,
+// layer by layer, and by requests of one layer that name what they may have.
+TEST_P(RecallTest, WhatALayerLeavesLaterOnesMayHave) {
+  std::vector<float> sharp = Queries(8);
+  for (float& x : sharp) x *= 20;
+  const std::vector<float> flat(sharp.size(), 0.0f);
+  RecallQuery query = Query(sharp, 6, nullptr);
+  query.target = 0.9;
+  query.layers[1].queries = flat;
+  const auto whole = client().Recall(query);
+  ASSERT_TRUE(whole.ok()) << whole.status();
+  const auto pages = [](const std::vector<RecallHeadResult>& heads) {
+    uint32_t sum = 0;
+    for (const RecallHeadResult& head : heads) sum += static_cast<uint32_t>(head.selected.size());
+    return sum;
+  };
+  const uint32_t own = 6 * geometry_.num_kv_heads, first = pages(whole->layers[0]);
+  ASSERT_LT(first, own);
+  EXPECT_EQ(pages(whole->layers[1]), 2 * own - first);
+  const auto expect_same = [&](size_t l, const std::vector<RecallHeadResult>& heads) {
+    for (size_t h = 0; h < heads.size(); ++h) {
+      EXPECT_EQ(heads[h].selected, whole->layers[l][h].selected) << l << ", " << h;
+    }
+  };
+  const PrefetchCalls prefetch;  // of either class
+  ASSERT_TRUE(client().Recall(query, expect_same).ok());
+
+  RecallQuery one = query;
+  one.layers.pop_back();
+  const auto alone = client().Recall(one);
+  ASSERT_TRUE(alone.ok()) << alone.status();
+  expect_same(0, alone->layers[0]);
+  one.layers[0] = query.layers[1];
+  const auto without = client().Recall(one);
+  ASSERT_TRUE(without.ok()) << without.status();
+  EXPECT_EQ(pages(without->layers[0]), own);
+  one.layers[0].total_pages = 2 * own - first;
+  const auto named = client().Recall(one);
+  ASSERT_TRUE(named.ok()) << named.status();
+  expect_same(1, named->layers[0]);
+  // In the order given; a layer with a total has that and no more.
+  std::swap(query.layers[0], query.layers[1]);
+  EXPECT_EQ(pages(client().Recall(query)->layers[0]), own);
+  std::swap(query.layers[0], query.layers[1]);
+  query.layers[1].total_pages = own;
+  EXPECT_EQ(pages(client().Recall(query)->layers[1]), own);
+}
+
 TEST_P(RecallTest, ResidentPagesDoNotTravel) {
   const auto memory = Allocate(4 * 8 * geometry_.page_bytes());
   const std::vector<float> queries = Queries(6);

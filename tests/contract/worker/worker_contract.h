@@ -38,10 +38,11 @@ class WorkerContract : public ::testing::TestWithParam<WorkerSetting> {
 
 inline void ExpectNaive(const RandomText& text, const Feeder& feeder, const std::string& policy,
                         page::DigestKind digest, uint32_t prompt, uint32_t step, double tolerance) {
+  uint64_t left = 0;
   for (uint32_t l = 0; l < text.geometry().num_layers; ++l) {
     const std::vector<float> q = text.Query(l, step);
-    const auto pages =
-        NaivePages(text, *worker::ParsePolicy(policy), digest, l, q, prompt, feeder.tokens());
+    const auto pages = NaivePages(text, *worker::ParsePolicy(policy), digest, l, q, prompt,
+                                  feeder.tokens(), &left);
     const NaiveResult truth = NaiveAttention(text, l, q, feeder.tokens(), pages);
     EXPECT_LE(RelativeError(feeder.outputs()[l], truth.out), tolerance)
         << policy << ", layer " << l << ", step " << step << ", " << text.geometry().ToString();

@@ -355,6 +355,44 @@ TEST_P(WorkerContract, AdaptiveBudgetsKeepWithinTheTotal) {
   EXPECT_EQ(before, 10u * 5 * kSmall.num_layers * kSmall.num_kv_heads) << "the whole total";
 }
 
+// What a layer with a sharp attention leaves, later ones of its step have, and no other step; a
+// layer that is asked for again has what it had.
+TEST_P(WorkerContract, AdaptiveBudgetsCarryOverWithinAStep) {
+  const RandomText text(kSmall, 8, 500);
+  const auto made = Make(kSmall);
+  ASSERT_NE(made, nullptr);
+  const std::string policy = "arkvale(budget=10p,hot=1,min=2,target=0.9,ceiling=4)";
+  Feeder feeder(made->worker(), &text);
+  ASSERT_OK(feeder.Prefill(policy, 400));
+  const uint64_t own = 10 * kSmall.num_kv_heads;
+  uint64_t left = 0;
+  const auto attend = [&](uint32_t layer, float scale) -> uint64_t {
+    std::vector<float> q = text.Query(layer, 3);
+    for (float& x : q) x *= scale;
+    std::vector<float> out(q.size()), lse(kSmall.num_query_heads);
+    const AttendItem item{feeder.id(), q.data(), out.data(), lse.data()};
+    const uint64_t before = feeder.Info().stats.selected_pages;
+    const absl::Status status = made->worker()->Attend(layer, {&item, 1});
+    EXPECT_TRUE(status.ok()) << status;
+    if (layer == 0) left = 0;
+    const auto pages = NaivePages(text, *ParsePolicy(policy), page::DigestKind::kMinMax, layer, q,
+                                  400, feeder.tokens(), &left);
+    const NaiveResult truth = NaiveAttention(text, layer, q, feeder.tokens(), pages);
+    EXPECT_LE(RelativeError(out, truth.out), 2e-5);
+    return feeder.Info().stats.selected_pages - before;
+  };
+  constexpr float kSharp = 10, kFlat = 0.001f;
+  const uint64_t sharp = attend(0, kSharp);
+  ASSERT_LT(sharp, own);
+  const uint64_t before = left;
+  EXPECT_EQ(attend(1, kFlat), 2 * own - sharp);
+  left = before;
+  EXPECT_EQ(attend(1, kFlat), 2 * own - sharp);
+  EXPECT_LT(attend(1, kSharp), own);
+  EXPECT_EQ(attend(0, kFlat), own);
+  EXPECT_EQ(attend(1, kFlat), own);
+}
+
 // P20: KV heads with the same keys and queries choose the same pages.
 TEST_P(WorkerContract, EqualHeadsChooseEqualPages) {
   page::Geometry one = kSmall;

@@ -23,14 +23,16 @@ uint64_t PagesOf(const LayerSelection& layer) {
   return pages;
 }
 
-// P17: floor, ceiling and total hold; a larger target takes no fewer pages, and contains a smaller
-// one's as long as the total does not bind. In both stages.
+// P17: floor, ceiling and total hold; a larger target takes no fewer pages, of a layer with a total
+// and else of the first layers together, and contains a smaller one's as long as the total does not
+// bind. In both stages.
 TEST_P(AdaptiveTest, AdaptiveBudgetsReachTheirTargets) {
   Fill(/*threads=*/3);
   for (const page::Rerank rerank : {page::Rerank::kNone, page::Rerank::kExact}) {
     for (uint64_t seed = 1; seed <= 10; ++seed) {
       const std::vector<float> q = RandomQueries(g(), seed);
-      for (const uint32_t total : {0u, 12u * g().num_kv_heads, 1000u}) {
+      const uint32_t no_bound = 2 * g().num_kv_heads * kPages;
+      for (const uint32_t total : {0u, 12u * g().num_kv_heads, no_bound}) {
         SCOPED_TRACE(::testing::Message() << "seed " << seed << ", total " << total);
         std::vector<LayerSelection> before;
         for (const double target : {0.01, 0.3, 0.6, 0.9, 1.0}) {
@@ -38,8 +40,14 @@ TEST_P(AdaptiveTest, AdaptiveBudgetsReachTheirTargets) {
           params.target = target;
           params.certify = true;
           const auto now = SelectAdaptive(params, q, total);
+          uint64_t pages = 0, pages_before = 0;
           for (size_t l = 0; l < 2; ++l) {
-            ASSERT_LE(PagesOf(now[l]), total == 0 ? 7u * g().num_kv_heads : total);
+            pages = (total == 0 ? pages : 0) + PagesOf(now[l]);
+            ASSERT_LE(pages, total == 0 ? (l + 1) * 7u * g().num_kv_heads : total);
+            if (!before.empty()) {
+              pages_before = (total == 0 ? pages_before : 0) + PagesOf(before[l]);
+              EXPECT_GE(pages, pages_before);
+            }
             for (uint32_t h = 0; h < g().num_kv_heads; ++h) {
               const HeadSelection& head = now[l].heads[h];
               ASSERT_GE(head.selected.size(), 4u);
@@ -47,8 +55,7 @@ TEST_P(AdaptiveTest, AdaptiveBudgetsReachTheirTargets) {
               ASSERT_EQ(head.dropped.log_bound.size(), g().group_size());
               if (before.empty()) continue;
               const auto& small = before[l].heads[h].selected;
-              EXPECT_GE(PagesOf(now[l]), PagesOf(before[l]));
-              if (total < 1000) continue;
+              if (total < no_bound) continue;
               EXPECT_TRUE(std::includes(head.selected.begin(), head.selected.end(), small.begin(),
                                         small.end()));
               if (rerank == page::Rerank::kNone || target == 1.0) continue;
@@ -63,7 +70,7 @@ TEST_P(AdaptiveTest, AdaptiveBudgetsReachTheirTargets) {
           }
           before = now;
         }
-        if (total == 1000) {
+        if (total == no_bound) {
           EXPECT_EQ(PagesOf(before[0]), 20u * g().num_kv_heads) << "all ceilings";
         }
       }
@@ -99,6 +106,10 @@ TEST_P(AdaptiveTest, BadTargetsNameWhatIsAllowed) {
   params.target = 0.9;
   total = 3 * g().num_kv_heads - 1;  // 3 pages are pinned
   EXPECT_THAT(message(), HasSubstr("pages of all floors and pinned pages"));
+  for (const uint32_t absurd : {2 * g().num_kv_heads * kPages + 1, UINT32_MAX}) {
+    total = absurd;
+    EXPECT_THAT(message(), HasSubstr("and at most the 240 of these heads in all layers"));
+  }
   total = 0;
   head.floor_pages = 8;
   EXPECT_THAT(message(), HasSubstr("is 8, allowed: 0..7, budget_pages"));

@@ -10,7 +10,7 @@
 //
 // SIGN1, SIGN2, SIGN4: sqrt(head_dim) log sum_t exp(logit_t / sqrt(head_dim)) over the page's
 // tokens, so that the softmax of scores is each page's share of the attention mass. The rotated
-// query q' is rounded to integers qi of -127 .. 127 (sketch_math.h); with c the codes of a token of
+// query q' is rounded to integers qi of -127 .. 127, for one bit -63 .. 63 (sketch_math.h); with c the codes of a token of
 // b bits, D = sum c_i qi_i and S = sum qi_i,
 //   logit_t = qs (mean_t S + scale_t (2 D - (2^b - 1) S)).
 // D and S are exact, the same for every implementation. With r_i = k'_i - mean and k~' what the
@@ -22,7 +22,7 @@
 // count as that. A query whose greatest |q'| is below 2^-100 counts as zero; queries are below
 // 2^119.
 //
-// Implementations (AVX-512 BF16, AVX-512 VNNI, AVX-512, AVX2+F16C, portable) are
+// Implementations (AVX-512 BF16, AVX-512 VBMI, AVX-512 VNNI, AVX-512, AVX2+F16C, portable) are
 // chosen once at run time by CPUID.
 #pragma once
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -45,15 +46,39 @@ bool HeadIsSane(const std::byte* digest, uint32_t tokens, uint32_t words, uint32
 
 // q' of one query head.
 void Rotate(const float* query, uint32_t head_dim, float* rotated) {
-  std::copy_n(query, head_dim, rotated);
   const uint32_t size = sketch_math::HadamardSize(head_dim);
-  for (uint32_t stride = 1; stride < size; stride *= 2) {
+  // The strides below 8, at which compilers find no vectors, in registers.
+  for (uint32_t base = 0; base < head_dim; base += 8) {
+    std::array<float, 8> x;
+    std::copy_n(query + base, 8, x.begin());
+    for (uint32_t stride = 1; stride < 8; stride *= 2) {
+      for (uint32_t i = 0; i < 8; ++i) {
+        if ((i & stride) == 0) sketch_math::QueryButterfly(x[i], x[i + stride]);
+      }
+    }
+    std::copy_n(x.begin(), 8, rotated + base);
+  }
+  for (uint32_t stride = 8; stride < size; stride *= 2) {
     for (uint32_t base = 0; base < head_dim; base += 2 * stride) {
-      for (uint32_t i = base; i < base + stride; ++i) {
-        sketch_math::QueryButterfly(rotated[i], rotated[i + stride]);
+      for (uint32_t i = base; i < base + stride; i += 8) {
+        std::array<float, 8> a, b;
+        std::copy_n(rotated + i, 8, a.begin());
+        std::copy_n(rotated + i + stride, 8, b.begin());
+        for (uint32_t k = 0; k < 8; ++k) sketch_math::QueryButterfly(a[k], b[k]);
+        std::copy_n(a.begin(), 8, rotated + i);
+        std::copy_n(b.begin(), 8, rotated + i + stride);
       }
     }
   }
+}
+
+// In eight parts, of which compilers make vectors.
+float GreatestOf(const float* values, uint32_t count) {
+  std::array<float, 8> parts{};
+  for (uint32_t base = 0; base < count; base += 8) {
+    for (uint32_t k = 0; k < 8; ++k) parts[k] = std::max(parts[k], std::abs(values[base + k]));
+  }
+  return *std::max_element(parts.begin(), parts.end());
 }
 
 void Run(const DigestMatrix& shape, const float* queries, uint32_t group, float scale,
@@ -63,7 +88,8 @@ void Run(const DigestMatrix& shape, const float* queries, uint32_t group, float 
   SketchQueries integers;
   for (uint32_t g = 0; g < group; g += kSketchHeads) {
     const uint32_t heads = std::min(group - g, kSketchHeads);
-    QuantiseQueries(queries + size_t{g} * shape.head_dim, heads, shape.head_dim, scale, integers);
+    QuantiseQueries(queries + size_t{g} * shape.head_dim, heads, shape.head_dim, sketch.bits, scale,
+                    integers);
     fn(sketch, integers, heads, rows, {out.log_mass + g * out.stride, out.stride, out.factor});
   }
 }
@@ -75,21 +101,20 @@ bool SketchIsSane(DigestKind kind, const std::byte* sketch, const Geometry& g) {
                     LastWordMask(Info(kind).sketch_bits, g.head_dim));
 }
 
-void QuantiseQueries(const float* queries, uint32_t heads, uint32_t head_dim, float scale,
-                     SketchQueries& out) {
+void QuantiseQueries(const float* queries, uint32_t heads, uint32_t head_dim, uint32_t bits,
+                     float scale, SketchQueries& out) {
   for (uint32_t h = 0; h < heads; ++h) {
     std::array<float, kMaxHeadDim> rotated;
     Rotate(queries + size_t{h} * head_dim, head_dim, rotated.data());
-    float greatest = 0;
-    for (uint32_t i = 0; i < head_dim; ++i) greatest = std::max(greatest, std::abs(rotated[i]));
-    const float step = sketch_math::QueryStep(greatest);
-    std::memset(out.quads[h], 0, sizeof(out.quads[h]));
+    const float step = sketch_math::QueryStep(GreatestOf(rotated.data(), head_dim), bits);
+    std::array<int8_t, kMaxHeadDim> integers{};
     int sum = 0;
     for (uint32_t i = 0; i < head_dim; ++i) {
-      const int8_t integer = sketch_math::QueryInteger(rotated[i], step);
-      out.quads[h][i / 4] |= uint32_t{static_cast<uint8_t>(integer)} << (i % 4 * 8);
-      sum += integer;
+      integers[i] = sketch_math::QueryInteger(rotated[i], step, bits);
+      sum += integers[i];
     }
+    static_assert(std::endian::native == std::endian::little && sizeof(integers) == 4 * kMaxQuads);
+    std::memcpy(out.quads[h], integers.data(), sizeof(integers));
     out.sum[h] = static_cast<float>(sum);
     out.step[h] = scale * step;
   }
@@ -119,13 +144,10 @@ void ScoreSketchReference(const DigestMatrix& digests, const float* queries, uin
   for (uint32_t g = 0; g < group_size; ++g) {
     std::array<float, kMaxHeadDim> rotated;
     Rotate(queries + size_t{g} * digests.head_dim, digests.head_dim, rotated.data());
-    float greatest = 0;
+    const float step =
+        sketch_math::QueryStep(GreatestOf(rotated.data(), digests.head_dim), bits);
     for (uint32_t i = 0; i < digests.head_dim; ++i) {
-      greatest = std::max(greatest, std::abs(rotated[i]));
-    }
-    const float step = sketch_math::QueryStep(greatest);
-    for (uint32_t i = 0; i < digests.head_dim; ++i) {
-      q[i] = double{step} * sketch_math::QueryInteger(rotated[i], step);
+      q[i] = double{step} * sketch_math::QueryInteger(rotated[i], step, bits);
     }
     for (uint32_t page = 0; page < digests.num_pages; ++page) {
       const std::byte* row = digests.rows + page * digests.row_stride_bytes;

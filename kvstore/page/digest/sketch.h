@@ -31,8 +31,9 @@ struct SketchQueries {
   float sum[kSketchHeads];   // of the integers
   float step[kSketchHeads];  // what one stands for, times the scale of the logits
 };
-void QuantiseQueries(const float* queries, uint32_t heads, uint32_t head_dim, float scale,
-                     SketchQueries& out);
+// bits: of the codes that they are for.
+void QuantiseQueries(const float* queries, uint32_t heads, uint32_t head_dim, uint32_t bits,
+                     float scale, SketchQueries& out);
 
 // Sketches in a row, or wherever a list says.
 struct SketchRows {

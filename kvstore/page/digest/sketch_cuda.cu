@@ -134,12 +134,12 @@ __device__ void QuantiseQuery(const Job& job, uint32_t head, float* row, Queries
   Rotate<false>(row, job.head_dim, lane);
   float greatest = 0.0f;
   for (uint32_t c = lane; c < job.head_dim; c += kWarp) greatest = fmaxf(greatest, fabsf(row[c]));
-  const float step = sketch_math::QueryStep(WarpMax(greatest));
+  const float step = sketch_math::QueryStep(WarpMax(greatest), job.bits);
   int sum = 0;
   for (uint32_t quad = lane; quad < kQuads; quad += kWarp) {
     uint32_t packed = 0;
     for (uint32_t i = 0; i < 4 && quad * 4 < job.head_dim; ++i) {
-      const int8_t integer = sketch_math::QueryInteger(row[quad * 4 + i], step);
+      const int8_t integer = sketch_math::QueryInteger(row[quad * 4 + i], step, job.bits);
       packed |= static_cast<uint32_t>(static_cast<uint8_t>(integer)) << (8 * i);
       sum += integer;
     }

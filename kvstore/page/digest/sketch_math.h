@@ -11,7 +11,10 @@
 // that is best for normal values), sums in fp64 in eight parts (channel modulo 8), to bf16; code
 // the number of j in 1 .. 2^b - 1 with r >= s (2j - 2^b), the nearest level, of two the upper.
 // Roundings are to nearest even, beyond bf16's greatest number to that, and zeros are +0.
-// A query is rounded to integers of -127 .. 127: q'_i is about qs qi_i with qs = max |q'| / 127.
+// A query is rounded to integers of -n .. n: q'_i is about qs qi_i with qs = max |q'| / n, n 127, for
+// one bit 63: there what rounding loses is a four-hundredth of what the sketch has lost, and four
+// integers add up to less than a byte holds, so that a table has what four channels come to
+// (simd/sketch_avx512_vbmi.cc).
 #pragma once
 
 #include <cmath>
@@ -89,16 +92,20 @@ VARVE_HOST_DEVICE inline uint32_t Shift(uint32_t c, uint32_t bits) {
 // Where the query counts as zero: its step would have lost digits.
 constexpr float kLeastQuery = 0x1p-100f;
 
+// The greatest integer of a query against codes of so many bits.
+VARVE_HOST_DEVICE inline float GreatestInteger(uint32_t bits) { return bits == 1 ? 63.0f : 127.0f; }
+
 // qs from the greatest |q'|; 0 for a query that counts as zero.
-VARVE_HOST_DEVICE inline float QueryStep(float greatest) {
-  return greatest >= kLeastQuery ? greatest / 127.0f : 0.0f;
+VARVE_HOST_DEVICE inline float QueryStep(float greatest, uint32_t bits) {
+  return greatest >= kLeastQuery ? greatest / GreatestInteger(bits) : 0.0f;
 }
-VARVE_HOST_DEVICE inline int8_t QueryInteger(float rotated, float step) {
+VARVE_HOST_DEVICE inline int8_t QueryInteger(float rotated, float step, uint32_t bits) {
   if (step == 0.0f) return 0;
+  const float limit = GreatestInteger(bits);
   float v = rotated / step;
   // In this order a NaN, which a query that overflows may hold, is a number too.
-  v = v > -127.0f ? v : -127.0f;
-  v = v < 127.0f ? v : 127.0f;
+  v = v > -limit ? v : -limit;
+  v = v < limit ? v : limit;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: leaves no fraction bits
   return static_cast<int8_t>((v + kRound) - kRound);
 }

@@ -20,19 +20,32 @@ namespace varve::page::avx512 {
 constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kLn2 = 0.693147180559945309f;
 
-// 2^x for x <= 0 within 2^-21 of itself; below -126 it is 2^-126: results that are not normal
-// numbers would take a hundred cycles each. NaN stays NaN.
+// While there is one, results below the normal numbers are zero, and so are such operands: Exp2
+// would take a hundred cycles for each.
+class FlushSubnormals {
+ public:
+  [[gnu::always_inline]] FlushSubnormals() : before_(_mm_getcsr()) {
+    constexpr unsigned kFlushResults = 0x8000, kFlushOperands = 0x0040;
+    _mm_setcsr(before_ | kFlushResults | kFlushOperands);
+  }
+  [[gnu::always_inline]] ~FlushSubnormals() { _mm_setcsr(before_); }
+  FlushSubnormals(const FlushSubnormals&) = delete;
+  FlushSubnormals& operator=(const FlushSubnormals&) = delete;
+
+ private:
+  const unsigned before_;
+};
+
+// 2^x for x <= 0 within 2^-22 of itself, of 0 exactly 1. NaN stays NaN.
 VARVE_AVX512_FN __m512 Exp2(__m512 x) {
-  // In this order a NaN is kept.
-  const __m512 y = _mm512_max_ps(_mm512_set1_ps(-126.0f), x);
-  const __m512 r = _mm512_reduce_ps(y, _MM_FROUND_TO_NEAREST_INT);
-  __m512 p = _mm512_set1_ps(0.001112550962716341f);
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.009666282683610916f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.05557400360703468f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.24022351205348969f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.693142831325531f));
+  const __m512 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF);  // x - floor(x)
+  __m512 p = _mm512_set1_ps(0.0018671300495043397f);
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.009017030708491802f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.05579991266131401f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.24016444385051727f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.6931512951850891f));
   p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-  return _mm512_scalef_ps(p, _mm512_sub_ps(y, r));
+  return _mm512_scalef_ps(p, x);  // p 2^floor(x)
 }
 
 // Of m = 1 + i / 16: about 1 / m, and minus the logarithm of that number.

@@ -9,8 +9,8 @@
 
 // Integer sums of kTiles vectors of tokens. words: word 0 of the first of them.
 template <uint32_t kBits, uint32_t kHeads, uint32_t kTiles>
-VARVE_FN void SketchDots(const std::byte* words, const SketchShape& shape,
-                         const SketchQueries& queries, uint32_t head,
+VARVE_FN void SketchDots(const std::byte* words, SketchShape shape, const SketchQueries& queries,
+                         uint32_t head,
                          IntVec (&sums)[kHeads][kTiles]) {
   constexpr uint32_t kQuadsPerWord = 8 / kBits;
   const IntVec mask = SetInt(0x01010101u * ((1u << kBits) - 1));

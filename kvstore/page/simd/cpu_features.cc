@@ -32,9 +32,11 @@ CpuFeatures Detect() {
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return f;
   const bool vpclmul = Bit(c, 10);
   const bool vnni = Bit(c, 11);
+  const bool vbmi = Bit(c, 1);
   f.avx2 = os_avx && fma_f16c && Bit(b, 5);
   f.avx512 = f.avx2 && os_avx512 && Bit(b, 16) && Bit(b, 17) && Bit(b, 30) && Bit(b, 31);
   f.avx512_vnni = f.avx512 && vnni;
+  f.avx512_vbmi = f.avx512_vnni && vbmi;
   f.vpclmul512 = f.avx512 && f.sse42 && vpclmul;
   if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) f.avx512_bf16 = f.avx512 && Bit(a, 5);
   return f;

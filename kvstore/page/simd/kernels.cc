@@ -21,6 +21,7 @@ Available Detect() {
   Available available;
 #if defined(__x86_64__)
   if (Cpu().avx512_bf16) available.Add(Avx512BF16Kernels());
+  if (Cpu().avx512_vbmi) available.Add(Avx512VbmiKernels());
   if (Cpu().avx512_vnni) available.Add(Avx512VnniKernels());
   if (Cpu().avx512) available.Add(kAvx512Kernels);
   if (Cpu().avx2) available.Add(kAvx2Kernels);

@@ -45,7 +45,7 @@ struct KernelTable {
                         std::span<const PageView> pages, float* log_mass);
 };
 
-constexpr size_t kMaxKernelTables = 5;
+constexpr size_t kMaxKernelTables = 6;
 
 // The best table for this CPU.
 const KernelTable& Kernels();

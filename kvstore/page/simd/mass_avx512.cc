@@ -241,6 +241,7 @@ VARVE_KERNEL void LogMassOf(const AttentionShape& shape, const float* q,
 
 void PageLogMassAvx512(const AttentionShape& shape, const float* q, std::span<const PageView> pages,
                        float* log_mass) {
+  const avx512::FlushSubnormals flush;
   switch (shape.dtype) {
     case DType::kF32:
       return LogMassOf<DType::kF32>(shape, q, pages, log_mass);

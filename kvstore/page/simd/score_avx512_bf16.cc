@@ -193,7 +193,10 @@ VARVE_KERNEL void ScoreBF16(const DigestMatrix& digests, const float* queries, u
 }
 
 // For all else.
-const KernelTable& Base() { return Cpu().avx512_vnni ? Avx512VnniKernels() : kAvx512Kernels; }
+const KernelTable& Base() {
+  if (Cpu().avx512_vbmi) return Avx512VbmiKernels();
+  return Cpu().avx512_vnni ? Avx512VnniKernels() : kAvx512Kernels;
+}
 
 VARVE_KERNEL void ScorePagesKernel(const DigestMatrix& digests, const float* queries,
                                    uint32_t group_size, float* raw) {

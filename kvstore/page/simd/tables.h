@@ -10,6 +10,7 @@ extern const KernelTable kPortableKernels;
 extern const KernelTable kAvx2Kernels;
 extern const KernelTable kAvx512Kernels;
 const KernelTable& Avx512VnniKernels();  // AVX-512 with VPDPBUSD for sketches
+const KernelTable& Avx512VbmiKernels();  // and with VPERMB for sketches of one bit
 const KernelTable& Avx512BF16Kernels();  // and, where there is one, VDPBF16PS for bf16 digests
 // PageLogMass in AVX-512.
 void PageLogMassAvx512(const AttentionShape& shape, const float* q, std::span<const PageView> pages,

@@ -65,9 +65,9 @@ struct SketchQuery {
   std::vector<double> rotated;
   std::vector<int> integers;
 };
-inline SketchQuery DecodeQuery(const float* query, uint32_t head_dim) {
+inline SketchQuery DecodeQuery(DigestKind kind, const float* query, uint32_t head_dim) {
   SketchQueries quantised;
-  QuantiseQueries(query, 1, head_dim, 1.0f, quantised);
+  QuantiseQueries(query, 1, head_dim, Info(kind).sketch_bits, 1.0f, quantised);
   SketchQuery q{quantised.step[0], quantised.sum[0], {}, {}};
   q.rotated = Rotated(std::vector<double>(query, query + head_dim), 1.0);
   for (uint32_t c = 0; c < head_dim; ++c) {
@@ -88,7 +88,7 @@ inline int Levels(const SketchQuery& q, const SketchToken& token, uint32_t bits)
 // Of the score of a page, as score.h says.
 inline double SketchTolerance(const DigestMatrix& m, const float* query, const std::byte* row) {
   SketchQueries q;
-  QuantiseQueries(query, 1, m.head_dim, 1.0f, q);
+  QuantiseQueries(query, 1, m.head_dim, Info(m.kind).sketch_bits, 1.0f, q);
   double integers = 0;
   for (uint32_t c = 0; c < m.head_dim; ++c) {
     integers += std::abs(static_cast<int8_t>(q.quads[0][c / 4] >> c % 4 * 8));

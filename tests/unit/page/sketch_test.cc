@@ -87,8 +87,8 @@ TEST(SketchTest, LogitsAreWithinTheStatedError) {
   for (int i = 0; i < 150; ++i) {
     const Page page = RandomPage(rng);
     const std::vector<float> query = rng.Floats(page.head_dim);
-    const SketchQuery q = DecodeQuery(query.data(), page.head_dim);
     for (DigestKind kind : kSketches) {
+      const SketchQuery q = DecodeQuery(kind, query.data(), page.head_dim);
       const uint32_t bits = Info(kind).sketch_bits;
       const Bytes sketch = Build(kind, page);
       for (uint32_t t = 0; t < page.tokens; ++t) {
@@ -254,7 +254,7 @@ TEST(SketchScoreTest, IntegerSumsAreTheSameForEveryImplementation) {
     std::byte* tail = sketch.data() + sketch.size() - size_t{4} * tokens;
     const SketchToken token = DecodeToken(kind, sketch.data(), tokens, counts, head_dim);
     for (uint32_t h = 0; h < heads; ++h) {
-      const SketchQuery q = DecodeQuery(queries.data() + size_t{h} * head_dim, head_dim);
+      const SketchQuery q = DecodeQuery(kind, queries.data() + size_t{h} * head_dim, head_dim);
       if (q.sum == 0) continue;
       for (uint32_t t = 0; t < tokens; ++t) {
         const float mean = t == counts ? 0.0f : (q.sum > 0 ? -1e30f : 1e30f);
@@ -305,7 +305,7 @@ TEST(SketchScoreTest, ListsOfRows) {
     const DigestMatrix matrix{kind, DType::kF16, head_dim, tokens, rows.data(), bytes, pages};
     ScorePages(matrix, queries.data(), heads, raw.data());
     for (uint32_t h = 0; h < heads; ++h) {
-      const SketchQuery q = DecodeQuery(queries.data() + size_t{h} * head_dim, head_dim);
+      const SketchQuery q = DecodeQuery(kind, queries.data() + size_t{h} * head_dim, head_dim);
       for (uint32_t n = 0; n < pages; ++n) {
         const auto page = static_cast<uint32_t>((list[n] - rows.data()) / bytes);
         const float mass = log_mass[size_t{h} * pages + n];

@@ -144,8 +144,7 @@ void ScoreSketchReference(const DigestMatrix& digests, const float* queries, uin
   for (uint32_t g = 0; g < group_size; ++g) {
     std::array<float, kMaxHeadDim> rotated;
     Rotate(queries + size_t{g} * digests.head_dim, digests.head_dim, rotated.data());
-    const float step =
-        sketch_math::QueryStep(GreatestOf(rotated.data(), digests.head_dim), bits);
+    const float step = sketch_math::QueryStep(GreatestOf(rotated.data(), digests.head_dim), bits);
     for (uint32_t i = 0; i < digests.head_dim; ++i) {
       q[i] = double{step} * sketch_math::QueryInteger(rotated[i], step, bits);
     }

@@ -89,10 +89,8 @@ VARVE_AVX512_FN __m512 Quads(__m512 a, __m512 b, __m512 c, __m512 d) {
 // Quarter i: of all quarters of the i-th.
 template <class Op>
 VARVE_AVX512_FN __m512 FoldQuads(__m512 a, __m512 b, __m512 c, __m512 d) {
-  const __m512 ab =
-      Op::Of(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
-  const __m512 cd =
-      Op::Of(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
+  const __m512 ab = Op::Of(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+  const __m512 cd = Op::Of(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
   return Op::Of(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
 }
 
@@ -100,8 +98,7 @@ VARVE_AVX512_FN __m512 FoldQuads(__m512 a, __m512 b, __m512 c, __m512 d) {
 // heads.
 VARVE_AVX512_FN void StoreByHead(__m512 v, uint32_t heads, uint32_t pages, float* out,
                                  size_t stride) {
-  const __m512i turn =
-      _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i turn = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   const __m512 by_head = _mm512_permutexvar_ps(turn, v);
   const auto lanes = static_cast<__mmask8>((1u << pages) - 1u);
   _mm_mask_storeu_ps(out, lanes, _mm512_castps512_ps128(by_head));

@@ -1,5 +1,5 @@
-// The mass of pages by their keys. Internal to page/simd; include inside the namespace of one kernel
-// table, after body_attention.h.
+// The mass of pages by their keys. Internal to page/simd; include inside the namespace of one
+// kernel table, after body_attention.h.
 
 template <DType T, uint32_t kHeads>
 VARVE_KERNEL void LogMassHeads(const AttentionShape& shape, const float* q,

@@ -1,5 +1,5 @@
-// Integer sums of sketches. Internal to page/simd; include inside the namespace of one kernel table,
-// after vec_*.h.
+// Integer sums of sketches. Internal to page/simd; include inside the namespace of one kernel
+// table, after vec_*.h.
 //
 // Lanes are tokens, so no sum goes across lanes. The codes of four channels are unpacked once (a
 // shift and a mask) for up to eight query heads, whose sums stay in registers. The sums are the
@@ -10,8 +10,7 @@
 // Integer sums of kTiles vectors of tokens. words: word 0 of the first of them.
 template <uint32_t kBits, uint32_t kHeads, uint32_t kTiles>
 VARVE_FN void SketchDots(const std::byte* words, SketchShape shape, const SketchQueries& queries,
-                         uint32_t head,
-                         IntVec (&sums)[kHeads][kTiles]) {
+                         uint32_t head, IntVec (&sums)[kHeads][kTiles]) {
   constexpr uint32_t kQuadsPerWord = 8 / kBits;
   const IntVec mask = SetInt(0x01010101u * ((1u << kBits) - 1));
 #pragma GCC unroll 8

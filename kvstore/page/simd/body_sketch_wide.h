@@ -34,9 +34,7 @@ class QuadDots {
 // all sums stay in registers; 0: any.
 template <uint32_t kBits, uint32_t kWords, uint32_t kTiles>
 struct WideJob {
-  SketchShape Shape() const {
-    return {kBits, kWords == 0 ? any_words : kWords, kTiles * kLanes};
-  }
+  SketchShape Shape() const { return {kBits, kWords == 0 ? any_words : kWords, kTiles * kLanes}; }
 
   uint32_t any_words;
   const SketchQueries& queries;
@@ -55,15 +53,16 @@ VARVE_FN void PrefetchSketch(const Job& job, size_t row) {
   for (size_t at = 0; at < bytes; at += RowPrefetcher::kLineBytes) __builtin_prefetch(sketch + at);
 }
 
-// A vector of scales or means, of which a page has kTiles. Those of two vectors are spread from one.
+// A vector of scales or means, of which a page has kTiles. Those of two vectors are spread from
+// one.
 template <uint32_t kTiles>
 VARVE_FN Vec LoadNumbers(const std::byte* p, uint32_t tile) {
   if constexpr (kTiles == 1) return LoadBF16(p);
   constexpr __mmask32 kUpperHalves = 0xaaaa'aaaa;
   const __m512i places = _mm512_add_epi32(
       _mm512_set1_epi32(static_cast<int>(tile << 20)),
-      _mm512_slli_epi32(
-          _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), 16));
+      _mm512_slli_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                        16));
   return _mm512_castsi512_ps(
       _mm512_maskz_permutexvar_epi16(kUpperHalves, places, _mm512_loadu_si512(p)));
 }

@@ -115,6 +115,11 @@ VARVE_FN __m512 Logits(const std::byte* const (&rows)[kTokens], const Queries& q
   return avx512::FoldQuads<avx512::Add>(quads[0], quads[1], quads[2], quads[3]);
 }
 
+// Those of the first tokens of a quad.
+VARVE_FN __mmask16 LanesOf(uint32_t tokens) {
+  return static_cast<__mmask16>(tokens < kTokens ? (1u << 4 * tokens) - 1 : 0xffffu);
+}
+
 // greatest: of the logits of each query head, in every quarter. sum: of 2^(scale (logit -
 // greatest)), the parts of the quarters yet to be added. The page has tokens.
 template <DType T, uint32_t kCount>
@@ -134,19 +139,16 @@ VARVE_FN void AddUpPage(const PageView& page, const Queries& q, float scale,
       // Past the end the last token stands in, and does not count.
       rows[t] = keys + (token + (t < left ? t : left - 1)) * row_bytes;
     }
-    __m512 v = Logits<T, kCount>(rows, q, prefetcher);
-    if (left < kTokens) {
-      v = _mm512_mask_mov_ps(minus_infinity, static_cast<__mmask16>((1u << 4 * left) - 1), v);
-    }
-    logits[group] = v;
-    greatest = _mm512_max_ps(greatest, v);
+    logits[group] = Logits<T, kCount>(rows, q, prefetcher);
+    greatest = _mm512_mask_max_ps(greatest, LanesOf(left), greatest, logits[group]);
   }
   greatest = _mm512_max_ps(greatest, _mm512_shuffle_f32x4(greatest, greatest, 0x4e));
   greatest = _mm512_max_ps(greatest, _mm512_shuffle_f32x4(greatest, greatest, 0xb1));
   sum = _mm512_setzero_ps();
   for (uint32_t group = 0; group < groups; ++group) {
     const __m512 below = _mm512_sub_ps(logits[group], greatest);
-    sum = _mm512_add_ps(sum, avx512::Exp2(_mm512_mul_ps(below, _mm512_set1_ps(scale))));
+    const __m512 part = avx512::Exp2(_mm512_mul_ps(below, _mm512_set1_ps(scale)));
+    sum = _mm512_mask_add_ps(sum, LanesOf(page.tokens - group * kTokens), sum, part);
   }
 }
 
@@ -178,8 +180,7 @@ VARVE_KERNEL void MassOfPages(const Queries& q, std::span<const PageView> pages,
   max = _mm512_mask_mov_ps(max, 0xf000, greatest[3]);
   const __m512 log = _mm512_mul_ps(avx512::Log2(sum), _mm512_set1_ps(avx512::kLn2));
   __m512 mass = _mm512_fmadd_ps(max, _mm512_set1_ps(q.scale), log);
-  mass = _mm512_mask_mov_ps(mass, empty,
-                            _mm512_set1_ps(-std::numeric_limits<float>::infinity()));
+  mass = _mm512_mask_mov_ps(mass, empty, _mm512_set1_ps(-std::numeric_limits<float>::infinity()));
   avx512::StoreByHead(mass, kCount, static_cast<uint32_t>(pages.size()), log_mass, stride);
 }
 
@@ -193,7 +194,8 @@ void Arrange(const AttentionShape& shape, const float* q, uint32_t heads, Querie
     for (uint32_t i = 0; i < shape.head_dim; i += kChunk) {
       for (uint32_t k = 0; k < kChunk; ++k) {
         const uint32_t at = i + ElementAt<T>(k);
-        out.elements[h][i + k] = at < shape.head_dim ? sign * q[size_t{h} * shape.head_dim + at] : 0.0f;
+        out.elements[h][i + k] =
+            at < shape.head_dim ? sign * q[size_t{h} * shape.head_dim + at] : 0.0f;
       }
     }
   }

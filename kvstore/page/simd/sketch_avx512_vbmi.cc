@@ -26,10 +26,10 @@ namespace {
 #define VARVE_FN [[gnu::always_inline]] VARVE_TARGET_AVX512_VBMI inline
 #define VARVE_KERNEL VARVE_TARGET_AVX512_VBMI
 
-// A nibble of byte b of word w has the codes of four channels 4 apart (docs/page_format.md), so each
-// nibble of a word has a table of four times sixteen sums, of which the byte's number chooses the
-// sixteen. Sums are over those of the four integers whose code is one, less the least there is, so
-// they are 0 .. 4 * 63.
+// A nibble of byte b of word w has the codes of four channels 4 apart (docs/page_format.md), so
+// each nibble of a word has a table of four times sixteen sums, of which the byte's number chooses
+// the sixteen. Sums are over those of the four integers whose code is one, less the least there is,
+// so they are 0 .. 4 * 63.
 class NibbleTables {
  public:
   VARVE_KERNEL NibbleTables(const SketchShape& shape, const SketchQueries& queries,
@@ -79,8 +79,8 @@ class NibbleTables {
           const IntVec table = _mm512_load_si512(tables_[2 * w + i][head + h]);
 #pragma GCC unroll 2
           for (uint32_t tile = 0; tile < kTiles; ++tile) {
-            sums[h][tile] = _mm512_dpbusd_epi32(
-                sums[h][tile], _mm512_permutexvar_epi8(index[tile], table), one);
+            sums[h][tile] = _mm512_dpbusd_epi32(sums[h][tile],
+                                                _mm512_permutexvar_epi8(index[tile], table), one);
           }
         }
       }

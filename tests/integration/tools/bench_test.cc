@@ -94,8 +94,9 @@ TEST(Bench, Recall) {
       Results(RunTool("varve-bench", std::string("recall") + kQuick +
                                          "--pages 256 --missing 16 --head-dim 64 --kv-heads 2"));
   ASSERT_EQ(results.size(), 1u);
-  ExpectRow(results[0], "recall", {"ratio_rpc_overhead_to_echo", "score_us", "transfer_us",
-                                   "limit_score_us", "limit_transfer_us", "ratio_limit"});
+  ExpectRow(results[0], "recall",
+            {"ratio_rpc_overhead_to_echo", "score_us", "transfer_us", "limit_score_us",
+             "limit_transfer_us", "ratio_limit"});
   EXPECT_FALSE(results[0].contains("limit_rerank_us"));
 }
 
@@ -121,11 +122,14 @@ TEST(Bench, Score) {
       std::string("score") + kQuick + "--working-set 4MiB --pages 256 --head-dim 64 --kv-heads 2"));
   std::vector<std::string> ops;
   for (const auto& row : results) {
-    ExpectRow(row, "score/", {"ratio_read_bandwidth", "page_heads_per_us"});
+    ExpectRow(row, "score/", {"ratio_read_bandwidth", "page_heads_per_us", "ns_per_page"});
     ops.push_back(row["op"]);
+    // All of one run, by their definition.
+    EXPECT_NEAR(row["ns_per_page"].get<double>() * row["page_heads_per_us"].get<double>(), 1000, 1);
   }
   for (const char* op :
-       {"score/portable", "score/sign1/portable", "score/sign2/portable", "score/sign4/portable"}) {
+       {"score/portable", "score/sign1/portable", "score/sign2/portable", "score/sign4/portable",
+        "score/second stage/keys", "score/second stage/sign1", "score/second stage/sign2"}) {
     EXPECT_NE(std::find(ops.begin(), ops.end(), op), ops.end()) << op;
   }
 }

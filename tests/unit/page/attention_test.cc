@@ -281,6 +281,62 @@ TEST(AttentionPropertyTest, EqualPerHeadTablesEqualALayerTable) {
   }
 }
 
+// A query's mass does not depend on which other heads share the pass, nor a page's on its
+// neighbours.
+TEST(PageLogMassTest, EachMassIsIndependentOfTheBatch) {
+  constexpr uint64_t kSeed = 508;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  for (int i = 0; i < 30; ++i) {
+    const Problem p = RandomProblem(rng);
+    const std::vector<PageView> views = p.context.Views();
+    for (const KernelTable* table : AllKernels()) {
+      SCOPED_TRACE(table->name);
+      std::vector<float> all(p.shape.group_size * views.size());
+      table->page_log_mass(p.shape, p.q.data(), views, all.data());
+      const uint32_t g = rng.Below(p.shape.group_size);
+      const uint32_t page = rng.Below(static_cast<uint32_t>(views.size()));
+      AttentionShape one = p.shape;
+      one.group_size = 1;
+      float alone = 0;
+      table->page_log_mass(one, p.q.data() + size_t{g} * one.head_dim,
+                           std::span(views).subspan(page, 1), &alone);
+      EXPECT_EQ(alone, all[g * views.size() + page]);
+    }
+  }
+}
+
+// A scale may be negative, or nothing; the tokens of the last quad may be fewer than four.
+TEST(PageLogMassTest, AnyScaleAndAnyNumberOfTokens) {
+  constexpr uint64_t kSeed = 509;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  for (uint32_t tokens = 0; tokens <= 32; ++tokens) {
+    for (float scale : {-0.2f, 0.0f, 0.2f}) {
+      Problem p = RandomProblem(rng, 1);
+      p.shape.scale = scale;
+      p.context = RandomContext(rng, 1, 32, p.shape.head_dim, p.shape.dtype);
+      // Past the valid tokens there may be anything.
+      const size_t valid = size_t{tokens} * p.shape.head_dim * DTypeBytes(p.shape.dtype);
+      std::fill(p.context.k[0].begin() + valid, p.context.k[0].end(), std::byte{0xff});
+      const PageView view{p.context.k[0].data(), p.context.v[0].data(), tokens};
+      const Truth truth = Reference(p, std::span(&view, 1));
+      for (const KernelTable* table : AllKernels()) {
+        SCOPED_TRACE(table->name);
+        std::vector<float> mass(p.shape.group_size);
+        table->page_log_mass(p.shape, p.q.data(), std::span(&view, 1), mass.data());
+        for (uint32_t g = 0; g < p.shape.group_size; ++g) {
+          if (tokens == 0) {
+            EXPECT_EQ(mass[g], kMinusInf);
+          } else {
+            ASSERT_NEAR(mass[g], truth.lse[g], 1e-5 * std::max(1.0, std::abs(truth.lse[g])));
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(PageLogMassTest, EachPageIsItsOwnLogSumExp) {
   constexpr uint64_t kSeed = 507;
   VARVE_SEED(kSeed);

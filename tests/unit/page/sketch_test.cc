@@ -350,6 +350,117 @@ TEST(SketchScoreTest, AQueryOfZerosMakesAllTokensEqual) {
   }
 }
 
+// What some pages or query heads need (logits that overflow) changes nothing of the others that
+// they share a call with.
+TEST(SketchScoreTest, GreatNumbersStayWithTheirPageAndHead) {
+  constexpr uint64_t kSeed = 708;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  constexpr uint32_t kHeadDim = 128, kPages = 11, kHeads = 6, kTokens = 32;
+  for (DigestKind kind : kSketches) {
+    const size_t bytes = DigestBytes(kind, kTokens, kHeadDim, DType::kF32);
+    Bytes rows(kPages * bytes);
+    for (uint32_t p = 0; p < kPages; ++p) {
+      std::vector<float> keys = rng.Floats(kTokens * kHeadDim);
+      if (p % 3 == 1) {
+        for (float& v : keys) v *= 1e36f;
+      }
+      const Bytes sketch = Build(kind, {kTokens, kHeadDim, DType::kF32, Encode(keys, DType::kF32)});
+      std::copy(sketch.begin(), sketch.end(), rows.begin() + p * bytes);
+    }
+    std::vector<float> queries = rng.Floats(kHeads * kHeadDim);
+    for (uint32_t c = 0; c < kHeadDim; ++c) queries[2 * kHeadDim + c] *= 1e33f;
+    const DigestMatrix all{kind, DType::kF32, kHeadDim, kTokens, rows.data(), bytes, kPages};
+    for (const ScoreImpl& impl : ScoreImpls()) {
+      std::vector<float> raw(kHeads * kPages);
+      impl.fn(all, queries.data(), kHeads, raw.data());
+      for (uint32_t h = 0; h < kHeads; ++h) {
+        for (uint32_t p = 0; p < kPages; ++p) {
+          DigestMatrix one = all;
+          one.rows += p * bytes;
+          one.num_pages = 1;
+          float alone = NAN;
+          impl.fn(one, queries.data() + h * kHeadDim, 1, &alone);
+          EXPECT_EQ(raw[h * kPages + p], alone) << impl.name << " head " << h << " page " << p;
+          EXPECT_LE(std::abs(alone), 1.01e30f * std::sqrt(128.0f));
+          double expected;
+          ScoreSketchReference(one, queries.data() + h * kHeadDim, 1, &expected);
+          const double limit = 1e30 * std::sqrt(128.0);
+          expected = std::clamp(expected, -limit, limit);
+          EXPECT_NEAR(alone, expected,
+                      testing::SketchTolerance(one, queries.data() + h * kHeadDim, one.rows))
+              << impl.name << " head " << h << " page " << p;
+        }
+      }
+    }
+  }
+}
+
+// Logits so far below the greatest that their exponentials are no normal numbers, or nothing.
+TEST(SketchScoreTest, ExponentialsThatVanish) {
+  constexpr uint32_t kHeadDim = 128, kTokens = 32;
+  // Only the first channel is set, so the rotated keys of a token are equal: the mean alone counts.
+  std::vector<float> keys(kTokens * kHeadDim, 0.0f);
+  for (uint32_t t = 0; t < kTokens; ++t) keys[t * kHeadDim] = -50.0f * static_cast<float>(t);
+  std::vector<float> query(kHeadDim, 0.0f);
+  query[0] = 1.0f;
+  for (DigestKind kind : kSketches) {
+    const Bytes sketch = Build(kind, {kTokens, kHeadDim, DType::kF32, Encode(keys, DType::kF32)});
+    for (float size : {1.0f, 10.0f, 17.0f, 30.0f, 1000.0f}) {
+      query[0] = size;
+      const DigestMatrix matrix{kind, DType::kF32, kHeadDim, kTokens, sketch.data(), 0, 1};
+      double expected;
+      ScoreSketchReference(matrix, query.data(), 1, &expected);
+      for (const ScoreImpl& impl : ScoreImpls()) {
+        float raw = NAN;
+        impl.fn(matrix, query.data(), 1, &raw);
+        EXPECT_NEAR(raw, expected, testing::SketchTolerance(matrix, query.data(), sketch.data()))
+            << impl.name << " " << size;
+      }
+    }
+  }
+}
+
+// Four integers of a query against codes of one bit add up to less than a byte holds, which is what
+// the tables of sketch_avx512_vbmi.cc have room for; of the other kinds the integers are finer.
+TEST(SketchScoreTest, IntegersOfAQuery) {
+  constexpr uint64_t kSeed = 709;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  for (int i = 0; i < 50; ++i) {
+    const uint32_t head_dim = rng.HeadDim();
+    const std::vector<float> query = rng.Floats(head_dim);
+    for (DigestKind kind : kSketches) {
+      const SketchQuery q = DecodeQuery(kind, query.data(), head_dim);
+      int greatest = 0;
+      for (uint32_t c = 0; c < head_dim; ++c) {
+        greatest = std::max(greatest, std::abs(q.integers[c]));
+        ASSERT_NEAR(q.step * q.integers[c], q.rotated[c], 0.5001 * q.step + 1e-5 * q.step * 127);
+      }
+      EXPECT_EQ(greatest, kind == DigestKind::kSign1 ? 63 : 127);
+    }
+  }
+}
+
+// The floating-point settings of the caller are as they were.
+TEST(SketchScoreTest, LeavesSubnormalsToTheCaller) {
+  constexpr uint64_t kSeed = 710;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  const Page page{32, 128, DType::kBF16, testing::RandomElements(rng, 32 * 128, DType::kBF16)};
+  const Bytes sketch = Build(DigestKind::kSign1, page);
+  const std::vector<float> query = rng.Floats(128);
+  const PageView view{page.keys.data(), nullptr, 32};
+  float out = 0;
+  for (const ScoreImpl& impl : ScoreImpls()) {
+    impl.fn({DigestKind::kSign1, DType::kBF16, 128, 32, sketch.data(), 0, 1}, query.data(), 1,
+            &out);
+    PageLogMass({1, 128, DType::kBF16, 0.1f}, query.data(), std::span(&view, 1), &out);
+    volatile float smallest = std::numeric_limits<float>::min();
+    EXPECT_GT(smallest / 2, 0.0f) << impl.name;
+  }
+}
+
 // No NaN, whatever finite keys and queries there are: a selection could not order it.
 TEST(SketchScoreTest, TheGreatestNumbersGiveNumbers) {
   constexpr float kMax = std::numeric_limits<float>::max();

@@ -46,7 +46,10 @@ struct WideJob {
 // The cache lines of a sketch that will be read soon.
 template <class Job>
 VARVE_FN void PrefetchSketch(const Job& job, size_t row) {
-  const std::byte* sketch = job.rows.row(row < job.rows.count ? row : job.rows.count - 1);
+  const size_t last = job.rows.count - 1;
+  // One line far ahead, so that the address is translated when the others are asked for.
+  __builtin_prefetch(job.rows.row(row + 4 * job.ahead < last ? row + 4 * job.ahead : last));
+  const std::byte* sketch = job.rows.row(row < last ? row : last);
   const SketchShape shape = job.Shape();
   const size_t bytes = size_t{4} * (shape.words + 1) * shape.tokens;
 #pragma GCC unroll 34

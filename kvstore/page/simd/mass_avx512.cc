@@ -152,10 +152,18 @@ VARVE_FN void AddUpPage(const PageView& page, const Queries& q, float scale,
   }
 }
 
-// Up to kPages pages, whose logarithms are one vector.
+// One line of each 4 KiB, so that the addresses are translated when the others are asked for.
+template <DType T>
+VARVE_FN void PrefetchTranslations(const PageView& page, uint32_t head_dim) {
+  const auto* keys = static_cast<const std::byte*>(page.k);
+  const size_t bytes = size_t{page.tokens} * head_dim * DTypeBytes(T);
+  for (size_t at = 0; at < bytes; at += 4096) __builtin_prefetch(keys + at);
+}
+
+// Up to kPages pages, whose logarithms are one vector. next: those after them.
 template <DType T, uint32_t kCount>
 VARVE_KERNEL void MassOfPages(const Queries& q, std::span<const PageView> pages,
-                              const PageView* next, float* log_mass, size_t stride) {
+                              std::span<const PageView> next, float* log_mass, size_t stride) {
   __m512 greatest[kPages];
   __m512 sums[kPages];
   __mmask16 empty = 0;
@@ -168,10 +176,11 @@ VARVE_KERNEL void MassOfPages(const Queries& q, std::span<const PageView> pages,
       continue;
     }
     RowPrefetcher prefetcher = RowPrefetcher::Idle(static_cast<const std::byte*>(pages[p].k));
-    const PageView* after = p + 1 < pages.size() ? &pages[p + 1] : next;
-    if (after != nullptr) {
-      prefetcher = RowPrefetcher(static_cast<const std::byte*>(after->k), SIZE_MAX, 0);
+    if (p + 1 < pages.size() || !next.empty()) {
+      const PageView& after = p + 1 < pages.size() ? pages[p + 1] : next[0];
+      prefetcher = RowPrefetcher(static_cast<const std::byte*>(after.k), SIZE_MAX, 0);
     }
+    if (p < next.size()) PrefetchTranslations<T>(next[p], q.head_dim);
     AddUpPage<T, kCount>(pages[p], q, q.scale * avx512::kLog2E, prefetcher, greatest[p], sums[p]);
   }
   const __m512 sum = avx512::FoldQuads<avx512::Add>(sums[0], sums[1], sums[2], sums[3]);
@@ -217,7 +226,7 @@ VARVE_KERNEL void LogMassOf(const AttentionShape& shape, const float* q,
       const size_t rest = pages.size() - i;
       const auto some = pages.subspan(i, rest < kPages ? rest : kPages);
       for (uint32_t h = 0; h < heads; h += kHeads) {
-        const PageView* next = rest > kPages ? &pages[i + kPages] : nullptr;
+        const auto next = rest > kPages ? pages.subspan(i + kPages) : std::span<const PageView>();
         const Queries& set = queries[h / kHeads];
         float* out = log_mass + size_t{first_head + h} * pages.size() + i;
         switch (heads - h) {

@@ -482,11 +482,10 @@ absl::StatusOr<std::vector<LayerSelection>> ContextTableImpl::Select(
                                         options_.max_answer_pages));
   SelectThreads threads{pool_.get(), std::max(options_.threads, 1u)};
   if (params.alone) threads = {};
-  std::vector<LayerSelection> selections =
-      SelectFrom(context->options(), view, params, layers, {store_, ns}, threads, timings);
+  auto all = SelectFrom(context->options(), view, params, layers, {store_, ns}, threads, timings);
   // A truncate while we worked makes the answer stale.
   VARVE_RETURN_IF_ERROR(context->CheckEpoch(params.epoch));
-  return selections;
+  return all;
 }
 
 }  // namespace

@@ -362,8 +362,7 @@ std::vector<client::RecallHeadResult> FakeClient::RecallHeads(const client::Reca
     all.push_back(&curves[head]);
     total += asked.budget_pages;
   }
-  if (layer.total_pages != 0) total = layer.total_pages;
-  if (query.target > 0) page::FitTotal(all, total);
+  if (query.target > 0) page::FitTotal(all, layer.total_pages == 0 ? total : layer.total_pages);
 
   std::vector<client::RecallHeadResult> results(heads);
   for (uint32_t head = 0; head < heads; ++head) {

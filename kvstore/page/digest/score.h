@@ -10,8 +10,8 @@
 //
 // SIGN1, SIGN2, SIGN4: sqrt(head_dim) log sum_t exp(logit_t / sqrt(head_dim)) over the page's
 // tokens, so that the softmax of scores is each page's share of the attention mass. The rotated
-// query q' is rounded to integers qi of -127 .. 127, for one bit -63 .. 63 (sketch_math.h); with c the codes of a token of
-// b bits, D = sum c_i qi_i and S = sum qi_i,
+// query q' is rounded to integers qi of -127 .. 127, for b = 1 -63 .. 63 (sketch_math.h); with c
+// the codes of a token of b bits, D = sum c_i qi_i and S = sum qi_i,
 //   logit_t = qs (mean_t S + scale_t (2 D - (2^b - 1) S)).
 // D and S are exact, the same for every implementation. With r_i = k'_i - mean and k~' what the
 // sketch says of k',

@@ -5,10 +5,12 @@
 #include <random>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/console/stop.h"
 #include "gpu_worker/worker.h"
+#include "kvstore/base/hash.h"
 #include "kvstore/base/status.h"
 #include "kvstore/page/dtype.h"
 
@@ -57,22 +59,10 @@ class Decoder {
  public:
   Decoder(worker::Worker* worker, const SpeculateOptions& options)
       : worker_(worker), geometry_(worker->options().geometry), options_(options) {}
-  ~Decoder() { worker_->Close(id_).IgnoreError(); }
+  ~Decoder() { Close().IgnoreError(); }
 
-  absl::Status Open(const std::string& policy) {
-    worker::SequenceOptions sequence;
-    VARVE_ASSIGN_OR_RETURN(sequence.policy, worker::ParsePolicy(policy));
-    VARVE_ASSIGN_OR_RETURN(id_, worker_->Open(sequence));
-    const std::vector<int32_t> tokens(geometry_.page_tokens, 1);
-    Prompt prompt(geometry_);
-    for (uint32_t page = 0; page < options_.pages; ++page) {
-      VARVE_RETURN_IF_ERROR(console::CheckStopped());
-      VARVE_RETURN_IF_ERROR(worker_->Extend(id_, tokens));
-      for (uint32_t l = 0; l < geometry_.num_layers; ++l) {
-        VARVE_RETURN_IF_ERROR(prompt.AppendPage(*worker_, id_, l, random_));
-      }
-    }
-    VARVE_RETURN_IF_ERROR(worker_->FinishPrefill(id_));
+  absl::Status Open(const std::string& policy, const std::string& context_id = "") {
+    VARVE_RETURN_IF_ERROR(Prefill(policy, context_id, "", options_.pages));
     std::normal_distribution<float> normal;
     const size_t floats = size_t{geometry_.num_query_heads} * geometry_.head_dim;
     queries_.resize(geometry_.num_layers, std::vector<float>(floats));
@@ -82,6 +72,26 @@ class Decoder {
     }
     return absl::OkStatus();
   }
+
+  // A second turn: goes on from a fork of `context_id`, with a page of new tokens and the queries
+  // of the one that has it.
+  absl::Status Resume(const std::string& policy, const std::string& context_id,
+                      const Decoder& before) {
+    VARVE_RETURN_IF_ERROR(Prefill(policy, "", context_id, 1));
+    queries_ = before.queries_;
+    out_.resize(before.out_.size());
+    return absl::OkStatus();
+  }
+
+  absl::Status Warm() {
+    for (uint32_t l = 0; l < geometry_.num_layers; ++l) {
+      const worker::AttendItem item{id_, queries_[l].data(), out_.data()};
+      VARVE_RETURN_IF_ERROR(worker_->Warm(l, {&item, 1}));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Close() { return worker_->Close(std::exchange(id_, 0)); }
 
   absl::Status Step(double compute_seconds) {
     for (uint32_t l = 0; l < geometry_.num_layers; ++l) {
@@ -138,7 +148,29 @@ class Decoder {
     };
   }
 
+  double DemandKb() const {
+    return static_cast<double>(Stats().recalled_pages * geometry_.page_bytes()) / 1e3;
+  }
+
  private:
+  absl::Status Prefill(const std::string& policy, const std::string& context_id,
+                       const std::string& resume, uint32_t pages) {
+    worker::SequenceOptions sequence{
+        .policy = {}, .context_id = context_id, .resume_context_id = resume};
+    VARVE_ASSIGN_OR_RETURN(sequence.policy, worker::ParsePolicy(policy));
+    VARVE_ASSIGN_OR_RETURN(id_, worker_->Open(sequence));
+    const std::vector<int32_t> tokens(geometry_.page_tokens, 1);
+    Prompt prompt(geometry_);
+    for (uint32_t page = 0; page < pages; ++page) {
+      VARVE_RETURN_IF_ERROR(console::CheckStopped());
+      VARVE_RETURN_IF_ERROR(worker_->Extend(id_, tokens));
+      for (uint32_t l = 0; l < geometry_.num_layers; ++l) {
+        VARVE_RETURN_IF_ERROR(prompt.AppendPage(*worker_, id_, l, random_));
+      }
+    }
+    return worker_->FinishPrefill(id_);
+  }
+
   worker::SequenceStats Stats() const {
     const auto info = worker_->Info(id_);
     return info.ok() ? info->stats : worker::SequenceStats{};
@@ -165,10 +197,10 @@ class SpeculateBench {
 
   absl::StatusOr<std::vector<BenchRow>> Run() {
     const uint64_t bytes = uint64_t{options_.pages} * options_.layers * geometry_.object_bytes();
-    // The prompt's pages of all three sequences.
-    VARVE_ASSIGN_OR_RETURN(store_, OpenStore(bench_, 4 * bytes + (256ull << 20)));
+    // The prompt's pages of all three sequences, and of the conversation.
+    VARVE_ASSIGN_OR_RETURN(store_, OpenStore(bench_, 5 * bytes + (256ull << 20)));
     VARVE_ASSIGN_OR_RETURN(client_, OpenClient(bench_, store_));
-    VARVE_RETURN_IF_ERROR(CheckRoom(bench_, *client_, 3 * bytes));
+    VARVE_RETURN_IF_ERROR(CheckRoom(bench_, *client_, 4 * bytes));
     worker::WorkerOptions worker;
     worker.geometry = geometry_;
     worker.key_namespace = "varve-bench";
@@ -196,6 +228,7 @@ class SpeculateBench {
         {"on demand", absl::StrCat(arkvale, ")")},
         {"speculating",
          absl::StrCat(arkvale, ",tau=", options_.tau, ",ahead=", options_.ahead, ")")}};
+    VARVE_ASSIGN_OR_RETURN(const auto turns, SecondTurns(kinds[1].second, compute_ms));
     std::vector<std::unique_ptr<Decoder>> decoders;
     std::vector<Contestant> contestants;
     for (const auto& [name, policy] : kinds) {
@@ -217,9 +250,37 @@ class SpeculateBench {
       row.extra["compute_ms"] = compute_ms;
       row.extra["ratio_step"] = MedianRatio(series.at("no recall"), own);
       if (i > 0) row.extra.merge(decoders[i]->Counts());
+      if (i == 1) row.extra.insert(turns.begin(), turns.end());
       rows.push_back(std::move(row));
     }
     return absl::OkStatus();
+  }
+
+  // What the first step of a second turn fetches on demand: of one that finds its hot sets cold, of
+  // one that was warmed by its queries, and of one that resumes with what was hot.
+  absl::StatusOr<std::map<std::string, double>> SecondTurns(const std::string& policy,
+                                                            double compute_ms) {
+    const std::string id =
+        absl::StrCat("varve-bench-", absl::BytesToHexString(base::RandomBytes(8)));
+    constexpr int kSteps = 8;
+    std::map<std::string, double> demand;
+    Decoder first(worker_.get(), options_);
+    VARVE_RETURN_IF_ERROR(first.Open(policy, id));
+    for (int step = 0; step < kSteps; ++step) {
+      VARVE_RETURN_IF_ERROR(first.Step(compute_ms / 1e3));
+      VARVE_RETURN_IF_ERROR(first.Turn());
+    }
+    for (const std::string kind : {"cold", "warmed", "resumed"}) {
+      // From here on the context has what was hot.
+      if (kind == "resumed") VARVE_RETURN_IF_ERROR(first.Close());
+      Decoder second(worker_.get(), options_);
+      VARVE_RETURN_IF_ERROR(second.Resume(policy, id, first));
+      if (kind == "warmed") VARVE_RETURN_IF_ERROR(second.Warm());
+      VARVE_RETURN_IF_ERROR(second.Step(compute_ms / 1e3));
+      demand["first_step_kb_" + kind] = second.DemandKb();
+    }
+    VARVE_RETURN_IF_ERROR(client_->DropContext(id));
+    return demand;
   }
 
   const SpeculateOptions& options_;

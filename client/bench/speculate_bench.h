@@ -1,7 +1,8 @@
-// speculate: what a decode step costs whose pages are recalled on demand, or fetched ahead while the
-// step before computes, against a step that recalls nothing. An engine in miniature, with a worker
-// linked in: its model computes for a given time, spread over the layers; its queries turn by a
-// given cosine from step to step.
+// speculate: what a decode step costs whose pages are recalled on demand, or fetched ahead while
+// the step before computes, against a step that recalls nothing. An engine in miniature, with a
+// worker linked in: its model computes for a given time, spread over the layers; its queries turn
+// by a given cosine from step to step. Also what the first step of a second turn fetches on demand:
+// cold, warmed by its queries, and resumed with the hot set of the turn before.
 #pragma once
 
 #include <cstdint>

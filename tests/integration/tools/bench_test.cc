@@ -65,6 +65,10 @@ TEST(Bench, SpeculateComparesThreeKindsOfSteps) {
     ExpectRow(results[1], "on demand", {"ratio_step", "demand_kb_per_step"});
     ExpectRow(results[2], "speculating", {"ratio_step", "ahead_kb_per_step", "hidden_share"});
     EXPECT_EQ(results[1]["hidden_share"], 0);
+    // Of a second turn: what is not resident, and the little that turned since the first one's last
+    // step.
+    EXPECT_GT(results[1]["first_step_kb_cold"], results[1]["first_step_kb_resumed"]) << path;
+    EXPECT_GE(results[1]["first_step_kb_cold"], results[1]["first_step_kb_warmed"]) << path;
     for (const char* field :
          {"hot_hit_share", "corrected_share", "wasted_kb_per_step", "waited_us_per_step"}) {
       EXPECT_TRUE(results[2].contains(field)) << field;

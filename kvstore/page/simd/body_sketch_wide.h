@@ -43,17 +43,25 @@ struct WideJob {
   size_t ahead;  // rows from one to that which is prefetched meanwhile
 };
 
-// The cache lines of a sketch that will be read soon.
+// The cache lines of a sketch that will be read soon, half of them at a time: more at once than the
+// processor can wait for would hold up its loads.
 template <class Job>
-VARVE_FN void PrefetchSketch(const Job& job, size_t row) {
+VARVE_FN void PrefetchSketch(const Job& job, size_t row, bool second_half) {
   const size_t last = job.rows.count - 1;
-  // One line far ahead, so that the address is translated when the others are asked for.
-  __builtin_prefetch(job.rows.row(row + 4 * job.ahead < last ? row + 4 * job.ahead : last));
-  const std::byte* sketch = job.rows.row(row < last ? row : last);
   const SketchShape shape = job.Shape();
   const size_t bytes = size_t{4} * (shape.words + 1) * shape.tokens;
-#pragma GCC unroll 34
-  for (size_t at = 0; at < bytes; at += RowPrefetcher::kLineBytes) __builtin_prefetch(sketch + at);
+  const size_t middle = bytes / 2 / RowPrefetcher::kLineBytes * RowPrefetcher::kLineBytes;
+  if (second_half) {
+    // One line far ahead, so that the address is translated when the others are asked for.
+    __builtin_prefetch(job.rows.row(row + 4 * job.ahead < last ? row + 4 * job.ahead : last));
+  }
+  row += job.ahead;
+  const std::byte* sketch = job.rows.row(row < last ? row : last);
+  const size_t end = second_half ? bytes : middle;
+#pragma GCC unroll 17
+  for (size_t at = second_half ? middle : 0; at < end; at += RowPrefetcher::kLineBytes) {
+    __builtin_prefetch(sketch + at);
+  }
 }
 
 // A vector of scales or means, of which a page has kTiles. Those of two vectors are spread from
@@ -129,7 +137,7 @@ VARVE_FN Vec FirstStage(const WideJob<kBits, kWords, kTiles>& job, const Dots& d
   // Past the end the last page stands in.
   const size_t left = job.rows.count - unit.first;
   const size_t row = unit.first + (p < left ? p : left - 1);
-  if (unit.head == 0) PrefetchSketch(job, row + job.ahead);
+  if (unit.head == 0) PrefetchSketch(job, row, false);
   Vec greatest[kHeadsAtOnce];
   HalfLogits<kHeads>(job, dots, job.rows.row(row), unit.head, unit.half[p], greatest);
   return avx512::Quads<avx512::Max>(greatest[0], greatest[kHeads > 1 ? 1 : 0],
@@ -203,6 +211,7 @@ VARVE_KERNEL void WideHeads(const WideJob<kBits, kWords, kTiles>& job, const Dot
 #pragma GCC unroll 1
     for (uint32_t p = 0; p < kPagesAtOnce; ++p) {
       if (i < count) greatest[p] = FirstStage(job, dots, p, unit);
+      if (i < count && unit.head == 0) PrefetchSketch(job, unit.first + p, true);
       if (i > 0) sums[p] = SecondStage(factors[before.head], p, before);
     }
     if (i < count) {

@@ -29,9 +29,10 @@ const CpuFeatures& Cpu();
   __attribute__((target("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
 #define VARVE_TARGET_AVX512_VNNI \
   __attribute__((target("avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
-#define VARVE_TARGET_AVX512_VBMI                                                             \
-  __attribute__((target("avx512vbmi,avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma," \
-                        "f16c")))
+#define VARVE_TARGET_AVX512_VBMI                                                  \
+  __attribute__((                                                                 \
+      target("avx512vbmi,avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma," \
+             "f16c")))
 #define VARVE_TARGET_VPCLMUL \
   __attribute__((target("vpclmulqdq,pclmul,sse4.2,avx512f,avx512bw,avx512dq,avx512vl")))
 #endif

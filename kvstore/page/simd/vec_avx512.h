@@ -52,7 +52,8 @@ using IntVec = __m512i;
 VARVE_FN IntVec SetInt(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
 VARVE_FN IntVec LoadWords(const void* p) { return _mm512_loadu_si512(p); }
 VARVE_FN IntVec Codes(IntVec words, uint32_t shift, IntVec mask) {
-  return _mm512_and_si512(_mm512_srli_epi32(words, shift), mask);
+  const IntVec shifted = shift == 0 ? words : _mm512_srli_epi32(words, shift);
+  return _mm512_and_si512(shifted, mask);
 }
 #ifndef VARVE_VNNI
 VARVE_FN IntVec AddDots(IntVec sums, IntVec codes, IntVec quad) {

@@ -12,9 +12,9 @@
 // the number of j in 1 .. 2^b - 1 with r >= s (2j - 2^b), the nearest level, of two the upper.
 // Roundings are to nearest even, beyond bf16's greatest number to that, and zeros are +0.
 // A query is rounded to integers of -n .. n: q'_i is about qs qi_i with qs = max |q'| / n, n 127,
-// for one bit 63: there what rounding loses is a four-hundredth of what the sketch has lost, and
-// four integers add up to less than a byte holds, so that a table has what four channels come to
-// (simd/sketch_avx512_vbmi.cc).
+// for one bit 63: there four integers add up to less than a byte holds, so that a table has what
+// four channels come to (simd/sketch_avx512_vbmi.cc), and what rounding loses is little beside what
+// the sketch has lost (docs/performance.md).
 #pragma once
 
 #include <cmath>

@@ -13,8 +13,9 @@ namespace {
 
 // Below every score and every Touch rank, younger pages higher: what was never asked for leaves
 // first, oldest first.
-constexpr float kUnscored = -1e29f;
-float UnscoredRank(uint32_t page) { return 20 * kUnscored + 1e24f * static_cast<float>(page); }
+float UnscoredRank(uint32_t page) {
+  return 50 * HotSet::kNeverScored + 1e24f * static_cast<float>(page);
+}
 
 }  // namespace
 
@@ -61,6 +62,7 @@ Slot HotSet::Remove(uint32_t page) {
   }
   const Slot slot = slot_of_[page];
   slot_of_[page] = kNoSlot;
+  rank_[page] = UnscoredRank(page);
   resident_.erase(std::lower_bound(resident_.begin(), resident_.end(), page));
   return slot;
 }
@@ -79,8 +81,8 @@ void HotSet::NoteScore(uint32_t page, float score, double smoothing) {
   float& rank = rank_[page];
   const float kept = static_cast<float>(smoothing);
   // Of what was never scored, or was lost, there is nothing to keep.
-  rank = kept > 0 && std::isfinite(score) && rank > kUnscored ? kept * rank + (1 - kept) * score
-                                                              : score;
+  rank = kept > 0 && std::isfinite(score) && rank > kNeverScored ? kept * rank + (1 - kept) * score
+                                                                 : score;
 }
 
 void HotSet::Touch(std::span<const uint32_t> selected, float rank) {

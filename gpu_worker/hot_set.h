@@ -30,6 +30,9 @@ enum class BlockState : uint8_t {
 
 class HotSet {
  public:
+  // The rank above all pages that nothing ever asked for, and below all scores.
+  static constexpr float kNeverScored = -1e29f;
+
   bool resident(uint32_t page) const { return page < slot_of_.size() && slot_of_[page] != kNoSlot; }
   // kNoSlot when not resident.
   Slot slot(uint32_t page) const { return page < slot_of_.size() ? slot_of_[page] : kNoSlot; }
@@ -52,7 +55,8 @@ class HotSet {
   uint32_t CountMissing(std::span<const uint32_t> selected) const;
 
   // This step's scores of the pages [0, scores.size()). A page's rank among victims is
-  // smoothing x its rank + (1 - smoothing) x its score; its first score is its first rank.
+  // smoothing x its rank + (1 - smoothing) x its score; its first score since
+  // it was last resident is its first rank.
   void NoteScores(std::span<const float> scores, double smoothing);
   // The same of one page.
   void NoteScore(uint32_t page, float score, double smoothing);

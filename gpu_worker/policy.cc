@@ -22,6 +22,7 @@ using base::Sv;
 
 constexpr uint32_t kMaxPages = 1u << 20;
 constexpr double kMaxHot = 1000;
+constexpr double kMaxSmoothing = 0.999;
 
 struct KindRow {
   PolicyKind kind;
@@ -90,8 +91,8 @@ absl::Status SetVictims(std::string_view value, Policy* policy) {
 
 absl::Status SetSmoothing(std::string_view value, Policy* policy) {
   double smoothing = 0;
-  if (!absl::SimpleAtod(Sv(value), &smoothing) || !(smoothing >= 0 && smoothing < 1)) {
-    return Refused("smoothing", value, "a weight, 0 <= s < 1");
+  if (!absl::SimpleAtod(Sv(value), &smoothing) || !(smoothing >= 0 && smoothing <= kMaxSmoothing)) {
+    return Refused("smoothing", value, absl::StrCat("a weight, 0..", kMaxSmoothing));
   }
   policy->smoothing = smoothing;
   return absl::OkStatus();
@@ -300,7 +301,7 @@ std::string Policy::ToString() const {
     parts.push_back(absl::StrCat("hot=", Number(hot)));
     parts.push_back(victims == Victims::kLru ? "victims=lru"
                                              : absl::StrCat("smoothing=", Number(smoothing)));
-    if (hysteresis > 0) parts.push_back(absl::StrCat("hysteresis=", Number(hysteresis)));
+    if (hysteresis != 0) parts.push_back(absl::StrCat("hysteresis=", Number(hysteresis)));
   }
   if (selects()) parts.push_back(absl::StrCat("merge=", Sv(page::ScoreMergeName(merge))));
   if (rerank != page::Rerank::kNone) {

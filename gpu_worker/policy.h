@@ -20,7 +20,7 @@
 //              step before selected, and no more
 //   victims    which pages leave a full hot set: score | lru, those of the lowest smoothed score
 //              or the least recently selected ones (default score; arkvale only)
-//   smoothing  of the scores that victims are chosen by: the weight of all steps before, 0 <= s < 1
+//   smoothing  of the scores that victims are chosen by: the weight of all steps before, 0..0.999
 //              (default 0.5; 0: the last step's alone, as ArkVale does)
 //   hysteresis a missing page takes the place of a resident one only when its score, a share of the
 //              attention mass, is more than 1 + hysteresis times as high, 0..100 (default 0: what

@@ -131,7 +131,7 @@ void Speculation::Install(uint32_t layer, std::vector<PrefetchedHead> heads) {
       } else {
         hot.InsertAhead(page, slot);
         // Above all that was never asked for.
-        if (state.resuming) hot.Touch({&page, 1}, 0);
+        if (state.resuming) hot.Touch({&page, 1}, HotSet::kNeverScored);
       }
     }
     for (const auto& [page, score] : head.scores) {
@@ -394,14 +394,13 @@ void Speculation::Start(std::vector<PrefetchLayer> asked, client::RecallQuery qu
   prefetch->Start();
 }
 
-// The last of the pages, as far as `most` of the head and the spare slots go.
-void Speculation::TakeSpareSlots(std::span<const uint32_t> pages, uint32_t most,
+// The last of the pages, as far as `most` of the head and the slots go, but for those to leave.
+void Speculation::TakeSpareSlots(std::span<const uint32_t> pages, uint32_t most, uint32_t leave,
                                  PrefetchHead& head) {
   const size_t before = head.slots.size();
   head.slots.resize(before + std::min<size_t>(pages.size(), most - before));
-  head.slots.resize(before + services_->pool->AllocateSome(
-                                 std::span(head.slots).subspan(before),
-                                 /*leave=*/geometry_.num_layers * geometry_.num_kv_heads));
+  head.slots.resize(before +
+                    services_->pool->AllocateSome(std::span(head.slots).subspan(before), leave));
   const auto taken = pages.last(head.slots.size() - before);
   head.pages.insert(head.pages.end(), taken.begin(), taken.end());
 }
@@ -409,6 +408,9 @@ void Speculation::TakeSpareSlots(std::span<const uint32_t> pages, uint32_t most,
 void Speculation::Resume(std::span<const client::HotPages> hot) {
   const uint32_t blocks = sequence_->TotalPages(0);
   const uint32_t most = sequence_->HotCapacity(blocks, 0);
+  // The sequence may be long in coming to its first step, and others cannot take these slots back.
+  const uint32_t leave =
+      std::max(geometry_.num_layers * geometry_.num_kv_heads, services_->pool->free() / 2);
   std::vector<PrefetchLayer> layers(geometry_.num_layers);
   for (uint32_t l = 0; l < layers.size(); ++l) {
     layers[l].layer = l;
@@ -420,7 +422,7 @@ void Speculation::Resume(std::span<const client::HotPages> hot) {
       if (entry.layer >= layers.size() || entry.kv_head >= geometry_.num_kv_heads) continue;
       const std::vector<uint32_t>& pages = entry.*part;
       const auto end = std::lower_bound(pages.begin(), pages.end(), blocks);
-      TakeSpareSlots({pages.begin(), end}, most, layers[entry.layer].heads[entry.kv_head]);
+      TakeSpareSlots({pages.begin(), end}, most, leave, layers[entry.layer].heads[entry.kv_head]);
     }
   }
   for (uint32_t first = 0; first < layers.size(); first += LayersTogether()) {

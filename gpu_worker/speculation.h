@@ -19,8 +19,11 @@
 //
 // Bounds: at most Policy::ahead x budget pages per (layer, KV head) are on their way; their slots
 // are spare ones of the pool, then those of pages that no present selection has. Of a resumed
-// context at most the hot capacity, and spare slots only, which go back when the prefill needs
-// them.
+// context at most the hot capacity, and half of the spare slots only, which go back when the
+// prefill needs them.
+//
+// With Policy::hysteresis what a step selects depends on what is resident, so on what came ahead in
+// time; all that is said here of outputs is without it.
 //
 // Threads: those of its sequence.
 #pragma once
@@ -103,7 +106,8 @@ class Speculation {
              std::vector<client::GetItem> items);
   void AddItem(uint32_t layer, uint32_t head, uint32_t page, Slot slot,
                std::vector<client::GetItem>& items) const;
-  void TakeSpareSlots(std::span<const uint32_t> pages, uint32_t most, PrefetchHead& head);
+  void TakeSpareSlots(std::span<const uint32_t> pages, uint32_t most, uint32_t leave,
+                      PrefetchHead& head);
   bool AskStore(uint32_t layer, PrefetchLayer& asked, client::RecallLayer& query);
   bool AskPages(uint32_t layer, PrefetchLayer& asked, std::vector<client::GetItem>& items);
   uint32_t MostPages(uint32_t layer) const;

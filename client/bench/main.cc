@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <iostream>
-#include <map>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -175,17 +175,18 @@ void AddRecallFlags(CLI::App* sub, BenchOptions& options) {
   sub->add_option(
       "--missing", options.missing_pages,
       "Pages fetched per request, of all KV heads together: as many of each, at least one");
-  std::map<std::string, page::DigestKind> kinds;
-  for (const page::DigestKindInfo& info : page::DigestKinds()) {
-    kinds[std::string(info.name)] = info.kind;
-  }
-  sub->add_option("--digest", options.digest, "How pages are summed up (default minmax)")
-      ->transform(CLI::CheckedTransformer(kinds, CLI::ignore_case));
-  const std::map<std::string, page::Rerank> stages = {{"none", page::Rerank::kNone},
-                                                      {"exact", page::Rerank::kExact},
-                                                      {"sketch", page::Rerank::kSketch}};
-  sub->add_option("--rerank", options.rerank, "Second stage: none (default), exact or sketch")
-      ->transform(CLI::CheckedTransformer(stages, CLI::ignore_case));
+  std::vector<std::string> kinds;
+  for (const page::DigestKindInfo& info : page::DigestKinds()) kinds.emplace_back(info.name);
+  sub->add_option_function<std::string>(
+         "--digest",
+         [&options](const std::string& name) { options.digest = *page::DigestKindByName(name); },
+         "How pages are summed up (default minmax)")
+      ->check(CLI::IsMember(kinds));
+  sub->add_option_function<std::string>(
+         "--rerank",
+         [&options](const std::string& name) { options.rerank = *page::RerankByName(name); },
+         "Second stage (default none)")
+      ->check(CLI::IsMember({"none", "exact", "sketch"}));
   sub->add_option("--multiplier", options.multiplier,
                   "Candidates of a second stage, in multiples of the budget (default 4)")
       ->check(CLI::Range(page::kMinMultiplier, page::kMaxMultiplier));

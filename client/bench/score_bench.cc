@@ -229,7 +229,6 @@ BenchRow RowOf(const Bench& bench, const std::string& name, const Series& series
   const double pages_per_s =
       series.rate() / static_cast<double>(bytes) * static_cast<double>(pages);
   row.extra["ns_per_page"] = 1e9 / pages_per_s;
-  row.extra["page_heads_per_us"] = pages_per_s / 1e6;
   return row;
 }
 

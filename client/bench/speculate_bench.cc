@@ -5,6 +5,7 @@
 #include <random>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -262,6 +263,7 @@ class SpeculateBench {
                                                             double compute_ms) {
     const std::string id =
         absl::StrCat("varve-bench-", absl::BytesToHexString(base::RandomBytes(8)));
+    const absl::Cleanup drop = [&] { client_->DropContext(id).IgnoreError(); };
     constexpr int kSteps = 8;
     std::map<std::string, double> demand;
     Decoder first(worker_.get(), options_);
@@ -279,7 +281,6 @@ class SpeculateBench {
       VARVE_RETURN_IF_ERROR(second.Step(compute_ms / 1e3));
       demand["first_step_kb_" + kind] = second.DemandKb();
     }
-    VARVE_RETURN_IF_ERROR(client_->DropContext(id));
     return demand;
   }
 

@@ -151,7 +151,7 @@ absl::Status CheckHead(const LayerQuery& query, size_t h, uint64_t pinned, uint3
 absl::Status CheckAnswer(uint64_t pages, uint64_t max_pages) {
   if (pages <= max_pages) return absl::OkStatus();
   return absl::ResourceExhaustedError(
-      absl::StrCat("the budgets, candidates and explained scores of the request come to ", pages,
+      absl::StrCat("the budgets, candidates and scores to answer of the request come to ", pages,
                    " pages, allowed: ", max_pages, " in one recall; ask for fewer layers at once"));
 }
 
@@ -221,6 +221,7 @@ absl::Status CheckCandidates(const page::Geometry& geometry, const Context::Reca
       VARVE_RETURN_IF_ERROR(CheckHead(layers[l], h, pinned, num_blocks, params));
       answer += CandidatesOf(layers[l].heads[h], params, pages);
       answer += params.explain ? pages : 0;
+      answer += params.score_hot ? layers[l].heads[h].resident.size() : 0;
     }
   }
   return CheckAnswer(answer, max_answer_pages);

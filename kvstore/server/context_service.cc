@@ -1,8 +1,10 @@
 #include "kvstore/server/context_service.h"
 
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "kvstore/base/status.h"
 #include "kvstore/server/config.h"
 #include "kvstore/server/convert.h"
@@ -10,6 +12,29 @@
 namespace varve::server {
 
 using recall::ContextSnapshot;
+
+namespace {
+
+// Before anything of them is copied.
+absl::Status CheckHotCounts(const varve::v1::ParkContextRequest& request,
+                            const page::Geometry& geometry) {
+  const auto entries = static_cast<uint64_t>(request.hot_size());
+  const uint64_t most = uint64_t{geometry.num_layers} * geometry.num_kv_heads;
+  if (entries > most) {
+    return absl::InvalidArgumentError(absl::StrCat("hot has ", entries,
+                                                   " entries, allowed: at most ", most,
+                                                   ", one for each layer and KV head"));
+  }
+  uint64_t pages = 0;
+  for (const varve::v1::HotPages& entry : request.hot()) {
+    pages += static_cast<uint64_t>(entry.attended_size()) + entry.others_size();
+  }
+  if (pages <= recall::kMaxHotPages) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("hot has ", pages, " pages, allowed: ", recall::kMaxHotPages));
+}
+
+}  // namespace
 
 absl::Status ContextService::Fill(const absl::StatusOr<ContextSnapshot>& snapshot,
                                   varve::v1::ContextInfo* reply) {
@@ -73,10 +98,17 @@ absl::Status ContextService::Attach(const varve::v1::ContextRef& request,
 absl::Status ContextService::Park(const varve::v1::ParkContextRequest& request,
                                   varve::v1::ContextInfo* reply) {
   VARVE_ASSIGN_OR_RETURN(const SessionRef session, RequireSession(core_, request.session_id()));
+  std::vector<recall::HotPages> hot;
+  if (!request.hot().empty()) {
+    VARVE_ASSIGN_OR_RETURN(const ContextSnapshot context,
+                           core_.contexts.Get(session->ns(), request.context_id()));
+    VARVE_RETURN_IF_ERROR(CheckHotCounts(request, context.options.geometry));
+    hot = FromProto(request.hot());
+  }
   return session->WhileOpen([&] {
-    return Fill(core_.contexts.Park(session->ns(), request.context_id(), session->number(),
-                                    FromProto(request.hot())),
-                reply);
+    return Fill(
+        core_.contexts.Park(session->ns(), request.context_id(), session->number(), std::move(hot)),
+        reply);
   });
 }
 

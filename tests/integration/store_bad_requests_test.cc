@@ -128,6 +128,10 @@ TEST_P(StoreBadRequestsTest, BadHotPages) {
   const Case cases[] = {
       {[&](auto& p) { add(p, kLayers, 0); }, "hot[2].layer is 2, allowed: 0..1"},
       {[&](auto& p) { add(p, kMax, kMax); }, "allowed: 0..1"},
+      {[&](auto& p) {
+         for (int i = 0; i < 3; ++i) add(p, 1, 1);
+       },
+       "hot has 5 entries, allowed: at most 4"},
       {[&](auto& p) { add(p, 1, kHeads); }, "hot[2].kv_head is 2, allowed: 0..1"},
       {[&](auto& p) { add(p, 0, 1); }, "hot[2] is of layer 0, KV head 1, allowed: ascending"},
       {[&](auto& p) { add(p, 0, 0); }, "each once"},

@@ -171,8 +171,9 @@ VARVE_FN void Finish(const WideJob<kBits, kWords, kTiles>& job, const Vec (&quad
   const uint32_t pages = left < kPagesAtOnce ? static_cast<uint32_t>(left) : kPagesAtOnce;
   avx512::StoreByHead(Set(job.out.factor) * log_mass, kHeads, pages,
                       job.out.log_mass + unit.head * job.out.stride + unit.first, job.out.stride);
-  // Also of a NaN neither holds.
-  const uint32_t fine = _mm512_cmp_ps_mask(Abs(shift), Set(1e30f), _CMP_LE_OQ) &
+  // Beyond it the rounding of a shift alone could take all exponentials to zero. Also of a NaN
+  // neither holds.
+  const uint32_t fine = _mm512_cmp_ps_mask(Abs(shift), Set(0x1p31f), _CMP_LE_OQ) &
                         _mm512_cmp_ps_mask(sum, Set(64.0f), _CMP_LE_OQ);
   if (fine == 0xffffu) return;
   for (uint32_t p = 0; p < pages; ++p) {

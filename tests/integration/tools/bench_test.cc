@@ -126,10 +126,8 @@ TEST(Bench, Score) {
       std::string("score") + kQuick + "--working-set 4MiB --pages 256 --head-dim 64 --kv-heads 2"));
   std::vector<std::string> ops;
   for (const auto& row : results) {
-    ExpectRow(row, "score/", {"ratio_read_bandwidth", "page_heads_per_us", "ns_per_page"});
+    ExpectRow(row, "score/", {"ratio_read_bandwidth", "ns_per_page"});
     ops.push_back(row["op"]);
-    // All of one run, by their definition.
-    EXPECT_NEAR(row["ns_per_page"].get<double>() * row["page_heads_per_us"].get<double>(), 1000, 1);
   }
   for (const char* op :
        {"score/portable", "score/sign1/portable", "score/sign2/portable", "score/sign4/portable",

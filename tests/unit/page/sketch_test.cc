@@ -369,7 +369,8 @@ TEST(SketchScoreTest, GreatNumbersStayWithTheirPageAndHead) {
       std::copy(sketch.begin(), sketch.end(), rows.begin() + p * bytes);
     }
     std::vector<float> queries = rng.Floats(kHeads * kHeadDim);
-    for (uint32_t c = 0; c < kHeadDim; ++c) queries[2 * kHeadDim + c] *= 1e33f;
+    const float sizes[kHeads] = {1, 1e9f, 1e33f, 1e12f, 1, 1e20f};
+    for (uint32_t i = 0; i < kHeads * kHeadDim; ++i) queries[i] *= sizes[i / kHeadDim];
     const DigestMatrix all{kind, DType::kF32, kHeadDim, kTokens, rows.data(), bytes, kPages};
     for (const ScoreImpl& impl : ScoreImpls()) {
       std::vector<float> raw(kHeads * kPages);
@@ -464,10 +465,10 @@ TEST(SketchScoreTest, LeavesSubnormalsToTheCaller) {
 // No NaN, whatever finite keys and queries there are: a selection could not order it.
 TEST(SketchScoreTest, TheGreatestNumbersGiveNumbers) {
   constexpr float kMax = std::numeric_limits<float>::max();
-  for (uint32_t head_dim : {80u, 256u}) {
-    std::vector<float> keys(8 * head_dim, kMax);
+  for (const auto& [head_dim, tokens] : {std::pair{80u, 8u}, {256u, 8u}, {80u, 32u}, {128u, 16u}}) {
+    std::vector<float> keys(tokens * head_dim, kMax);
     for (uint32_t c = 0; c < head_dim; ++c) keys[c] = c % 3 == 0 ? kMax : -kMax;
-    const Page page{8, head_dim, DType::kF32, Encode(keys, DType::kF32)};
+    const Page page{tokens, head_dim, DType::kF32, Encode(keys, DType::kF32)};
     for (DigestKind kind : kSketches) {
       const Bytes sketch = Build(kind, page);
       for (float size : {1.0f, -1e30f, kMax}) {
@@ -475,7 +476,8 @@ TEST(SketchScoreTest, TheGreatestNumbersGiveNumbers) {
         query[0] = -size;
         for (const ScoreImpl& impl : ScoreImpls()) {
           float raw = NAN;
-          impl.fn({kind, DType::kF32, head_dim, 8, sketch.data(), 0, 1}, query.data(), 1, &raw);
+          impl.fn({kind, DType::kF32, head_dim, tokens, sketch.data(), 0, 1}, query.data(), 1,
+                  &raw);
           EXPECT_TRUE(std::isfinite(raw)) << impl.name << " " << raw;
         }
       }

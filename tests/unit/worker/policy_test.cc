@@ -1,5 +1,7 @@
 #include "gpu_worker/policy.h"
 
+#include <cmath>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -70,6 +72,14 @@ TEST(Policy, TextFormComesBack) {
   }
 }
 
+// A policy made by hand is checked by its text.
+TEST(Policy, WhatIsNotAllowedShowsInTheText) {
+  for (const double hysteresis : {-5.0, std::nan("")}) {
+    Policy policy{.kind = PolicyKind::kArkVale, .hysteresis = hysteresis};
+    EXPECT_FALSE(ParsePolicy(policy.ToString()).ok()) << policy.ToString();
+  }
+}
+
 TEST(Policy, BudgetInPagesAndFractions) {
   EXPECT_EQ(ParsePolicy("quest(budget=0.1)")->BudgetPages(128), 13u);
   EXPECT_EQ(ParsePolicy("quest(budget=0.1)")->BudgetPages(10), 3u);
@@ -111,8 +121,8 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"arkvale(window=x)", "pages, 0..1048576"},
         Wrong{"arkvale(hot=0.5)", "a multiple of the budget, 1..1000"},
         Wrong{"arkvale(victims=fifo)", "score, lru"},
-        Wrong{"arkvale(smoothing=1)", "a weight, 0 <= s < 1"},
-        Wrong{"arkvale(smoothing=nan)", "a weight, 0 <= s < 1"},
+        Wrong{"arkvale(smoothing=0.99999999999)", "a weight, 0..0.999"},
+        Wrong{"arkvale(smoothing=nan)", "a weight, 0..0.999"},
         Wrong{"arkvale(hysteresis=-1)", "hysteresis=-1 is not allowed, allowed: 0..100"},
         Wrong{"arkvale(hysteresis=101)", "0..100"},
         Wrong{"quest(hysteresis=1)", "unknown parameter 'hysteresis'"},

@@ -94,6 +94,13 @@ VARVE_AVX512_FN __m512 FoldQuads(__m512 a, __m512 b, __m512 c, __m512 d) {
   return Op::Of(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
 }
 
+// The first lanes of a quarter of a vector. A compiler that sees where the quarter comes from makes
+// one VEXTRACTF32X4 of it, which may fault for lanes that are not stored, as VMOVUPS never does.
+VARVE_AVX512_FN void StoreLanes(float* out, __mmask8 lanes, __m128 quarter) {
+  asm("" : "+v"(quarter));
+  _mm_mask_storeu_ps(out, lanes, quarter);
+}
+
 // v has page p's value of head h in lane 4 p + h: out[h * stride + p] for the first pages and
 // heads.
 VARVE_AVX512_FN void StoreByHead(__m512 v, uint32_t heads, uint32_t pages, float* out,
@@ -101,10 +108,10 @@ VARVE_AVX512_FN void StoreByHead(__m512 v, uint32_t heads, uint32_t pages, float
   const __m512i turn = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   const __m512 by_head = _mm512_permutexvar_ps(turn, v);
   const auto lanes = static_cast<__mmask8>((1u << pages) - 1u);
-  _mm_mask_storeu_ps(out, lanes, _mm512_castps512_ps128(by_head));
-  if (heads > 1) _mm_mask_storeu_ps(out + stride, lanes, _mm512_extractf32x4_ps(by_head, 1));
-  if (heads > 2) _mm_mask_storeu_ps(out + 2 * stride, lanes, _mm512_extractf32x4_ps(by_head, 2));
-  if (heads > 3) _mm_mask_storeu_ps(out + 3 * stride, lanes, _mm512_extractf32x4_ps(by_head, 3));
+  StoreLanes(out, lanes, _mm512_castps512_ps128(by_head));
+  if (heads > 1) StoreLanes(out + stride, lanes, _mm512_extractf32x4_ps(by_head, 1));
+  if (heads > 2) StoreLanes(out + 2 * stride, lanes, _mm512_extractf32x4_ps(by_head, 2));
+  if (heads > 3) StoreLanes(out + 3 * stride, lanes, _mm512_extractf32x4_ps(by_head, 3));
 }
 
 }  // namespace varve::page::avx512

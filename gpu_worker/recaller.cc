@@ -37,6 +37,13 @@ bool AnyFailed(const client::RecallResult& result) {
 
 }  // namespace
 
+void SetPageItem(const Sequence& sequence, uint32_t layer, uint32_t head, uint32_t page,
+                 const client::Piece& destination, client::GetItem& item) {
+  item.key = *page::MakeObjectKey(sequence.block_hash(page), layer);
+  item.range = {page::Part::kKV, head, 1};
+  item.destinations.assign(1, destination);
+}
+
 bool MayLandLate(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
          absl::IsCancelled(status) || absl::IsUnknown(status) || absl::IsInternal(status);
@@ -161,10 +168,8 @@ void Recaller::PlanTransfers(std::span<HeadWork> works) {
     const HeadWork& work = works[w];
     for (uint32_t i = 0; i < work.plan.recall.size(); ++i) {
       if (items_.size() <= coming_.size()) items_.emplace_back();
-      client::GetItem& item = items_[coming_.size()];
-      item.key = *page::MakeObjectKey(work.sequence->block_hash(work.plan.recall[i]), work.layer);
-      item.range = {page::Part::kKV, work.head, 1};
-      item.destinations.assign(1, services_->pool->PieceOf(work.slots[i]));
+      SetPageItem(*work.sequence, work.layer, work.head, work.plan.recall[i],
+                  services_->pool->PieceOf(work.slots[i]), items_[coming_.size()]);
       coming_.push_back({w, i});
     }
   }

@@ -5,6 +5,8 @@
 #include <iterator>
 #include <utility>
 
+#include "gpu_worker/recaller.h"
+
 namespace varve::worker {
 
 double MeanCosine(const float* a, const float* b, uint32_t group, uint32_t head_dim) {
@@ -321,14 +323,6 @@ bool Speculation::AskStore(uint32_t layer, PrefetchLayer& asked, client::RecallL
   return any;
 }
 
-void Speculation::AddItem(uint32_t layer, uint32_t head, uint32_t page, Slot slot,
-                          std::vector<client::GetItem>& items) const {
-  client::GetItem& item = items.emplace_back();
-  item.key = *page::MakeObjectKey(sequence_->block_hash(page), layer);
-  item.range = {page::Part::kKV, head, 1};
-  item.destinations.assign(1, services_->pool->PieceOf(slot));
-}
-
 // What this worker has selected and lacks.
 bool Speculation::AskPages(uint32_t layer, PrefetchLayer& asked,
                            std::vector<client::GetItem>& items) {
@@ -344,7 +338,8 @@ bool Speculation::AskPages(uint32_t layer, PrefetchLayer& asked,
     for (uint32_t page : state.chosen[h]) {
       if (head.pages.size() == head.slots.size()) break;
       if (hot.resident(page)) continue;
-      AddItem(layer, h, page, head.slots[head.pages.size()], items);
+      SetPageItem(*sequence_, layer, h, page,
+                  services_->pool->PieceOf(head.slots[head.pages.size()]), items.emplace_back());
       head.pages.push_back(page);
     }
     any = any || !head.slots.empty();
@@ -432,7 +427,8 @@ void Speculation::Resume(std::span<const client::HotPages> hot) {
       for (uint32_t h = 0; h < geometry_.num_kv_heads; ++h) {
         const PrefetchHead& head = layers[l].heads[h];
         for (size_t i = 0; i < head.slots.size(); ++i) {
-          AddItem(l, h, head.pages[i], head.slots[i], items);
+          SetPageItem(*sequence_, l, h, head.pages[i], services_->pool->PieceOf(head.slots[i]),
+                      items.emplace_back());
         }
       }
       layers_[l].resuming = true;

@@ -104,8 +104,6 @@ class Speculation {
   void Send(uint32_t first, uint32_t end);
   void Start(std::vector<PrefetchLayer> asked, client::RecallQuery query,
              std::vector<client::GetItem> items);
-  void AddItem(uint32_t layer, uint32_t head, uint32_t page, Slot slot,
-               std::vector<client::GetItem>& items) const;
   void TakeSpareSlots(std::span<const uint32_t> pages, uint32_t most, uint32_t leave,
                       PrefetchHead& head);
   bool AskStore(uint32_t layer, PrefetchLayer& asked, client::RecallLayer& query);

@@ -1,11 +1,10 @@
 // Sequences that ask for the hot pages of a stored context ahead, from a store that is slow, fails
 // or has lost them, and in a pool that has little room.
-#include <functional>
-#include <thread>
 
 #include "gpu_worker/worker_metrics.h"
 #include "gtest/gtest.h"
 #include "tests/support/assert_ok.h"
+#include "tests/support/eventually.h"
 #include "tests/support/fake_client.h"
 #include "tests/support/test_engine.h"
 
@@ -17,15 +16,6 @@ using worker::SequenceStats;
 
 constexpr page::Geometry kShape{4, 2, 4, 32, 8, page::DType::kF32};
 constexpr uint32_t kPrompt = 400;
-
-bool Eventually(const std::function<bool()>& condition) {
-  const absl::Time deadline = absl::Now() + absl::Seconds(20);
-  while (!condition()) {
-    if (absl::Now() > deadline) return false;
-    std::this_thread::yield();
-  }
-  return true;
-}
 
 class Resume : public ::testing::TestWithParam<RecallPath> {
  protected:

@@ -1,13 +1,13 @@
 // Speculation against a store whose prefetches are slow, fail, or come when nobody wants them.
 #include "gpu_worker/speculation.h"
 
-#include <functional>
 #include <random>
 #include <thread>
 
 #include "gpu_worker/worker.h"
 #include "gtest/gtest.h"
 #include "tests/support/assert_ok.h"
+#include "tests/support/eventually.h"
 #include "tests/support/fake_client.h"
 #include "tests/support/test_engine.h"
 
@@ -20,15 +20,6 @@ using worker::SequenceStats;
 constexpr page::Geometry kShape{2, 2, 4, 32, 8, page::DType::kF32};
 constexpr uint32_t kPrompt = 400;
 constexpr uint64_t kHeadsOfAStep = uint64_t{kShape.num_layers} * kShape.num_kv_heads;
-
-bool Eventually(const std::function<bool()>& condition) {
-  const absl::Time deadline = absl::Now() + absl::Seconds(20);
-  while (!condition()) {
-    if (absl::Now() > deadline) return false;
-    std::this_thread::yield();
-  }
-  return true;
-}
 
 TEST(MeanCosine, IsTheGroupsMean) {
   const std::vector<float> a = {1, 0, 0, 2}, same = {3, 0, 0, 1}, opposite = {-1, 0, 0, 1},

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <functional>
 #include <random>
 #include <thread>
 
@@ -12,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "kvstore/base/hash.h"
 #include "tests/support/assert_ok.h"
+#include "tests/support/eventually.h"
 #include "tests/support/fake_client.h"
 #include "tests/support/test_engine.h"
 
@@ -35,15 +35,6 @@ std::unique_ptr<worker::Worker> Make(FakeClient* client, uint32_t pages, RecallP
   auto made = worker::Worker::Create(options, client);
   EXPECT_TRUE(made.ok()) << made.status();
   return std::move(*made);
-}
-
-bool Eventually(const std::function<bool()>& condition) {
-  const absl::Time deadline = absl::Now() + absl::Seconds(20);
-  while (!condition()) {
-    if (absl::Now() > deadline) return false;
-    std::this_thread::yield();
-  }
-  return true;
 }
 
 class WorkerFaults : public ::testing::TestWithParam<RecallPath> {

@@ -1,12 +1,11 @@
 // The worker and a store that does not take its pages for a while, or does not answer a recall.
-#include <functional>
-#include <thread>
 
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gpu_worker/worker.h"
 #include "gtest/gtest.h"
 #include "tests/support/assert_ok.h"
+#include "tests/support/eventually.h"
 #include "tests/support/fake_client.h"
 #include "tests/support/test_engine.h"
 
@@ -16,15 +15,6 @@ namespace {
 using worker::RecallPath;
 
 constexpr page::Geometry kShape{2, 2, 4, 32, 8, page::DType::kF32};
-
-bool Eventually(const std::function<bool()>& condition) {
-  const absl::Time deadline = absl::Now() + absl::Seconds(30);
-  while (!condition()) {
-    if (absl::Now() > deadline) return false;
-    std::this_thread::yield();
-  }
-  return true;
-}
 
 class WorkerRefusals : public ::testing::TestWithParam<RecallPath> {
  protected:

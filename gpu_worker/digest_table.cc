@@ -34,7 +34,7 @@ void DigestTable::Append(uint32_t head, const void* keys, uint32_t tokens) {
 }
 
 void DigestTable::Seal(uint32_t head, const void* keys) {
-  std::vector<std::byte>& rows = rows_[head];
+  RowVector& rows = rows_[head];
   rows.resize((size_t{pages_} + 1) * row_bytes_);
   open_[head].Finish(keys, rows.data() + size_t{pages_} * row_bytes_);
   open_[head].Reset();
@@ -44,7 +44,7 @@ std::string DigestTable::Rows(uint32_t first, uint32_t count) const {
   std::string out;
   out.reserve(count * rows_.size() * row_bytes_);
   for (uint32_t page = first; page < first + count; ++page) {
-    for (const std::vector<std::byte>& rows : rows_) {
+    for (const RowVector& rows : rows_) {
       out.append(reinterpret_cast<const char*>(rows.data()) + page * row_bytes_, row_bytes_);
     }
   }

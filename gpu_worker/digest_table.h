@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "kvstore/page/cache_line_allocator.h"
 #include "kvstore/page/digest/digest.h"
 #include "kvstore/page/digest/score.h"
 #include "kvstore/page/geometry.h"
@@ -42,13 +43,15 @@ class DigestTable {
   absl::Status Load(uint32_t first, uint32_t count, std::string_view rows);
 
  private:
+  using RowVector = std::vector<std::byte, page::CacheLineAllocator<std::byte>>;
+
   const page::DigestKind kind_;
   const page::Geometry geometry_;
   const size_t row_bytes_;  // of one page and head
   uint32_t pages_ = 0;
-  std::vector<std::vector<std::byte>> rows_;  // by head
-  std::vector<page::DigestBuilder> open_;     // by head
-  std::vector<float> largest_;                // by head
+  std::vector<RowVector> rows_;            // by head
+  std::vector<page::DigestBuilder> open_;  // by head
+  std::vector<float> largest_;             // by head
 };
 
 }  // namespace varve::worker

@@ -1,8 +1,10 @@
 // score: digests of a long context and the second stage over a quarter of its pages, cold, one
 // core, against the same core's read bandwidth.
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <numeric>
 #include <random>
 #include <utility>
@@ -11,6 +13,7 @@
 #include "kvstore/base/status.h"
 #include "kvstore/page/attention.h"
 #include "kvstore/page/bandwidth.h"
+#include "kvstore/page/cache_line_allocator.h"
 #include "kvstore/page/digest/score.h"
 
 namespace varve::client {
@@ -23,14 +26,16 @@ constexpr page::DigestKind kKinds[] = {page::DigestKind::kMinMax, page::DigestKi
 
 // Memory far larger than the last-level cache, which units of one layer each are cut from, visited
 // in turn. Its bytes are minmax digests; as keys they are some keys, as a sketch some codes, scales
-// and means, whose values do not matter to the speed.
+// and means, such that logits are of usual size.
 class DigestUnits {
+  static constexpr float kSpread = 0.05f;
+
  public:
   DigestUnits(const BenchOptions& options, size_t total_bytes)
       : options_(options),
         memory_(std::max<size_t>({2 * unit_bytes(kKinds[3]), object_bytes(), total_bytes}) / 2) {
     std::mt19937_64 random(7);
-    std::normal_distribution<float> normal;
+    std::normal_distribution<float> normal(0, kSpread);
     const size_t row = 2 * options.head_dim;
     std::vector<uint16_t> pattern(row * 1024);
     for (size_t i = 0; i < pattern.size(); i += row) {
@@ -71,7 +76,7 @@ class DigestUnits {
 
  private:
   const BenchOptions& options_;
-  std::vector<uint16_t> memory_;
+  std::vector<uint16_t, page::CacheLineAllocator<uint16_t>> memory_;
 };
 
 std::string Name(page::DigestKind kind, const page::ScoreImpl& impl) {
@@ -85,9 +90,10 @@ std::string Name(page::DigestKind kind, const page::ScoreImpl& impl) {
 struct Bench {
   const BenchOptions& options;
   const DigestUnits& digests;
-  std::vector<float> queries;  // [kv_heads][group_size][head_dim]
-  std::vector<float> raw;      // [group_size][pages]
-  std::map<std::string, Series> limits;
+  std::vector<float> queries;                 // [kv_heads][group_size][head_dim]
+  std::vector<float> raw;                     // [group_size][pages]
+  std::map<std::string, Series> limits;       // GB/s in address order
+  std::map<std::string, Series> rows_limits;  // of the second stage: of the very rows
   size_t limit_at = 0;
 
   const float* QueriesOf(uint32_t head) const {
@@ -106,21 +112,74 @@ struct Bench {
   }
 };
 
-// One call of run(unit) reads `bytes`.
+// The rows that the second stage of each unit must read.
+class UnitRows {
+ public:
+  using ByHead = std::vector<std::vector<const std::byte*>>;
+
+  // row(unit, head, i): the i-th candidate's.
+  template <class Row>
+  UnitRows(size_t units, uint32_t heads, uint32_t candidates, size_t row_bytes, const Row& row)
+      : row_bytes_(row_bytes), units_(units, ByHead(heads)) {
+    for (size_t unit = 0; unit < units; ++unit) {
+      for (uint32_t h = 0; h < heads; ++h) {
+        for (uint32_t i = 0; i < candidates; ++i) units_[unit][h].push_back(row(unit, h, i));
+      }
+    }
+  }
+
+  size_t row_bytes() const { return row_bytes_; }
+  size_t bytes() const { return row_bytes_ * units_[0].size() * units_[0][0].size(); }
+  const ByHead& Of(size_t unit) const { return units_[unit % units_.size()]; }
+
+ private:
+  const size_t row_bytes_;
+  std::vector<ByHead> units_;
+};
+
+// Bytes per second at which the rows of units from `first` on are read, in the kernel's order, with
+// nothing done to them. The best of some distances of prefetching, each of which reads units of its
+// own, so that none is in the cache.
+double RowsLimit(const UnitRows& rows, size_t first) {
+  constexpr size_t kUnits = 4;
+  double best = 0;
+  for (const size_t ahead : {size_t{0}, size_t{1}, size_t{4}, size_t{8}, size_t{16}}) {
+    const auto start = std::chrono::steady_clock::now();
+    for (size_t i = 0; i < kUnits; ++i) {
+      for (const auto& list : rows.Of(first++)) page::ReadRows(list, rows.row_bytes(), ahead);
+    }
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    best = std::max(best, static_cast<double>(kUnits * rows.bytes()) / elapsed.count());
+  }
+  return best;
+}
+
+// The rounds of a limit are parallel to those of the series, of which the first is thrown away.
+void AddLimit(const Series& series, double limit, Series& limits) {
+  limits.rate_per_round.resize(series.rate_per_round.size());
+  if (!limits.rate_per_round.empty()) limits.rate_per_round.back() = limit;
+}
+
+// One call of run(unit) reads `bytes`. rows: null where they lie in one piece.
 Contestant MakeContestant(Bench& bench, const std::string& name, double bytes,
-                          std::function<void(size_t unit)> run) {
-  return {name, [&bench, name, bytes, run = std::move(run), unit = size_t{0}](
-                    double seconds, Series& series) mutable {
+                          std::function<void(size_t unit)> run,
+                          std::shared_ptr<const UnitRows> rows = nullptr) {
+  return {name, [&bench, name, bytes, run = std::move(run), rows = std::move(rows),
+                 unit = size_t{0}](double seconds, Series& series) mutable {
+            constexpr size_t kElsewhere = 31;  // units that were not read lately
+            const auto rows_limit = [&] {
+              return rows == nullptr ? 0 : RowsLimit(*rows, unit + kElsewhere);
+            };
             const double before = bench.Limit();
+            const double rows_before = rows_limit();
             const absl::Status status = TimedLoop(seconds, bytes, series, [&] {
               run(unit++);
               return absl::OkStatus();
             });
-            // The rounds of the limit are parallel to those of the series, of which the first is
-            // thrown away.
-            std::vector<double>& limits = bench.limits[name].rate_per_round;
-            limits.resize(series.rate_per_round.size());
-            if (!limits.empty()) limits.back() = (before + bench.Limit()) / 2;
+            AddLimit(series, (before + bench.Limit()) / 2, bench.limits[name]);
+            if (rows != nullptr) {
+              AddLimit(series, (rows_before + rows_limit()) / 2, bench.rows_limits[name]);
+            }
             return status;
           }};
 }
@@ -180,52 +239,63 @@ Contestant KeysContestant(Bench& bench, const Candidates& candidates) {
   const BenchOptions& options = bench.options;
   const size_t object = bench.digests.object_bytes();
   const size_t objects = bench.digests.all().size() / object;
-  const auto bytes = static_cast<double>(KeyBytes(options)) * candidates.count() * options.kv_heads;
-  return MakeContestant(
-      bench, "second stage/keys", bytes, [&bench, &candidates, object, objects](size_t unit) {
-        std::vector<page::PageView> views(candidates.count());
-        for (uint32_t h = 0; h < bench.options.kv_heads; ++h) {
-          for (uint32_t i = 0; i < candidates.count(); ++i) {
-            const size_t place = unit * bench.options.pages + candidates.Place(candidates.Of(h)[i]);
-            views[i] = {bench.digests.all().data() + place % objects * object +
-                            2 * h * KeyBytes(bench.options),
-                        nullptr, kPageTokens};
-          }
-          page::PageLogMass(ShapeOf(bench.options), bench.QueriesOf(h), views, bench.raw.data());
-        }
+  const size_t units = (objects + options.pages - 1) / options.pages;
+  const auto rows = std::make_shared<const UnitRows>(
+      units, options.kv_heads, candidates.count(), KeyBytes(options),
+      [&](size_t unit, uint32_t head, uint32_t i) {
+        const size_t place = unit * options.pages + candidates.Place(candidates.Of(head)[i]);
+        return bench.digests.all().data() + place % objects * object + 2 * head * KeyBytes(options);
       });
+  const auto score = [&bench, rows](size_t unit) {
+    std::vector<page::PageView> views;
+    for (uint32_t h = 0; h < bench.options.kv_heads; ++h) {
+      views.clear();
+      for (const std::byte* keys : rows->Of(unit)[h]) views.push_back({keys, nullptr, kPageTokens});
+      page::PageLogMass(ShapeOf(bench.options), bench.QueriesOf(h), views, bench.raw.data());
+    }
+  };
+  return MakeContestant(bench, "second stage/keys", static_cast<double>(rows->bytes()), score,
+                        rows);
 }
 
 Contestant SketchesContestant(Bench& bench, const Candidates& candidates, page::DigestKind kind) {
-  const auto bytes = static_cast<double>(bench.digests.row_bytes(kind)) * candidates.count() *
-                     bench.options.kv_heads;
-  return MakeContestant(bench, "second stage/" + std::string(page::Info(kind).name), bytes,
-                        [&bench, &candidates, kind](size_t unit) {
-                          std::vector<const std::byte*> rows(candidates.count());
-                          for (uint32_t h = 0; h < bench.options.kv_heads; ++h) {
-                            const page::DigestMatrix matrix = bench.digests.Matrix(kind, unit, h);
-                            for (uint32_t i = 0; i < candidates.count(); ++i) {
-                              rows[i] = matrix.rows + candidates.Of(h)[i] * matrix.row_stride_bytes;
-                            }
-                            page::SketchLogMass(kind, kPageTokens, ShapeOf(bench.options),
-                                                bench.QueriesOf(h), rows, bench.raw.data());
-                          }
-                        });
+  const BenchOptions& options = bench.options;
+  const size_t units = bench.digests.all().size() / bench.digests.unit_bytes(kind);
+  const auto rows = std::make_shared<const UnitRows>(
+      units, options.kv_heads, candidates.count(), bench.digests.row_bytes(kind),
+      [&](size_t unit, uint32_t head, uint32_t i) {
+        const page::DigestMatrix matrix = bench.digests.Matrix(kind, unit, head);
+        return matrix.rows + candidates.Of(head)[i] * matrix.row_stride_bytes;
+      });
+  const auto score = [&bench, rows, kind](size_t unit) {
+    for (uint32_t h = 0; h < bench.options.kv_heads; ++h) {
+      page::SketchLogMass(kind, kPageTokens, ShapeOf(bench.options), bench.QueriesOf(h),
+                          rows->Of(unit)[h], bench.raw.data());
+    }
+  };
+  return MakeContestant(bench, "second stage/" + std::string(page::Info(kind).name),
+                        static_cast<double>(rows->bytes()), score, rows);
+}
+
+// What of `limits` each round reached, under `name`.
+void AddRatio(const Series& series, const Series& limits, const std::string& name, BenchRow& row) {
+  Series ratios;
+  for (size_t i = 0; i < series.rate_per_round.size(); ++i) {
+    ratios.rate_per_round.push_back(series.rate_per_round[i] / limits.rate_per_round[i]);
+  }
+  row.extra["ratio_" + name] = ratios.rate();
+  row.extra["ratio_" + name + "_spread"] = Spread(ratios);
+  row.extra[name + "_gb_per_s"] = limits.rate() / 1e9;
 }
 
 // pages: of one call of a contestant, over all KV heads.
 BenchRow RowOf(const Bench& bench, const std::string& name, const Series& series, size_t bytes,
                uint64_t pages) {
-  const Series& limit = bench.limits.at(name);
   BenchRow row = MakeRow("score/" + name, bench.options, bytes, 1, 1, series);
   row.transport = "-";
-  Series ratios;
-  for (size_t i = 0; i < series.rate_per_round.size(); ++i) {
-    ratios.rate_per_round.push_back(series.rate_per_round[i] / limit.rate_per_round[i]);
-  }
-  row.extra["ratio_read_bandwidth"] = ratios.rate();
-  row.extra["ratio_spread"] = Spread(ratios);
-  row.extra["read_bandwidth_gb_per_s"] = limit.rate() / 1e9;
+  AddRatio(series, bench.limits.at(name), "read_bandwidth", row);
+  const auto rows = bench.rows_limits.find(name);
+  if (rows != bench.rows_limits.end()) AddRatio(series, rows->second, "read_same_rows", row);
   const double pages_per_s =
       series.rate() / static_cast<double>(bytes) * static_cast<double>(pages);
   row.extra["ns_per_page"] = 1e9 / pages_per_s;

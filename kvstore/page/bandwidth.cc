@@ -19,18 +19,26 @@ namespace {
 constexpr size_t kChunk = 256;
 constexpr size_t kLine = 64;
 
-using ReadFn = uint64_t (*)(const std::byte* memory, size_t bytes, size_t ahead);
+// next: what is prefetched line by line meanwhile; null: nothing.
+using ReadFn = uint64_t (*)(const std::byte* memory, size_t bytes, const std::byte* next);
 
-// Folds everything into one value, so that no load can be left out.
-uint64_t ReadPortable(const std::byte* memory, size_t bytes, size_t ahead) {
+// Folds all whole lines into one value, so that no load can be left out.
+uint64_t ReadPortable(const std::byte* memory, size_t bytes, const std::byte* next) {
   uint64_t lanes[kChunk / 8] = {};
-  for (size_t i = 0; i + kChunk <= bytes; i += kChunk) {
-    for (size_t line = 0; line < kChunk; line += kLine) {
-      __builtin_prefetch(memory + i + line + ahead);
+  size_t i = 0;
+  for (; i + kChunk <= bytes; i += kChunk) {
+    if (next != nullptr) {
+      for (size_t line = 0; line < kChunk; line += kLine) __builtin_prefetch(next + i + line);
     }
     uint64_t words[kChunk / 8];
     std::memcpy(words, memory + i, kChunk);
     for (size_t w = 0; w < kChunk / 8; ++w) lanes[w] ^= words[w];
+  }
+  for (; i + kLine <= bytes; i += kLine) {
+    if (next != nullptr) __builtin_prefetch(next + i);
+    uint64_t words[kLine / 8];
+    std::memcpy(words, memory + i, kLine);
+    for (size_t w = 0; w < kLine / 8; ++w) lanes[w] ^= words[w];
   }
   uint64_t total = 0;
   for (uint64_t lane : lanes) total += lane;
@@ -38,18 +46,24 @@ uint64_t ReadPortable(const std::byte* memory, size_t bytes, size_t ahead) {
 }
 
 #if defined(__x86_64__)
-VARVE_TARGET_AVX512 uint64_t ReadAvx512(const std::byte* memory, size_t bytes, size_t ahead) {
+VARVE_TARGET_AVX512 uint64_t ReadAvx512(const std::byte* memory, size_t bytes,
+                                        const std::byte* next) {
   __m512i a = _mm512_setzero_si512();
   __m512i b = a, c = a, d = a;
-  for (size_t i = 0; i + kChunk <= bytes; i += kChunk) {
+  size_t i = 0;
+  for (; i + kChunk <= bytes; i += kChunk) {
     const std::byte* p = memory + i;
-    if (ahead != 0) {
-      for (size_t line = 0; line < kChunk; line += kLine) __builtin_prefetch(p + line + ahead);
+    if (next != nullptr) {
+      for (size_t line = 0; line < kChunk; line += kLine) __builtin_prefetch(next + i + line);
     }
     a = _mm512_xor_si512(a, _mm512_loadu_si512(p));
     b = _mm512_xor_si512(b, _mm512_loadu_si512(p + kLine));
     c = _mm512_xor_si512(c, _mm512_loadu_si512(p + 2 * kLine));
     d = _mm512_xor_si512(d, _mm512_loadu_si512(p + 3 * kLine));
+  }
+  for (; i + kLine <= bytes; i += kLine) {
+    if (next != nullptr) __builtin_prefetch(next + i);
+    a = _mm512_xor_si512(a, _mm512_loadu_si512(memory + i));
   }
   a = _mm512_xor_si512(_mm512_xor_si512(a, b), _mm512_xor_si512(c, d));
   uint64_t words[8];
@@ -95,12 +109,24 @@ Buffer Touched(size_t bytes, int value) {
 
 }  // namespace
 
+void ReadRows(std::span<const std::byte* const> rows, size_t row_bytes, size_t ahead) {
+  const ReadFn read = ChooseRead();
+  uint64_t total = 0;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const std::byte* next = ahead == 0 ? nullptr : rows[std::min(i + ahead, rows.size() - 1)];
+    total += read(rows[i], row_bytes, next);
+  }
+  volatile uint64_t sink = total;
+  static_cast<void>(sink);
+}
+
 double ReadBandwidth(std::span<const std::byte> memory, int repeats) {
   const ReadFn read = ChooseRead();
   double best = 0;
   for (size_t ahead : {size_t{0}, size_t{1024}, size_t{4096}, size_t{8192}}) {
     best = std::max(best, Best(memory.size(), repeats, [&] {
-                      volatile uint64_t sink = read(memory.data(), memory.size(), ahead);
+                      volatile uint64_t sink = read(memory.data(), memory.size(),
+                                                    ahead == 0 ? nullptr : memory.data() + ahead);
                       static_cast<void>(sink);
                     }));
   }

@@ -19,6 +19,10 @@ std::optional<double> MeasureReadBandwidth(size_t bytes, int repeats);
 // The same over memory of the caller's, which must have been written before.
 double ReadBandwidth(std::span<const std::byte> memory, int repeats);
 
+// Reads `row_bytes`, a multiple of 64, from each of the rows, in their order, asking for them
+// `ahead` rows before (0: not at all): what a kernel that has to read them is compared with.
+void ReadRows(std::span<const std::byte* const> rows, size_t row_bytes, size_t ahead);
+
 // Bytes copied per second by std::memcpy of `bytes` between two buffers.
 std::optional<double> MeasureMemcpy(size_t bytes, int repeats);
 

@@ -8,14 +8,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/status.h"
+#include "kvstore/page/cache_line_allocator.h"
 
 namespace varve::recall {
-namespace {
-
-constexpr std::align_val_t kAlignment{64};
-
-}  // namespace
-
 bool ByteBudget::Take(uint64_t bytes) {
   uint64_t used = used_bytes_.load(std::memory_order_relaxed);
   do {
@@ -38,7 +33,7 @@ absl::StatusOr<std::shared_ptr<RowChunk>> RowChunk::Create(const RowFormat& form
   if (budget != nullptr && !budget->Take(bytes)) {
     return budget->Refusal(bytes);
   }
-  auto* memory = static_cast<std::byte*>(::operator new(bytes, kAlignment, std::nothrow));
+  auto* memory = static_cast<std::byte*>(::operator new(bytes, page::kCacheLine, std::nothrow));
   if (memory == nullptr) {
     if (budget != nullptr) budget->Give(bytes);
     return absl::ResourceExhaustedError(absl::StrCat("no memory for ", bytes, " bytes of rows"));
@@ -54,7 +49,7 @@ RowChunk::RowChunk(const RowFormat& format, uint32_t capacity, std::byte* memory
       budget_(budget) {}
 
 RowChunk::~RowChunk() {
-  ::operator delete(memory_, kAlignment);
+  ::operator delete(memory_, page::kCacheLine);
   if (budget_ != nullptr) budget_->Give(bytes_);
 }
 

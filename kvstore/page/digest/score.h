@@ -17,7 +17,7 @@
 // sketch says of k',
 //   |q.k - logit| <= sum_i |q'_i| max(scale, |r_i| - (2^b - 1) scale) + 0.5 qs sum_i |k~'_i|
 // and fp32 rounding; nothing here is an upper or a lower bound of q.k. Against a float64 reference
-// of the same integers log sum exp errs by at most 2^-20 (2 + max_t qs / sqrt(head_dim)
+// of the same integers log sum exp errs by at most 2^-13 + 2^-20 (2 + max_t qs / sqrt(head_dim)
 // (|mean_t S| + scale_t (2^b - 1) sum |qi_i|)), for every implementation. Logits beyond +-1e30
 // count as that. A query whose greatest |q'| is below 2^-100 counts as zero; queries are below
 // 2^119.

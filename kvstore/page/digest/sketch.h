@@ -43,6 +43,7 @@ struct SketchRows {
   size_t count = 0;
 
   const std::byte* row(size_t i) const { return list != nullptr ? list[i] : first + i * stride; }
+  const std::byte* row_or_last(size_t i) const { return row(i < count ? i : count - 1); }
 };
 
 struct SketchShape {

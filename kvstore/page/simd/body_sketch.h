@@ -7,7 +7,8 @@ VARVE_FN void SketchLogits(const std::byte* row, uint32_t t, const SketchShape& 
                            const SketchQueries& queries, uint32_t head,
                            float (&logits)[kHeads][kMaxPageTokens]) {
   IntVec sums[kHeads][kTiles];
-  SketchDots<kBits, kHeads, kTiles>(row + 4 * t, shape, queries, head, sums);
+  SketchDots<kBits, kHeads, kTiles>(
+      row + 4 * t, shape, queries, head, [](size_t) {}, sums);
   const std::byte* tail = row + size_t{4} * shape.words * shape.tokens + 2 * t;
 #pragma GCC unroll 2
   for (uint32_t tile = 0; tile < kTiles; ++tile) {

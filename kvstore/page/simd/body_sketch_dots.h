@@ -7,10 +7,11 @@
 // bit planes of the query) would take an AND, a count and an addition for each of its eight planes
 // where four channels take one multiply-add: three times as much.
 
-// Integer sums of kTiles vectors of tokens. words: word 0 of the first of them.
-template <uint32_t kBits, uint32_t kHeads, uint32_t kTiles>
+// Integer sums of kTiles vectors of tokens. words: word 0 of the first of them. prefetch(offset) is
+// called for what is read.
+template <uint32_t kBits, uint32_t kHeads, uint32_t kTiles, class Prefetch>
 VARVE_FN void SketchDots(const std::byte* words, SketchShape shape, const SketchQueries& queries,
-                         uint32_t head, IntVec (&sums)[kHeads][kTiles]) {
+                         uint32_t head, const Prefetch& prefetch, IntVec (&sums)[kHeads][kTiles]) {
   constexpr uint32_t kQuadsPerWord = 8 / kBits;
   const IntVec mask = SetInt(0x01010101u * ((1u << kBits) - 1));
 #pragma GCC unroll 8
@@ -23,6 +24,7 @@ VARVE_FN void SketchDots(const std::byte* words, SketchShape shape, const Sketch
 #pragma GCC unroll 2
     for (uint32_t tile = 0; tile < kTiles; ++tile)
       word[tile] = LoadWords(words + 4 * tile * kLanes);
+    prefetch(size_t{4} * w * shape.tokens);
 #pragma GCC unroll 8
     for (uint32_t k = 0; k < kQuadsPerWord; ++k) {
       IntVec codes[kTiles];

@@ -1,14 +1,16 @@
 // Sketch scoring in AVX-512. Internal to page/simd; include inside the namespace of one kernel
 // table, after vec_avx512.h and body_sketch_dots.h, and outside of it avx512_math.h.
 //
-// Four pages and up to four query heads at a time, so that greatest logits and sums of exponentials
-// are one vector with a lane for each page and query head, and so are the logarithms. With S the
+// Four pages and up to four query heads at a time, so that the sums of exponentials are one vector
+// with a lane for each page and query head, and so are the logarithms. The exponentials are of
+// logits less that of the page's first token, which takes no search through the lanes. With S the
 // sum of a query's integers and D as in score.h, half of a logit is
 //   step (scale D + (mean - (2^b - 1) scale) S / 2),
 // where step is left to the factor that the exponential has anyway.
 //
-// Nothing is clamped on the way: where a logit is not below 1e30, or no number, the result shows
-// it, and the page is scored again by the narrow kernel for those heads.
+// Nothing is clamped on the way, and what goes wrong shows in the result: where a logit is far
+// above the first one, the pages are scored again with exponentials of logits less the greatest;
+// where one is not below 1e30, or no number, by the narrow kernel.
 
 constexpr uint32_t kPagesAtOnce = 4;
 constexpr uint32_t kHeadsAtOnce = 4;
@@ -20,10 +22,10 @@ class QuadDots {
   QuadDots(const SketchShape& /*shape*/, const SketchQueries& queries, uint32_t /*heads*/)
       : queries_(queries) {}
 
-  template <uint32_t kHeads, uint32_t kTiles>
-  VARVE_FN void Sums(const std::byte* row, SketchShape shape, uint32_t head,
-                     IntVec (&sums)[kHeads][kTiles]) const {
-    SketchDots<kBits, kHeads, kTiles>(row, shape, queries_, head, sums);
+  template <uint32_t kHeads, uint32_t kTiles, class Prefetch>
+  VARVE_FN void Sums(const std::byte* sketch, SketchShape shape, uint32_t head,
+                     const Prefetch& prefetch, IntVec (&sums)[kHeads][kTiles]) const {
+    SketchDots<kBits, kHeads, kTiles>(sketch, shape, queries_, head, prefetch, sums);
   }
 
  private:
@@ -43,26 +45,25 @@ struct WideJob {
   size_t ahead;  // rows from one to that which is prefetched meanwhile
 };
 
-// The cache lines of a sketch that will be read soon, half of them at a time: more at once than the
-// processor can wait for would hold up its loads.
-template <class Job>
-VARVE_FN void PrefetchSketch(const Job& job, size_t row, bool second_half) {
-  const size_t last = job.rows.count - 1;
-  const SketchShape shape = job.Shape();
-  const size_t bytes = size_t{4} * (shape.words + 1) * shape.tokens;
-  const size_t middle = bytes / 2 / RowPrefetcher::kLineBytes * RowPrefetcher::kLineBytes;
-  if (second_half) {
+// Asks for the lines of the sketch that will be read `ahead` rows later, each where its counterpart
+// in this one is read: more at once than the processor can wait for would hold up its loads.
+template <uint32_t kTiles>
+class SketchPrefetcher {
+ public:
+  template <class Job>
+  SketchPrefetcher(const Job& job, size_t row) : sketch_(job.rows.row_or_last(row + job.ahead)) {
     // One line far ahead, so that the address is translated when the others are asked for.
-    __builtin_prefetch(job.rows.row(row + 4 * job.ahead < last ? row + 4 * job.ahead : last));
+    __builtin_prefetch(job.rows.row_or_last(row + 4 * job.ahead));
   }
-  row += job.ahead;
-  const std::byte* sketch = job.rows.row(row < last ? row : last);
-  const size_t end = second_half ? bytes : middle;
-#pragma GCC unroll 17
-  for (size_t at = second_half ? middle : 0; at < end; at += RowPrefetcher::kLineBytes) {
-    __builtin_prefetch(sketch + at);
+
+  [[gnu::always_inline]] void operator()(size_t offset) const {
+    __builtin_prefetch(sketch_ + offset);
+    if (kTiles == 2) __builtin_prefetch(sketch_ + offset + RowPrefetcher::kLineBytes);
   }
-}
+
+ private:
+  const std::byte* sketch_;
+};
 
 // A vector of scales or means, of which a page has kTiles. Those of two vectors are spread from
 // one.
@@ -78,15 +79,24 @@ VARVE_FN Vec LoadNumbers(const std::byte* p, uint32_t tile) {
       _mm512_maskz_permutexvar_epi16(kUpperHalves, places, _mm512_loadu_si512(p)));
 }
 
-// Halves of logits over step, and the greatest of each lane.
-template <uint32_t kHeads, uint32_t kBits, uint32_t kWords, uint32_t kTiles, class Dots>
-VARVE_FN void HalfLogits(const WideJob<kBits, kWords, kTiles>& job, const Dots& dots,
-                         const std::byte* row, uint32_t head,
-                         float (&half)[kHeads][kTiles * kLanes], Vec (&greatest)[kHeadsAtOnce]) {
+// What the exponents are less by: that of the page's first token, or the greatest.
+enum class Shift { kFirst, kGreatest };
+
+// The sums of exponentials, lanes yet to be added up. factors: from half a logit over step to the
+// exponent of 2.
+template <Shift kShift, uint32_t kHeads, uint32_t kBits, uint32_t kWords, uint32_t kTiles,
+          class Dots>
+VARVE_FN void SumsOfPage(const WideJob<kBits, kWords, kTiles>& job, const Dots& dots, size_t row,
+                         uint32_t head, const float* factors, Vec (&exponentials)[kHeads],
+                         float* shifts) {
   IntVec sums[kHeads][kTiles];
   const SketchShape shape = job.Shape();
-  dots.template Sums<kHeads, kTiles>(row, shape, head, sums);
-  const std::byte* tail = row + size_t{4} * shape.words * shape.tokens;
+  const SketchPrefetcher<kTiles> prefetch(job, row);
+  const std::byte* const sketch = job.rows.row_or_last(row);
+  dots.template Sums<kHeads, kTiles>(sketch, shape, head, prefetch, sums);
+  const size_t tail_at = size_t{4} * shape.words * shape.tokens;
+  prefetch(tail_at);
+  const std::byte* tail = sketch + tail_at;
   Vec scale[kTiles], rest[kTiles];
 #pragma GCC unroll 2
   for (uint32_t tile = 0; tile < kTiles; ++tile) {
@@ -97,11 +107,23 @@ VARVE_FN void HalfLogits(const WideJob<kBits, kWords, kTiles>& job, const Dots& 
 #pragma GCC unroll 4
   for (uint32_t h = 0; h < kHeads; ++h) {
     const Vec half_sum = Set(0.5f * job.queries.sum[head + h]);
+    const Vec factor = Set(factors[h]);
+    Vec half[kTiles];
 #pragma GCC unroll 2
     for (uint32_t tile = 0; tile < kTiles; ++tile) {
-      const Vec v = MulAdd(scale[tile], ToFloat(sums[h][tile]), rest[tile] * half_sum);
-      Store(&half[h][tile * kLanes], v);
-      greatest[h] = tile == 0 ? v : Max(greatest[h], v);
+      half[tile] = MulAdd(scale[tile], ToFloat(sums[h][tile]), rest[tile] * half_sum);
+    }
+    Vec shift = half[0] * factor;
+    if constexpr (kShift == Shift::kFirst) {
+      shift = _mm512_broadcastss_ps(_mm512_castps512_ps128(shift));
+    } else {
+      shift = Set(MaxLane(kTiles == 1 ? shift : Max(shift, half[kTiles - 1] * factor)));
+    }
+    shifts[h] = _mm512_cvtss_f32(shift);
+#pragma GCC unroll 2
+    for (uint32_t tile = 0; tile < kTiles; ++tile) {
+      const Vec v = avx512::Exp2<3>(_mm512_fmsub_ps(half[tile], factor, shift));
+      exponentials[h] = tile == 0 ? v : exponentials[h] + v;
     }
   }
 }
@@ -121,106 +143,66 @@ VARVE_KERNEL void ScoreAgain(const Job& job, size_t row, uint32_t head, uint32_t
   }
 }
 
-// Some pages and query heads between the two stages.
-template <uint32_t kHeads, uint32_t kTiles>
-struct WideUnit {
-  alignas(64) float half[kPagesAtOnce][kHeads][kTiles * kLanes];
-  alignas(64) float shifts[kLanes];  // what the exponentials are to be less by, in base 2
-  size_t first;
-  uint32_t head;
-};
-
-// Up to the greatest logits of page p of kPagesAtOnce, or of those that are left.
-template <uint32_t kHeads, uint32_t kBits, uint32_t kWords, uint32_t kTiles, class Dots>
-VARVE_FN Vec FirstStage(const WideJob<kBits, kWords, kTiles>& job, const Dots& dots, uint32_t p,
-                        WideUnit<kHeads, kTiles>& unit) {
-  // Past the end the last page stands in.
-  const size_t left = job.rows.count - unit.first;
-  const size_t row = unit.first + (p < left ? p : left - 1);
-  if (unit.head == 0) PrefetchSketch(job, row, false);
-  Vec greatest[kHeadsAtOnce];
-  HalfLogits<kHeads>(job, dots, job.rows.row(row), unit.head, unit.half[p], greatest);
-  return avx512::Quads<avx512::Max>(greatest[0], greatest[kHeads > 1 ? 1 : 0],
-                                    greatest[kHeads > 2 ? 2 : 0], greatest[kHeads > 3 ? 3 : 0]);
-}
-
-// The exponentials of page p, added up but for the quads.
-template <uint32_t kHeads, uint32_t kTiles>
-VARVE_FN Vec SecondStage(const float* factors, uint32_t p, const WideUnit<kHeads, kTiles>& unit) {
-  Vec sums[kHeads];
-#pragma GCC unroll 4
-  for (uint32_t h = 0; h < kHeads; ++h) {
-#pragma GCC unroll 2
-    for (uint32_t tile = 0; tile < kTiles; ++tile) {
-      const Vec v = avx512::Exp2(_mm512_fmsub_ps(LoadF32(&unit.half[p][h][tile * kLanes]),
-                                                 Set(factors[h]), Set(unit.shifts[4 * p + h])));
-      sums[h] = tile == 0 ? v : sums[h] + v;
-    }
+// The logarithms of the masses of the pages from `first` on for the query heads from `head` on, in
+// lane 4 p + h; past the end the last page stands in. fine: lanes that are right.
+template <Shift kShift, uint32_t kHeads, uint32_t kBits, uint32_t kWords, uint32_t kTiles,
+          class Dots>
+VARVE_FN Vec LogMasses(const WideJob<kBits, kWords, kTiles>& job, const Dots& dots, size_t first,
+                       uint32_t head, const float* factors, __mmask16& fine) {
+  Vec quads[kPagesAtOnce];
+  alignas(64) float shifts[kLanes] = {};
+#pragma GCC unroll 1
+  for (uint32_t p = 0; p < kPagesAtOnce; ++p) {
+    Vec sums[kHeads];
+    SumsOfPage<kShift, kHeads>(job, dots, first + p, head, factors + head, sums, shifts + 4 * p);
+    quads[p] = avx512::Quads<avx512::Add>(sums[0], sums[kHeads > 1 ? 1 : 0],
+                                          sums[kHeads > 2 ? 2 : 0], sums[kHeads > 3 ? 3 : 0]);
   }
-  return avx512::Quads<avx512::Add>(sums[0], sums[kHeads > 1 ? 1 : 0], sums[kHeads > 2 ? 2 : 0],
-                                    sums[kHeads > 3 ? 3 : 0]);
-}
-
-template <uint32_t kHeads, uint32_t kBits, uint32_t kWords, uint32_t kTiles>
-VARVE_FN void Finish(const WideJob<kBits, kWords, kTiles>& job, const Vec (&quads)[kPagesAtOnce],
-                     const WideUnit<kHeads, kTiles>& unit) {
   const Vec sum = avx512::FoldQuads<avx512::Add>(quads[0], quads[1], quads[2], quads[3]);
-  const Vec shift = LoadF32(unit.shifts);
-  const Vec log_mass = (avx512::Log2(sum) + shift) * Set(avx512::kLn2);
-  const size_t left = job.rows.count - unit.first;
-  const uint32_t pages = left < kPagesAtOnce ? static_cast<uint32_t>(left) : kPagesAtOnce;
-  avx512::StoreByHead(Set(job.out.factor) * log_mass, kHeads, pages,
-                      job.out.log_mass + unit.head * job.out.stride + unit.first, job.out.stride);
-  // Beyond it the rounding of a shift alone could take all exponentials to zero. Also of a NaN
-  // neither holds.
-  const uint32_t fine = _mm512_cmp_ps_mask(Abs(shift), Set(0x1p31f), _CMP_LE_OQ) &
-                        _mm512_cmp_ps_mask(sum, Set(64.0f), _CMP_LE_OQ);
-  if (fine == 0xffffu) return;
-  for (uint32_t p = 0; p < pages; ++p) {
-    ScoreAgain(job, unit.first + p, unit.head, kHeads, fine >> 4 * p);
-  }
+  const Vec shift = LoadF32(shifts);
+  // Beyond the one the rounding of a shift alone could take all exponentials to zero, beyond the
+  // other some are close to infinite. Also of a NaN neither holds.
+  fine = _mm512_cmp_ps_mask(Abs(shift), Set(0x1p31f), _CMP_LE_OQ) &
+         _mm512_cmp_ps_mask(sum, Set(0x1p100f), _CMP_LE_OQ);
+  return Set(job.out.factor) * ((avx512::Log2(sum) + shift) * Set(avx512::kLn2));
 }
 
-// The second stage of some pages goes along with the first stage of the next ones, so that there is
-// work while results go across lanes.
+// In place of the lanes that are not fine.
+template <uint32_t kHeads, class Job, class Dots>
+[[gnu::noinline]] VARVE_KERNEL Vec LogMassesAgain(const Job& job, const Dots& dots, size_t first,
+                                                  uint32_t head, const float* factors,
+                                                  Vec log_masses, __mmask16& fine) {
+  __mmask16 fine_again;
+  const Vec again =
+      LogMasses<Shift::kGreatest, kHeads>(job, dots, first, head, factors, fine_again);
+  log_masses = _mm512_mask_mov_ps(again, fine, log_masses);
+  fine |= fine_again;
+  return log_masses;
+}
+
 template <uint32_t kHeads, uint32_t kBits, uint32_t kWords, uint32_t kTiles, class Dots>
 VARVE_KERNEL void WideHeads(const WideJob<kBits, kWords, kTiles>& job, const Dots& dots,
                             uint32_t heads) {
-  alignas(64) float factors[kSketchHeads][kLanes];
-  for (uint32_t h = 0; h < heads; ++h) {
-    for (uint32_t i = 0; i < kLanes; ++i) {
-      const uint32_t at = h + (i % 4 < kHeads ? i % 4 : 0);
-      factors[h][i] = 2 * avx512::kLog2E * job.queries.step[at < heads ? at : 0];
+  float factors[kSketchHeads];
+  for (uint32_t h = 0; h < heads; ++h) factors[h] = 2 * avx512::kLog2E * job.queries.step[h];
+  for (size_t first = 0; first < job.rows.count; first += kPagesAtOnce) {
+    const size_t left = job.rows.count - first;
+    const uint32_t pages = left < kPagesAtOnce ? static_cast<uint32_t>(left) : kPagesAtOnce;
+    for (uint32_t set = 0; set < heads; set += kHeads) {
+      // The last heads are some of those before them once more where they are fewer.
+      const uint32_t head = set + kHeads <= heads ? set : heads - kHeads;
+      __mmask16 fine;
+      Vec log_masses = LogMasses<Shift::kFirst, kHeads>(job, dots, first, head, factors, fine);
+      if (fine != 0xffffu) {
+        log_masses = LogMassesAgain<kHeads>(job, dots, first, head, factors, log_masses, fine);
+      }
+      avx512::StoreByHead(log_masses, kHeads, pages,
+                          job.out.log_mass + head * job.out.stride + first, job.out.stride);
+      if (fine == 0xffffu) continue;
+      for (uint32_t p = 0; p < pages; ++p) {
+        ScoreAgain(job, first + p, head, kHeads, fine >> 4 * p);
+      }
     }
-  }
-  const uint32_t sets = (heads + kHeads - 1) / kHeads;
-  const size_t count = (job.rows.count + kPagesAtOnce - 1) / kPagesAtOnce * sets;
-  WideUnit<kHeads, kTiles> units[2];
-  size_t first = 0;
-  uint32_t set = 0;
-  for (size_t i = 0; i <= count; ++i) {
-    WideUnit<kHeads, kTiles>& unit = units[i % 2];
-    WideUnit<kHeads, kTiles>& before = units[(i + 1) % 2];
-    unit.first = first;
-    // The last heads are some of those before them once more where they are fewer.
-    unit.head = (set + 1) * kHeads <= heads ? set * kHeads : heads - kHeads;
-    if (++set == sets) {
-      set = 0;
-      first += kPagesAtOnce;
-    }
-    Vec greatest[kPagesAtOnce], sums[kPagesAtOnce];
-#pragma GCC unroll 1
-    for (uint32_t p = 0; p < kPagesAtOnce; ++p) {
-      if (i < count) greatest[p] = FirstStage(job, dots, p, unit);
-      if (i < count && unit.head == 0) PrefetchSketch(job, unit.first + p, true);
-      if (i > 0) sums[p] = SecondStage(factors[before.head], p, before);
-    }
-    if (i < count) {
-      const Vec all =
-          avx512::FoldQuads<avx512::Max>(greatest[0], greatest[1], greatest[2], greatest[3]);
-      Store(unit.shifts, LoadF32(factors[unit.head]) * all);
-    }
-    if (i > 0) Finish(job, sums, before);
   }
 }
 

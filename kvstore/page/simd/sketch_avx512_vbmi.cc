@@ -45,9 +45,9 @@ class NibbleTables {
     }
   }
 
-  template <uint32_t kHeads, uint32_t kTiles>
+  template <uint32_t kHeads, uint32_t kTiles, class Prefetch>
   VARVE_FN void Sums(const std::byte* words, SketchShape shape, uint32_t head,
-                     IntVec (&sums)[kHeads][kTiles]) const {
+                     const Prefetch& prefetch, IntVec (&sums)[kHeads][kTiles]) const {
     const IntVec nibble = SetInt(0x0f0f0f0f);
     const IntVec of_byte = SetInt(0x30201000);
     const IntVec one = SetInt(0x01010101);
@@ -65,6 +65,7 @@ class NibbleTables {
       for (uint32_t tile = 0; tile < kTiles; ++tile) {
         word[tile] = LoadWords(words + 4 * tile * kLanes);
       }
+      prefetch(size_t{4} * w * shape.tokens);
 #pragma GCC unroll 2
       for (uint32_t i = 0; i < 2; ++i) {
         IntVec index[kTiles];

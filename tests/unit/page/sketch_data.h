@@ -101,7 +101,8 @@ inline double SketchTolerance(const DigestMatrix& m, const float* query, const s
     const double mean = LoadAsF32(tail, DType::kBF16, m.page_tokens + t);
     greatest = std::max(greatest, std::abs(mean * q.sum[0]) + scale * top * integers);
   }
-  return 0x1p-20 * (2 * std::sqrt(m.head_dim) + q.step[0] * greatest);
+  return 0x1p-13 * std::sqrt(m.head_dim) +
+         0x1p-20 * (2 * std::sqrt(m.head_dim) + q.step[0] * greatest);
 }
 
 }  // namespace varve::page::testing

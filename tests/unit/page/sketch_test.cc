@@ -397,7 +397,8 @@ TEST(SketchScoreTest, GreatNumbersStayWithTheirPageAndHead) {
   }
 }
 
-// Logits so far below the greatest that their exponentials are no normal numbers, or nothing.
+// Logits so far below the greatest that their exponentials are no normal numbers, or nothing: below
+// that of the page's first token or, with a query of the opposite sign, of its last.
 TEST(SketchScoreTest, ExponentialsThatVanish) {
   constexpr uint32_t kHeadDim = 128, kTokens = 32;
   // Only the first channel is set, so the rotated keys of a token are equal: the mean alone counts.
@@ -407,7 +408,7 @@ TEST(SketchScoreTest, ExponentialsThatVanish) {
   query[0] = 1.0f;
   for (DigestKind kind : kSketches) {
     const Bytes sketch = Build(kind, {kTokens, kHeadDim, DType::kF32, Encode(keys, DType::kF32)});
-    for (float size : {1.0f, 10.0f, 17.0f, 30.0f, 1000.0f}) {
+    for (float size : {1.0f, 10.0f, 17.0f, 30.0f, 1000.0f, -0.5f, -1.0f, -10.0f, -1000.0f}) {
       query[0] = size;
       const DigestMatrix matrix{kind, DType::kF32, kHeadDim, kTokens, sketch.data(), 0, 1};
       double expected;

@@ -89,6 +89,15 @@ TEST(RopeTableTest, TheFrequenciesOfLlama31) {
   }
 }
 
+// Where 2 pi / f instead of 2 pi times 1 / f would give other bits.
+TEST(RopeTableTest, TheOrderOfTheOperationsIsThePublicOne) {
+  RopeParameters rope = Llama31();
+  rope.rotary_dim = 256;
+  const RopeTable table(rope, 256);
+  EXPECT_EQ(table.frequencies()[65], std::bit_cast<float>(0x39d54a79));
+  EXPECT_EQ(table.frequencies()[69], std::bit_cast<float>(0x390a0e33));
+}
+
 TEST(RopeTableTest, Llama3HasThreeBands) {
   const RopeParameters scaled = Llama31();
   RopeParameters plain;

@@ -1,5 +1,6 @@
 #include "kvstore/page/geometry.h"
 
+#include <bit>
 #include <cstdio>
 
 namespace varve::page {
@@ -25,6 +26,9 @@ std::optional<std::string> Geometry::Invalid() const {
   if (dtype != DType::kF32 && dtype != DType::kF16 && dtype != DType::kBF16) {
     return out_of_range("dtype", static_cast<uint32_t>(dtype), "f32, f16 or bf16");
   }
+  if (rope.has_value()) {
+    if (const auto wrong = rope->Invalid(head_dim)) return "rope." + *wrong;
+  }
   return std::nullopt;
 }
 
@@ -32,19 +36,43 @@ std::string Geometry::ToString() const {
   char text[96];
   std::snprintf(text, sizeof(text), "L%u Hkv%u Hq%u d%u p%u %s", num_layers, num_kv_heads,
                 num_query_heads, head_dim, page_tokens, DTypeName(dtype));
-  return text;
+  return rope.has_value() ? std::string(text) + " rope(" + rope->ToString() + ")" : text;
 }
 
 uint64_t Geometry::Id() const {
-  // FNV-1a over the fields in declaration order, each as 4 little-endian bytes.
+  // FNV-1a over the fields in declaration order, little-endian: integers in 4 bytes, numbers in 8.
   uint64_t hash = 0xcbf29ce484222325u;
-  for (uint32_t field :
-       {num_layers, num_kv_heads, head_dim, page_tokens, static_cast<uint32_t>(dtype)}) {
-    for (int shift = 0; shift < 32; shift += 8) {
+  const auto add = [&hash](uint64_t field, int bits) {
+    for (int shift = 0; shift < bits; shift += 8) {
       hash = (hash ^ ((field >> shift) & 0xffu)) * 0x100000001b3u;
     }
+  };
+  for (uint32_t field :
+       {num_layers, num_kv_heads, head_dim, page_tokens, static_cast<uint32_t>(dtype)}) {
+    add(field, 32);
   }
+  if (!rope.has_value()) return hash;
+  // A zero of either sign is the same number.
+  const auto add_number = [&](double value) { add(std::bit_cast<uint64_t>(value + 0.0), 64); };
+  add_number(rope->theta);
+  add(rope->rotary_dim, 32);
+  add(static_cast<uint32_t>(rope->pairing), 32);
+  add(static_cast<uint32_t>(rope->scaling), 32);
+  add_number(rope->factor);
+  add_number(rope->low_freq_factor);
+  add_number(rope->high_freq_factor);
+  add(rope->original_max_position, 32);
+  add(static_cast<uint32_t>(rope->arithmetic.angles), 32);
+  add(static_cast<uint32_t>(rope->arithmetic.table), 32);
+  add(static_cast<uint32_t>(rope->arithmetic.rotation), 32);
   return hash;
+}
+
+bool MayContinue(const Geometry& a, const Geometry& b) {
+  Geometry other = b;
+  other.num_query_heads = a.num_query_heads;
+  if (!a.rope.has_value() || !b.rope.has_value()) other.rope = a.rope;
+  return other == a;
 }
 
 std::optional<size_t> RangeBytes(const ObjectLayout& layout, const ObjectRange& range) {

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "kvstore/page/dtype.h"
+#include "kvstore/page/rope_parameters.h"
 
 namespace varve::page {
 
@@ -22,6 +23,8 @@ struct Geometry {
   uint32_t head_dim = 0;         // 32 .. 256, a multiple of 8
   uint32_t page_tokens = 32;     // 8, 16 or 32
   DType dtype = DType::kBF16;    // of keys and values
+  // How the keys were turned by their positions; absent: not known.
+  std::optional<RopeParameters> rope = std::nullopt;
 
   friend bool operator==(const Geometry&, const Geometry&) = default;
 
@@ -35,12 +38,18 @@ struct Geometry {
 
   // What is wrong and what is allowed, or nothing when the geometry is valid.
   std::optional<std::string> Invalid() const;
-  // "L32 Hkv8 Hq32 d128 p32 bf16"
+  // "L32 Hkv8 Hq32 d128 p32 bf16", and " rope(...)" where that is known.
   std::string ToString() const;
   // 64 bits that differ between geometries whose stored bytes must not be mixed (all fields but
-  // num_query_heads).
+  // num_query_heads). A geometry that does not know its RoPE parameters has another id than one
+  // that does.
   uint64_t Id() const;
 };
+
+// Whether pages stored by one may be continued by the other: equal in all that Id() is made of.
+// RoPE parameters are compared where both know them: an engine that does not say is taken at its
+// word.
+bool MayContinue(const Geometry& a, const Geometry& b);
 
 enum class Part : uint8_t { kKV = 0, kK = 1, kV = 2 };
 

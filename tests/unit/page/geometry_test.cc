@@ -7,6 +7,7 @@
 #include <numeric>
 #include <vector>
 
+#include "tests/unit/page/rope_data.h"
 #include "tests/unit/page/test_data.h"
 
 namespace varve::page {
@@ -50,6 +51,9 @@ TEST(GeometryTest, EachFieldOutOfRangeIsNamedWithWhatIsAllowed) {
       {"dtype is 0, allowed: f32, f16 or bf16",
        [](Geometry& g) { g.dtype = static_cast<DType>(0); }},
       {"dtype is 4", [](Geometry& g) { g.dtype = static_cast<DType>(4); }},
+      {"rope.theta is 0, allowed: above 1", [](Geometry& g) { g.rope.emplace(); }},
+      {"rope.rotary_dim is 128, allowed: even, 2..64 (head_dim)",
+       [](Geometry& g) { g.head_dim = 64, g.rope = testing::Llama31(); }},
   };
   for (const InvalidCase& c : cases) {
     Geometry g = Llama();
@@ -73,6 +77,58 @@ TEST(GeometryTest, IdDependsOnStoredShapeOnly) {
     change(g);
     EXPECT_NE(g.Id(), base.Id());
   }
+}
+
+// Names of stored blocks begin with it.
+TEST(GeometryTest, IdsAreFixed) {
+  Geometry g = Llama();
+  EXPECT_EQ(g.Id(), 0x8342c80d266d820eu);
+  g.rope = testing::Llama31();
+  EXPECT_EQ(g.Invalid(), std::nullopt);
+  EXPECT_EQ(g.Id(), 0x7df1e9b5bead6ddau);
+}
+
+TEST(GeometryTest, EveryRopeParameterCounts) {
+  Geometry base = Llama();
+  base.rope = testing::Llama31();
+  EXPECT_EQ(base.ToString(), Llama().ToString() + " rope(" + base.rope->ToString() + ")");
+  EXPECT_NE(base, Llama());
+  for (auto change :
+       {+[](RopeParameters& r) { r.theta = 10000; }, +[](RopeParameters& r) { r.rotary_dim = 64; },
+        +[](RopeParameters& r) { r.pairing = RopePairing::kInterleaved; },
+        +[](RopeParameters& r) { r.scaling = RopeScaling::kNtk; },
+        +[](RopeParameters& r) { r.factor = 32; },
+        +[](RopeParameters& r) { r.low_freq_factor = 2; },
+        +[](RopeParameters& r) { r.high_freq_factor = 8; },
+        +[](RopeParameters& r) { r.original_max_position = 4096; },
+        +[](RopeParameters& r) { r.arithmetic.angles = RopeAngles::kF64; },
+        +[](RopeParameters& r) { r.arithmetic.table = DType::kBF16; },
+        +[](RopeParameters& r) { r.arithmetic.rotation = RopeRotation::kKeyDType; }}) {
+    Geometry g = base;
+    change(*g.rope);
+    EXPECT_NE(g, base);
+    EXPECT_NE(g.Id(), base.Id());
+    EXPECT_FALSE(MayContinue(g, base));
+  }
+  Geometry zero = Llama();
+  zero.rope.emplace().theta = 10000;
+  Geometry negative_zero = zero;
+  negative_zero.rope->factor = -0.0;
+  EXPECT_EQ(zero, negative_zero);
+  EXPECT_EQ(zero.Id(), negative_zero.Id());
+}
+
+TEST(GeometryTest, WhoDoesNotSayHowKeysAreTurnedMayContinueAnybodys) {
+  const Geometry silent = Llama();
+  Geometry known = silent;
+  known.rope = testing::Llama31();
+  known.num_query_heads = 64;
+  EXPECT_TRUE(MayContinue(silent, known));
+  EXPECT_TRUE(MayContinue(known, silent));
+  EXPECT_TRUE(MayContinue(known, known));
+  known.head_dim = 256;
+  EXPECT_FALSE(MayContinue(silent, known));
+  EXPECT_FALSE(MayContinue(known, silent));
 }
 
 // The bytes that a range selects, by definition: walk every byte of the object and ask whether it

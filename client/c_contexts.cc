@@ -42,13 +42,35 @@ absl::Status GiveInfo(const absl::StatusOr<ContextInfo>& answer, varve_context_i
   return absl::OkStatus();
 }
 
-page::Geometry ToGeometry(const varve_geometry& given) {
-  return {.num_layers = given.num_layers,
-          .num_kv_heads = given.num_kv_heads,
-          .num_query_heads = given.num_query_heads,
-          .head_dim = given.head_dim,
-          .page_tokens = given.page_tokens,
-          .dtype = static_cast<page::DType>(given.dtype)};
+page::RopeParameters ToRope(const varve_rope& given) {
+  // The enumeration is narrower than C's: what it has not stays wrong.
+  const bool known = given.table >= VARVE_F32 && given.table <= VARVE_BF16;
+  return {.theta = given.theta,
+          .rotary_dim = given.rotary_dim,
+          .pairing = static_cast<page::RopePairing>(given.pairing),
+          .scaling = static_cast<page::RopeScaling>(given.scaling),
+          .factor = given.factor,
+          .low_freq_factor = given.low_freq_factor,
+          .high_freq_factor = given.high_freq_factor,
+          .original_max_position = given.original_max_position,
+          .arithmetic = {.angles = static_cast<page::RopeAngles>(given.angles),
+                         .table = known ? static_cast<page::DType>(given.table) : page::DType{},
+                         .rotation = static_cast<page::RopeRotation>(given.rotation)}};
+}
+
+absl::StatusOr<page::Geometry> ToGeometry(const varve_geometry& given) {
+  page::Geometry geometry{.num_layers = given.num_layers,
+                          .num_kv_heads = given.num_kv_heads,
+                          .num_query_heads = given.num_query_heads,
+                          .head_dim = given.head_dim,
+                          .page_tokens = given.page_tokens,
+                          .dtype = static_cast<page::DType>(given.dtype)};
+  if (given.rope != nullptr) {
+    VARVE_ASSIGN_OR_RETURN(const varve_rope rope,
+                           Adopt(given.rope, given.rope->struct_size, "varve_rope"));
+    geometry.rope = ToRope(rope);
+  }
+  return geometry;
 }
 
 absl::StatusOr<RecallHead> ToHead(const varve_recall_head& given) {
@@ -142,10 +164,9 @@ varve_status varve_context_open(varve_client* client, const char* id,
     if (geometry == nullptr) return NullError("geometry");
     VARVE_ASSIGN_OR_RETURN(const varve_geometry own,
                            Adopt(geometry, geometry->struct_size, "varve_geometry"));
+    VARVE_ASSIGN_OR_RETURN(const varve::page::Geometry shape, varve::client::ToGeometry(own));
     return varve::client::GiveInfo(
-        client->client->OpenContext(id, varve::client::ToGeometry(own),
-                                    static_cast<varve::page::DigestKind>(digest)),
-        info);
+        client->client->OpenContext(id, shape, static_cast<varve::page::DigestKind>(digest)), info);
   });
 }
 

@@ -131,15 +131,50 @@ SessionInfo FromProto(const v1::SessionStatus& session) {
           .written_bytes = session.written_bytes()};
 }
 
+page::RopeParameters FromProto(const v1::RopeParameters& rope) {
+  // The enumeration is narrower than the wire's: what it has not stays wrong.
+  const page::DType table =
+      v1::DType_IsValid(rope.table()) ? static_cast<page::DType>(rope.table()) : page::DType{};
+  return {.theta = rope.theta(),
+          .rotary_dim = rope.rotary_dim(),
+          .pairing = static_cast<page::RopePairing>(rope.pairing()),
+          .scaling = static_cast<page::RopeScaling>(rope.scaling()),
+          .factor = rope.factor(),
+          .low_freq_factor = rope.low_freq_factor(),
+          .high_freq_factor = rope.high_freq_factor(),
+          .original_max_position = rope.original_max_position(),
+          .arithmetic = {.angles = static_cast<page::RopeAngles>(rope.angles()),
+                         .table = table,
+                         .rotation = static_cast<page::RopeRotation>(rope.rotation())}};
+}
+
+v1::RopeParameters ToProto(const page::RopeParameters& rope) {
+  v1::RopeParameters proto;
+  proto.set_theta(rope.theta);
+  proto.set_rotary_dim(rope.rotary_dim);
+  proto.set_pairing(static_cast<v1::RopePairing>(rope.pairing));
+  proto.set_scaling(static_cast<v1::RopeScaling>(rope.scaling));
+  proto.set_factor(rope.factor);
+  proto.set_low_freq_factor(rope.low_freq_factor);
+  proto.set_high_freq_factor(rope.high_freq_factor);
+  proto.set_original_max_position(rope.original_max_position);
+  proto.set_angles(static_cast<v1::RopeAngles>(rope.arithmetic.angles));
+  proto.set_table(static_cast<v1::DType>(rope.arithmetic.table));
+  proto.set_rotation(static_cast<v1::RopeRotation>(rope.arithmetic.rotation));
+  return proto;
+}
+
 }  // namespace
 
 page::Geometry FromProto(const v1::Geometry& g) {
-  return {.num_layers = g.num_layers(),
-          .num_kv_heads = g.num_kv_heads(),
-          .num_query_heads = g.num_query_heads(),
-          .head_dim = g.head_dim(),
-          .page_tokens = g.page_tokens(),
-          .dtype = static_cast<page::DType>(g.dtype())};
+  page::Geometry geometry{.num_layers = g.num_layers(),
+                          .num_kv_heads = g.num_kv_heads(),
+                          .num_query_heads = g.num_query_heads(),
+                          .head_dim = g.head_dim(),
+                          .page_tokens = g.page_tokens(),
+                          .dtype = static_cast<page::DType>(g.dtype())};
+  if (g.has_rope()) geometry.rope = FromProto(g.rope());
+  return geometry;
 }
 
 v1::Geometry ToProto(const page::Geometry& geometry) {
@@ -150,6 +185,7 @@ v1::Geometry ToProto(const page::Geometry& geometry) {
   proto.set_head_dim(geometry.head_dim);
   proto.set_page_tokens(geometry.page_tokens);
   proto.set_dtype(static_cast<v1::DType>(geometry.dtype));
+  if (geometry.rope.has_value()) *proto.mutable_rope() = ToProto(*geometry.rope);
   return proto;
 }
 

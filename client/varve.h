@@ -220,6 +220,42 @@ typedef enum varve_digest {
   VARVE_DIGEST_MINMAX_SIGN4 = 10
 } varve_digest;
 
+typedef enum varve_rope_scaling {
+  VARVE_ROPE_NONE = 1,
+  VARVE_ROPE_LINEAR = 2,
+  VARVE_ROPE_NTK = 3,
+  VARVE_ROPE_LLAMA3 = 4
+} varve_rope_scaling;
+typedef enum varve_rope_pairing {
+  VARVE_ROPE_ROTATE_HALF = 1,
+  VARVE_ROPE_INTERLEAVED = 2
+} varve_rope_pairing;
+typedef enum varve_rope_angles {
+  VARVE_ROPE_ANGLES_F32 = 1,
+  VARVE_ROPE_ANGLES_F64 = 2
+} varve_rope_angles;
+typedef enum varve_rope_rotation {
+  VARVE_ROPE_ROTATION_F32 = 1,
+  VARVE_ROPE_ROTATION_KEY_DTYPE = 2
+} varve_rope_rotation;
+
+/* How keys were turned by their positions, and with which arithmetic (docs/page_format.md). Nothing
+ * has a default; what the scaling does not use is 0. */
+typedef struct varve_rope {
+  size_t struct_size;
+  double theta;
+  uint32_t rotary_dim; /* leading channels that are turned: even, at most head_dim */
+  varve_rope_pairing pairing;
+  varve_rope_scaling scaling;
+  uint32_t original_max_position; /* llama3 */
+  double factor;                  /* linear, ntk, llama3 */
+  double low_freq_factor;         /* llama3 */
+  double high_freq_factor;        /* llama3 */
+  varve_rope_angles angles;
+  varve_dtype table; /* to which cosines and sines are rounded */
+  varve_rope_rotation rotation;
+} varve_rope;
+
 typedef struct varve_geometry {
   size_t struct_size;
   uint32_t num_layers;
@@ -228,6 +264,7 @@ typedef struct varve_geometry {
   uint32_t head_dim;
   uint32_t page_tokens; /* 8, 16 or 32 */
   varve_dtype dtype;
+  const varve_rope* rope; /* null: not known */
 } varve_geometry;
 
 typedef struct varve_context_info {

@@ -58,6 +58,43 @@ absl::StatusOr<page::ObjectRange> ParseRange(const varve::v1::ObjectRange& range
   return parsed;
 }
 
+namespace {
+
+// Unchecked, but for numbers that page's enumerations cannot hold: they are wrong there too.
+page::RopeParameters FromProto(const varve::v1::RopeParameters& rope) {
+  page::RopeParameters parsed;
+  parsed.theta = rope.theta();
+  parsed.rotary_dim = rope.rotary_dim();
+  parsed.pairing = static_cast<page::RopePairing>(rope.pairing());
+  parsed.scaling = static_cast<page::RopeScaling>(rope.scaling());
+  parsed.factor = rope.factor();
+  parsed.low_freq_factor = rope.low_freq_factor();
+  parsed.high_freq_factor = rope.high_freq_factor();
+  parsed.original_max_position = rope.original_max_position();
+  parsed.arithmetic.angles = static_cast<page::RopeAngles>(rope.angles());
+  parsed.arithmetic.table = varve::v1::DType_IsValid(rope.table())
+                                ? static_cast<page::DType>(rope.table())
+                                : page::DType{};
+  parsed.arithmetic.rotation = static_cast<page::RopeRotation>(rope.rotation());
+  return parsed;
+}
+
+void ToProto(const page::RopeParameters& rope, varve::v1::RopeParameters* out) {
+  out->set_theta(rope.theta);
+  out->set_rotary_dim(rope.rotary_dim);
+  out->set_pairing(static_cast<varve::v1::RopePairing>(rope.pairing));
+  out->set_scaling(static_cast<varve::v1::RopeScaling>(rope.scaling));
+  out->set_factor(rope.factor);
+  out->set_low_freq_factor(rope.low_freq_factor);
+  out->set_high_freq_factor(rope.high_freq_factor);
+  out->set_original_max_position(rope.original_max_position);
+  out->set_angles(static_cast<varve::v1::RopeAngles>(rope.arithmetic.angles));
+  out->set_table(static_cast<varve::v1::DType>(rope.arithmetic.table));
+  out->set_rotation(static_cast<varve::v1::RopeRotation>(rope.arithmetic.rotation));
+}
+
+}  // namespace
+
 absl::StatusOr<page::Geometry> ParseGeometry(const varve::v1::Geometry& geometry) {
   if (geometry.dtype() < 1 || geometry.dtype() > 3) {
     return InvalidArgumentError(StrCat("geometry.dtype ", static_cast<int>(geometry.dtype()),
@@ -70,6 +107,7 @@ absl::StatusOr<page::Geometry> ParseGeometry(const varve::v1::Geometry& geometry
   parsed.head_dim = geometry.head_dim();
   parsed.page_tokens = geometry.page_tokens();
   parsed.dtype = static_cast<page::DType>(geometry.dtype());
+  if (geometry.has_rope()) parsed.rope = FromProto(geometry.rope());
   if (const auto wrong = parsed.Invalid()) return InvalidArgumentError("geometry: " + *wrong);
   return parsed;
 }
@@ -146,6 +184,7 @@ void ToProto(const recall::ContextSnapshot& snapshot, varve::v1::ContextInfo* ou
   out->mutable_geometry()->set_head_dim(g.head_dim);
   out->mutable_geometry()->set_page_tokens(g.page_tokens);
   out->mutable_geometry()->set_dtype(static_cast<varve::v1::DType>(g.dtype));
+  if (g.rope.has_value()) ToProto(*g.rope, out->mutable_geometry()->mutable_rope());
   out->set_digest_kind(static_cast<varve::v1::DigestKind>(snapshot.options.digest_kind));
   out->set_num_blocks(snapshot.num_blocks);
   out->set_epoch(snapshot.epoch);

@@ -51,6 +51,34 @@ TEST_P(ContextsTest, RefusesWhatCannotBe) {
   EXPECT_FALSE(client().TruncateContext(Id(), 5).ok());
 }
 
+TEST_P(ContextsTest, RopeParametersAreTheContexts) {
+  page::Geometry shape = geometry_;
+  shape.rope = {.theta = 500000,
+                .rotary_dim = 64,
+                .pairing = page::RopePairing::kInterleaved,
+                .scaling = page::RopeScaling::kLlama3,
+                .factor = 8,
+                .low_freq_factor = 1,
+                .high_freq_factor = 4,
+                .original_max_position = 8192,
+                .arithmetic = {.angles = page::RopeAngles::kF64,
+                               .table = page::DType::kBF16,
+                               .rotation = page::RopeRotation::kKeyDType}};
+  ASSERT_TRUE(client().OpenContext(Id(), shape, page::DigestKind::kMean).ok());
+  ASSERT_TRUE(client().ForkContext(Id(), "fork", 0).ok());
+  for (const std::string& id : {Id(), std::string("fork")}) {
+    const auto attached = client().AttachContext(id);
+    ASSERT_TRUE(attached.ok()) << attached.status();
+    EXPECT_EQ(attached->geometry, shape) << id;
+  }
+  page::Geometry bad = shape;
+  bad.rope->rotary_dim = 66;
+  const auto refused = client().OpenContext("bad", bad, page::DigestKind::kMean).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(refused.message()),
+              HasSubstr("geometry: rope.rotary_dim is 66, allowed: even, 2..64 (head_dim)"));
+}
+
 TEST_P(ContextsTest, TruncatingRaisesTheEpoch) {
   ASSERT_NO_FATAL_FAILURE(OpenAndAppend(10));
   const auto truncated = client().TruncateContext(Id(), 6);

@@ -205,13 +205,34 @@ static const char* Errors(varve_client* client) {
 }
 
 static const char* FillContext(varve_client* client, varve_memory* memory, uint32_t* epoch) {
-  varve_geometry geometry = {sizeof geometry, 1,           KV_HEADS, QUERY_HEADS,
-                             HEAD_DIM,        PAGE_TOKENS, VARVE_F32};
+  varve_geometry geometry = {sizeof geometry, 1,           KV_HEADS,  QUERY_HEADS,
+                             HEAD_DIM,        PAGE_TOKENS, VARVE_F32, NULL};
+  varve_rope rope = {0};
   varve_context_info info = {0};
   info.struct_size = 1; /* refused before anything is done */
   CHECK(varve_context_open(client, "c-ctx", &geometry, VARVE_DIGEST_MEAN, &info) ==
         VARVE_INVALID_ARGUMENT);
   info.struct_size = sizeof info;
+  geometry.rope = &rope;
+  CHECK(varve_context_open(client, "c-ctx", &geometry, VARVE_DIGEST_MEAN, &info) ==
+        VARVE_INVALID_ARGUMENT);
+  CHECK(strstr(varve_last_error(), "varve_rope.struct_size is 0") != NULL);
+  rope.struct_size = sizeof rope;
+  rope.theta = 10000;
+  rope.rotary_dim = HEAD_DIM;
+  rope.pairing = VARVE_ROPE_ROTATE_HALF;
+  rope.scaling = VARVE_ROPE_LLAMA3;
+  rope.factor = 8;
+  rope.low_freq_factor = 1;
+  rope.high_freq_factor = 4;
+  rope.original_max_position = 8192;
+  rope.angles = VARVE_ROPE_ANGLES_F32;
+  rope.table = (varve_dtype)0;
+  rope.rotation = VARVE_ROPE_ROTATION_KEY_DTYPE;
+  CHECK(varve_context_open(client, "c-ctx", &geometry, VARVE_DIGEST_MEAN, &info) ==
+        VARVE_INVALID_ARGUMENT);
+  CHECK(strstr(varve_last_error(), "rope.arithmetic.table is 0") != NULL);
+  rope.table = VARVE_F32;
   CHECK(varve_context_open(client, "c-ctx", &geometry, VARVE_DIGEST_MEAN, &info) == VARVE_OK);
   CHECK(info.attached == 1 && info.num_blocks == 0);
   char hashes[BLOCKS * HASH_BYTES];

@@ -69,6 +69,36 @@ TEST(ConvertTest, GeometrySurvivesTheWire) {
   EXPECT_FALSE(info.attached);
 }
 
+TEST(ConvertTest, RopeParametersSurviveTheWire) {
+  page::Geometry geometry{.num_layers = 3,
+                          .num_kv_heads = 5,
+                          .num_query_heads = 10,
+                          .head_dim = 64,
+                          .page_tokens = 16,
+                          .dtype = page::DType::kF16};
+  EXPECT_FALSE(ToProto(geometry).has_rope()) << "who does not know them sends what was sent before";
+  geometry.rope = {.theta = 500000,
+                   .rotary_dim = 48,
+                   .pairing = page::RopePairing::kInterleaved,
+                   .scaling = page::RopeScaling::kLlama3,
+                   .factor = 8,
+                   .low_freq_factor = 1.5,
+                   .high_freq_factor = 4,
+                   .original_max_position = 8192,
+                   .arithmetic = {.angles = page::RopeAngles::kF64,
+                                  .table = page::DType::kBF16,
+                                  .rotation = page::RopeRotation::kKeyDType}};
+  EXPECT_EQ(FromProto(ToProto(geometry)), geometry);
+  // Numbers that the enumerations cannot hold do not become others that they can.
+  v1::Geometry wire = ToProto(geometry);
+  wire.mutable_rope()->set_table(static_cast<v1::DType>(256 + v1::DTYPE_F32));
+  EXPECT_EQ(FromProto(wire).Invalid(), "rope.arithmetic.table is 0, allowed: f32, f16 or bf16");
+  wire = ToProto(geometry);
+  wire.mutable_rope()->set_scaling(static_cast<v1::RopeScaling>(-1));
+  EXPECT_EQ(FromProto(wire).Invalid(),
+            "rope.scaling is 4294967295, allowed: none, linear, ntk or llama3");
+}
+
 TEST(ConvertTest, StatusKeepsCodeAndText) {
   EXPECT_TRUE(FromGrpc(grpc::Status::OK).ok());
   const absl::Status status = FromGrpc({grpc::StatusCode::DATA_LOSS, "gone"});

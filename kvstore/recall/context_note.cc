@@ -15,6 +15,7 @@ static_assert(std::endian::native == std::endian::little, "the format is little-
 
 constexpr char kMagic[4] = {'V', 'C', 'T', 'X'};
 constexpr uint16_t kVersion = 2;
+constexpr uint16_t kVersionWithRope = 3;  // of a context note; programs of before refuse it
 constexpr uint32_t kMaxLayers = 1024;
 
 enum class NoteKind : uint16_t { kContext = 1, kRows = 2, kEpochs = 3 };
@@ -26,7 +27,7 @@ struct Header {
 };
 static_assert(sizeof(Header) == 8);
 
-// Followed by the namespace's name and the id.
+// Followed by a RopeLabel in the version that has one, the namespace's name and the id.
 struct ContextLabel {
   Header header;
   uint32_t num_layers;
@@ -40,6 +41,22 @@ struct ContextLabel {
   uint32_t id_bytes;
 };
 static_assert(sizeof(ContextLabel) == 40);
+
+struct RopeLabel {
+  double theta;
+  double factor;
+  double low_freq_factor;
+  double high_freq_factor;
+  uint32_t rotary_dim;
+  uint32_t original_max_position;
+  uint16_t pairing;
+  uint16_t scaling;
+  uint16_t angles;
+  uint16_t table;
+  uint16_t rotation;
+  uint16_t zeros[3];
+};
+static_assert(sizeof(RopeLabel) == 56);
 
 struct InheritedEntry {
   uint64_t under;
@@ -114,18 +131,65 @@ absl::StatusOr<std::vector<Inherited>> ParseInherited(std::string_view payload) 
   return inherited;
 }
 
+RopeLabel MakeLabel(const page::RopeParameters& rope) {
+  RopeLabel label{};
+  label.theta = rope.theta;
+  label.factor = rope.factor;
+  label.low_freq_factor = rope.low_freq_factor;
+  label.high_freq_factor = rope.high_freq_factor;
+  label.rotary_dim = rope.rotary_dim;
+  label.original_max_position = rope.original_max_position;
+  label.pairing = static_cast<uint16_t>(rope.pairing);
+  label.scaling = static_cast<uint16_t>(rope.scaling);
+  label.angles = static_cast<uint16_t>(rope.arithmetic.angles);
+  label.table = static_cast<uint16_t>(rope.arithmetic.table);
+  label.rotation = static_cast<uint16_t>(rope.arithmetic.rotation);
+  return label;
+}
+
+// Takes it from the beginning of `label`.
+absl::StatusOr<page::RopeParameters> ParseRope(std::string_view& label) {
+  if (label.size() < sizeof(RopeLabel)) return Damaged("its size");
+  const auto found = Load<RopeLabel>(label);
+  label.remove_prefix(sizeof(RopeLabel));
+  page::RopeParameters rope;
+  rope.theta = found.theta;
+  rope.factor = found.factor;
+  rope.low_freq_factor = found.low_freq_factor;
+  rope.high_freq_factor = found.high_freq_factor;
+  rope.rotary_dim = found.rotary_dim;
+  rope.original_max_position = found.original_max_position;
+  rope.pairing = static_cast<page::RopePairing>(found.pairing);
+  rope.scaling = static_cast<page::RopeScaling>(found.scaling);
+  rope.arithmetic.angles = static_cast<page::RopeAngles>(found.angles);
+  rope.arithmetic.table = static_cast<page::DType>(found.table);
+  rope.arithmetic.rotation = static_cast<page::RopeRotation>(found.rotation);
+  const bool zeros = std::all_of(std::begin(found.zeros), std::end(found.zeros),
+                                 [](uint16_t zero) { return zero == 0; });
+  // The enumeration is narrower than the field.
+  if (static_cast<uint16_t>(rope.arithmetic.table) != found.table || !zeros) {
+    return Damaged("its RoPE parameters");
+  }
+  return rope;
+}
+
 absl::StatusOr<ParsedNote> ParseContext(std::string_view label,
                                         std::optional<std::string_view> payload) {
   if (label.size() < sizeof(ContextLabel)) return Damaged("its size");
   const auto found = Load<ContextLabel>(label);
   label.remove_prefix(sizeof(ContextLabel));
+  std::optional<page::RopeParameters> rope;
+  if (found.header.version == kVersionWithRope) {
+    VARVE_ASSIGN_OR_RETURN(rope, ParseRope(label));
+  }
   if (label.size() != uint64_t{found.namespace_bytes} + found.id_bytes) return Damaged("its size");
   ContextNote note;
   note.namespace_name = label.substr(0, found.namespace_bytes);
   note.id = label.substr(found.namespace_bytes);
   note.options.geometry = {found.num_layers,      found.num_kv_heads,
                            found.num_query_heads, found.head_dim,
-                           found.page_tokens,     static_cast<page::DType>(found.dtype)};
+                           found.page_tokens,     static_cast<page::DType>(found.dtype),
+                           std::move(rope)};
   note.options.digest_kind = static_cast<page::DigestKind>(found.digest_kind);
   // The enumerations are narrower than the fields.
   if (static_cast<uint16_t>(note.options.geometry.dtype) != found.dtype ||
@@ -211,17 +275,22 @@ absl::StatusOr<ParsedNote> ParseEpochs(std::string_view label,
 
 std::string EncodeLabel(const ContextNote& note) {
   const page::Geometry& g = note.options.geometry;
-  const ContextLabel label{MakeHeader(NoteKind::kContext),
-                           g.num_layers,
-                           g.num_kv_heads,
-                           g.num_query_heads,
-                           g.head_dim,
-                           g.page_tokens,
-                           static_cast<uint16_t>(g.dtype),
-                           static_cast<uint16_t>(note.options.digest_kind),
-                           static_cast<uint32_t>(note.namespace_name.size()),
-                           static_cast<uint32_t>(note.id.size())};
-  return Bytes(label) + note.namespace_name + note.id;
+  ContextLabel label{MakeHeader(NoteKind::kContext),
+                     g.num_layers,
+                     g.num_kv_heads,
+                     g.num_query_heads,
+                     g.head_dim,
+                     g.page_tokens,
+                     static_cast<uint16_t>(g.dtype),
+                     static_cast<uint16_t>(note.options.digest_kind),
+                     static_cast<uint32_t>(note.namespace_name.size()),
+                     static_cast<uint32_t>(note.id.size())};
+  std::string rope;
+  if (g.rope.has_value()) {
+    label.header.version = kVersionWithRope;
+    rope = Bytes(MakeLabel(*g.rope));
+  }
+  return Bytes(label) + rope + note.namespace_name + note.id;
 }
 
 std::string EncodePayload(const std::vector<Inherited>& inherited) {
@@ -257,10 +326,11 @@ absl::StatusOr<ParsedNote> ParseNote(std::string_view label,
   }
   if (label.size() < sizeof(Header)) return Damaged("its size");
   const auto header = Load<Header>(label);
-  if (header.version != kVersion) {
-    return absl::FailedPreconditionError(absl::StrCat("notes of contexts of version ",
-                                                      header.version,
-                                                      "; this program reads version ", kVersion));
+  const bool is_context = static_cast<NoteKind>(header.kind) == NoteKind::kContext;
+  if (header.version != kVersion && !(is_context && header.version == kVersionWithRope)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("notes of contexts of version ", header.version, "; this program reads ",
+                     kVersion, ", and ", kVersionWithRope, " where it has RoPE parameters"));
   }
   switch (static_cast<NoteKind>(header.kind)) {
     case NoteKind::kContext:

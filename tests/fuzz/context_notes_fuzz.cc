@@ -114,6 +114,8 @@ std::vector<std::string> Seeds() {
   const auto digest = static_cast<uint32_t>(Digests(1).size());
   recall::ContextNote own{"ns", "parent", {kShape}, {}};
   const std::string parent = Framed(EncodeLabel(own), "");
+  recall::ContextNote turned = own;
+  turned.options.geometry.rope = {.theta = 10000, .rotary_dim = 32};
   own.id = "fork";
   const std::string fork =
       Framed(EncodeLabel(own), recall::EncodePayload(std::vector<recall::Inherited>{{1, 3, 4}}));
@@ -129,6 +131,7 @@ std::vector<std::string> Seeds() {
   const std::string no_digests(3 * digest, '\xff');
   return {Framed(EncodeLabel(recall::EpochsNote{5}), ""),
           parent,
+          Framed(EncodeLabel(turned), ""),
           built,
           built + fork,
           built + fork + rows(4, {{0, 3, 3, digest}}, no_digests),

@@ -19,11 +19,38 @@ ContextNote Sample() {
   return note;
 }
 
+ContextNote SampleWithRope() {
+  ContextNote note = Sample();
+  note.options.geometry.rope = {.theta = 500000,
+                                .rotary_dim = 128,
+                                .pairing = page::RopePairing::kInterleaved,
+                                .scaling = page::RopeScaling::kLlama3,
+                                .factor = 8,
+                                .low_freq_factor = 1,
+                                .high_freq_factor = 4,
+                                .original_max_position = 8192,
+                                .arithmetic = {.angles = page::RopeAngles::kF32,
+                                               .table = page::DType::kBF16,
+                                               .rotation = page::RopeRotation::kKeyDType}};
+  return note;
+}
+
 std::string HashRow(const std::string& hash) {
   std::string row(1, static_cast<char>(hash.size()));
   row += hash;
   row.resize(kBlockRowBytes);
   return row;
+}
+
+TEST(ContextNote, RopeParametersAreKept) {
+  const ContextNote note = SampleWithRope();
+  const auto parsed = ParseNote(EncodeLabel(note), EncodePayload(note.inherited));
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  const auto& found = std::get<ContextNote>(*parsed);
+  EXPECT_EQ(found.namespace_name, note.namespace_name);
+  EXPECT_EQ(found.id, note.id);
+  EXPECT_EQ(found.options.geometry, note.options.geometry);
+  EXPECT_EQ(found.inherited, note.inherited);
 }
 
 TEST(ContextNote, WhatIsWrittenParses) {
@@ -76,12 +103,34 @@ TEST(ContextNote, TheBytesOfVersion2) {
   EXPECT_EQ(context.substr(40), "tenant/modelchat-17");
 }
 
+// As version 2, and the RoPE parameters before the names. A program of version 2 refuses to start
+// with it, as it would lose them.
+TEST(ContextNote, TheBytesOfVersion3) {
+  const std::string label = EncodeLabel(SampleWithRope());
+  const std::string before = EncodeLabel(Sample());
+  EXPECT_EQ(label.substr(0, 8), std::string("VCTX\3\0\1\0", 8));
+  EXPECT_EQ(label.substr(8, 32), before.substr(8, 32));
+  EXPECT_EQ(label.substr(40, 32), std::string("\0\0\0\0\x80\x84\x1e\x41\0\0\0\0\0\0\x20\x40"
+                                              "\0\0\0\0\0\0\xf0\x3f\0\0\0\0\0\0\x10\x40",
+                                              32));
+  EXPECT_EQ(label.substr(72, 24),
+            std::string("\x80\0\0\0\0\x20\0\0\2\0\4\0\1\0\3\0\2\0\0\0\0\0\0\0", 24));
+  EXPECT_EQ(label.substr(96), "tenant/modelchat-17");
+}
+
 TEST(ContextNote, OfOthersAndOfOtherVersions) {
   EXPECT_EQ(ParseNote("", "").status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(ParseNote("some other room's", "").status().code(), absl::StatusCode::kNotFound);
   std::string label = EncodeLabel(EpochsNote{77});
-  label[4] = 1;
-  EXPECT_EQ(ParseNote(label, "").status().code(), absl::StatusCode::kFailedPrecondition);
+  for (const char version : {1, 3}) {
+    label[4] = version;
+    EXPECT_EQ(ParseNote(label, "").status().code(), absl::StatusCode::kFailedPrecondition);
+  }
+  label = EncodeLabel(Sample());
+  label[4] = 4;
+  EXPECT_EQ(ParseNote(label, "").status().message(),
+            "notes of contexts of version 4; this program reads 2, and 3 where it has RoPE "
+            "parameters");
 }
 
 void ExpectDamaged(const std::string& label, const std::string& payload) {
@@ -135,6 +184,12 @@ TEST(ContextNote, WhatIsOutOfRangeIsDamaged) {
   note = Sample();
   note.options.digest_kind = static_cast<page::DigestKind>(99);
   ExpectDamaged(EncodeLabel(note), "");
+  note = SampleWithRope();
+  note.options.geometry.rope->rotary_dim = 130;
+  ExpectDamaged(EncodeLabel(note), "");
+  const std::string label = EncodeLabel(SampleWithRope());
+  ExpectDamaged(std::string(label).replace(87, 1, "\1"), "");  // a table dtype of 256 + 3
+  ExpectDamaged(std::string(label).replace(95, 1, "\1"), "");  // no zero
 }
 
 // A flipped bit is found, or gives another note that is in range: never a crash, never the same
@@ -144,6 +199,7 @@ TEST(ContextNote, EveryFlippedBitAndEveryCut) {
   const RowsSection block{RowsSection::kBlocks, 10, 1, kBlockRowBytes};
   const std::pair<std::string, std::string> notes[] = {
       {EncodeLabel(context), EncodePayload(context.inherited)},
+      {EncodeLabel(SampleWithRope()), EncodePayload(context.inherited)},
       {EncodeLabel(RowsNote{5, {block}}), EncodePayload({block}) + HashRow("abcd")},
       {EncodeLabel(RowsNote{5, {{3, 10, 2, 128}}}),
        EncodePayload({{3, 10, 2, 128}}) + std::string(256, 'x')},

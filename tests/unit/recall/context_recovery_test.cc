@@ -64,6 +64,29 @@ TEST_F(ContextRecovery, EverythingAcknowledgedIsThereAgain) {
   }
 }
 
+// Also in what a fork and a truncate write anew.
+TEST_F(ContextRecovery, RopeParametersAreThereAgain) {
+  ContextOptions options{SmallGeometry()};
+  options.geometry.rope = {.theta = 10000,
+                           .rotary_dim = 16,
+                           .scaling = page::RopeScaling::kLinear,
+                           .factor = 4,
+                           .arithmetic = {.table = page::DType::kBF16}};
+  Build("a", 6, options);
+  Build("silent", 3);
+  ASSERT_TRUE(table_->Fork(ns_, "a", "fork", 4, kSession).ok());
+  ASSERT_TRUE(table_->Truncate(ns_, "a", 5).ok());
+  table_->WriteNotes();
+  for (int restart = 0; restart < 2; ++restart) {
+    Restart();
+    for (const auto& [id, blocks] : {std::pair("a", 5u), {"fork", 4u}}) {
+      EXPECT_EQ(Attached(id).options.geometry, options.geometry) << id;
+      EXPECT_EQ(Attached(id).num_blocks, blocks) << id;
+    }
+    EXPECT_EQ(Attached("silent").options.geometry, SmallGeometry());
+  }
+}
+
 TEST_F(ContextRecovery, WhatIsAddedAfterARestartIsKeptToo) {
   Build("a", 10);
   for (uint32_t blocks = 10; blocks < 14; ++blocks) {

@@ -125,13 +125,20 @@ absl::Status Sequence::LoadContext(const std::string& context_id) {
 }
 
 bool Sequence::HasShapeOf(const client::ContextInfo& info) const {
-  page::Geometry theirs = info.geometry;
-  theirs.num_query_heads = geometry_.num_query_heads;
-  return theirs == geometry_ && info.digest_kind == services_->options.digest_kind;
+  return page::MayContinue(geometry_, info.geometry) &&
+         info.digest_kind == services_->options.digest_kind;
 }
 
 absl::Status Sequence::LoadBlocks(const client::ContextInfo& info) {
   if (!HasShapeOf(info)) {
+    page::Geometry otherwise = info.geometry;
+    otherwise.rope.reset();
+    if (page::MayContinue(geometry_, otherwise) &&
+        info.digest_kind == services_->options.digest_kind) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("its keys have the RoPE parameters ", info.geometry.rope->ToString(),
+                       ", this worker's ", geometry_.rope->ToString()));
+    }
     return absl::FailedPreconditionError(absl::StrCat(
         "it has geometry ", info.geometry.ToString(), " and digest ",
         base::Sv(page::Info(info.digest_kind).name), ", this worker ", geometry_.ToString(),

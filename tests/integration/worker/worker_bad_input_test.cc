@@ -203,6 +203,7 @@ TEST_F(WorkerBadInput, Engines) {
   shape([](auto& g) { g.set_page_tokens(0); }, "page_tokens is 0, allowed: 8, 16 or 32");
   shape([](auto& g) { g.set_page_tokens(64); }, "page_tokens is 64");
   shape([](auto& g) { g.set_dtype(static_cast<v1::DType>(77)); }, "allowed: f32, f16 or bf16");
+  shape([](auto& g) { g.mutable_rope(); }, "geometry: rope.theta is 0, allowed: above 1");
   refused([](auto& r) { r.set_tensor_bytes(kMax); },
           "tensor_bytes is 18446744073709551615, allowed");
   refused([](auto& r) { r.set_engine_name(std::string(129, 'x')); }, "allowed: at most 128");

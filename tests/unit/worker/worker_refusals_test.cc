@@ -113,6 +113,47 @@ TEST_P(WorkerRefusals, AFailedResumeLeavesNothingBehind) {
   EXPECT_TRUE(client.has_context("fork"));
 }
 
+// Keys that were turned otherwise are no keys of this worker's; who does not say how is trusted.
+TEST_P(WorkerRefusals, AContextOfOtherRopeParametersIsNotContinued) {
+  const RandomText text(kShape, 39, 300);
+  FakeClient client;
+  const auto make = [&](double theta) {
+    worker::WorkerOptions options;
+    options.geometry = kShape;
+    if (theta != 0) options.geometry.rope = {.theta = theta, .rotary_dim = 32};
+    options.pool_bytes = 128 * kShape.page_bytes();
+    options.recall_path = GetParam();
+    auto made = worker::Worker::Create(options, &client);
+    EXPECT_TRUE(made.ok()) << made.status();
+    return std::move(*made);
+  };
+  const auto known = make(10000), other = make(500000), silent = make(0);
+  for (worker::Worker* first : {known.get(), silent.get()}) {
+    const std::string stored = first == known.get() ? "known" : "silent";
+    Feeder feeder(first, &text);
+    ASSERT_OK(feeder.Open("full", stored));
+    ASSERT_OK(feeder.Feed(64));
+    ASSERT_OK(first->Close(feeder.id()));
+    for (worker::Worker* second : {known.get(), other.get(), silent.get()}) {
+      Feeder next(second, &text);
+      const absl::Status opened = next.Open("full", stored, stored);
+      if (first == known.get() && second == other.get()) {
+        EXPECT_EQ(opened.code(), absl::StatusCode::kFailedPrecondition);
+        EXPECT_THAT(
+            std::string(opened.message()),
+            ::testing::HasSubstr("its keys have the RoPE parameters theta 10000 d32 rotate_half "
+                                 "none angles f32 table f32 rotation f32, this worker's theta "
+                                 "500000 d32 rotate_half none angles f32 table f32 rotation f32"));
+        continue;
+      }
+      ASSERT_OK(opened);
+      ASSERT_OK(second->Close(next.id()));
+    }
+    EXPECT_EQ(client.context(stored).geometry.rope.has_value(), first == known.get())
+        << "who continues a context does not change it";
+  }
+}
+
 // What a sequence works on is not attached a second time: the refusal, or the end of the second
 // sequence, would give up the first one's pages.
 TEST_P(WorkerRefusals, AContextInUseIsNotResumedInPlace) {

@@ -27,8 +27,8 @@ page::DType DTypeOf(const std::string& name) {
 
 page::Geometry GeometryOf(const Deployment& deployment, const ModelConfig& config,
                           uint32_t page_tokens) {
-  return {config.layers,   config.kv_heads, config.query_heads,
-          config.head_dim, page_tokens,     DTypeOf(deployment.dtype)};
+  return {config.layers, config.kv_heads,           config.query_heads, config.head_dim,
+          page_tokens,   DTypeOf(deployment.dtype), RopeOf(config)};
 }
 
 worker::RecallPath PathOf(const Deployment& deployment) {

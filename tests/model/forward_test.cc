@@ -10,6 +10,7 @@
 #include "client/console/file_io.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kvstore/page/rope.h"
 #include "tests/model/dense_backend.h"
 #include "tests/model/sequence.h"
 #include "tests/model/tiny_model.h"
@@ -113,6 +114,28 @@ TEST_P(Forward, DecodeWithDenseAttentionEqualsPrefill) {
     ASSERT_TRUE(logits.ok()) << logits.status();
     ASSERT_LT(MaxDifference(*logits, absl::MakeSpan(whole).subspan(t * vocab, vocab)), 1e-4)
         << "position " << t;
+  }
+}
+
+// At position 0 a key is as it was before it was turned: from there Varve makes the model's own
+// bits.
+TEST_P(Forward, PageRopeTurnsKeysAsTheModelDoes) {
+  const ModelConfig& config = model_.config();
+  const page::RopeParameters rope = RopeOf(config);
+  ASSERT_EQ(rope.Invalid(config.head_dim), std::nullopt);
+  const page::RopeTable table(rope, config.head_dim);
+  const std::vector<int32_t> ids = ReadGoldens()[0].ids;
+  std::vector<float> x(config.hidden), q(config.QueryWidth()), v(config.KvWidth());
+  std::vector<float> plain(config.KvWidth()), turned(config.KvWidth()), ours(config.KvWidth());
+  for (uint32_t position = 0; position < config.max_positions; position += 61) {
+    const absl::Span<const int32_t> token(&ids[position % ids.size()], 1);
+    ASSERT_TRUE(model_.Embed(token, x.data()).ok());
+    const uint32_t layer = position % config.layers;
+    model_.LayerQkv(layer, x.data(), 1, 0, q.data(), plain.data(), v.data());
+    model_.LayerQkv(layer, x.data(), 1, position, q.data(), turned.data(), v.data());
+    const std::vector<uint32_t> positions(config.kv_heads, position);
+    table.Apply(positions, {plain.data(), page::DType::kF32}, {ours.data(), page::DType::kF32});
+    ASSERT_EQ(ours, turned) << "position " << position;
   }
 }
 

@@ -124,6 +124,16 @@ absl::StatusOr<TinyModel> TinyModel::Load(const std::string& dir, const ModelOpt
   return model;
 }
 
+page::RopeParameters RopeOf(const ModelConfig& config) {
+  return {.theta = config.rope_theta,
+          .rotary_dim = config.head_dim,
+          .pairing = page::RopePairing::kRotateHalf,
+          .scaling = page::RopeScaling::kNone,
+          .arithmetic = {.angles = page::RopeAngles::kF64,
+                         .table = page::DType::kF32,
+                         .rotation = page::RopeRotation::kF32}};
+}
+
 // Angles in double, then rounded: at position 16000 a float angle would be off by 1e-3.
 void TinyModel::FillRopeTable() {
   const uint32_t half = config_.head_dim / 2;

@@ -14,6 +14,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "kvstore/page/rope_parameters.h"
 #include "tests/model/kernels.h"
 
 namespace varve::model {
@@ -35,6 +36,9 @@ struct ModelConfig {
   uint32_t QueryWidth() const { return query_heads * head_dim; }
   uint32_t KvWidth() const { return kv_heads * head_dim; }
 };
+
+// How the model turns its keys: what Varve's page room needs to turn keys to the same bits.
+page::RopeParameters RopeOf(const ModelConfig& config);
 
 // INVALID_ARGUMENT names the missing or wrong field and what is allowed.
 absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& path);

@@ -18,7 +18,8 @@ PACKAGES=(
   cmake ninja-build g++ pkg-config ccache python3
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev
   libucx-dev prometheus-cpp-dev libcivetweb-dev libspdlog-dev nlohmann-json3-dev libyaml-cpp-dev libcli11-dev
-  libssl-dev liburing-dev zlib1g-dev libhiredis-dev libgtest-dev libgmock-dev libbenchmark-dev
+  libssl-dev liburing-dev zlib1g-dev libhiredis-dev libeigen3-dev
+  libgtest-dev libgmock-dev libbenchmark-dev
 )
 TEST_PACKAGES=(redis-server curl fio)
 

@@ -20,6 +20,12 @@ enum class DType : uint8_t { kF32 = 1, kF16 = 2, kBF16 = 3 };
 
 VARVE_HOST_DEVICE constexpr size_t DTypeBytes(DType t) { return t == DType::kF32 ? 4 : 2; }
 
+// The greatest finite number of the type.
+VARVE_HOST_DEVICE constexpr float GreatestFinite(DType t) {
+  if (t == DType::kF16) return 65504.0f;
+  return t == DType::kBF16 ? 0x1.fep127f : 0x1.fffffep127f;
+}
+
 namespace detail {
 // std::bit_cast without the host-only function that device code may not call.
 template <typename To, typename From>

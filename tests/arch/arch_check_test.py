@@ -111,6 +111,13 @@ class ArchCheckTest(unittest.TestCase):
         self.assertEqual(self.problems({"kvstore/page/b_cuda.h": text}), [])
         self.expect({"kvstore/page/b.h": text}, "cuda_runtime_api.h")
 
+    def test_eigen_only_where_it_is_needed(self):
+        text = "#include <Eigen/Eigenvalues>\n"
+        self.assertEqual(self.problems({arch_check.PAGE_EIGEN_FILE: text}), [])
+        self.expect({"kvstore/page/lowrank/b.cc": text}, "kvstore/page/lowrank/b.cc", "Eigen/Eigenvalues")
+        self.assertEqual(self.problems({"kvstore/page/CMakeLists.txt":
+                                        "varve_library(varve_page SOURCES a.cc PRIVATE Eigen3::Eigen)\n"}), [])
+
     def test_long_file(self):
         self.expect({"client/b.cc": "\n" * 501}, "501 lines")
         self.assertEqual(self.problems({"client/b.cc": "\n" * 500}), [])

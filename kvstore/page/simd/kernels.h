@@ -16,6 +16,7 @@
 #include "kvstore/page/digest/score.h"
 #include "kvstore/page/digest/sketch.h"
 #include "kvstore/page/dtype.h"
+#include "kvstore/page/lowrank/matrix_view.h"
 
 namespace varve::page {
 
@@ -43,6 +44,19 @@ struct KernelTable {
                        float* out, float* lse);
   void (*page_log_mass)(const AttentionShape& shape, const float* q,
                         std::span<const PageView> pages, float* log_mass);
+
+  // Exact; and rounded to nearest even, what is beyond the dtype to its greatest finite number.
+  void (*to_floats)(const void* from, DType dtype, uint32_t count, float* to);
+  void (*from_floats)(const float* from, uint32_t count, DType dtype, void* to);
+  // out[t * out_stride + c] = sum_k rows[t][k] matrix[k][c]. Each element of this and the next two
+  // is a sum in one fixed order: it does not depend on the other rows and columns.
+  void (*multiply_rows)(std::span<const std::byte* const> rows, DType dtype,
+                        const MatrixView& matrix, float* out, size_t out_stride);
+  // out[t * rank + j] = row t of x [count][heads * head_dim] . basis vector j.
+  void (*project_rows)(const float* x, uint32_t count, const BasisView& basis, float* out);
+  // block[i][j] += sum_t rows[t][i] cols[t][j], of kGramBlock x kGramBlock; rows and cols are
+  // [tokens][kGramBlock]. The sum over the tokens is in fp32.
+  void (*add_gram_block)(const float* rows, const float* cols, uint32_t tokens, double* block);
 };
 
 constexpr size_t kMaxKernelTables = 6;

@@ -29,6 +29,8 @@ namespace {
 
 #include "kvstore/page/simd/body_mass.h"
 
+#include "kvstore/page/simd/body_product.h"
+
 }  // namespace
 
 const KernelTable kAvx2Kernels = {
@@ -43,6 +45,11 @@ const KernelTable kAvx2Kernels = {
     MaxScaled,
     AttendPagesKernel,
     PageLogMassKernel,
+    ToFloats,
+    FromFloats,
+    MultiplyRowsKernel,
+    ProjectRowsKernel,
+    AddGramBlock,
 };
 
 }  // namespace varve::page

@@ -36,6 +36,8 @@ namespace {
 
 #include "kvstore/page/simd/body_attention.h"
 
+#include "kvstore/page/simd/body_product.h"
+
 }  // namespace
 
 const KernelTable kAvx512Kernels = {
@@ -50,6 +52,11 @@ const KernelTable kAvx512Kernels = {
     MaxScaled,
     AttendPagesKernel,
     PageLogMassAvx512,
+    ToFloats,
+    FromFloats,
+    MultiplyRowsKernel,
+    ProjectRowsKernel,
+    AddGramBlock,
 };
 
 }  // namespace varve::page

@@ -26,6 +26,8 @@ namespace {
 
 #include "kvstore/page/simd/body_mass.h"
 
+#include "kvstore/page/simd/body_product.h"
+
 }  // namespace
 
 const KernelTable kPortableKernels = {
@@ -40,6 +42,11 @@ const KernelTable kPortableKernels = {
     MaxScaled,
     AttendPagesKernel,
     PageLogMassKernel,
+    ToFloats,
+    FromFloats,
+    MultiplyRowsKernel,
+    ProjectRowsKernel,
+    AddGramBlock,
 };
 
 }  // namespace varve::page

@@ -27,6 +27,9 @@ VARVE_FN void StorePart(float* p, uint32_t n, Vec v) {
   Store(x, v);
   std::memcpy(p, x, n * sizeof(float));
 }
+VARVE_FN void StoreF16(void* p, Vec v) {
+  _mm_storeu_si128(static_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
 VARVE_FN Vec MulAdd(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 VARVE_FN Vec Max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 VARVE_FN Vec Min(Vec a, Vec b) { return _mm256_min_ps(a, b); }

@@ -25,6 +25,9 @@ VARVE_FN Vec LoadF32Part(const float* p, uint32_t n, float fill) {
 }
 VARVE_FN void Store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
 VARVE_FN void StorePart(float* p, uint32_t n, Vec v) { _mm512_mask_storeu_ps(p, FirstLanes(n), v); }
+VARVE_FN void StoreF16(void* p, Vec v) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
 // The first eight elements, the rest zero.
 VARVE_FN Vec LoadHalfF32(const void* p) { return _mm512_maskz_loadu_ps(FirstLanes(8), p); }
 VARVE_FN Vec LoadHalfBF16(const void* p) {

@@ -36,6 +36,11 @@ VARVE_FN Vec LoadF32Part(const float* p, uint32_t n, float fill) {
 }
 VARVE_FN void Store(float* p, Vec v) { std::memcpy(p, &v, sizeof(v)); }
 VARVE_FN void StorePart(float* p, uint32_t n, Vec v) { std::memcpy(p, &v, n * sizeof(float)); }
+VARVE_FN void StoreF16(void* p, Vec v) {
+  uint16_t h[kLanes];
+  for (uint32_t i = 0; i < kLanes; ++i) h[i] = F32ToF16(v[i]);
+  std::memcpy(p, h, sizeof(h));
+}
 VARVE_FN Vec MulAdd(Vec a, Vec b, Vec c) { return a * b + c; }
 VARVE_FN Vec Max(Vec a, Vec b) { return a > b ? a : b; }
 VARVE_FN Vec Min(Vec a, Vec b) { return a < b ? a : b; }

@@ -1,0 +1,121 @@
+#include "kvstore/page/lowrank/low_rank.h"
+
+#include <algorithm>
+#include <array>
+#include <cassert>
+
+#include "kvstore/page/lowrank/key_rows.h"
+#include "kvstore/page/simd/kernels.h"
+
+namespace varve::page {
+namespace {
+
+constexpr uint32_t kTileTokens = 48;  // a multiple of the rows of every kernel's tiles
+
+double SquaredNorm(const float* values, size_t count) {
+  std::array<double, 8> parts{};
+  size_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    for (size_t j = 0; j < 8; ++j) {
+      const double v = values[i + j];
+      parts[j] += v * v;
+    }
+  }
+  for (; i < count; ++i) parts[0] += double{values[i]} * values[i];
+  return ((parts[0] + parts[4]) + (parts[2] + parts[6])) +
+         ((parts[1] + parts[5]) + (parts[3] + parts[7]));
+}
+
+void AddEnergy(const float* keys, size_t width, const float* row, size_t rank,
+               ProjectionEnergy& energy) {
+  const double total = SquaredNorm(keys, width);
+  ++energy.tokens;
+  energy.total += total;
+  energy.residual += std::max(0.0, total - SquaredNorm(row, rank));
+}
+
+// Products of rows with a matrix, rounded to a dtype.
+void Multiply(std::span<const std::byte* const> rows, DType rows_dtype, const MatrixView& matrix,
+              uint32_t out_cols, DType out_dtype, void* out, size_t out_stride_bytes) {
+  const KernelTable& kernels = Kernels();
+  if (out_dtype == DType::kF32 && out_cols == matrix.cols) {
+    return kernels.multiply_rows(rows, rows_dtype, matrix, static_cast<float*>(out),
+                                 out_stride_bytes / sizeof(float));
+  }
+  std::vector<float> tile(std::min<size_t>(kTileTokens, rows.size()) * matrix.cols);
+  auto* to = static_cast<std::byte*>(out);
+  for (size_t t = 0; t < rows.size(); t += kTileTokens) {
+    const size_t count = std::min<size_t>(kTileTokens, rows.size() - t);
+    kernels.multiply_rows(rows.subspan(t, count), rows_dtype, matrix, tile.data(), matrix.cols);
+    for (size_t i = 0; i < count; ++i) {
+      kernels.from_floats(tile.data() + i * matrix.cols, out_cols, out_dtype, to);
+      to += out_stride_bytes;
+    }
+  }
+}
+
+}  // namespace
+
+std::optional<std::string> Project(const Subspace& subspace, const void* keys, uint32_t tokens,
+                                   DType dtype, DType rows_dtype, void* rows,
+                                   ProjectionEnergy* energy) {
+  const uint32_t width = subspace.width();
+  const uint32_t rank = subspace.rank;
+  if (auto wrong = NotFinite(keys, 0, tokens, width, dtype)) return wrong;
+  const KernelTable& kernels = Kernels();
+  const uint32_t tile_tokens = std::min(kTileTokens, tokens);
+  std::vector<float> x(size_t{tile_tokens} * width), a(size_t{tile_tokens} * rank);
+  const auto* from = static_cast<const std::byte*>(keys);
+  auto* to = static_cast<std::byte*>(rows);
+  for (uint32_t t = 0; t < tokens; t += kTileTokens) {
+    const uint32_t count = std::min(kTileTokens, tokens - t);
+    kernels.to_floats(from + size_t{t} * width * DTypeBytes(dtype), dtype, count * width, x.data());
+    kernels.project_rows(x.data(), count, subspace.view(), a.data());
+    kernels.from_floats(a.data(), count * rank, rows_dtype,
+                        to + size_t{t} * RowBytes(subspace, rows_dtype));
+    if (energy == nullptr) continue;
+    for (uint32_t i = 0; i < count; ++i) {
+      AddEnergy(&x[size_t{i} * width], width, &a[size_t{i} * rank], rank, *energy);
+    }
+  }
+  return std::nullopt;
+}
+
+void Rebuild(const Subspace& subspace, uint32_t kv_head, std::span<const std::byte* const> rows,
+             DType rows_dtype, DType out_dtype, void* out, size_t out_stride_bytes) {
+  assert(kv_head < subspace.num_kv_heads);
+  const size_t head_bytes = size_t{subspace.rank} * subspace.head_dim * DTypeBytes(subspace.dtype);
+  const MatrixView basis = {subspace.basis.data() + kv_head * head_bytes, subspace.dtype,
+                            subspace.rank, subspace.head_dim};
+  Multiply(rows, rows_dtype, basis, subspace.head_dim, out_dtype, out, out_stride_bytes);
+}
+
+Rebasing::Rebasing(const Subspace& from, const Subspace& to)
+    : from_rank_(from.rank), to_rank_(to.rank), cols_((to.rank + 7) / 8 * 8) {
+  assert(from.num_kv_heads == to.num_kv_heads && from.head_dim == to.head_dim);
+  const uint32_t width = from.width();
+  const uint32_t d = from.head_dim;
+  std::vector<float> vectors(size_t{from_rank_} * width);
+  for (uint32_t h = 0; h < from.num_kv_heads; ++h) {
+    for (uint32_t j = 0; j < from_rank_; ++j) {
+      const size_t row = (size_t{h} * from_rank_ + j) * d;
+      Kernels().to_floats(from.basis.data() + row * DTypeBytes(from.dtype), from.dtype, d,
+                          &vectors[size_t{j} * width + h * d]);
+    }
+  }
+  std::vector<float> product(size_t{from_rank_} * to_rank_);
+  Kernels().project_rows(vectors.data(), from_rank_, to.view(), product.data());
+  matrix_.resize(size_t{from_rank_} * cols_);
+  for (uint32_t j = 0; j < from_rank_; ++j) {
+    std::copy_n(&product[size_t{j} * to_rank_], to_rank_, &matrix_[size_t{j} * cols_]);
+  }
+}
+
+void Rebasing::Apply(std::span<const std::byte* const> rows, DType rows_dtype, DType out_dtype,
+                     void* out) const {
+  const MatrixView matrix = {reinterpret_cast<const std::byte*>(matrix_.data()), DType::kF32,
+                             from_rank_, cols_};
+  Multiply(rows, rows_dtype, matrix, to_rank_, out_dtype, out, to_rank_ * DTypeBytes(out_dtype));
+}
+
+}  // namespace varve::page

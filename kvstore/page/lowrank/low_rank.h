@@ -1,0 +1,82 @@
+// Low-rank keys (ShadowKV): a token's pre-RoPE key of all KV heads as one row of r numbers.
+//
+// Project makes rows a = x V_r, Rebuild makes keys a B of one KV head, Rebasing moves rows to
+// another subspace. All are fp32 products summed in one fixed order: what becomes of a token
+// depends on its own row alone, not on the others of a call or their order. Between instruction
+// sets results differ by fp32 rounding, at most width * 2^-23 of sum_i |x_i v_i| for a projection
+// and rank * 2^-23 of sum_j |a_j b_j| for a rebuilt key. Rounding to 16 bits is to nearest even;
+// what is beyond a dtype becomes its greatest finite number.
+//
+// Low rank saves memory, not bytes moved: a row is read for every (token, KV head) that is
+// selected. Rebuild and Rebasing::Apply are bound by multiply-adds (rank * head_dim a key).
+// Thread-safe; no exceptions but those of the allocator.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kvstore/page/lowrank/subspace.h"
+
+namespace varve::page {
+
+// What the projected tokens were, and what of them the subspace does not have.
+struct ProjectionEnergy {
+  uint64_t tokens = 0;
+  double total = 0;     // sum |x|^2
+  double residual = 0;  // sum max(0, |x|^2 - |x V_r|^2), before rows are rounded
+
+  // 0 where all keys were zero.
+  double residual_share() const { return total > 0 ? residual / total : 0; }
+};
+
+// When tokens that came after a subspace was made call for a new one. ShadowKV keeps the prompt's
+// for good, which costs quality on long generations.
+struct RefreshRule {
+  uint64_t min_tokens = 256;    // fewer are no evidence
+  double residual_share = 0.1;  // above: refresh
+
+  bool Due(const ProjectionEnergy& since) const {
+    return since.tokens >= min_tokens && since.residual_share() > residual_share;
+  }
+};
+
+inline size_t RowBytes(const Subspace& subspace, DType rows_dtype) {
+  return subspace.rank * DTypeBytes(rows_dtype);
+}
+
+// rows [tokens][rank] of rows_dtype from pre-RoPE keys [token][kv head][head_dim] of dtype. Adds to
+// energy, if given, token by token: the sums do not depend on the split into calls. What is wrong,
+// naming token (of this call) and channel, when a key is NaN or infinite: then nothing is written.
+[[nodiscard]] std::optional<std::string> Project(const Subspace& subspace, const void* keys,
+                                                 uint32_t tokens, DType dtype, DType rows_dtype,
+                                                 void* rows, ProjectionEnergy* energy);
+
+// Pre-RoPE keys of one KV head: key of rows[t] at out + t * out_stride_bytes, head_dim elements of
+// out_dtype. rows: of rows_dtype, in any order and any places, finite; kv_head < num_kv_heads.
+// out is aligned to its dtype, out_stride_bytes a multiple of its size.
+void Rebuild(const Subspace& subspace, uint32_t kv_head, std::span<const std::byte* const> rows,
+             DType rows_dtype, DType out_dtype, void* out, size_t out_stride_bytes);
+
+// Rows of one subspace as rows of another of the same heads: a' = a (B V'_r). They keep what both
+// subspaces have: what the old one dropped cannot come back, so keys that are still at hand are
+// better projected anew.
+class Rebasing {
+ public:
+  Rebasing(const Subspace& from, const Subspace& to);
+
+  // out: [rows.size()][rank of `to`] of out_dtype; no row of it among `rows`.
+  void Apply(std::span<const std::byte* const> rows, DType rows_dtype, DType out_dtype,
+             void* out) const;
+
+ private:
+  uint32_t from_rank_;
+  uint32_t to_rank_;
+  uint32_t cols_;              // to_rank_ and zeros up to a multiple of 8
+  std::vector<float> matrix_;  // [from_rank_][cols_]
+};
+
+}  // namespace varve::page

@@ -1,0 +1,371 @@
+#include "kvstore/page/lowrank/low_rank.h"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "tests/unit/page/low_rank_data.h"
+
+namespace varve::page {
+namespace {
+
+using testing::FallingSpectrum;
+using testing::GramOf;
+using testing::PlantedKeys;
+using testing::ProjectAll;
+using testing::RebuildAll;
+using testing::Rng;
+using testing::RowPointers;
+using testing::SquaredDifference;
+using testing::SquaredNorm;
+using testing::SubspaceOf;
+
+constexpr uint32_t kHeads = 3, kHeadDim = 40, kWidth = kHeads * kHeadDim;
+
+// Element i of basis vector j, whichever head it belongs to.
+double BasisElement(const Subspace& s, uint32_t j, uint32_t i) {
+  const size_t row = size_t{i / s.head_dim} * s.rank + j;
+  return LoadAsF32(s.basis.data(), s.dtype, row * s.head_dim + i % s.head_dim);
+}
+
+double GreatestDeviationFromOrthonormal(const Subspace& s) {
+  double greatest = 0;
+  for (uint32_t a = 0; a < s.rank; ++a) {
+    for (uint32_t b = a; b < s.rank; ++b) {
+      double dot = 0;
+      for (uint32_t i = 0; i < s.width(); ++i) dot += BasisElement(s, a, i) * BasisElement(s, b, i);
+      greatest = std::max(greatest, std::abs(dot - (a == b ? 1.0 : 0.0)));
+    }
+  }
+  return greatest;
+}
+
+// P15: what is lost is what was dropped.
+TEST(LowRankTest, TheErrorIsTheDiscardedSpectrum) {
+  constexpr uint64_t kSeed = 921;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  constexpr uint32_t kTokens = 300;
+  const std::vector<double> singular = FallingSpectrum(kWidth);
+  const std::vector<float> keys = PlantedKeys(rng, kTokens, kWidth, singular);
+  for (const uint32_t rank : {1u, 7u, 32u, 64u, 119u}) {
+    SCOPED_TRACE("rank " + std::to_string(rank));
+    double discarded = 0, total = 0;
+    for (uint32_t j = 0; j < kWidth; ++j) {
+      total += singular[j] * singular[j];
+      if (j >= rank) discarded += singular[j] * singular[j];
+    }
+    const Subspace s = SubspaceOf(keys, kTokens, kHeads, kHeadDim, rank);
+    EXPECT_NEAR(s.total_energy, total, 1e-6 * total);
+    EXPECT_NEAR(s.discarded_energy, discarded, 1e-6 * total);
+    EXPECT_NEAR(s.kept_share(), 1 - discarded / total, 1e-6);
+
+    ProjectionEnergy energy;
+    const auto rows = ProjectAll(s, keys, DType::kF32, &energy);
+    const double lost = SquaredDifference(keys, RebuildAll(s, rows, DType::kF32));
+    EXPECT_NEAR(lost, s.discarded_energy, 1e-3 * s.discarded_energy + 1e-9 * total);
+    EXPECT_EQ(energy.tokens, kTokens);
+    EXPECT_NEAR(energy.total, total, 1e-6 * total);
+    EXPECT_NEAR(energy.residual, discarded, 1e-3 * discarded + 1e-6 * total);
+  }
+}
+
+TEST(LowRankTest, FullRankIsExact) {
+  constexpr uint64_t kSeed = 922;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  constexpr uint32_t kTokens = 61;  // fewer than the width: what they do not span is filled up
+  const std::vector<float> keys = rng.Floats(kTokens * kWidth);
+  const Subspace s = SubspaceOf(keys, kTokens, kHeads, kHeadDim, kWidth);
+  EXPECT_LT(GreatestDeviationFromOrthonormal(s), 1e-5);
+  const auto back = RebuildAll(s, ProjectAll(s, keys, DType::kF32), DType::kF32);
+  EXPECT_LT(SquaredDifference(keys, back), 1e-8 * SquaredNorm(keys));
+  // Keys that it was not made of, too.
+  const std::vector<float> others = rng.Floats(kTokens * kWidth);
+  const auto others_back = RebuildAll(s, ProjectAll(s, others, DType::kF32), DType::kF32);
+  EXPECT_LT(SquaredDifference(others, others_back), 1e-8 * SquaredNorm(others));
+}
+
+TEST(LowRankTest, SixteenBitsLoseLittleMore) {
+  constexpr uint64_t kSeed = 923;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  constexpr uint32_t kTokens = 200, kRank = 24;
+  const std::vector<float> keys = PlantedKeys(rng, kTokens, kWidth, FallingSpectrum(kRank));
+  for (const DType dtype : {DType::kF16, DType::kBF16}) {
+    SCOPED_TRACE(DTypeName(dtype));
+    const double unit = dtype == DType::kF16 ? 0x1p-11 : 0x1p-8;
+    const Subspace s = SubspaceOf(keys, kTokens, kHeads, kHeadDim, kRank, dtype);
+    EXPECT_LT(GreatestDeviationFromOrthonormal(s), 4 * unit);
+    const auto back = RebuildAll(s, ProjectAll(s, keys, dtype), dtype);
+    EXPECT_LT(SquaredDifference(keys, back), 4 * unit * unit * SquaredNorm(keys));
+    EXPECT_GT(SquaredDifference(keys, back), 0);
+  }
+}
+
+TEST(LowRankTest, BasisIsOrthonormalAndItsSignsAreFixed) {
+  constexpr uint64_t kSeed = 924;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  constexpr uint32_t kRank = 20;
+  for (const uint32_t tokens : {1u, 5u, 19u, 200u}) {
+    SCOPED_TRACE("tokens " + std::to_string(tokens));
+    std::vector<float> keys = rng.Floats(size_t{tokens} * kWidth);
+    const Subspace s = SubspaceOf(keys, tokens, kHeads, kHeadDim, kRank);
+    EXPECT_EQ(s.tokens, tokens);
+    EXPECT_LT(GreatestDeviationFromOrthonormal(s), 1e-5);
+    for (uint32_t j = 0; j < kRank; ++j) {
+      double greatest = 0;
+      for (uint32_t i = 0; i < kWidth; ++i) {
+        if (std::abs(BasisElement(s, j, i)) > std::abs(greatest)) greatest = BasisElement(s, j, i);
+      }
+      EXPECT_GT(greatest, 0) << "vector " << j;
+    }
+    // The same of the negated keys: X^T X does not know the difference.
+    for (float& v : keys) v = -v;
+    EXPECT_EQ(SubspaceOf(keys, tokens, kHeads, kHeadDim, kRank).basis, s.basis);
+  }
+}
+
+TEST(LowRankTest, RankByEnergyIsTheSmallestThatKeepsIt) {
+  constexpr uint64_t kSeed = 925;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  constexpr uint32_t kTokens = 128;
+  const std::vector<float> keys =
+      PlantedKeys(rng, kTokens, kWidth, {8.0, 4.0, 2.0, 1.0});  // energies 64 16 4 1
+  const auto gram = GramOf(keys, kTokens, kWidth);
+  const auto rank_for = [&](double energy, uint32_t most) {
+    Subspace s;
+    EXPECT_EQ(MakeSubspace(gram, kTokens, kHeads, kHeadDim, {most, energy}, DType::kF32, s),
+              std::nullopt);
+    return s.rank;
+  };
+  EXPECT_EQ(rank_for(1e-9, 100), 1u);
+  EXPECT_EQ(rank_for(63.9 / 85, 100), 1u);
+  EXPECT_EQ(rank_for(64.1 / 85, 100), 2u);
+  EXPECT_EQ(rank_for(80.1 / 85, 100), 3u);
+  EXPECT_EQ(rank_for(84.1 / 85, 100), 4u);
+  EXPECT_EQ(rank_for(84.1 / 85, 3), 3u);
+  EXPECT_EQ(rank_for(0, 17), 17u);
+}
+
+TEST(LowRankTest, RefusesWhatCannotBeASubspace) {
+  const std::vector<double> gram(kWidth * kWidth, 0.0);
+  Subspace s;
+  s.rank = 77;
+  const auto make = [&](std::span<const double> g, uint64_t tokens, uint32_t heads, uint32_t d,
+                        RankRule rule) {
+    return MakeSubspace(g, tokens, heads, d, rule, DType::kF32, s).value_or("nothing");
+  };
+  EXPECT_EQ(make(gram, 5, kHeads, kHeadDim, {0, 0}),
+            "rank is 0, allowed: 1..120 (num_kv_heads x head_dim)");
+  EXPECT_EQ(make(gram, 5, kHeads, kHeadDim, {121, 0}),
+            "rank is 121, allowed: 1..120 (num_kv_heads x head_dim)");
+  EXPECT_EQ(make(gram, 0, kHeads, kHeadDim, {8, 0}),
+            "a subspace of no tokens, allowed: at least 1");
+  EXPECT_EQ(make(gram, 5, kHeads, kHeadDim, {8, 1.5}),
+            "energy is 1.5, allowed: 0..1 (0: the rank as it is)");
+  EXPECT_EQ(make(gram, 5, kHeads, kHeadDim, {8, std::nan("")}),
+            "energy is nan, allowed: 0..1 (0: the rank as it is)");
+  EXPECT_EQ(make(gram, 5, kHeads, 12, {8, 0}), "head_dim is 12, allowed: a multiple of 8");
+  EXPECT_EQ(make(gram, 5, 0, kHeadDim, {8, 0}), "num_kv_heads x head_dim is 0, allowed: 1..8192");
+  EXPECT_EQ(make(gram, 5, 300, 256, {8, 0}), "num_kv_heads x head_dim is 76800, allowed: 1..8192");
+  EXPECT_EQ(make(gram, 5, 2, kHeadDim, {8, 0}),
+            "the Gram matrix has 14400 elements, allowed: 80 x 80");
+  std::vector<double> huge = gram;
+  huge[17] = std::numeric_limits<double>::infinity();
+  EXPECT_EQ(make(huge, 5, kHeads, kHeadDim, {8, 0}),
+            "the Gram matrix is not finite: keys are too large for their squares");
+  EXPECT_EQ(s.rank, 77u) << "touched by a failure";
+
+  // Keys of nothing but zeros are no failure.
+  EXPECT_EQ(make(gram, 5, kHeads, kHeadDim, {8, 0.9}), "nothing");
+  EXPECT_EQ(s.rank, 1u);
+  EXPECT_EQ(s.kept_share(), 1.0);
+}
+
+TEST(LowRankTest, KeysTooLargeForTheirSquaresAreRefusedByName) {
+  const std::vector<float> keys(4 * kWidth, 1e30f);
+  Subspace s;
+  EXPECT_EQ(MakeSubspace(GramOf(keys, 4, kWidth), 4, kHeads, kHeadDim, {8, 0}, DType::kF32, s),
+            "the Gram matrix is not finite: keys are too large for their squares");
+}
+
+TEST(LowRankTest, ProjectRefusesKeysThatAreNotFinite) {
+  constexpr uint64_t kSeed = 926;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  std::vector<float> keys = rng.Floats(100 * kWidth);
+  const Subspace s = SubspaceOf(keys, 100, kHeads, kHeadDim, 8);
+  keys[77 * kWidth + 5] = std::numeric_limits<float>::infinity();
+  std::vector<std::byte> rows(100 * RowBytes(s, DType::kBF16), std::byte{0x5a});
+  const auto before = rows;
+  ProjectionEnergy energy;
+  EXPECT_EQ(Project(s, keys.data(), 100, DType::kF32, DType::kBF16, rows.data(), &energy),
+            "key of token 77, channel 5 is infinite, allowed: finite keys");
+  EXPECT_EQ(rows, before);
+  EXPECT_EQ(energy.tokens, 0u);
+}
+
+TEST(LowRankTest, RowsAndKeysDoNotDependOnBatchOrOrder) {
+  constexpr uint64_t kSeed = 927;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  for (int i = 0; i < 12; ++i) {
+    const DType dtype = rng.AnyDType(), rows_dtype = rng.AnyDType(), out_dtype = rng.AnyDType();
+    const uint32_t tokens = rng.Between(60, 200), rank = rng.Between(1, 60);
+    const std::vector<float> keys = rng.Floats(tokens * kWidth);
+    const Subspace s = SubspaceOf(keys, tokens, kHeads, kHeadDim, rank, dtype);
+    const size_t row_bytes = RowBytes(s, rows_dtype);
+    ProjectionEnergy whole, parts;
+    const auto rows = ProjectAll(s, keys, rows_dtype, &whole);
+    std::vector<std::byte> split(rows.size());
+    for (uint32_t done = 0; done < tokens;) {
+      const uint32_t count = std::min(tokens - done, rng.Between(1, 70));
+      ASSERT_EQ(Project(s, keys.data() + size_t{done} * kWidth, count, DType::kF32, rows_dtype,
+                        split.data() + done * row_bytes, &parts),
+                std::nullopt);
+      done += count;
+    }
+    EXPECT_EQ(rows, split);
+    EXPECT_EQ(whole.total, parts.total);
+    EXPECT_EQ(whole.residual, parts.residual);
+
+    const uint32_t head = rng.Below(kHeads);
+    auto pointers = RowPointers(rows, row_bytes);
+    std::vector<uint32_t> order(tokens);
+    std::iota(order.begin(), order.end(), 0u);
+    std::shuffle(order.begin(), order.end(), rng.engine());
+    std::vector<const std::byte*> shuffled;
+    for (const uint32_t t : order) shuffled.push_back(pointers[t]);
+    const size_t key_bytes = kHeadDim * DTypeBytes(out_dtype);
+    std::vector<std::byte> straight(tokens * key_bytes), mixed(straight.size()), alone(key_bytes);
+    Rebuild(s, head, pointers, rows_dtype, out_dtype, straight.data(), key_bytes);
+    Rebuild(s, head, shuffled, rows_dtype, out_dtype, mixed.data(), key_bytes);
+    for (uint32_t t = 0; t < tokens; ++t) {
+      ASSERT_EQ(std::memcmp(&mixed[t * key_bytes], &straight[order[t] * key_bytes], key_bytes), 0);
+      Rebuild(s, head, {&pointers[t], 1}, rows_dtype, out_dtype, alone.data(), key_bytes);
+      ASSERT_EQ(std::memcmp(alone.data(), &straight[t * key_bytes], key_bytes), 0) << "token " << t;
+    }
+  }
+}
+
+TEST(LowRankTest, RebuiltKeysLieAtTheirStride) {
+  constexpr uint64_t kSeed = 928;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  const std::vector<float> keys = rng.Floats(50 * kWidth);
+  const Subspace s = SubspaceOf(keys, 50, kHeads, kHeadDim, 30);
+  const auto rows = ProjectAll(s, keys, DType::kBF16);
+  const auto pointers = RowPointers(rows, RowBytes(s, DType::kBF16));
+  for (const DType dtype : testing::kAllDTypes) {
+    const size_t key_bytes = kHeadDim * DTypeBytes(dtype), stride = key_bytes + 12;
+    std::vector<std::byte> packed(50 * key_bytes), apart(50 * stride, std::byte{0x5a});
+    Rebuild(s, 1, pointers, DType::kBF16, dtype, packed.data(), key_bytes);
+    Rebuild(s, 1, pointers, DType::kBF16, dtype, apart.data(), stride);
+    for (uint32_t t = 0; t < 50; ++t) {
+      EXPECT_EQ(std::memcmp(&packed[t * key_bytes], &apart[t * stride], key_bytes), 0);
+      EXPECT_EQ(apart[t * stride + key_bytes], std::byte{0x5a}) << "written between keys";
+    }
+  }
+}
+
+TEST(LowRankTest, RebasingKeepsWhatBothSubspacesHave) {
+  constexpr uint64_t kSeed = 929;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  constexpr uint32_t kTokens = 150;
+  const std::vector<float> keys = PlantedKeys(rng, kTokens, kWidth, FallingSpectrum(20));
+  const Subspace old_one = SubspaceOf(keys, kTokens, kHeads, kHeadDim, 20);
+  // The new one is of these keys and others, so it has them whole as well.
+  std::vector<float> more = PlantedKeys(rng, kTokens, kWidth, FallingSpectrum(17));
+  more.insert(more.begin(), keys.begin(), keys.end());
+  const Subspace new_one = SubspaceOf(more, 2 * kTokens, kHeads, kHeadDim, 37);
+
+  const auto rows = ProjectAll(old_one, keys, DType::kF32);
+  const Rebasing rebasing(old_one, new_one);
+  std::vector<std::byte> moved(kTokens * RowBytes(new_one, DType::kF32));
+  rebasing.Apply(RowPointers(rows, RowBytes(old_one, DType::kF32)), DType::kF32, DType::kF32,
+                 moved.data());
+  EXPECT_LT(SquaredDifference(keys, RebuildAll(new_one, moved, DType::kF32)),
+            1e-8 * SquaredNorm(keys));
+
+  // To a smaller subspace: as if the rebuilt keys had been projected.
+  const Subspace small = SubspaceOf(more, 2 * kTokens, kHeads, kHeadDim, 5);
+  std::vector<std::byte> fewer(kTokens * RowBytes(small, DType::kF32));
+  Rebasing(old_one, small)
+      .Apply(RowPointers(rows, RowBytes(old_one, DType::kF32)), DType::kF32, DType::kF32,
+             fewer.data());
+  const auto again = ProjectAll(small, RebuildAll(old_one, rows, DType::kF32), DType::kF32);
+  for (uint32_t i = 0; i < 5 * kTokens; ++i) {
+    EXPECT_NEAR(LoadAsF32(fewer.data(), DType::kF32, i), LoadAsF32(again.data(), DType::kF32, i),
+                1e-4);
+  }
+}
+
+TEST(LowRankTest, NewTokensOutsideTheSubspaceAreDueForARefresh) {
+  constexpr uint64_t kSeed = 930;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  const std::vector<float> keys = PlantedKeys(rng, 200, kWidth, FallingSpectrum(16));
+  const Subspace s = SubspaceOf(keys, 200, kHeads, kHeadDim, 16);
+  const RefreshRule rule = {64, 0.2};
+  ProjectionEnergy inside, outside;
+  ProjectAll(s, keys, DType::kBF16, &inside);
+  EXPECT_LT(inside.residual_share(), 1e-5);
+  EXPECT_FALSE(rule.Due(inside));
+  const std::vector<float> strange = rng.Floats(63 * kWidth);
+  ProjectAll(s, strange, DType::kBF16, &outside);
+  EXPECT_GT(outside.residual_share(), 0.5);
+  EXPECT_FALSE(rule.Due(outside)) << "too few tokens to tell";
+  ProjectAll(s, std::vector<float>(strange.begin(), strange.begin() + kWidth), DType::kBF16,
+             &outside);
+  EXPECT_TRUE(rule.Due(outside));
+  EXPECT_FALSE(rule.Due(ProjectionEnergy{64, 0, 0})) << "zero keys";
+}
+
+// Rotates pairs of channels as RoPE does.
+std::vector<double> Rotate(const float* key, uint32_t head_dim, uint32_t position) {
+  std::vector<double> out(head_dim);
+  for (uint32_t i = 0; i < head_dim / 2; ++i) {
+    const double angle = position * std::pow(1e4, -2.0 * i / head_dim);
+    const double a = key[i], b = key[i + head_dim / 2];
+    out[i] = a * std::cos(angle) - b * std::sin(angle);
+    out[i + head_dim / 2] = a * std::sin(angle) + b * std::cos(angle);
+  }
+  return out;
+}
+
+// P15: rotation keeps the error's norm, so a logit is off by |q| |k - k~| / sqrt d at most.
+TEST(LowRankTest, LogitErrorIsBoundedByTheKeysError) {
+  constexpr uint64_t kSeed = 931;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  constexpr uint32_t kTokens = 120;
+  const std::vector<float> keys = PlantedKeys(rng, kTokens, kWidth, FallingSpectrum(kWidth));
+  const Subspace s = SubspaceOf(keys, kTokens, kHeads, kHeadDim, 32, DType::kBF16);
+  const auto back = RebuildAll(s, ProjectAll(s, keys, DType::kBF16), DType::kBF16);
+  for (uint32_t t = 0; t < kTokens; ++t) {
+    const uint32_t position = rng.Below(100000);
+    for (uint32_t h = 0; h < kHeads; ++h) {
+      const size_t at = size_t{t} * kWidth + h * kHeadDim;
+      const auto exact = Rotate(&keys[at], kHeadDim, position);
+      const auto rebuilt = Rotate(&back[at], kHeadDim, position);
+      double before = 0, after = 0, q_squared = 0, logit_error = 0;
+      for (uint32_t i = 0; i < kHeadDim; ++i) {
+        const double q = rng.Normal();
+        q_squared += q * q;
+        logit_error += q * (exact[i] - rebuilt[i]);
+        after += (exact[i] - rebuilt[i]) * (exact[i] - rebuilt[i]);
+        before += std::pow(double{keys[at + i]} - back[at + i], 2);
+      }
+      EXPECT_NEAR(before, after, 1e-9 * before);
+      EXPECT_LE(std::abs(logit_error) / std::sqrt(kHeadDim),
+                std::sqrt(q_squared * before / kHeadDim) * (1 + 1e-9));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace varve::page

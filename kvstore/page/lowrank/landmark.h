@@ -1,0 +1,59 @@
+// Landmarks and outliers (ShadowKV): what the chunks of a context are selected by, per KV head.
+//
+// A chunk is a few consecutive tokens (8 in ShadowKV). Its landmark is the mean of their post-RoPE
+// keys: the digest kind MEAN, built and scored as every other digest (digest.h, score.h). A chunk
+// whose keys do not point where their mean does is badly told by it: the chunks of the lowest
+// minimal cosine are outliers, whose keys are kept exact and attended to always. They leave the
+// landmarks, so the softmax by which chunks are selected is over the others. Sinks are found this
+// way; nothing here pins them.
+//
+// Chunk ids count from the first token of the context. Deterministic, the same on every CPU but for
+// scores (score.h): ties go to the lower id. Thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kvstore/page/digest/score.h"
+#include "kvstore/page/select.h"
+
+namespace varve::page {
+
+inline constexpr uint32_t kDefaultChunkTokens = 8;
+// 4, 8, 16, 32.
+bool IsChunkTokens(uint32_t tokens);
+
+// The least cosine of any of the keys [tokens][head_dim] with the landmark, all finite, of dtype;
+// summed in fp64 and rounded to fp32, in -1 .. 1. A zero vector has no direction: its cosine is 0,
+// but 1 when key and landmark are both zero. head_dim is a multiple of 8, tokens > 0.
+float MinCosine(const void* keys, uint32_t tokens, uint32_t head_dim, DType dtype,
+                const void* landmark);
+
+// The landmark (head_dim elements of dtype) of a chunk and the least cosine with it, as it is
+// stored. False, with both untouched, when tokens == 0 or any key is NaN or infinite.
+bool BuildLandmark(const void* keys, uint32_t tokens, uint32_t head_dim, DType dtype,
+                   void* landmark, float* min_cosine);
+
+// Ids of the `count` chunks with the lowest cosines (all when there are fewer), ascending.
+void ChooseOutliers(std::span<const float> min_cosines, uint32_t count, SelectScratch& scratch,
+                    std::vector<uint32_t>& outliers);
+
+// Takes the outliers out of landmark rows [num_chunks], in place: row i is then that of chunk
+// ids[i], ids ascending. outliers: ascending, without duplicates, each < num_chunks.
+void RemoveOutliers(std::span<const uint32_t> outliers, uint32_t num_chunks, void* rows,
+                    size_t row_stride_bytes, size_t row_bytes, std::vector<uint32_t>& ids);
+
+// Chunks for one KV head by its queries [group_size][head_dim] (fp32, post-RoPE): the softmax of
+// q.m / sqrt(head_dim) over the landmarks for each query head, the greatest over the group
+// (ScoreMerge::kSoftmaxMax), and of these the best `count`; ids, ascending, into selected.
+// Landmarks are of kind MEAN; ids[i] is the chunk of row i, ascending. Scratch grows once.
+struct ChunkScratch {
+  std::vector<float> raw, scores;
+  SelectScratch select;
+};
+void SelectChunks(const DigestMatrix& landmarks, std::span<const uint32_t> ids,
+                  const float* queries, uint32_t group_size, uint32_t count, ChunkScratch& scratch,
+                  std::vector<uint32_t>& selected);
+
+}  // namespace varve::page

@@ -144,7 +144,7 @@ void Decompose(benchmark::State& state) {
   Subspace subspace;
   for (auto _ : state) {
     benchmark::DoNotOptimize(
-        MakeSubspace(matrix, 1024, heads, kHeadDim, {}, DType::kBF16, subspace));
+        MakeSubspace(matrix, 1024, heads, kHeadDim, {kHeadDim}, DType::kBF16, subspace));
   }
 }
 

@@ -6,46 +6,18 @@
 #include <cmath>
 #include <cstring>
 
+#include "kvstore/page/simd/kernels.h"
+
 namespace varve::page {
 namespace {
 
-// Sums in eight parts: their order is part of the value.
-struct Parts {
-  std::array<double, 8> sums{};
-  double Total() const {
-    return ((sums[0] + sums[4]) + (sums[2] + sums[6])) +
-           ((sums[1] + sums[5]) + (sums[3] + sums[7]));
-  }
-};
+constexpr uint32_t kMaxHeadDim = 256;
 
 double Cosine(double dot, double a_squared, double b_squared) {
   if (a_squared == 0 && b_squared == 0) return 1;
   if (a_squared == 0 || b_squared == 0) return 0;
   // Roots first: the product of the squares may overflow where theirs does not.
   return std::clamp(dot / (std::sqrt(a_squared) * std::sqrt(b_squared)), -1.0, 1.0);
-}
-
-template <DType T>
-double MinCosineOf(const void* keys, uint32_t tokens, uint32_t head_dim, const void* landmark) {
-  Parts mean_squared;
-  for (uint32_t i = 0; i < head_dim; ++i) {
-    const double m = LoadAsF32(landmark, T, i);
-    mean_squared.sums[i % 8] += m * m;
-  }
-  const double mean_norm = mean_squared.Total();
-  double least = 1;
-  for (uint32_t t = 0; t < tokens; ++t) {
-    Parts dot, squared;
-    for (uint32_t i = 0; i < head_dim; i += 8) {
-      for (uint32_t j = 0; j < 8; ++j) {
-        const double key = LoadAsF32(keys, T, size_t{t} * head_dim + i + j);
-        dot.sums[j] += key * LoadAsF32(landmark, T, i + j);
-        squared.sums[j] += key * key;
-      }
-    }
-    least = std::min(least, Cosine(dot.Total(), squared.Total(), mean_norm));
-  }
-  return least;
 }
 
 }  // namespace
@@ -56,15 +28,20 @@ bool IsChunkTokens(uint32_t tokens) {
 
 float MinCosine(const void* keys, uint32_t tokens, uint32_t head_dim, DType dtype,
                 const void* landmark) {
-  switch (dtype) {
-    case DType::kF32:
-      return static_cast<float>(MinCosineOf<DType::kF32>(keys, tokens, head_dim, landmark));
-    case DType::kF16:
-      return static_cast<float>(MinCosineOf<DType::kF16>(keys, tokens, head_dim, landmark));
-    case DType::kBF16:
-      return static_cast<float>(MinCosineOf<DType::kBF16>(keys, tokens, head_dim, landmark));
+  assert(head_dim <= kMaxHeadDim);
+  const KernelTable& kernels = Kernels();
+  std::array<float, kMaxHeadDim> mean, key;
+  kernels.to_floats(landmark, dtype, head_dim, mean.data());
+  const double mean_squared = kernels.dot_f64(mean.data(), mean.data(), head_dim);
+  double least = 1;
+  for (uint32_t t = 0; t < tokens; ++t) {
+    kernels.to_floats(static_cast<const std::byte*>(keys) + t * head_dim * DTypeBytes(dtype), dtype,
+                      head_dim, key.data());
+    const double dot = kernels.dot_f64(key.data(), mean.data(), head_dim);
+    const double squared = kernels.dot_f64(key.data(), key.data(), head_dim);
+    least = std::min(least, Cosine(dot, squared, mean_squared));
   }
-  return 0;
+  return static_cast<float>(least);
 }
 
 bool BuildLandmark(const void* keys, uint32_t tokens, uint32_t head_dim, DType dtype,

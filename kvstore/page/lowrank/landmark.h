@@ -26,7 +26,8 @@ bool IsChunkTokens(uint32_t tokens);
 
 // The least cosine of any of the keys [tokens][head_dim] with the landmark, all finite, of dtype;
 // summed in fp64 and rounded to fp32, in -1 .. 1. A zero vector has no direction: its cosine is 0,
-// but 1 when key and landmark are both zero. head_dim is a multiple of 8, tokens > 0.
+// but 1 when key and landmark are both zero. tokens > 0, head_dim at
+// most 256.
 float MinCosine(const void* keys, uint32_t tokens, uint32_t head_dim, DType dtype,
                 const void* landmark);
 

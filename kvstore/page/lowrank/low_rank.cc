@@ -1,7 +1,6 @@
 #include "kvstore/page/lowrank/low_rank.h"
 
 #include <algorithm>
-#include <array>
 #include <cassert>
 
 #include "kvstore/page/lowrank/key_rows.h"
@@ -12,26 +11,13 @@ namespace {
 
 constexpr uint32_t kTileTokens = 48;  // a multiple of the rows of every kernel's tiles
 
-double SquaredNorm(const float* values, size_t count) {
-  std::array<double, 8> parts{};
-  size_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    for (size_t j = 0; j < 8; ++j) {
-      const double v = values[i + j];
-      parts[j] += v * v;
-    }
-  }
-  for (; i < count; ++i) parts[0] += double{values[i]} * values[i];
-  return ((parts[0] + parts[4]) + (parts[2] + parts[6])) +
-         ((parts[1] + parts[5]) + (parts[3] + parts[7]));
-}
-
-void AddEnergy(const float* keys, size_t width, const float* row, size_t rank,
+void AddEnergy(const float* key, uint32_t width, const float* row, uint32_t rank,
                ProjectionEnergy& energy) {
-  const double total = SquaredNorm(keys, width);
+  const KernelTable& kernels = Kernels();
+  const double total = kernels.dot_f64(key, key, width);
   ++energy.tokens;
   energy.total += total;
-  energy.residual += std::max(0.0, total - SquaredNorm(row, rank));
+  energy.residual += std::max(0.0, total - kernels.dot_f64(row, row, rank));
 }
 
 // Products of rows with a matrix, rounded to a dtype.

@@ -66,6 +66,19 @@ VARVE_KERNEL void FromFloats(const float* from, uint32_t count, DType dtype, voi
   for (; i < count; ++i) halves[i] = F32ToF16(Bounded(from[i], greatest));
 }
 
+VARVE_KERNEL double DotF64(const float* a, const float* b, uint32_t count) {
+  double parts[8] = {};
+  uint32_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    for (uint32_t j = 0; j < 8; ++j) {
+      parts[j] += static_cast<double>(a[i + j]) * static_cast<double>(b[i + j]);
+    }
+  }
+  for (; i < count; ++i) parts[i % 8] += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+  return ((parts[0] + parts[4]) + (parts[2] + parts[6])) +
+         ((parts[1] + parts[5]) + (parts[3] + parts[7]));
+}
+
 // out[r][c] = (add ? out[r][c] : 0) + sum_k a[r kRowStep + k a_step] b[k][c], k ascending.
 template <DType T, uint32_t kRows, uint32_t kVectors, bool kHalf, size_t kRowStep>
 VARVE_FN void ProductTile(const float* a, size_t a_step, const std::byte* b, size_t b_stride,

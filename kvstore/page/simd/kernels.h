@@ -48,6 +48,8 @@ struct KernelTable {
   // Exact; and rounded to nearest even, what is beyond the dtype to its greatest finite number.
   void (*to_floats)(const void* from, DType dtype, uint32_t count, float* to);
   void (*from_floats)(const float* from, uint32_t count, DType dtype, void* to);
+  // sum_i a_i b_i in fp64, in eight parts: equal bit for bit on every CPU.
+  double (*dot_f64)(const float* a, const float* b, uint32_t count);
   // out[t * out_stride + c] = sum_k rows[t][k] matrix[k][c]. Each element of this and the next two
   // is a sum in one fixed order: it does not depend on the other rows and columns.
   void (*multiply_rows)(std::span<const std::byte* const> rows, DType dtype,

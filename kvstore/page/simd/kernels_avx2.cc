@@ -47,6 +47,7 @@ const KernelTable kAvx2Kernels = {
     PageLogMassKernel,
     ToFloats,
     FromFloats,
+    DotF64,
     MultiplyRowsKernel,
     ProjectRowsKernel,
     AddGramBlock,

@@ -54,6 +54,7 @@ const KernelTable kAvx512Kernels = {
     PageLogMassAvx512,
     ToFloats,
     FromFloats,
+    DotF64,
     MultiplyRowsKernel,
     ProjectRowsKernel,
     AddGramBlock,

@@ -44,6 +44,7 @@ const KernelTable kPortableKernels = {
     PageLogMassKernel,
     ToFloats,
     FromFloats,
+    DotF64,
     MultiplyRowsKernel,
     ProjectRowsKernel,
     AddGramBlock,

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -89,6 +90,52 @@ TEST(MemoryEnd, Digests) {
           }
         }
       }
+    }
+  }
+}
+
+TEST(MemoryEnd, LowRankProducts) {
+  testing::Rng rng(813);
+  for (const DType dtype : testing::kAllDTypes) {
+    for (uint32_t count = 1; count <= 14; ++count) {
+      const uint32_t depth = rng.Between(1, 300), cols = 8 * rng.Between(1, 9);
+      const size_t row = depth * DTypeBytes(dtype);
+      const size_t matrix_bytes = size_t{depth} * cols * DTypeBytes(dtype);
+      AtTheEnd rows(count * row), matrix(matrix_bytes), out(size_t{count} * cols * 4);
+      std::memset(rows.bytes(), 0, count * row);
+      std::memset(matrix.bytes(), 0, matrix_bytes);
+      std::vector<const std::byte*> pointers;
+      for (uint32_t t = 0; t < count; ++t) pointers.push_back(rows.bytes() + t * row);
+      // As a basis: one head of `cols` channels, a vector per unit of depth.
+      AtTheEnd x(size_t{count} * cols * 4), projected(size_t{count} * depth * 4);
+      std::memset(x.bytes(), 0, size_t{count} * cols * 4);
+      AtTheEnd stored(row), widened(size_t{depth} * 4);
+      for (const KernelTable* kernels : AllKernels()) {
+        kernels->multiply_rows(pointers, dtype, {matrix.bytes(), dtype, depth, cols}, out.floats(),
+                               cols);
+        EXPECT_EQ(out.floats()[size_t{count} * cols - 1], 0.0f) << kernels->name;
+        kernels->project_rows(x.floats(), count, {matrix.bytes(), dtype, 1, depth, cols},
+                              projected.floats());
+        EXPECT_EQ(projected.floats()[size_t{count} * depth - 1], 0.0f) << kernels->name;
+        kernels->to_floats(rows.bytes() + (count - 1) * row, dtype, depth, widened.floats());
+        kernels->from_floats(widened.floats(), depth, dtype, stored.bytes());
+        EXPECT_EQ(kernels->dot_f64(widened.floats(), widened.floats(), depth), 0.0);
+      }
+    }
+  }
+}
+
+TEST(MemoryEnd, GramBlocks) {
+  for (const KernelTable* kernels : AllKernels()) {
+    for (uint32_t tokens = 1; tokens <= 9; ++tokens) {
+      const size_t bytes = size_t{tokens} * kGramBlock * 4;
+      AtTheEnd rows(bytes), cols(bytes), block(size_t{kGramBlock} * kGramBlock * 8);
+      std::memset(rows.bytes(), 0, bytes);
+      std::memset(cols.bytes(), 0, bytes);
+      auto* sums = reinterpret_cast<double*>(block.bytes());
+      std::fill_n(sums, kGramBlock * kGramBlock, 1.0);
+      kernels->add_gram_block(rows.floats(), cols.floats(), tokens, sums);
+      EXPECT_EQ(sums[kGramBlock * kGramBlock - 1], 1.0) << kernels->name;
     }
   }
 }

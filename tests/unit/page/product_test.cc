@@ -126,6 +126,28 @@ TEST(ProductTest, ProjectionsMatchFloat64AndDependOnTheirRowAlone) {
   }
 }
 
+TEST(ProductTest, Float64DotsHaveTheSameBitsOnEveryCpu) {
+  constexpr uint64_t kSeed = 915;
+  VARVE_SEED(kSeed);
+  Rng rng(kSeed);
+  for (uint32_t count = 0; count < 300; ++count) {
+    const auto a = rng.Floats(count), b = rng.Floats(count);
+    double parts[8] = {}, magnitude = 0, sum = 0;
+    for (uint32_t i = 0; i < count; ++i) {
+      const double product = double{a[i]} * b[i];
+      parts[i % 8] += product;
+      sum += product;
+      magnitude += std::abs(product);
+    }
+    const double expected = ((parts[0] + parts[4]) + (parts[2] + parts[6])) +
+                            ((parts[1] + parts[5]) + (parts[3] + parts[7]));
+    EXPECT_NEAR(expected, sum, 1e-13 * magnitude);
+    for (const KernelTable* table : AllKernels()) {
+      EXPECT_EQ(table->dot_f64(a.data(), b.data(), count), expected) << table->name << " " << count;
+    }
+  }
+}
+
 TEST(ProductTest, ConversionsAreThoseOfTheDtypes) {
   constexpr uint64_t kSeed = 914;
   VARVE_SEED(kSeed);

@@ -138,8 +138,8 @@ class UnitRows {
 };
 
 // Bytes per second at which the rows of units from `first` on are read, in the kernel's order, with
-// nothing done to them. The best of some distances of prefetching, each of which reads units of its
-// own, so that none is in the cache.
+// nothing done to them: the best of some distances of prefetching. A working set of many times the
+// cache has gone by when a unit comes again.
 double RowsLimit(const UnitRows& rows, size_t first) {
   constexpr size_t kUnits = 4;
   double best = 0;
@@ -166,9 +166,8 @@ Contestant MakeContestant(Bench& bench, const std::string& name, double bytes,
                           std::shared_ptr<const UnitRows> rows = nullptr) {
   return {name, [&bench, name, bytes, run = std::move(run), rows = std::move(rows),
                  unit = size_t{0}](double seconds, Series& series) mutable {
-            constexpr size_t kElsewhere = 31;  // units that were not read lately
             const auto rows_limit = [&] {
-              return rows == nullptr ? 0 : RowsLimit(*rows, unit + kElsewhere);
+              return rows == nullptr ? 0 : RowsLimit(*rows, unit + 1);
             };
             const double before = bench.Limit();
             const double rows_before = rows_limit();

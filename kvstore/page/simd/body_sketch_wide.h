@@ -8,9 +8,9 @@
 //   step (scale D + (mean - (2^b - 1) scale) S / 2),
 // where step is left to the factor that the exponential has anyway.
 //
-// Nothing is clamped on the way, and what goes wrong shows in the result: where a logit is far
-// above the first one, the pages are scored again with exponentials of logits less the greatest;
-// where one is not below 1e30, or no number, by the narrow kernel.
+// Nothing is clamped on the way. Pages with a logit far above the first one are scored again, less
+// the greatest; those with logits of 1e9 and more, or that are no numbers, by the narrow kernel. (A
+// token with (2^b - 1) scale beyond single precision may be left out.)
 
 constexpr uint32_t kPagesAtOnce = 4;
 constexpr uint32_t kHeadsAtOnce = 4;

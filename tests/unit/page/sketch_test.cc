@@ -423,6 +423,45 @@ TEST(SketchScoreTest, ExponentialsThatVanish) {
   }
 }
 
+// Of pages and query heads that are scored together, some have logits far above that of the first
+// token: they are scored once more, and change no bit of the others.
+TEST(SketchScoreTest, LogitsFarAboveTheFirstStayWithTheirPageAndHead) {
+  constexpr uint32_t kHeadDim = 128, kTokens = 32, kPages = 5, kHeads = 5;
+  constexpr float kQuerySizes[kHeads] = {1, -10, 0.1f, -1000, 1};
+  constexpr float kKeySizes[kPages] = {50, 0.1f, 1, 50, 0.01f};
+  std::vector<float> queries(kHeads * kHeadDim, 0.0f);
+  for (uint32_t h = 0; h < kHeads; ++h) queries[h * kHeadDim] = kQuerySizes[h];
+  for (DigestKind kind : kSketches) {
+    const size_t bytes = DigestBytes(kind, kTokens, kHeadDim, DType::kF32);
+    Bytes rows(kPages * bytes);
+    for (uint32_t p = 0; p < kPages; ++p) {
+      std::vector<float> keys(kTokens * kHeadDim, 0.0f);
+      for (uint32_t t = 0; t < kTokens; ++t) {
+        keys[t * kHeadDim] = -kKeySizes[p] * static_cast<float>(t);
+      }
+      const Bytes sketch = Build(kind, {kTokens, kHeadDim, DType::kF32, Encode(keys, DType::kF32)});
+      std::copy(sketch.begin(), sketch.end(), rows.begin() + p * bytes);
+    }
+    const DigestMatrix all{kind, DType::kF32, kHeadDim, kTokens, rows.data(), bytes, kPages};
+    for (const ScoreImpl& impl : ScoreImpls()) {
+      std::vector<float> raw(kHeads * kPages);
+      impl.fn(all, queries.data(), kHeads, raw.data());
+      for (uint32_t i = 0; i < kHeads * kPages; ++i) {
+        DigestMatrix one = all;
+        one.rows += i % kPages * bytes;
+        one.num_pages = 1;
+        const float* query = queries.data() + i / kPages * kHeadDim;
+        float alone = NAN;
+        impl.fn(one, query, 1, &alone);
+        EXPECT_EQ(raw[i], alone) << impl.name << " head " << i / kPages << " page " << i % kPages;
+        double expected;
+        ScoreSketchReference(one, query, 1, &expected);
+        EXPECT_NEAR(alone, expected, testing::SketchTolerance(one, query, one.rows)) << impl.name;
+      }
+    }
+  }
+}
+
 // Four integers of a query against codes of one bit add up to less than a byte holds, which is what
 // the tables of sketch_avx512_vbmi.cc have room for; of the other kinds the integers are finer.
 TEST(SketchScoreTest, IntegersOfAQuery) {

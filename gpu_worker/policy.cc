@@ -14,6 +14,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "kvstore/base/status.h"
+#include "kvstore/page/lowrank/gram.h"
 
 namespace varve::worker {
 namespace {
@@ -23,19 +24,24 @@ using base::Sv;
 constexpr uint32_t kMaxPages = 1u << 20;
 constexpr double kMaxHot = 1000;
 constexpr double kMaxSmoothing = 0.999;
+constexpr uint32_t kMaxRank = page::GramAccumulator::kMaxWidth;
+constexpr double kMaxOutliers = 16;
 
 struct KindRow {
   PolicyKind kind;
   std::string_view name;
   std::string_view parameters;  // allowed ones, in the order of ToString
 };
-constexpr std::array<KindRow, 4> kKinds = {{
+constexpr std::array<KindRow, 5> kKinds = {{
     {PolicyKind::kFull, "full", ""},
     {PolicyKind::kStreaming, "streaming", "budget,min,sinks,window,generated"},
     {PolicyKind::kQuest, "quest", "budget,min,sinks,window,merge,target,ceiling,generated"},
     {PolicyKind::kArkVale, "arkvale",
      "budget,min,sinks,window,hot,victims,smoothing,hysteresis,merge,rerank,multiplier,target,"
      "ceiling,tau,ahead,generated"},
+    {PolicyKind::kShadowKV, "shadowkv",
+     "budget,min,sinks,window,hot,victims,smoothing,hysteresis,merge,rerank,multiplier,tau,ahead,"
+     "generated,rank,energy,outliers"},
 }};
 
 const KindRow& RowOf(PolicyKind kind) {
@@ -179,6 +185,33 @@ absl::Status SetGenerated(std::string_view value, Policy* policy) {
   return absl::OkStatus();
 }
 
+absl::Status SetRank(std::string_view value, Policy* policy) {
+  uint32_t rank = 0;
+  if (!absl::SimpleAtoi(Sv(value), &rank) || rank < 1 || rank > kMaxRank) {
+    return Refused("rank", value, absl::StrCat("1..", kMaxRank));
+  }
+  policy->rank = rank;
+  return absl::OkStatus();
+}
+
+absl::Status SetEnergy(std::string_view value, Policy* policy) {
+  double energy = 0;
+  if (!absl::SimpleAtod(Sv(value), &energy) || !(energy > 0) || energy > 1) {
+    return Refused("energy", value, "a share 0 < e <= 1 of the keys' energy");
+  }
+  policy->energy = energy;
+  return absl::OkStatus();
+}
+
+absl::Status SetOutliers(std::string_view value, Policy* policy) {
+  double outliers = 0;
+  if (!absl::SimpleAtod(Sv(value), &outliers) || !(outliers >= 0 && outliers <= kMaxOutliers)) {
+    return Refused("outliers", value, absl::StrCat("a multiple of the budget, 0..", kMaxOutliers));
+  }
+  policy->outliers = outliers;
+  return absl::OkStatus();
+}
+
 absl::Status SetParameter(std::string_view name, std::string_view value, Policy* policy) {
   if (name == "budget") return SetBudget(value, policy);
   if (name == "min") return SetCount(name, value, 1, &policy->min_pages);
@@ -195,6 +228,9 @@ absl::Status SetParameter(std::string_view name, std::string_view value, Policy*
   if (name == "ahead") return SetAhead(value, policy);
   if (name == "target") return SetTarget(value, policy);
   if (name == "ceiling") return SetCeiling(value, policy);
+  if (name == "rank") return SetRank(value, policy);
+  if (name == "energy") return SetEnergy(value, policy);
+  if (name == "outliers") return SetOutliers(value, policy);
   return SetGenerated(value, policy);
 }
 
@@ -264,6 +300,10 @@ absl::StatusOr<Policy> ParsePolicy(std::string_view text) {
   }
   Policy policy;
   policy.kind = row->kind;
+  if (policy.low_rank()) {
+    policy.merge = page::ScoreMerge::kSoftmaxMax;
+    policy.generated_pinned = false;
+  }
   if (open == absl::string_view::npos) return policy;
   rest.remove_prefix(open + 1);
   if (!absl::ConsumeSuffix(&rest, ")")) {
@@ -297,7 +337,7 @@ std::string Policy::ToString() const {
                                         : absl::StrCat("budget=", Number(budget_fraction)),
                                     absl::StrCat("min=", min_pages), absl::StrCat("sinks=", sinks),
                                     absl::StrCat("window=", window)};
-  if (kind == PolicyKind::kArkVale) {
+  if (recalls()) {
     parts.push_back(absl::StrCat("hot=", Number(hot)));
     parts.push_back(victims == Victims::kLru ? "victims=lru"
                                              : absl::StrCat("smoothing=", Number(smoothing)));
@@ -317,6 +357,11 @@ std::string Policy::ToString() const {
     parts.push_back(absl::StrCat("ahead=", Number(ahead)));
   }
   parts.push_back(absl::StrCat("generated=", generated_pinned ? "pinned" : "paged"));
+  if (low_rank()) {
+    parts.push_back(absl::StrCat("rank=", rank));
+    if (energy != 0) parts.push_back(absl::StrCat("energy=", Number(energy)));
+    parts.push_back(absl::StrCat("outliers=", Number(outliers)));
+  }
   return absl::StrCat(Sv(row.name), "(", absl::StrJoin(parts, ","), ")");
 }
 

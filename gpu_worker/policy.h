@@ -8,6 +8,11 @@
 //   quest(budget=0.1)       every page resident, the selected ones attended (Quest)
 //   arkvale(budget=0.1)     a hot set resident, selected pages attended, missing ones recalled from
 //                           the store (ArkVale)
+//   shadowkv(budget=0.1)    as arkvale, but the keys of pages that have left the window are
+//   low-rank
+//                           rows on the worker, from which those of a recalled page are rebuilt:
+//                           only its values come from the store (ShadowKV). Needs the geometry's
+//                           RoPE parameters; a chunk is a page, so page_tokens 8 is ShadowKV's
 //
 // Parameters:
 //   budget     pages attended per layer and KV head: a fraction (0 < f <= 1) of the prompt's pages,
@@ -16,24 +21,25 @@
 //   min        least budget in pages (default 3)
 //   sinks      first pages always in (default 1; counted in the budget)
 //   window     last prompt pages always in (default 1; counted)
-//   hot        hot-set pages as a multiple of the budget (default 2; arkvale only). 1: what the
-//              step before selected, and no more
+//   hot        hot-set pages as a multiple of the budget (default 2; arkvale and shadowkv, as all
+//              that follows, only). 1: what the step before selected, and no more
 //   victims    which pages leave a full hot set: score | lru, those of the lowest smoothed score
-//              or the least recently selected ones (default score; arkvale only)
+//              or the least recently selected ones (default score)
 //   smoothing  of the scores that victims are chosen by: the weight of all steps before, 0..0.999
 //              (default 0.5; 0: the last step's alone, as ArkVale does)
 //   hysteresis a missing page takes the place of a resident one only when its score, a share of the
 //              attention mass, is more than 1 + hysteresis times as high, 0..100 (default 0: what
-//              is selected does not depend on what is resident; arkvale only). Needs merge
-//              softmax_mean or softmax_max, or a second stage, and no target
-//   merge      softmax_mean | softmax_max | max | mean (default softmax_mean)
+//              is selected does not depend on what is resident). Needs merge softmax_mean or
+//              softmax_max, or a second stage, and no target
+//   merge      softmax_mean | softmax_max | max | mean (default softmax_mean; of shadowkv
+//              softmax_max)
 //   rerank     none | exact | sketch: a second stage, by the keys in the store (arkvale with the
 //              recall path store only) or by sketches of them where the digests have those
 //              (default none)
 //   multiplier candidates of the second stage as a multiple of the budget (default 4)
 //   tau        speculation (speculation.h): a KV head whose queries have a mean cosine of at least
 //              tau with the step before attends to what those selected, which was fetched ahead
-//              (-1..1; arkvale only; default: none; 1: always selects anew; 0.85 is FreeKV's)
+//              (-1..1; default: none; 1: always selects anew; 0.85 is FreeKV's)
 //   ahead      pages fetched ahead per layer and KV head at most, as a multiple of the budget
 //              (above 0, at most 1; default 0.25)
 //   target     share of the attention mass to keep, 0 < t <= 1: a KV head has the fewest pages that
@@ -45,7 +51,15 @@
 //              (default 4). Where the store scores, the page pool needs room for so many of each KV
 //              head of a layer
 //   generated  pinned: pages of generated tokens are always attended and not counted; paged:
-//              they age like prompt pages (default pinned)
+//              they age like prompt pages (default pinned; of shadowkv paged)
+//   rank       numbers that a token's keys of all KV heads are kept as in a layer, 1..8192 (default
+//              160; shadowkv only, as the next two)
+//   energy     0 < e <= 1: as few of them, up to `rank`, as keep this share of the keys' energy
+//   over
+//              the prompt (default: none, always `rank`)
+//   outliers   pages of each KV head that their mean key tells worst, which are attended always,
+//              with exact keys, and not counted: a multiple of the budget, 0..16 (default 0.1875,
+//              ShadowKV's 48 chunks for 256)
 //
 // Immutable values, thread-safe.
 #pragma once
@@ -63,7 +77,7 @@
 
 namespace varve::worker {
 
-enum class PolicyKind { kFull, kStreaming, kQuest, kArkVale };
+enum class PolicyKind { kFull, kStreaming, kQuest, kArkVale, kShadowKV };
 enum class Victims { kScore, kLru };
 
 struct Policy {
@@ -85,10 +99,14 @@ struct Policy {
   double target = 0;  // 0: the budget is fixed
   double ceiling = page::kDefaultCeiling;
   bool generated_pinned = true;
+  uint32_t rank = 160;
+  double energy = 0;  // 0: none
+  double outliers = 0.1875;
 
-  bool selects() const { return kind == PolicyKind::kQuest || kind == PolicyKind::kArkVale; }
-  bool evicts() const { return kind == PolicyKind::kArkVale || kind == PolicyKind::kStreaming; }
-  bool recalls() const { return kind == PolicyKind::kArkVale; }
+  bool low_rank() const { return kind == PolicyKind::kShadowKV; }
+  bool recalls() const { return kind == PolicyKind::kArkVale || low_rank(); }
+  bool selects() const { return kind == PolicyKind::kQuest || recalls(); }
+  bool evicts() const { return kind == PolicyKind::kStreaming || recalls(); }
   bool adapts() const { return target > 0; }
 
   // Pages attended of a prompt of so many pages, per layer and KV head; at most prompt_pages.

@@ -143,7 +143,7 @@ void Prefetch::AskGet() {
       PrefetchHead& asked = layers_[l].heads[h];
       for (size_t i = 0; i < asked.slots.size() && item < answer->size(); ++i, ++item) {
         const client::GetResult& got = (*answer)[item];
-        if (got.hit && got.bytes == services_->pool->page_bytes()) {
+        if (got.hit && got.bytes == items_[item].destinations.front().bytes) {
           results_[l][h].pages.emplace_back(asked.pages[i], std::exchange(asked.slots[i], kNoSlot));
         } else {
           late = late || (!got.hit && MayLandLate(got.reason));

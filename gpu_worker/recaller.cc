@@ -38,10 +38,15 @@ bool AnyFailed(const client::RecallResult& result) {
 }  // namespace
 
 void SetPageItem(const Sequence& sequence, uint32_t layer, uint32_t head, uint32_t page,
-                 const client::Piece& destination, client::GetItem& item) {
+                 client::Piece slot, client::GetItem& item) {
   item.key = *page::MakeObjectKey(sequence.block_hash(page), layer);
   item.range = {page::Part::kKV, head, 1};
-  item.destinations.assign(1, destination);
+  if (!sequence.HasExactKeys(layer, head, page)) {
+    item.range.part = page::Part::kV;
+    slot.bytes /= 2;
+    slot.offset += slot.bytes;
+  }
+  item.destinations.assign(1, slot);
 }
 
 bool MayLandLate(const absl::Status& status) {
@@ -185,14 +190,15 @@ absl::Status Recaller::Install(std::span<HeadWork> works,
     GiveUp(works, /*may_land_late=*/true);
     return status;
   }
-  const size_t page_bytes = services_->pool->page_bytes();
   bool late = false;
   for (size_t i = 0; i < coming_.size(); ++i) {
     HeadWork& work = works[coming_[i].work];
     const uint32_t page = work.plan.recall[coming_[i].index];
     Slot& slot = work.slots[coming_[i].index];
     const client::GetResult& result = results[i];
+    const size_t page_bytes = items_[i].destinations.front().bytes;
     if (result.hit && result.bytes == page_bytes) {
+      work.sequence->RebuildKeys(work.layer, work.head, page, slot);
       work.hot().Insert(page, slot);
       ++work.sequence->stats().recalled_pages;
       work.sequence->stats().recalled_bytes += page_bytes;

@@ -24,9 +24,10 @@ namespace varve::worker {
 // "page 3 of layer 0, KV head 1, sequence 7 (context w-12)".
 std::string PageName(const HeadWork& work, uint32_t page);
 
-// What to ask the store for: K and V of one KV head of a page, into a slot.
+// What to ask the store for: K and V of one KV head of a page, or V where the keys can be rebuilt,
+// into a slot.
 void SetPageItem(const Sequence& sequence, uint32_t layer, uint32_t head, uint32_t page,
-                 const client::Piece& destination, client::GetItem& item);
+                 client::Piece slot, client::GetItem& item);
 
 // After a call that failed so, or for a page of it that was missed so, the store may still be
 // writing.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <limits>
 #include <numeric>
 
@@ -44,9 +45,10 @@ SelectTimes Busiest(std::span<const SelectTimes> by_thread) {
 bool Selector::SelectWithoutScores(HeadWork& work) {
   const Policy& policy = work.sequence->policy();
   const uint32_t budget = work.sequence->budget_pages();
+  const size_t outliers = work.sequence->Outliers(work.layer, work.head).size();
   work.log_dropped_bound.clear();
   work.log_dropped_estimate.clear();
-  if (policy.kind == PolicyKind::kFull || budget >= work.candidates) {
+  if (policy.kind == PolicyKind::kFull || budget + outliers >= work.candidates) {
     SelectAll(work.candidates, work.selected());
     LeaveOutLost(work);
     if (work.selected().size() == work.candidates) {
@@ -76,9 +78,13 @@ void Selector::SelectByDigests(HeadWork& work, SelectTimes& times) {
   page::DigestMatrix digests = work.cache->digests.Matrix(work.head);
   digests.num_pages = n;
   page::ScorePages(digests, work.q, group, raw_.data());
+  const std::span<const uint32_t> outliers = work.sequence->Outliers(work.layer, work.head);
+  for (uint32_t g = 0; g < group; ++g) {
+    for (const uint32_t page : outliers) raw_[size_t{g} * n + page] = kLowest;
+  }
   bounds_.clear();
-  // Of pages that are lost there is no telling.
-  if (page::Info(digests.kind).is_upper_bound && !work.sequence->has_lost()) {
+  // Of pages that are lost there is no telling, nor what rebuilt keys would have been.
+  if (page::Info(digests.kind).is_upper_bound && !work.sequence->has_lost() && !policy.low_rank()) {
     bounds_.assign(raw_.begin(), raw_.begin() + size_t{group} * n);
   }
   page::MergeScores(policy.merge, raw_.data(), group, n, geometry_.head_dim, scores_.data());
@@ -90,7 +96,10 @@ void Selector::SelectByDigests(HeadWork& work, SelectTimes& times) {
   const auto scored = Clock::now();
 
   const std::span<const float> scores = std::span(scores_).first(n);
-  page::PinnedPages(n, policy.sinks, policy.window, pinned_);
+  page::PinnedPages(n, policy.sinks, policy.window, by_position_);
+  pinned_.clear();
+  std::set_union(by_position_.begin(), by_position_.end(), outliers.begin(), outliers.end(),
+                 std::back_inserter(pinned_));
   candidates_.clear();
   if (policy.rerank == page::Rerank::kSketch) ScoreBySketches(work, digests);
   if (policy.victims == Victims::kScore) work.hot().NoteScores(scores, policy.smoothing);
@@ -143,7 +152,8 @@ void Selector::ScoreBySketches(const HeadWork& work, const page::DigestMatrix& d
 void Selector::SelectFixed(HeadWork& work, std::span<const float> scores) {
   const size_t n = scores.size();
   std::vector<uint32_t>& selected = work.selected();
-  const uint32_t budget = work.sequence->budget_pages();
+  const auto outliers = static_cast<uint32_t>(pinned_.size() - by_position_.size());
+  const uint32_t budget = work.sequence->budget_pages() + outliers;
   selected.resize(std::min(n, std::max<size_t>(budget, pinned_.size())));
   selected.resize(page::SelectPages(scores, pinned_, budget, scratch_, selected));
   LeaveOutLost(work);

@@ -66,7 +66,8 @@ class Selector {
   // what is dropped, unless that is nothing.
   bool SelectWithoutScores(HeadWork& work);
   // Scores the local digests and sets selected() and log_dropped_bound; the hot set learns the
-  // scores. An adaptive budget leaves that at the curve: FitBudgets follows.
+  // scores. An adaptive budget leaves that at the curve: FitBudgets follows. Outliers are selected
+  // beside the budget, and are not scored.
   void SelectByDigests(HeadWork& work, SelectTimes& times);
   // For the works of one sequence and layer, one per KV head.
   void FitBudgets(std::span<HeadWork> works);
@@ -81,7 +82,8 @@ class Selector {
   std::vector<float> raw_;
   std::vector<float> bounds_;  // a copy of raw_, as merging overwrites it; empty: no bounds
   std::vector<float> scores_;
-  std::vector<uint32_t> pinned_;
+  std::vector<uint32_t> pinned_;       // with the outliers
+  std::vector<uint32_t> by_position_;  // without
   // Of a second stage; no candidates: none.
   std::vector<uint32_t> candidates_;
   std::vector<const std::byte*> sketches_;

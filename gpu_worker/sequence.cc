@@ -100,7 +100,7 @@ absl::Status Sequence::Append(uint32_t layer_index, const void* k, const void* v
     const uint32_t count = std::min(p - row, tokens - done);
     WriteTokens(layer, keys + done * token_bytes, values + done * token_bytes, count);
     done += count;
-    if (layer.appended % p == 0) SealPage(layer);
+    if (layer.appended % p == 0) SealPage(layer_index);
   }
   SubmitSealed(layer_index);
   return status;
@@ -108,11 +108,12 @@ absl::Status Sequence::Append(uint32_t layer_index, const void* k, const void* v
 
 absl::Status Sequence::AppendStep(uint32_t layer, const AttendItem& item) {
   LayerCache& cache = layers_[layer];
-  if (!BringsToken(cache, item)) return absl::OkStatus();
-  VARVE_RETURN_IF_ERROR(Append(layer, item.k, item.v, 1));
-  cache.step_end = cache.appended;
-  cache.step_crc = TokenCrc(item);
-  return absl::OkStatus();
+  if (BringsToken(cache, item)) {
+    VARVE_RETURN_IF_ERROR(Append(layer, item.k, item.v, 1));
+    cache.step_end = cache.appended;
+    cache.step_crc = TokenCrc(item);
+  }
+  return AgeKeys(layer);
 }
 
 uint32_t Sequence::TokenCrc(const AttendItem& item) const {
@@ -156,13 +157,15 @@ void Sequence::WriteTokens(LayerCache& layer, const std::byte* k, const std::byt
   layer.appended += count;
 }
 
-void Sequence::SealPage(LayerCache& layer) {
+void Sequence::SealPage(uint32_t layer_index) {
+  LayerCache& layer = layers_[layer_index];
   const uint32_t page = layer.appended / geometry_.page_tokens - 1;
   for (uint32_t head = 0; head < geometry_.num_kv_heads; ++head) {
     layer.digests.Seal(head, services_->pool->Data(layer.heads[head].slot(page)));
   }
   layer.digests.Advance();
   layer.blocks.push_back(BlockState::kSealed);
+  AddSealed(layer_index, page);
 }
 
 // Sealed blocks are at the end of the list, so the job is a run of consecutive new blocks.

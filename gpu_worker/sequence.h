@@ -18,7 +18,9 @@
 #include "absl/types/span.h"
 #include "gpu_worker/digest_table.h"
 #include "gpu_worker/hot_set.h"
+#include "gpu_worker/low_rank_keys.h"
 #include "gpu_worker/page_pool.h"
+#include "gpu_worker/rope_positions.h"
 #include "gpu_worker/saver.h"
 #include "gpu_worker/step_total.h"
 #include "gpu_worker/worker.h"
@@ -38,6 +40,7 @@ struct Services {
   Saver* saver = nullptr;
   WorkerMetrics* metrics = nullptr;
   base::Executor* prefetcher = nullptr;  // threads that wait for prefetches
+  std::shared_ptr<RopePositions> rope;   // null where the geometry states no RoPE parameters
 };
 
 struct LayerCache {
@@ -136,6 +139,17 @@ class Sequence {
   // possible.
   bool Spare(uint32_t needed);
 
+  // ---- low-rank keys (sequence_low_rank.cc)
+  // Of a page, whether its keys are those that were appended, and have to be fetched. Of all pages
+  // under other policies.
+  bool HasExactKeys(uint32_t layer, uint32_t head, uint32_t page) const;
+  // Writes the keys of a page whose values are in the slot, unless they are exact.
+  void RebuildKeys(uint32_t layer, uint32_t head, uint32_t page, Slot slot);
+  // Pages that are attended to always, with exact keys; ascending.
+  std::span<const uint32_t> Outliers(uint32_t layer, uint32_t head) const;
+  // Keys of pages that have left the window become low-rank.
+  absl::Status AgeKeys(uint32_t layer);
+
   // Appends one row per KV head: the pages of the last Attend in this layer.
   absl::Status ExportPages(uint32_t layer, PageTable& table) const;
 
@@ -166,7 +180,12 @@ class Sequence {
   absl::Status CheckAppend(uint32_t layer, const void* k, const void* v, uint32_t tokens) const;
   absl::Status OpenPage(LayerCache& layer);
   void WriteTokens(LayerCache& layer, const std::byte* k, const std::byte* v, uint32_t count);
-  void SealPage(LayerCache& layer);
+  void SealPage(uint32_t layer_index);
+  std::vector<const std::byte*> ExactKeysOf(uint32_t layer, uint32_t page) const;
+  void AddSealed(uint32_t layer, uint32_t page);
+  template <typename Use>
+  absl::Status ForEachPage(uint32_t layer, uint32_t first, uint32_t end, const Use& use);
+  absl::Status FitLowRank();
   void SubmitSealed(uint32_t layer_index);
   // Unsaved blocks of the layer, at most `most`; answers how many.
   size_t Resubmit(uint32_t layer_index, size_t most = SIZE_MAX);
@@ -200,6 +219,7 @@ class Sequence {
   std::vector<int32_t> tail_;        // announced tokens of the block that is not full
   std::vector<std::string> hashes_;  // of the full blocks
   std::vector<LayerCache> layers_;
+  std::vector<std::unique_ptr<LowRankKeys>> low_rank_;  // by layer; empty: not the policy's
   bool prefilled_ = false;
   uint32_t prompt_pages_ = 0;
   uint32_t budget_ = 0;

@@ -30,6 +30,9 @@ Sequence::Sequence(const Services* services, SequenceId id, const SequenceOption
       layers_(geometry_.num_layers, LayerCache(services->options.digest_kind, geometry_)),
       page_slots_(geometry_.num_kv_heads) {
   if (policy_.tau.has_value()) MaySpeculate();
+  for (uint32_t l = 0; policy_.low_rank() && l < geometry_.num_layers; ++l) {
+    low_rank_.push_back(std::make_unique<LowRankKeys>(geometry_, policy_, services->rope.get()));
+  }
 }
 
 void Sequence::MaySpeculate() {
@@ -43,6 +46,12 @@ absl::StatusOr<std::shared_ptr<Sequence>> Sequence::Open(const Services* service
                                                          const SequenceOptions& options) {
   // The text form has one validator; a hand-made policy goes through it too.
   VARVE_RETURN_IF_ERROR(ParsePolicy(options.policy.ToString()).status());
+  VARVE_RETURN_IF_ERROR(CheckLowRank(options.policy, services->options.geometry));
+  if (options.policy.low_rank() && services->options.recall_path == RecallPath::kStore) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("policy ", options.policy.ToString(),
+                     " scores in the worker, which has the keys: allowed with recall_path worker"));
+  }
   if (options.policy.rerank == page::Rerank::kSketch &&
       !page::HasSketch(services->options.digest_kind)) {
     return absl::InvalidArgumentError(

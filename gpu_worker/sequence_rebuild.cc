@@ -135,8 +135,7 @@ absl::Status Sequence::FindSaved(uint32_t layer_index) {
       layer.blocks[b] = BlockState::kSaved;
       continue;
     }
-    const bool whole = std::all_of(layer.heads.begin(), layer.heads.end(),
-                                   [b](const HotSet& head) { return head.resident(b); });
+    const bool whole = !ExactKeysOf(layer_index, b).empty();
     layer.blocks[b] = whole ? BlockState::kUnsaved : BlockState::kLost;
     if (!whole) MarkGone(layer, b);
   }

@@ -2,6 +2,7 @@
 // the last step used.
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "absl/strings/str_cat.h"
 #include "client/call_deadline.h"
@@ -43,7 +44,9 @@ absl::Status Sequence::FinishPrefill() {
   }
   prompt_pages_ = static_cast<uint32_t>(tokens_ / geometry_.page_tokens);
   budget_ = policy_.BudgetPages(prompt_pages_);
+  VARVE_RETURN_IF_ERROR(FitLowRank());
   prefilled_ = true;
+  for (uint32_t l = 0; l < layers_.size(); ++l) VARVE_RETURN_IF_ERROR(AgeKeys(l));
   ReduceToPolicy();
   return absl::OkStatus();
 }
@@ -58,9 +61,16 @@ void Sequence::ReduceToPolicy() {
   page::PinnedPages(prompt_pages_, policy_.sinks, streaming ? recent : std::max(policy_.window, 1u),
                     keep);
   const uint32_t capacity = HotCapacity(prompt_pages_, budget_);
-  for (LayerCache& layer : layers_) {
-    for (HotSet& head : layer.heads) {
-      head.Surplus(keep, std::span(layer.blocks).first(prompt_pages_), capacity, victims_);
+  std::vector<uint32_t> stay;
+  for (uint32_t l = 0; l < layers_.size(); ++l) {
+    LayerCache& layer = layers_[l];
+    for (uint32_t h = 0; h < layer.heads.size(); ++h) {
+      HotSet& head = layer.heads[h];
+      const std::span<const uint32_t> outliers = Outliers(l, h);
+      stay.clear();
+      std::set_union(keep.begin(), keep.end(), outliers.begin(), outliers.end(),
+                     std::back_inserter(stay));
+      head.Surplus(stay, std::span(layer.blocks).first(prompt_pages_), capacity, victims_);
       for (uint32_t page : victims_) {
         const Slot slot = head.Remove(page);
         services_->pool->Free({&slot, 1});
@@ -129,6 +139,7 @@ uint32_t Sequence::HotCapacity(uint32_t candidates, uint32_t selected) const {
     case PolicyKind::kStreaming:
       return selected;
     case PolicyKind::kArkVale:
+    case PolicyKind::kShadowKV:
       break;
   }
   const uint32_t budget = prefilled_ ? budget_ : policy_.BudgetPages(candidates);

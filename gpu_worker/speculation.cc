@@ -131,6 +131,7 @@ void Speculation::Install(uint32_t layer, std::vector<PrefetchedHead> heads) {
       if (page >= state.candidates || hot.resident(page)) {
         unused.push_back(slot);
       } else {
+        sequence_->RebuildKeys(layer, h, page, slot);
         hot.InsertAhead(page, slot);
         // Above all that was never asked for.
         if (state.resuming) hot.Touch({&page, 1}, HotSet::kNeverScored);

@@ -465,9 +465,7 @@ absl::StatusOr<SequenceInfo> LinkedWorker::Info(SequenceId id) const {
 }
 
 WorkerStatus LinkedWorker::Status() const {
-  WorkerStatus status;
-  status.pool_pages = pool_->capacity();
-  status.free_pages = pool_->free();
+  WorkerStatus status{.pool_pages = pool_->capacity(), .free_pages = pool_->free()};
   base::MutexLock lock(mutex_);
   status.sequences = static_cast<uint32_t>(sequences_.size());
   return status;
@@ -493,8 +491,9 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerOptions& opti
   }
   VARVE_ASSIGN_OR_RETURN(std::unique_ptr<PagePool> pool,
                          HostPagePool::Create(options.geometry, std::move(memory), kMinPoolPages));
-  return std::make_unique<LinkedWorker>(Services{.options = options, .client = client},
-                                        std::move(pool));
+  return std::make_unique<LinkedWorker>(
+      Services{.options = options, .client = client, .rope = RopePositions::Of(options.geometry)},
+      std::move(pool));
 }
 
 }  // namespace varve::worker

@@ -1,0 +1,144 @@
+// Low-rank keys of a sequence (policy shadowkv). The subspaces are made when the prompt is
+// finished. From then on the keys of a page become low-rank when it leaves the window: its rows are
+// made from its exact keys, and those that stay resident are replaced by what the rows give back,
+// so that it makes no difference whether a page stayed or left and came again. Sinks and outliers
+// keep their keys. The store has every page whole, and gives the values alone where the keys can be
+// rebuilt.
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "gpu_worker/low_rank_keys.h"
+#include "gpu_worker/sequence.h"
+#include "kvstore/base/status.h"
+
+namespace varve::worker {
+namespace {
+
+constexpr uint32_t kPagesAtOnce = 64;  // whose keys are read from the store in one call
+
+}  // namespace
+
+bool Sequence::HasExactKeys(uint32_t layer, uint32_t head, uint32_t page) const {
+  if (low_rank_.empty()) return true;
+  const LowRankKeys& keys = *low_rank_[layer];
+  return page < policy_.sinks || page >= keys.projected() || keys.IsOutlier(head, page);
+}
+
+void Sequence::RebuildKeys(uint32_t layer, uint32_t head, uint32_t page, Slot slot) {
+  if (HasExactKeys(layer, head, page)) return;
+  low_rank_[layer]->Rebuild(head, page, services_->pool->Data(slot));
+}
+
+std::span<const uint32_t> Sequence::Outliers(uint32_t layer, uint32_t head) const {
+  if (low_rank_.empty()) return {};
+  return low_rank_[layer]->outliers(head);
+}
+
+// Keys that are exact and here, of all KV heads; else nothing.
+std::vector<const std::byte*> Sequence::ExactKeysOf(uint32_t layer, uint32_t page) const {
+  std::vector<const std::byte*> keys;
+  for (uint32_t head = 0; head < geometry_.num_kv_heads; ++head) {
+    const HotSet& hot = layers_[layer].heads[head];
+    if (!hot.resident(page) || !HasExactKeys(layer, head, page)) return {};
+    keys.push_back(services_->pool->Data(hot.slot(page)));
+  }
+  return keys;
+}
+
+void Sequence::AddSealed(uint32_t layer, uint32_t page) {
+  if (low_rank_.empty() || prefilled_ || low_rank_[layer]->added() != page) return;
+  // What fails here is tried again, and told, when the prompt is finished.
+  low_rank_[layer]->Add(ExactKeysOf(layer, page)).IgnoreError();
+}
+
+// use(keys by KV head) for the pages [first, end) in order, from here or from the store.
+template <typename Use>
+absl::Status Sequence::ForEachPage(uint32_t layer, uint32_t first, uint32_t end, const Use& use) {
+  std::unique_ptr<client::Memory> memory;
+  const size_t part = geometry_.part_bytes();
+  const size_t block = geometry_.num_kv_heads * part;
+  for (uint32_t page = first; page < end;) {
+    if (const auto here = ExactKeysOf(layer, page); !here.empty()) {
+      VARVE_RETURN_IF_ERROR(use(here));
+      ++page;
+      continue;
+    }
+    std::vector<client::GetItem> items;
+    const uint32_t most = std::min(end, page + kPagesAtOnce);
+    if (memory == nullptr) {
+      VARVE_ASSIGN_OR_RETURN(memory, services_->client->Allocate(kPagesAtOnce * block));
+    }
+    for (uint32_t p = page; p < most && ExactKeysOf(layer, p).empty(); ++p) {
+      client::GetItem& item = items.emplace_back();
+      item.key = *page::MakeObjectKey(hashes_[p], layer);
+      item.range = {page::Part::kK, 0, geometry_.num_kv_heads};
+      item.destinations = {{memory.get(), (items.size() - 1) * block, block}};
+    }
+    VARVE_ASSIGN_OR_RETURN(const std::vector<client::GetResult> got, services_->client->Get(items));
+    for (const client::GetResult& result : got) {
+      if (!result.hit || result.bytes != block) {
+        return absl::DataLossError(absl::StrCat(
+            "the keys of page ", page, " of layer ", layer, ", sequence ", id_, " (context ",
+            context_id(), "), are needed for low-rank keys and could not be read: ",
+            client::MissName(result.reason), result.message.empty() ? "" : ", ", result.message));
+      }
+      const size_t at = (&result - got.data()) * block;
+      std::vector<const std::byte*> keys;
+      for (uint32_t head = 0; head < geometry_.num_kv_heads; ++head) {
+        keys.push_back(memory->bytes().data() + at + head * part);
+      }
+      VARVE_RETURN_IF_ERROR(use(keys));
+      ++page;
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Sequence::FitLowRank() {
+  if (low_rank_.empty() || prompt_pages_ == 0) return absl::OkStatus();
+  const auto outliers = static_cast<uint32_t>(std::ceil(policy_.outliers * budget_));
+  for (uint32_t l = 0; l < layers_.size(); ++l) {
+    LowRankKeys& keys = *low_rank_[l];
+    if (keys.added() != prompt_pages_) {
+      keys.StartAgain();
+      VARVE_RETURN_IF_ERROR(ForEachPage(
+          l, 0, prompt_pages_,
+          [&](std::span<const std::byte* const> of_page) { return keys.Add(of_page); }));
+    }
+    VARVE_RETURN_IF_ERROR(keys.Fit(outliers));
+  }
+  return absl::OkStatus();
+}
+
+// Pages that are not saved stay as they are, and all after them: they may have to be saved again.
+absl::Status Sequence::AgeKeys(uint32_t layer) {
+  if (low_rank_.empty() || !prefilled_) return absl::OkStatus();
+  LowRankKeys& keys = *low_rank_[layer];
+  const uint32_t candidates = CandidatePages(layer);
+  if (budget_ >= candidates) return absl::OkStatus();  // none will ever leave
+  const uint32_t first = keys.projected();
+  uint32_t end = candidates - std::min(candidates, policy_.window);
+  const std::vector<BlockState>& blocks = layers_[layer].blocks;
+  for (uint32_t page = first; page < end; ++page) {
+    while (blocks[page] == BlockState::kSaving) {
+      VARVE_ASSIGN_OR_RETURN(const bool moved, log_->WaitProgress(Patience()));
+      ApplySaves();
+      if (!moved) break;
+    }
+    if (blocks[page] != BlockState::kSaved) end = page;
+  }
+  if (first >= end) return absl::OkStatus();
+  VARVE_RETURN_IF_ERROR(ForEachPage(
+      layer, first, end,
+      [&](std::span<const std::byte* const> of_page) { return keys.Project(of_page); }));
+  for (uint32_t page = first; page < end; ++page) {
+    for (uint32_t head = 0; head < geometry_.num_kv_heads; ++head) {
+      const HotSet& hot = layers_[layer].heads[head];
+      if (hot.resident(page)) RebuildKeys(layer, head, page, hot.slot(page));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace varve::worker

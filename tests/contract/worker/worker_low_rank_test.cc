@@ -1,0 +1,152 @@
+// Policy shadowkv, for every form of the worker that scores itself: low-rank keys, values from the
+// store.
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "tests/contract/worker/worker_contract.h"
+
+namespace varve::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr uint32_t kPrompt = 403, kSteps = 30;
+
+// Of kSmall, 64 channels of keys a token and layer.
+page::Geometry Turned() {
+  page::Geometry g = kSmall;
+  g.rope = page::RopeParameters{.theta = 10000, .rotary_dim = 24};
+  return g;
+}
+
+class LowRank : public WorkerContract {
+ protected:
+  bool scores_here() const { return GetParam().path == worker::RecallPath::kWorker; }
+
+  // Outputs and log-sum-exps of all steps.
+  using Outputs = std::vector<std::vector<std::vector<float>>>;
+  static void Talk(Feeder& feeder, Outputs& outputs) {
+    for (uint32_t step = 0; step < kSteps; ++step) {
+      ASSERT_OK(feeder.Step(step)) << step;
+      outputs.push_back(feeder.outputs());
+      outputs.push_back(feeder.lse());
+    }
+  }
+  Outputs Run(const std::string& policy, uint32_t chunk = 0) {
+    Outputs outputs;
+    const auto made = Make(Turned());
+    Feeder feeder(made->worker(), &text_);
+    EXPECT_OK(feeder.Prefill(policy, kPrompt, chunk));
+    Talk(feeder, outputs);
+    EXPECT_GT(feeder.Info().stats.recalled_pages, 0u);
+    EXPECT_OK(made->worker()->Close(feeder.id()));
+    return outputs;
+  }
+
+  const RandomText text_{Turned(), 17, kPrompt + 600};
+};
+
+// P15: nothing is lost at full rank, and half of the bytes are moved.
+TEST_P(LowRank, FullRankIsWhatExactKeysGive) {
+  if (!scores_here()) return;
+  for (const std::string rest :
+       {"budget=6p,hot=1,merge=softmax_mean,generated=pinned",
+        "budget=8p,hot=2,window=2,sinks=2,merge=softmax_max,generated=paged"}) {
+    SCOPED_TRACE(rest);
+    const auto made = Make(Turned());
+    Feeder feeder(made->worker(), &text_);
+    ASSERT_OK(feeder.Prefill(absl::StrCat("shadowkv(rank=64,outliers=0,", rest, ")"), kPrompt, 37));
+    for (uint32_t step = 0; step < kSteps; ++step) {
+      ASSERT_OK(feeder.Step(step));
+      ExpectNaive(text_, feeder, absl::StrCat("arkvale(", rest, ")"), page::DigestKind::kMinMax,
+                  kPrompt, step, 1e-4);
+    }
+    const worker::SequenceStats stats = feeder.Info().stats;
+    EXPECT_GT(stats.recalled_pages, 0u);
+    EXPECT_EQ(stats.recalled_bytes, stats.recalled_pages * kSmall.part_bytes());
+    ASSERT_OK(made->worker()->Close(feeder.id()));
+  }
+}
+
+// A page that stayed and one that came again are the same, however the prompt came.
+TEST_P(LowRank, TheOutputDependsOnTheTokensAlone) {
+  if (!scores_here()) return;
+  const std::string policy = "shadowkv(budget=6p,rank=20,outliers=0.5";
+  const Outputs outputs = Run(policy + ",hot=1)");
+  ASSERT_EQ(outputs.size(), 2 * kSteps);
+  EXPECT_EQ(outputs, Run(policy + ",hot=1)", 61));
+  EXPECT_EQ(outputs, Run(policy + ",hot=3)"));
+  EXPECT_EQ(outputs, Run(policy + ",hot=1,victims=lru)", 8));
+  EXPECT_EQ(outputs, Run(policy + ",hot=2,tau=1)"));
+  EXPECT_NE(outputs, Run("shadowkv(budget=6p,rank=21,outliers=0.5)"));
+}
+
+// A worker that has only the digests reads the keys once, to make the same rows of them.
+TEST_P(LowRank, AnotherWorkerGoesOnAlike) {
+  if (!scores_here()) return;
+  const std::string policy = "shadowkv(budget=6p,rank=20,outliers=0.5,hot=1)";
+  constexpr uint32_t kStored = kPrompt / 8 * 8;
+  Outputs outputs, resumed;
+  {
+    const auto made = Make(Turned());
+    Feeder feeder(made->worker(), &text_);
+    ASSERT_OK(feeder.Open(policy, "chat"));
+    ASSERT_OK(feeder.Feed(kStored));
+    ASSERT_OK(feeder.Finish());
+    Talk(feeder, outputs);
+    ASSERT_OK(made->worker()->Close(feeder.id()));
+  }
+  const auto made = Make(Turned());
+  Feeder feeder(made->worker(), &text_);
+  {
+    const auto client = store_->Connect();
+    ASSERT_OK(client.status());
+    ASSERT_OK((*client)->AttachContext("chat").status());
+    ASSERT_OK((*client)->TruncateContext("chat", kStored / 8).status());
+    ASSERT_OK((*client)->ParkContext("chat").status());
+  }
+  ASSERT_OK(feeder.Open(policy, "again", "chat"));
+  feeder.set_tokens(kStored);
+  ASSERT_OK(feeder.Finish());
+  Talk(feeder, resumed);
+  EXPECT_EQ(outputs, resumed);
+}
+
+// Generated pages age like those of the prompt: their keys become low-rank and their values leave.
+TEST_P(LowRank, LongGenerations) {
+  if (!scores_here()) return;
+  const auto made = Make(Turned(), 512);
+  Feeder feeder(made->worker(), &text_);
+  ASSERT_OK(feeder.Prefill("shadowkv(budget=6p,rank=64,outliers=0,hot=1)", 100));
+  for (uint32_t step = 0; step < 500; ++step) {
+    ASSERT_OK(feeder.Step(step));
+    if (step % 50 != 49) continue;
+    ExpectNaive(text_, feeder, "arkvale(budget=6p,merge=softmax_max,generated=paged)",
+                page::DigestKind::kMinMax, 100, step, 1e-4);
+  }
+  const worker::WorkerStatus status = made->worker()->Status();
+  EXPECT_LE(status.pool_pages - status.free_pages, 4 * 8u);
+}
+
+TEST_P(LowRank, RefusalsSayWhatIsAllowed) {
+  const auto refused = [&](const page::Geometry& g, const std::string& policy) {
+    const auto made = Make(g);
+    Feeder feeder(made->worker(), &text_);
+    const absl::Status status = feeder.Open(policy);
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    return std::string(status.message());
+  };
+  if (!scores_here()) {
+    EXPECT_THAT(refused(Turned(), "shadowkv(rank=8)"),
+                HasSubstr("allowed with recall_path worker"));
+    return;
+  }
+  EXPECT_THAT(refused(kSmall, "shadowkv(rank=8)"), HasSubstr("allowed with geometry.rope"));
+  EXPECT_THAT(refused(Turned(), "shadowkv(rank=65)"), HasSubstr("rank is 65, allowed: 1..64"));
+  EXPECT_THAT(refused(Turned(), "shadowkv"), HasSubstr("rank is 160"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Settings, LowRank, ::testing::ValuesIn(AllSettings()),
+                         [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace varve::testing

@@ -56,6 +56,31 @@ TEST(Policy, ReadsWhatRulesTheHotSet) {
   EXPECT_EQ(policy->hysteresis, 0.25);
 }
 
+TEST(Policy, ReadsWhatLowRankKeysAre) {
+  const auto policy = ParsePolicy("shadowkv");
+  ASSERT_TRUE(policy.ok()) << policy.status();
+  EXPECT_TRUE(policy->low_rank() && policy->recalls() && policy->evicts() && policy->selects());
+  EXPECT_EQ(policy->rank, 160u);
+  EXPECT_EQ(policy->energy, 0);
+  EXPECT_EQ(policy->outliers, 0.1875);
+  EXPECT_EQ(policy->merge, page::ScoreMerge::kSoftmaxMax);
+  EXPECT_FALSE(policy->generated_pinned);
+  const auto set = ParsePolicy(
+      "shadowkv(rank=12,energy=0.98,outliers=0,merge=softmax_mean,generated=pinned,hot=1)");
+  ASSERT_TRUE(set.ok()) << set.status();
+  EXPECT_EQ(set->rank, 12u);
+  EXPECT_EQ(set->energy, 0.98);
+  EXPECT_EQ(set->outliers, 0);
+  EXPECT_EQ(set->merge, page::ScoreMerge::kSoftmaxMean);
+  EXPECT_TRUE(set->generated_pinned);
+  EXPECT_FALSE(ParsePolicy("arkvale(rank=12)").ok());
+  for (const char* bad : {"rank=0", "rank=8193", "rank=x", "energy=0", "energy=1.1", "energy=nan",
+                          "outliers=-1", "outliers=17", "outliers=nan"}) {
+    EXPECT_THAT(std::string(ParsePolicy(std::string("shadowkv(") + bad + ")").status().message()),
+                HasSubstr("is not allowed"));
+  }
+}
+
 TEST(Policy, TextFormComesBack) {
   for (const char* text :
        {"full", "streaming(budget=0.1)", "quest(budget=64p,merge=mean)",
@@ -63,7 +88,7 @@ TEST(Policy, TextFormComesBack) {
         "arkvale(rerank=exact,multiplier=1.5)", "arkvale(tau=-1)", "arkvale(tau=0.9,ahead=1)",
         "arkvale(rerank=exact,target=0.9)", "arkvale(victims=lru)", "arkvale(smoothing=0)",
         "arkvale(hysteresis=0.5,smoothing=0.9)", "arkvale(hysteresis=1,merge=max,rerank=exact)",
-        "quest(target=1,ceiling=1.5)"}) {
+        "quest(target=1,ceiling=1.5)", "shadowkv", "shadowkv(rank=7,energy=0.5,outliers=0.25)"}) {
     const auto policy = ParsePolicy(text);
     ASSERT_TRUE(policy.ok()) << text << policy.status();
     const auto again = ParsePolicy(policy->ToString());

@@ -1,0 +1,173 @@
+#include "gpu_worker/low_rank_keys.h"
+
+#include <cmath>
+#include <random>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/assert_ok.h"
+
+namespace varve::worker {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr uint32_t kHeads = 2, kDim = 16, kTokens = 8, kPages = 12, kWidth = kHeads * kDim;
+
+page::Geometry Turned(page::DType dtype = page::DType::kF32) {
+  return {1, kHeads, 4, kDim, 8, dtype, page::RopeParameters{.theta = 10000, .rotary_dim = kDim}};
+}
+
+// Keys [page][head][token][channel] whose pre-RoPE rows have so many directions, each half as long
+// as the one before.
+class Planted {
+ public:
+  explicit Planted(uint32_t directions) {
+    std::mt19937_64 random(5);
+    std::normal_distribution<float> normal;
+    std::vector<std::vector<float>> basis(directions, std::vector<float>(kWidth));
+    for (auto& row : basis) {
+      for (float& v : row) v = normal(random);
+    }
+    const page::RopeTable table(*Turned().rope, kDim);
+    keys_.resize(size_t{kPages} * kHeads * kTokens * kDim);
+    for (uint32_t token = 0; token < kPages * kTokens; ++token) {
+      std::vector<float> x(kWidth, 0.0f);
+      for (uint32_t i = 0; i < directions; ++i) {
+        const float a = std::ldexp(normal(random), -static_cast<int>(i));
+        for (uint32_t c = 0; c < kWidth; ++c) x[c] += a * basis[i][c];
+      }
+      for (uint32_t h = 0; h < kHeads; ++h) {
+        float* const to = &keys_[At(token / kTokens, h) + token % kTokens * kDim];
+        table.Apply({&token, 1}, {&x[h * kDim], page::DType::kF32}, {to, page::DType::kF32});
+      }
+    }
+  }
+
+  std::vector<const std::byte*> Page(uint32_t page) const {
+    std::vector<const std::byte*> heads;
+    for (uint32_t h = 0; h < kHeads; ++h) {
+      heads.push_back(reinterpret_cast<const std::byte*>(&keys_[At(page, h)]));
+    }
+    return heads;
+  }
+  float* Row(uint32_t page, uint32_t head, uint32_t token) {
+    return &keys_[At(page, head) + token * kDim];
+  }
+
+  // Added, fitted and projected.
+  void Fill(LowRankKeys& keys, uint32_t outliers = 0) const {
+    for (uint32_t p = 0; p < kPages; ++p) ASSERT_OK(keys.Add(Page(p)));
+    ASSERT_OK(keys.Fit(outliers));
+    for (uint32_t p = 0; p < kPages; ++p) ASSERT_OK(keys.Project(Page(p)));
+  }
+  // The sum of the squares of what rebuilt keys are off by.
+  double SquaredError(LowRankKeys& keys) const {
+    double error = 0;
+    std::vector<float> rebuilt(kTokens * kDim);
+    for (uint32_t p = 0; p < kPages; ++p) {
+      for (uint32_t h = 0; h < kHeads; ++h) {
+        keys.Rebuild(h, p, reinterpret_cast<std::byte*>(rebuilt.data()));
+        for (uint32_t i = 0; i < rebuilt.size(); ++i) {
+          error += std::pow(double{rebuilt[i]} - keys_[At(p, h) + i], 2);
+        }
+      }
+    }
+    return error;
+  }
+
+ private:
+  static size_t At(uint32_t page, uint32_t head) {
+    return (size_t{page} * kHeads + head) * kTokens * kDim;
+  }
+  std::vector<float> keys_;
+};
+
+Policy ShadowKV(const std::string& parameters) {
+  return *ParsePolicy("shadowkv(" + parameters + ")");
+}
+
+// P15: what rebuilt keys are off by, at their positions, is the discarded energy.
+TEST(LowRankKeys, AreOffByWhatIsDiscarded) {
+  const Planted planted(6);
+  const auto rope = RopePositions::Of(Turned());
+  for (const uint32_t rank : {1u, 3u, 6u, kWidth}) {
+    LowRankKeys keys(Turned(), ShadowKV("rank=" + std::to_string(rank)), rope.get());
+    ASSERT_NO_FATAL_FAILURE(planted.Fill(keys));
+    const page::Subspace& subspace = keys.subspace();
+    EXPECT_EQ(subspace.rank, rank);
+    EXPECT_NEAR(planted.SquaredError(keys), subspace.discarded_energy, 1e-4 * subspace.total_energy)
+        << rank;
+    EXPECT_NEAR(keys.energy().residual_share(), 1 - subspace.kept_share(), 1e-4);
+    if (rank < 6) EXPECT_GT(subspace.discarded_energy, 1e-3 * subspace.total_energy);
+    if (rank >= 6) EXPECT_LT(planted.SquaredError(keys), 1e-6 * subspace.total_energy);
+  }
+}
+
+TEST(LowRankKeys, AsManyAsTheEnergyNeeds) {
+  const Planted planted(6);
+  const auto rope = RopePositions::Of(Turned());
+  LowRankKeys keys(Turned(), ShadowKV("rank=32,energy=0.9"), rope.get());
+  ASSERT_NO_FATAL_FAILURE(planted.Fill(keys));
+  EXPECT_LT(keys.subspace().rank, 6u);
+  EXPECT_GE(keys.subspace().kept_share(), 0.9);
+  EXPECT_LE(planted.SquaredError(keys), 0.1001 * keys.subspace().total_energy);
+}
+
+// The pages whose keys point here and there, not those that are merely long.
+TEST(LowRankKeys, OutliersAreWhatTheirMeanDoesNotTell) {
+  Planted planted(6);
+  for (uint32_t p = 0; p < kPages; ++p) {
+    for (uint32_t h = 0; h < kHeads; ++h) {
+      for (uint32_t t = 0; t < kTokens; ++t) {
+        for (uint32_t c = 0; c < kDim; ++c) {
+          planted.Row(p, h, t)[c] = c == 0 ? 10.0f * static_cast<float>(p + 1) : 0.1f;
+        }
+      }
+    }
+  }
+  planted.Row(7, 0, 3)[0] = -50;
+  planted.Row(2, 1, 1)[0] = -5;
+  planted.Row(9, 1, 0)[5] = 200;
+  const auto rope = RopePositions::Of(Turned());
+  LowRankKeys keys(Turned(), ShadowKV("rank=8"), rope.get());
+  ASSERT_NO_FATAL_FAILURE(planted.Fill(keys, 1));
+  EXPECT_THAT(keys.outliers(0), ElementsAre(7));
+  EXPECT_THAT(keys.outliers(1), ElementsAre(2));
+  EXPECT_TRUE(keys.IsOutlier(0, 7));
+  EXPECT_FALSE(keys.IsOutlier(1, 7));
+  LowRankKeys more(Turned(), ShadowKV("rank=8"), rope.get());
+  ASSERT_NO_FATAL_FAILURE(planted.Fill(more, 2));
+  EXPECT_THAT(more.outliers(1), ElementsAre(2, 9));
+}
+
+TEST(LowRankKeys, StartedAgainTheyAreTheSame) {
+  const Planted planted(9);
+  const auto rope = RopePositions::Of(Turned());
+  LowRankKeys once(Turned(), ShadowKV("rank=5"), rope.get()),
+      again(Turned(), ShadowKV("rank=5"), rope.get());
+  for (uint32_t p = 0; p < 5; ++p) ASSERT_OK(again.Add(planted.Page(p)));
+  again.StartAgain();
+  EXPECT_EQ(again.added(), 0u);
+  ASSERT_NO_FATAL_FAILURE(planted.Fill(once));
+  ASSERT_NO_FATAL_FAILURE(planted.Fill(again));
+  EXPECT_EQ(once.subspace().basis, again.subspace().basis);
+  EXPECT_EQ(planted.SquaredError(once), planted.SquaredError(again));
+}
+
+TEST(LowRankKeys, RefuseWhatSinglePrecisionCannotTurnBack) {
+  Planted planted(6);
+  // Turned back by 45 degrees, about, they are longer than any number.
+  planted.Row(3, 0, 1)[0] = planted.Row(3, 0, 1)[8] = 3.4e38f;
+  const auto rope = RopePositions::Of(Turned());
+  LowRankKeys keys(Turned(), ShadowKV("rank=8"), rope.get());
+  absl::Status status;
+  for (uint32_t p = 0; p < kPages && status.ok(); ++p) status = keys.Add(planted.Page(p));
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("page 3"));
+  EXPECT_EQ(keys.added(), 3u);
+}
+
+}  // namespace
+}  // namespace varve::worker

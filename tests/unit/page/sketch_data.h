@@ -59,6 +59,13 @@ inline SketchToken DecodeToken(DigestKind kind, const void* sketch, uint32_t tok
   return token;
 }
 
+// k' of a token.
+inline std::vector<double> RotatedKey(const Page& page, uint32_t t) {
+  std::vector<double> key(page.head_dim);
+  for (uint32_t c = 0; c < page.head_dim; ++c) key[c] = Key(page, t, c);
+  return Rotated(key, 1.0 / BlockOf(page.head_dim));
+}
+
 // q' and its integers.
 struct SketchQuery {
   double step, sum;

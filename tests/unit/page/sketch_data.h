@@ -11,6 +11,7 @@
 #include "kvstore/page/digest/digest.h"
 #include "kvstore/page/digest/score.h"
 #include "kvstore/page/digest/sketch.h"
+#include "tests/unit/page/digest_pages.h"
 
 namespace varve::page::testing {
 

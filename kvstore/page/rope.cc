@@ -99,8 +99,10 @@ struct Turn {
   double sin;
 };
 
-// 0 <= angle < 2^32. pi / 2 in pieces of 21 bits, so that a quadrant's multiple of each is exact;
-// then Taylor series, whose first term left out is below 2^-58 of the result.
+// |angle| <= 1.5 * 2^32: positions are below 2^32 or rounded to it, and llama3's share s, which is
+// within 2^-11 of 0 .. 1, may take a frequency a little beyond 1 or below 0. pi / 2 in pieces of 21
+// bits, so that a quadrant's multiple of each is exact; then Taylor series, whose first term left
+// out is below 2^-58 of the result.
 inline Turn CosSinOf(double angle) {
   constexpr double kPieces[] = {0x1.921fb0p+0, 0x1.5110b0p-22, 0x1.184690p-44,
                                 0x1.13198a2e03707p-65};

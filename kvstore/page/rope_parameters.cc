@@ -7,6 +7,9 @@ namespace {
 
 constexpr double kMaxTheta = 1e15;
 constexpr double kMaxFactor = 1e6;
+// Of high_freq_factor. Nearer to each other, their fp32 difference is mostly rounding, and the
+// share s that is divided by it has no bounds.
+constexpr double kMinFactorGap = 0x1p-10;
 
 // The shortest text that reads as the same number, without an exponent for usual ones.
 std::string Text(double value) {
@@ -87,9 +90,12 @@ std::optional<std::string> WrongScaling(const RopeParameters& rope) {
   if (!(rope.low_freq_factor > 0 && rope.low_freq_factor <= kMaxFactor)) {
     return Wrong("low_freq_factor", Text(rope.low_freq_factor), "above 0, at most 1e6");
   }
-  if (!(rope.high_freq_factor > rope.low_freq_factor && rope.high_freq_factor <= kMaxFactor)) {
+  const double gap = rope.high_freq_factor - rope.low_freq_factor;
+  if (!(rope.high_freq_factor > rope.low_freq_factor &&
+        gap >= kMinFactorGap * rope.high_freq_factor && rope.high_freq_factor <= kMaxFactor)) {
     return Wrong("high_freq_factor", Text(rope.high_freq_factor),
-                 "above low_freq_factor (" + Text(rope.low_freq_factor) + "), at most 1e6");
+                 "above low_freq_factor (" + Text(rope.low_freq_factor) +
+                     ") by 1/1024 of itself or more, at most 1e6");
   }
   if (rope.original_max_position == 0) {
     return Wrong("original_max_position", "0", "at least 1");

@@ -31,10 +31,10 @@ enum class RopePairing : uint32_t {
   kInterleaved = 2,  // 2i and 2i + 1 (GPT-J)
 };
 
-// Frequencies and angles. Each operation is rounded to nearest.
+// Frequencies and angles. What is named is rounded to nearest, and each operation of the scaling.
 enum class RopeAngles : uint32_t {
-  kF32 = 1,  // 1 / theta^(2i / d) and position * f in fp32, as the public engines do
-  kF64 = 2,  // the same in fp64
+  kF32 = 1,  // 2i / d, theta^(2i / d), its reciprocal, position * f: fp32, as the public engines do
+  kF64 = 2,  // 2i / d, theta^(-2i / d) (not a reciprocal that is rounded again), position * f: fp64
 };
 
 // The products and the sum (x cos - y sin, y cos + x sin).
@@ -58,7 +58,7 @@ struct RopeParameters {
   // What the scaling does not use is 0, so that equal embeddings compare equal.
   double factor = 0;                   // linear, ntk, llama3: 1 .. 1e6
   double low_freq_factor = 0;          // llama3: above 0
-  double high_freq_factor = 0;         // llama3: above low_freq_factor
+  double high_freq_factor = 0;         // llama3: above low_freq_factor by 1/1024 of itself or more
   uint32_t original_max_position = 0;  // llama3: at least 1
   RopeArithmetic arithmetic;
 

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <functional>
 #include <limits>
 #include <vector>
@@ -51,8 +52,15 @@ TEST(RopeParametersTest, EachFieldOutOfRangeIsNamedWithWhatIsAllowed) {
       {"low_freq_factor is 0, allowed: above 0", [](auto& r) { r.low_freq_factor = 0; }},
       {"low_freq_factor is 1, allowed: 0 with scaling linear",
        [&](auto& r) { plain(r, RopeScaling::kLinear), r.low_freq_factor = 1; }},
-      {"high_freq_factor is 1, allowed: above low_freq_factor (1), at most 1e6",
+      {"high_freq_factor is 1, allowed: above low_freq_factor (1) by 1/1024 of itself or more, "
+       "at most 1e6",
        [](auto& r) { r.high_freq_factor = 1; }},
+      {"high_freq_factor is 623.0915848656674, allowed: above low_freq_factor (623.0915848656673)",
+       [](auto& r) {
+         r.low_freq_factor = 623.0915848656673, r.high_freq_factor = 623.0915848656674;
+       }},
+      {"high_freq_factor is 1.0009, allowed: above low_freq_factor (1)",
+       [](auto& r) { r.high_freq_factor = 1.0009; }},
       {"high_freq_factor is nan", [](auto& r) { r.high_freq_factor = kNaN; }},
       {"high_freq_factor is 4, allowed: 0 with scaling ntk",
        [&](auto& r) { plain(r, RopeScaling::kNtk), r.high_freq_factor = 4; }},
@@ -75,6 +83,15 @@ TEST(RopeParametersTest, EachFieldOutOfRangeIsNamedWithWhatIsAllowed) {
     ASSERT_TRUE(error.has_value()) << c.message;
     EXPECT_THAT(*error, HasSubstr(c.message));
   }
+}
+
+TEST(RopeParametersTest, TheNearestFactorsOfLlama3) {
+  RopeParameters rope = Llama31();
+  rope.low_freq_factor = 1023;
+  rope.high_freq_factor = 1024;
+  EXPECT_EQ(rope.Invalid(128), std::nullopt);
+  rope.low_freq_factor = std::nextafter(1023, 1024);
+  EXPECT_NE(rope.Invalid(128), std::nullopt);
 }
 
 TEST(RopeParametersTest, TheTextNamesEverything) {

@@ -129,6 +129,53 @@ TEST(RopeTableTest, Llama3HasThreeBands) {
   EXPECT_EQ(divided, 29);
 }
 
+// The share s is rounding where the wavelength is at a factor: with factors as near to each other
+// as is allowed, frequencies and what is made of them stay in bounds.
+TEST(RopeTableTest, Llama3WithTheNearestFactors) {
+  RopeParameters rope = Llama31();
+  rope.theta = 10000;
+  rope.rotary_dim = 2;
+  rope.factor = 1e6;
+  double least = 1, greatest = 0;
+  for (uint32_t original = 1000; original < 9000; ++original) {
+    rope.original_max_position = original;
+    const double turns = original / (2 * std::numbers::pi);  // of the only pair
+    for (const double high : {turns * (1 - 1e-9), turns, turns * 1024 / 1023}) {
+      rope.high_freq_factor = high;
+      rope.low_freq_factor = high * 1023 / 1024 * (1 - 1e-15);
+      ASSERT_EQ(rope.Invalid(2), std::nullopt);
+      const RopeTable table(rope, 2);
+      const double f = table.frequencies()[0];
+      least = std::min(least, f);
+      greatest = std::max(greatest, f);
+      float cos, sin;
+      table.CosSin(0xffffffffu, &cos, &sin);
+      const double angle = 0x1p32f * static_cast<float>(f);
+      ASSERT_EQ(cos, static_cast<float>(std::cos(angle))) << f;
+      ASSERT_EQ(sin, static_cast<float>(std::sin(angle))) << f;
+    }
+  }
+  EXPECT_LT(least, 1e-6) << "no rounded share below 0 was met";
+  EXPECT_GT(greatest, 1.0) << "no rounded share above 1 was met";
+  EXPECT_GT(least, -0x1p-11);
+  EXPECT_LT(greatest, 1 + 0x1p-11);
+}
+
+// In fp64 the power is rounded once: theta^(-2i / d) of 5e5 and 128, made with 200 binary digits by
+// another program, where 1 / theta^(2i / d) of two roundings has other bits.
+TEST(RopeTableTest, Float64RoundsThePowerOnce) {
+  RopeParameters rope;
+  rope.theta = 500000;
+  rope.rotary_dim = 128;
+  rope.arithmetic.angles = RopeAngles::kF64;
+  const RopeTable table(rope, 128);
+  for (const auto& [i, expected] : {std::pair<size_t, double>{5, 0x1.6f56f9cc64eafp-2},
+                                    {31, 0x1.c7181f3d9f60bp-10},
+                                    {62, 0x1.948360a975f3dp-19}}) {
+    EXPECT_EQ(table.frequencies()[i], expected) << i;
+  }
+}
+
 // fp32 rounds the exponent (times ln theta' in the power), the power and the quotient; where llama3
 // mixes, its share s as well, whose error is that of original / wavelength.
 TEST(RopePropertyTest, FrequenciesAreThoseOfTheFormulas) {

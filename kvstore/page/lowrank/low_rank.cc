@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cmath>
+#include <cstdio>
 
 #include "kvstore/page/lowrank/key_rows.h"
 #include "kvstore/page/simd/kernels.h"
@@ -18,6 +20,35 @@ void AddEnergy(const float* key, uint32_t width, const float* row, uint32_t rank
   ++energy.tokens;
   energy.total += total;
   energy.residual += std::max(0.0, total - kernels.dot_f64(row, row, rank));
+}
+
+// Calls fn(first, count, x) with the keys of tiles of tokens as floats, until it says false.
+template <typename Fn>
+void ForEachTile(const void* keys, uint32_t tokens, uint32_t width, DType dtype, Fn&& fn) {
+  std::vector<float> x(size_t{std::min(kTileTokens, tokens)} * width);
+  const auto* from = static_cast<const std::byte*>(keys);
+  for (uint32_t t = 0; t < tokens; t += kTileTokens) {
+    const uint32_t count = std::min(kTileTokens, tokens - t);
+    Kernels().to_floats(from + size_t{t} * width * DTypeBytes(dtype), dtype, count * width,
+                        x.data());
+    if (!fn(t, count, x.data())) return;
+  }
+}
+
+std::optional<std::string> TooLarge(const void* keys, uint32_t tokens, uint32_t width,
+                                    DType dtype) {
+  std::optional<std::string> wrong;
+  ForEachTile(keys, tokens, width, dtype, [&](uint32_t first, uint32_t count, const float* x) {
+    for (uint32_t i = 0; i < count && !wrong; ++i, x += width) {
+      const double norm = std::sqrt(Kernels().dot_f64(x, x, width));
+      if (norm <= kMaxKeyNorm) continue;
+      char text[96];
+      std::snprintf(text, sizeof(text), " has the norm %g, allowed: at most %g", norm, kMaxKeyNorm);
+      wrong = "key of token " + std::to_string(first + i) + text;
+    }
+    return !wrong.has_value();
+  });
+  return wrong;
 }
 
 // Products of rows with a matrix, rounded to a dtype.
@@ -48,22 +79,19 @@ std::optional<std::string> Project(const Subspace& subspace, const void* keys, u
   const uint32_t width = subspace.width();
   const uint32_t rank = subspace.rank;
   if (auto wrong = NotFinite(keys, 0, tokens, width, dtype)) return wrong;
+  if (auto wrong = TooLarge(keys, tokens, width, dtype)) return wrong;
   const KernelTable& kernels = Kernels();
-  const uint32_t tile_tokens = std::min(kTileTokens, tokens);
-  std::vector<float> x(size_t{tile_tokens} * width), a(size_t{tile_tokens} * rank);
-  const auto* from = static_cast<const std::byte*>(keys);
+  std::vector<float> a(size_t{std::min(kTileTokens, tokens)} * rank);
   auto* to = static_cast<std::byte*>(rows);
-  for (uint32_t t = 0; t < tokens; t += kTileTokens) {
-    const uint32_t count = std::min(kTileTokens, tokens - t);
-    kernels.to_floats(from + size_t{t} * width * DTypeBytes(dtype), dtype, count * width, x.data());
-    kernels.project_rows(x.data(), count, subspace.view(), a.data());
+  ForEachTile(keys, tokens, width, dtype, [&](uint32_t first, uint32_t count, const float* x) {
+    kernels.project_rows(x, count, subspace.view(), a.data());
     kernels.from_floats(a.data(), count * rank, rows_dtype,
-                        to + size_t{t} * RowBytes(subspace, rows_dtype));
-    if (energy == nullptr) continue;
-    for (uint32_t i = 0; i < count; ++i) {
-      AddEnergy(&x[size_t{i} * width], width, &a[size_t{i} * rank], rank, *energy);
+                        to + size_t{first} * RowBytes(subspace, rows_dtype));
+    for (uint32_t i = 0; i < count && energy != nullptr; ++i) {
+      AddEnergy(x + size_t{i} * width, width, &a[size_t{i} * rank], rank, *energy);
     }
-  }
+    return true;
+  });
   return std::nullopt;
 }
 

@@ -35,6 +35,8 @@ class GramAccumulator {
   [[nodiscard]] std::optional<std::string> Append(const void* keys, uint32_t tokens, DType dtype);
 
   // Of all tokens so far: [width][width], symmetric. Infinite where squares of keys exceed fp32.
+  // Products below 2^-126, those of keys below about 1e-19, lose digits in fp32, and below 2^-150
+  // they vanish: keys that are all below 2e-23 give a matrix of zeros.
   std::vector<double> Matrix() const;
 
   uint32_t width() const { return width_; }

@@ -36,7 +36,8 @@ struct Subspace {
   uint64_t tokens = 0;
 
   uint32_t width() const { return num_kv_heads * head_dim; }
-  // 1 where all keys were zero.
+  // 1 where all keys were zero, or so small (below about 1e-19) that their squares vanished in the
+  // fp32 sums of the Gram matrix.
   double kept_share() const { return total_energy > 0 ? 1 - discarded_energy / total_energy : 1; }
   BasisView view() const { return {basis.data(), dtype, num_kv_heads, rank, head_dim}; }
 };

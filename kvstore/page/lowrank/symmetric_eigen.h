@@ -12,9 +12,10 @@ struct SymmetricEigen {
   std::vector<double> vectors;  // [width][width], row j belongs to values[j]; orthonormal
 };
 
-// matrix: [width][width], finite; the lower triangle is read. The sign of a vector is such that its
-// element of greatest magnitude, the first of equals, is positive. Equal matrices give equal bits.
-// About 10 width^3 operations on one core. False when the iteration does not converge.
+// matrix: [width][width] row by row, finite; the upper triangle is read. The sign of a vector is
+// such that its element of greatest magnitude, the first of equals, is positive. Equal matrices
+// give equal bits. About 10 width^3 operations on one core. False when the iteration does not
+// converge.
 bool DecomposeSymmetric(std::span<const double> matrix, uint32_t width, SymmetricEigen& out);
 
 }  // namespace varve::page

@@ -11,7 +11,9 @@
 namespace varve::page {
 namespace {
 
+using testing::GramOf;
 using testing::Rng;
+using testing::SubspaceOf;
 
 TEST(GramTest, IsTheSumOfProducts) {
   constexpr uint64_t kSeed = 901;
@@ -91,6 +93,20 @@ TEST(GramTest, RefusesKeysThatAreNotFinite) {
 
     EXPECT_EQ(gram.tokens(), kTokens);
     EXPECT_EQ(gram.Matrix(), untouched.Matrix());
+  }
+}
+
+// The limits that gram.h and subspace.h name.
+TEST(GramTest, KeysTooSmallForTheirSquaresVanish) {
+  constexpr uint32_t kTokens = 130, kWidth = 16;
+  for (const float key : {1e-18f, 2e-23f}) {
+    const std::vector<float> keys(kTokens * kWidth, key);
+    const std::vector<double> gram = GramOf(keys, kTokens, kWidth);
+    const double expected = key == 1e-18f ? kTokens * 1e-36 : 0;
+    for (const double sum : gram) ASSERT_NEAR(sum, expected, 1e-4 * expected);
+    const Subspace s = SubspaceOf(keys, kTokens, 2, 8, 1);
+    EXPECT_NEAR(s.total_energy, kWidth * expected, 1e-4 * kWidth * expected);
+    EXPECT_NEAR(s.kept_share(), 1, 1e-6);
   }
 }
 

@@ -22,13 +22,27 @@ constexpr uint32_t kPanelDepth = 256;
 // cache sets.
 constexpr uint32_t kPanelStep = kPanelDepth + 16;
 
+// Like the vectors, single elements need no alignment.
+template <DType T>
+VARVE_FN float LoadElement(const std::byte* from) {
+  if constexpr (T == DType::kF32) {
+    float value;
+    std::memcpy(&value, from, sizeof(value));
+    return value;
+  } else {
+    uint16_t bits;
+    std::memcpy(&bits, from, sizeof(bits));
+    return T == DType::kF16 ? F16ToF32(bits) : BF16ToF32(bits);
+  }
+}
+
 template <DType T>
 VARVE_FN void WidenRow(const std::byte* from, uint32_t count, float* to) {
   uint32_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
     Store(to + i, LoadRow<T, false>(from + i * DTypeBytes(T)));
   }
-  for (; i < count; ++i) to[i] = LoadAsF32(from, T, i);
+  for (; i < count; ++i) to[i] = LoadElement<T>(from + i * DTypeBytes(T));
 }
 
 VARVE_KERNEL void ToFloats(const void* from, DType dtype, uint32_t count, float* to) {
@@ -54,16 +68,20 @@ VARVE_KERNEL void FromFloats(const float* from, uint32_t count, DType dtype, voi
     return;
   }
   const float greatest = GreatestFinite(dtype);
-  auto* halves = static_cast<uint16_t*>(to);
+  auto* bytes = static_cast<std::byte*>(to);
+  const auto store = [bytes](uint32_t i, uint16_t half) {
+    std::memcpy(bytes + i * sizeof(half), &half, sizeof(half));
+  };
   if (dtype == DType::kBF16) {
-    for (uint32_t i = 0; i < count; ++i) halves[i] = F32ToBF16(Bounded(from[i], greatest));
+    for (uint32_t i = 0; i < count; ++i) store(i, F32ToBF16(Bounded(from[i], greatest)));
     return;
   }
   uint32_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
-    StoreF16(halves + i, Max(Min(LoadF32(from + i), Set(greatest)), Set(-greatest)));
+    StoreF16(bytes + i * sizeof(uint16_t),
+             Max(Min(LoadF32(from + i), Set(greatest)), Set(-greatest)));
   }
-  for (; i < count; ++i) halves[i] = F32ToF16(Bounded(from[i], greatest));
+  for (; i < count; ++i) store(i, F32ToF16(Bounded(from[i], greatest)));
 }
 
 // Four and four parts: what the widest vectors of AVX2 hold.

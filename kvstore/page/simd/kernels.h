@@ -4,7 +4,7 @@
 // Each table is compiled from the same source (kernels_body.h) over a different vector type
 // (vec_*.h), so the implementations differ in width and in fused multiply-add, not in meaning.
 // Digest loops never fuse: their results are equal bit for bit on every CPU. Thread-safe; no
-// allocation; unaligned pointers are fine.
+// allocation. Keys, values, digests and rows, which are given as bytes or void, need no alignment.
 #pragma once
 
 #include <cstddef>
@@ -45,7 +45,7 @@ struct KernelTable {
   void (*page_log_mass)(const AttentionShape& shape, const float* q,
                         std::span<const PageView> pages, float* log_mass);
 
-  // Exact; and rounded to nearest even, what is beyond the dtype to its greatest finite number.
+  // Exact; and of finite numbers: to nearest even, what is beyond the dtype to its greatest one.
   void (*to_floats)(const void* from, DType dtype, uint32_t count, float* to);
   void (*from_floats)(const float* from, uint32_t count, DType dtype, void* to);
   // sum_i a_i b_i in fp64, in eight parts: equal bit for bit on every CPU.

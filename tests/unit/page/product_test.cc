@@ -90,6 +90,43 @@ TEST(ProductTest, ARowsProductDependsOnThatRowAlone) {
   }
 }
 
+// Elements need no alignment, the last ones after whole vectors neither (a sanitizer sees it).
+TEST(ProductTest, RowsMayLieAnywhere) {
+  constexpr uint64_t kSeed = 916;
+  VARVE_SEED(kSeed);
+  for (const KernelTable* table : AllKernels()) {
+    SCOPED_TRACE(table->name);
+    Rng rng(kSeed);
+    for (const DType dtype : testing::kAllDTypes) {
+      for (uint32_t depth = 1; depth < 70; ++depth) {
+        const uint32_t cols = 8 * rng.Between(1, 9);
+        const auto row = testing::RandomElements(rng, depth, dtype);
+        const auto elements = testing::RandomElements(rng, size_t{depth} * cols, dtype);
+        const auto moved = [](const std::vector<std::byte>& bytes) {
+          std::vector<std::byte> odd(1);
+          odd.insert(odd.end(), bytes.begin(), bytes.end());
+          return odd;
+        };
+        const auto odd_row = moved(row), odd_elements = moved(elements);
+        const std::byte* at = row.data();
+        const std::byte* odd_at = odd_row.data() + 1;
+        std::vector<float> expected(cols), actual(cols);
+        table->multiply_rows({&at, 1}, dtype, {elements.data(), dtype, depth, cols},
+                             expected.data(), cols);
+        table->multiply_rows({&odd_at, 1}, dtype, {odd_elements.data() + 1, dtype, depth, cols},
+                             actual.data(), cols);
+        ASSERT_EQ(actual, expected) << depth;
+
+        std::vector<float> values(depth);
+        table->to_floats(odd_at, dtype, depth, values.data());
+        std::vector<std::byte> stored(1 + row.size());
+        table->from_floats(values.data(), depth, dtype, stored.data() + 1);
+        ASSERT_EQ(stored, odd_row) << depth;
+      }
+    }
+  }
+}
+
 TEST(ProductTest, ProjectionsMatchFloat64AndDependOnTheirRowAlone) {
   constexpr uint64_t kSeed = 913;
   VARVE_SEED(kSeed);

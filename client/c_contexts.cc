@@ -42,9 +42,13 @@ absl::Status GiveInfo(const absl::StatusOr<ContextInfo>& answer, varve_context_i
   return absl::OkStatus();
 }
 
+// The enumeration is narrower than C's: what it has not stays wrong.
+page::DType ToDType(varve_dtype given) {
+  const bool known = given >= VARVE_F32 && given <= VARVE_BF16;
+  return known ? static_cast<page::DType>(given) : page::DType{};
+}
+
 page::RopeParameters ToRope(const varve_rope& given) {
-  // The enumeration is narrower than C's: what it has not stays wrong.
-  const bool known = given.table >= VARVE_F32 && given.table <= VARVE_BF16;
   return {.theta = given.theta,
           .rotary_dim = given.rotary_dim,
           .pairing = static_cast<page::RopePairing>(given.pairing),
@@ -54,7 +58,7 @@ page::RopeParameters ToRope(const varve_rope& given) {
           .high_freq_factor = given.high_freq_factor,
           .original_max_position = given.original_max_position,
           .arithmetic = {.angles = static_cast<page::RopeAngles>(given.angles),
-                         .table = known ? static_cast<page::DType>(given.table) : page::DType{},
+                         .table = ToDType(given.table),
                          .rotation = static_cast<page::RopeRotation>(given.rotation)}};
 }
 
@@ -64,10 +68,14 @@ absl::StatusOr<page::Geometry> ToGeometry(const varve_geometry& given) {
                           .num_query_heads = given.num_query_heads,
                           .head_dim = given.head_dim,
                           .page_tokens = given.page_tokens,
-                          .dtype = static_cast<page::DType>(given.dtype)};
+                          .dtype = ToDType(given.dtype)};
   if (given.rope != nullptr) {
     VARVE_ASSIGN_OR_RETURN(const varve_rope rope,
                            Adopt(given.rope, given.rope->struct_size, "varve_rope"));
+    if (rope.reserved != 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("varve_rope.reserved is ", rope.reserved, ", allowed: 0"));
+    }
     geometry.rope = ToRope(rope);
   }
   return geometry;

@@ -131,10 +131,12 @@ SessionInfo FromProto(const v1::SessionStatus& session) {
           .written_bytes = session.written_bytes()};
 }
 
+// The enumeration is narrower than the wire's: what it has not stays wrong.
+page::DType FromProto(v1::DType dtype) {
+  return v1::DType_IsValid(dtype) ? static_cast<page::DType>(dtype) : page::DType{};
+}
+
 page::RopeParameters FromProto(const v1::RopeParameters& rope) {
-  // The enumeration is narrower than the wire's: what it has not stays wrong.
-  const page::DType table =
-      v1::DType_IsValid(rope.table()) ? static_cast<page::DType>(rope.table()) : page::DType{};
   return {.theta = rope.theta(),
           .rotary_dim = rope.rotary_dim(),
           .pairing = static_cast<page::RopePairing>(rope.pairing()),
@@ -144,7 +146,7 @@ page::RopeParameters FromProto(const v1::RopeParameters& rope) {
           .high_freq_factor = rope.high_freq_factor(),
           .original_max_position = rope.original_max_position(),
           .arithmetic = {.angles = static_cast<page::RopeAngles>(rope.angles()),
-                         .table = table,
+                         .table = FromProto(rope.table()),
                          .rotation = static_cast<page::RopeRotation>(rope.rotation())}};
 }
 
@@ -172,7 +174,7 @@ page::Geometry FromProto(const v1::Geometry& g) {
                           .num_query_heads = g.num_query_heads(),
                           .head_dim = g.head_dim(),
                           .page_tokens = g.page_tokens(),
-                          .dtype = static_cast<page::DType>(g.dtype())};
+                          .dtype = FromProto(g.dtype())};
   if (g.has_rope()) geometry.rope = FromProto(g.rope());
   return geometry;
 }

@@ -254,6 +254,7 @@ typedef struct varve_rope {
   varve_rope_angles angles;
   varve_dtype table; /* to which cosines and sines are rounded */
   varve_rope_rotation rotation;
+  uint32_t reserved; /* must be 0 */
 } varve_rope;
 
 typedef struct varve_geometry {

@@ -217,6 +217,13 @@ static const char* FillContext(varve_client* client, varve_memory* memory, uint3
   CHECK(varve_context_open(client, "c-ctx", &geometry, VARVE_DIGEST_MEAN, &info) ==
         VARVE_INVALID_ARGUMENT);
   CHECK(strstr(varve_last_error(), "varve_rope.struct_size is 0") != NULL);
+  geometry.rope = NULL;
+  geometry.dtype = (varve_dtype)257; /* VARVE_F32, were it cut to 8 bits */
+  CHECK(varve_context_open(client, "c-ctx", &geometry, VARVE_DIGEST_MEAN, &info) ==
+        VARVE_INVALID_ARGUMENT);
+  CHECK(strstr(varve_last_error(), "dtype") != NULL);
+  geometry.dtype = VARVE_F32;
+  geometry.rope = &rope;
   rope.struct_size = sizeof rope;
   rope.theta = 10000;
   rope.rotary_dim = HEAD_DIM;
@@ -233,6 +240,11 @@ static const char* FillContext(varve_client* client, varve_memory* memory, uint3
         VARVE_INVALID_ARGUMENT);
   CHECK(strstr(varve_last_error(), "rope.arithmetic.table is 0") != NULL);
   rope.table = VARVE_F32;
+  rope.reserved = 5;
+  CHECK(varve_context_open(client, "c-ctx", &geometry, VARVE_DIGEST_MEAN, &info) ==
+        VARVE_INVALID_ARGUMENT);
+  CHECK(strstr(varve_last_error(), "varve_rope.reserved is 5, allowed: 0") != NULL);
+  rope.reserved = 0;
   CHECK(varve_context_open(client, "c-ctx", &geometry, VARVE_DIGEST_MEAN, &info) == VARVE_OK);
   CHECK(info.attached == 1 && info.num_blocks == 0);
   char hashes[BLOCKS * HASH_BYTES];

@@ -202,7 +202,10 @@ TEST_F(WorkerBadInput, Engines) {
   shape([](auto& g) { g.set_head_dim(1u << 31); }, "head_dim is 2147483648");
   shape([](auto& g) { g.set_page_tokens(0); }, "page_tokens is 0, allowed: 8, 16 or 32");
   shape([](auto& g) { g.set_page_tokens(64); }, "page_tokens is 64");
-  shape([](auto& g) { g.set_dtype(static_cast<v1::DType>(77)); }, "allowed: f32, f16 or bf16");
+  for (const int dtype : {0, 4, 77, 257}) {  // 257: f32, were it cut to 8 bits
+    shape([&](auto& g) { g.set_dtype(static_cast<v1::DType>(dtype)); },
+          "dtype is 0, allowed: f32, f16 or bf16");
+  }
   shape([](auto& g) { g.mutable_rope(); }, "geometry: rope.theta is 0, allowed: above 1");
   refused([](auto& r) { r.set_tensor_bytes(kMax); },
           "tensor_bytes is 18446744073709551615, allowed");

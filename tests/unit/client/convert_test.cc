@@ -94,6 +94,9 @@ TEST(ConvertTest, RopeParametersSurviveTheWire) {
   wire.mutable_rope()->set_table(static_cast<v1::DType>(256 + v1::DTYPE_F32));
   EXPECT_EQ(FromProto(wire).Invalid(), "rope.arithmetic.table is 0, allowed: f32, f16 or bf16");
   wire = ToProto(geometry);
+  wire.set_dtype(static_cast<v1::DType>(256 + v1::DTYPE_F32));
+  EXPECT_EQ(FromProto(wire).Invalid(), "dtype is 0, allowed: f32, f16 or bf16");
+  wire = ToProto(geometry);
   wire.mutable_rope()->set_scaling(static_cast<v1::RopeScaling>(-1));
   EXPECT_EQ(FromProto(wire).Invalid(),
             "rope.scaling is 4294967295, allowed: none, linear, ntk or llama3");

@@ -286,17 +286,17 @@ client::GetResult FakeClient::GetOne(const client::GetItem& item) {
   const auto it = objects_.find(std::string(item.key.bytes()));
   if (it == objects_.end()) return {.reason = client::MissReason::kNeverStored};
   const std::string& value = it->second;
-  // The fake's objects are [head][K][V] with as many heads as there are pages of the destination's
-  // size.
-  client::GetResult result{.hit = true, .tier = client::Tier::kHost};
+  // The fake's objects are [head][K][V]; what is asked for gives the size of a page.
   const client::Piece& to = item.destinations.front();
-  const size_t part = item.range.part == page::Part::kKV ? to.bytes / 2 : to.bytes;
-  const size_t begin =
-      2 * part * item.range.head_begin + (item.range.part == page::Part::kV ? part : 0);
-  if (begin + to.bytes > value.size()) return {.message = "range outside the object"};
-  std::memcpy(At(to), value.data() + begin, to.bytes);
-  result.bytes = to.bytes;
-  return result;
+  const size_t bytes = to.bytes / item.range.head_count;
+  const size_t part = item.range.part == page::Part::kKV ? bytes / 2 : bytes;
+  for (size_t h = 0; h < item.range.head_count; ++h) {
+    const size_t begin =
+        2 * part * (item.range.head_begin + h) + (item.range.part == page::Part::kV ? part : 0);
+    if (begin + bytes > value.size()) return {.message = "range outside the object"};
+    std::memcpy(At(to) + h * bytes, value.data() + begin, bytes);
+  }
+  return {.hit = true, .tier = client::Tier::kHost, .bytes = to.bytes};
 }
 
 absl::Status FakeClient::BeginFetch() {

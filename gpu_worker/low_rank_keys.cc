@@ -43,10 +43,9 @@ LowRankKeys::LowRankKeys(const page::Geometry& geometry, const Policy& policy,
     : geometry_(geometry),
       rule_{.rank = policy.rank, .energy = policy.energy},
       positions_(positions),
-      gram_(geometry.num_kv_heads * geometry.head_dim),
       cosines_(geometry.num_kv_heads),
       outliers_(geometry.num_kv_heads),
-      plain_(size_t{geometry.page_tokens} * gram_.width()),
+      plain_(size_t{geometry.page_tokens} * geometry.num_kv_heads * geometry.head_dim),
       turned_(size_t{geometry.page_tokens} * geometry.head_dim),
       landmark_(geometry.row_bytes()) {}
 
@@ -57,14 +56,15 @@ void LowRankKeys::TurnBack(uint32_t page, std::span<const std::byte* const> keys
     page::UnropeRows(positions_->shape(), rows.cos, rows.sin, geometry_.page_tokens,
                      {keys[head], geometry_.dtype}, {turned_.data(), page::DType::kF32});
     for (uint32_t t = 0; t < geometry_.page_tokens; ++t) {
-      std::copy_n(&turned_[size_t{t} * d], d, &plain_[size_t{t} * gram_.width() + head * d]);
+      std::copy_n(&turned_[size_t{t} * d], d, &plain_[(size_t{t} * keys.size() + head) * d]);
     }
   }
 }
 
 absl::Status LowRankKeys::Add(std::span<const std::byte* const> keys) {
   TurnBack(added_, keys);
-  if (const auto wrong = gram_.Append(plain_.data(), geometry_.page_tokens, page::DType::kF32)) {
+  if (!gram_.has_value()) gram_.emplace(geometry_.num_kv_heads * geometry_.head_dim);
+  if (const auto wrong = gram_->Append(plain_.data(), geometry_.page_tokens, page::DType::kF32)) {
     return Beyond(added_, *wrong);
   }
   ++added_;
@@ -78,21 +78,23 @@ absl::Status LowRankKeys::Add(std::span<const std::byte* const> keys) {
 }
 
 void LowRankKeys::StartAgain() {
-  gram_.Reset();
+  gram_.reset();
   added_ = 0;
   for (std::vector<float>& cosines : cosines_) cosines.clear();
 }
 
 absl::Status LowRankKeys::Fit(uint32_t outlier_pages) {
-  const std::vector<double> gram = gram_.Matrix();
+  if (!gram_.has_value()) return absl::FailedPreconditionError("low-rank keys: no keys were added");
+  const std::vector<double> gram = gram_->Matrix();
   if (const auto wrong =
-          page::MakeSubspace(gram, gram_.tokens(), geometry_.num_kv_heads, geometry_.head_dim,
+          page::MakeSubspace(gram, gram_->tokens(), geometry_.num_kv_heads, geometry_.head_dim,
                              rule_, geometry_.dtype, subspace_)) {
     return absl::InvalidArgumentError(absl::StrCat("low-rank keys: ", *wrong));
   }
   for (uint32_t head = 0; head < outliers_.size(); ++head) {
     page::ChooseOutliers(cosines_[head], outlier_pages, select_, outliers_[head]);
   }
+  gram_.reset();
   return absl::OkStatus();
 }
 

@@ -4,8 +4,8 @@
 // Blocks are added in order: their keys, turned back to where they had no positions, make the Gram
 // matrix from which Fit takes the subspace. Then they are projected in order, again from the exact
 // keys, and from there on every key of a projected block can be rebuilt, turned by its position, as
-// the same bits each time. What is rebuilt depends on the tokens alone, not on how they came. Per
-// KV head the pages that their mean key tells worst are outliers (page/lowrank/landmark.h).
+// the same bits each time. What is rebuilt depends on the tokens before Fit, not on how they came.
+// Per KV head the pages that their mean key tells worst are outliers (page/lowrank/landmark.h).
 //
 // One call at a time. Keys are post-RoPE, of the geometry's dtype.
 #pragma once
@@ -43,6 +43,7 @@ class LowRankKeys {
   void StartAgain();
   // Makes the subspace of what was added, and chooses so many outliers of each KV head among it.
   absl::Status Fit(uint32_t outlier_pages);
+  bool fitted() const { return subspace_.rank > 0; }
 
   // Keys of the next block, as in Add, after Fit.
   absl::Status Project(std::span<const std::byte* const> keys);
@@ -65,7 +66,7 @@ class LowRankKeys {
   const page::Geometry geometry_;
   const page::RankRule rule_;
   RopePositions* const positions_;
-  page::GramAccumulator gram_;
+  std::optional<page::GramAccumulator> gram_;  // of what was added, until Fit
   uint32_t added_ = 0;
   std::vector<std::vector<float>> cosines_;  // least of each block, by head
   page::Subspace subspace_;

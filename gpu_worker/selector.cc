@@ -127,6 +127,7 @@ void Selector::ScoreBySketches(const HeadWork& work, const page::DigestMatrix& d
   const uint32_t group = geometry_.group_size();
   uint32_t count = page::CandidatePages(work.sequence->budget_pages(), policy.multiplier, n);
   if (policy.adapts()) count = std::max(count, work.sequence->Limits(n).ceiling);
+  count += static_cast<uint32_t>(pinned_.size() - by_position_.size());
   candidates_.resize(std::min<size_t>(n, std::max<size_t>(count, pinned_.size())));
   candidates_.resize(
       page::SelectPages(std::span(scores_).first(n), pinned_, count, scratch_, candidates_));

@@ -67,7 +67,7 @@ class Selector {
   bool SelectWithoutScores(HeadWork& work);
   // Scores the local digests and sets selected() and log_dropped_bound; the hot set learns the
   // scores. An adaptive budget leaves that at the curve: FitBudgets follows. Outliers are selected
-  // beside the budget, and are not scored.
+  // beside the budget; digests do not score them.
   void SelectByDigests(HeadWork& work, SelectTimes& times);
   // For the works of one sequence and layer, one per KV head.
   void FitBudgets(std::span<HeadWork> works);

@@ -108,12 +108,11 @@ absl::Status Sequence::Append(uint32_t layer_index, const void* k, const void* v
 
 absl::Status Sequence::AppendStep(uint32_t layer, const AttendItem& item) {
   LayerCache& cache = layers_[layer];
-  if (BringsToken(cache, item)) {
-    VARVE_RETURN_IF_ERROR(Append(layer, item.k, item.v, 1));
-    cache.step_end = cache.appended;
-    cache.step_crc = TokenCrc(item);
-  }
-  return AgeKeys(layer);
+  if (!BringsToken(cache, item)) return absl::OkStatus();
+  VARVE_RETURN_IF_ERROR(Append(layer, item.k, item.v, 1));
+  cache.step_end = cache.appended;
+  cache.step_crc = TokenCrc(item);
+  return absl::OkStatus();
 }
 
 uint32_t Sequence::TokenCrc(const AttendItem& item) const {

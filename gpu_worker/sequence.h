@@ -147,8 +147,8 @@ class Sequence {
   void RebuildKeys(uint32_t layer, uint32_t head, uint32_t page, Slot slot);
   // Pages that are attended to always, with exact keys; ascending.
   std::span<const uint32_t> Outliers(uint32_t layer, uint32_t head) const;
-  // Keys of pages that have left the window become low-rank.
-  absl::Status AgeKeys(uint32_t layer);
+  // Keys of pages that have left the window become low-rank, as far as the store has them.
+  void AgeKeys(uint32_t layer);
 
   // Appends one row per KV head: the pages of the last Attend in this layer.
   absl::Status ExportPages(uint32_t layer, PageTable& table) const;
@@ -220,6 +220,7 @@ class Sequence {
   std::vector<std::string> hashes_;  // of the full blocks
   std::vector<LayerCache> layers_;
   std::vector<std::unique_ptr<LowRankKeys>> low_rank_;  // by layer; empty: not the policy's
+  absl::Time age_again_ = absl::InfinitePast();         // after keys could not be read
   bool prefilled_ = false;
   uint32_t prompt_pages_ = 0;
   uint32_t budget_ = 0;

@@ -9,13 +9,16 @@
 
 #include "absl/strings/str_cat.h"
 #include "gpu_worker/low_rank_keys.h"
+#include "gpu_worker/recaller.h"
 #include "gpu_worker/sequence.h"
+#include "kvstore/base/log.h"
 #include "kvstore/base/status.h"
 
 namespace varve::worker {
 namespace {
 
 constexpr uint32_t kPagesAtOnce = 64;  // whose keys are read from the store in one call
+constexpr absl::Duration kRetryPause = absl::Seconds(30);
 
 }  // namespace
 
@@ -47,7 +50,8 @@ std::vector<const std::byte*> Sequence::ExactKeysOf(uint32_t layer, uint32_t pag
 }
 
 void Sequence::AddSealed(uint32_t layer, uint32_t page) {
-  if (low_rank_.empty() || prefilled_ || low_rank_[layer]->added() != page) return;
+  if (low_rank_.empty() || prefilled_) return;
+  if (low_rank_[layer]->fitted() || low_rank_[layer]->added() != page) return;
   // What fails here is tried again, and told, when the prompt is finished.
   low_rank_[layer]->Add(ExactKeysOf(layer, page)).IgnoreError();
 }
@@ -78,10 +82,12 @@ absl::Status Sequence::ForEachPage(uint32_t layer, uint32_t first, uint32_t end,
     VARVE_ASSIGN_OR_RETURN(const std::vector<client::GetResult> got, services_->client->Get(items));
     for (const client::GetResult& result : got) {
       if (!result.hit || result.bytes != block) {
-        return absl::DataLossError(absl::StrCat(
+        const std::string text = absl::StrCat(
             "the keys of page ", page, " of layer ", layer, ", sequence ", id_, " (context ",
             context_id(), "), are needed for low-rank keys and could not be read: ",
-            client::MissName(result.reason), result.message.empty() ? "" : ", ", result.message));
+            client::MissName(result.reason), result.message.empty() ? "" : ", ", result.message);
+        return MayLandLate(result.reason) ? absl::UnavailableError(text)
+                                          : absl::DataLossError(text);
       }
       const size_t at = (&result - got.data()) * block;
       std::vector<const std::byte*> keys;
@@ -100,6 +106,7 @@ absl::Status Sequence::FitLowRank() {
   const auto outliers = static_cast<uint32_t>(std::ceil(policy_.outliers * budget_));
   for (uint32_t l = 0; l < layers_.size(); ++l) {
     LowRankKeys& keys = *low_rank_[l];
+    if (keys.fitted() && keys.added() == prompt_pages_) continue;
     if (keys.added() != prompt_pages_) {
       keys.StartAgain();
       VARVE_RETURN_IF_ERROR(ForEachPage(
@@ -112,33 +119,33 @@ absl::Status Sequence::FitLowRank() {
 }
 
 // Pages that are not saved stay as they are, and all after them: they may have to be saved again.
-absl::Status Sequence::AgeKeys(uint32_t layer) {
-  if (low_rank_.empty() || !prefilled_) return absl::OkStatus();
+void Sequence::AgeKeys(uint32_t layer) {
+  if (low_rank_.empty() || !prefilled_ || prompt_pages_ == 0) return;
+  if (!KnowsStore() || absl::Now() < age_again_) return;
   LowRankKeys& keys = *low_rank_[layer];
   const uint32_t candidates = CandidatePages(layer);
-  if (budget_ >= candidates) return absl::OkStatus();  // none will ever leave
+  if (budget_ + keys.outliers(0).size() >= candidates) return;  // all are attended to
   const uint32_t first = keys.projected();
   uint32_t end = candidates - std::min(candidates, policy_.window);
   const std::vector<BlockState>& blocks = layers_[layer].blocks;
   for (uint32_t page = first; page < end; ++page) {
-    while (blocks[page] == BlockState::kSaving) {
-      VARVE_ASSIGN_OR_RETURN(const bool moved, log_->WaitProgress(Patience()));
-      ApplySaves();
-      if (!moved) break;
-    }
     if (blocks[page] != BlockState::kSaved) end = page;
   }
-  if (first >= end) return absl::OkStatus();
-  VARVE_RETURN_IF_ERROR(ForEachPage(
-      layer, first, end,
-      [&](std::span<const std::byte* const> of_page) { return keys.Project(of_page); }));
-  for (uint32_t page = first; page < end; ++page) {
-    for (uint32_t head = 0; head < geometry_.num_kv_heads; ++head) {
-      const HotSet& hot = layers_[layer].heads[head];
-      if (hot.resident(page)) RebuildKeys(layer, head, page, hot.slot(page));
-    }
-  }
-  return absl::OkStatus();
+  if (first >= end) return;
+  const absl::Status aged =
+      ForEachPage(layer, first, end, [&](std::span<const std::byte* const> of_page) {
+        const uint32_t page = keys.projected();
+        VARVE_RETURN_IF_ERROR(keys.Project(of_page));
+        for (uint32_t head = 0; head < geometry_.num_kv_heads; ++head) {
+          const HotSet& hot = layers_[layer].heads[head];
+          if (hot.resident(page)) RebuildKeys(layer, head, page, hot.slot(page));
+        }
+        return absl::OkStatus();
+      });
+  if (aged.ok()) return;
+  // Their keys stay exact, and are recalled with the values.
+  age_again_ = absl::Now() + kRetryPause;
+  base::LogWarning("keys of sequence ", id_, " stay exact for now: ", aged.ToString());
 }
 
 }  // namespace varve::worker

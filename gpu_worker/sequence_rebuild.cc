@@ -5,8 +5,9 @@
 // store is a new process, which has all, some or nothing of what the old one held: the context is
 // taken over as far as its blocks are this sequence's, or opened when it is gone, and is given what
 // it lacks. Blocks are named, digests, which the worker has, are sent, and every block that is not
-// stored and whose pages are all resident is saved again. Pages of other blocks that are not stored
-// are kept where they are resident and are lost where not: they are not selected any more.
+// stored and whose pages are all resident, with the keys that were appended, is saved again. Pages
+// of other blocks that are not stored are kept where they are resident and are lost where not: they
+// are not selected any more.
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"

@@ -45,8 +45,13 @@ absl::Status Sequence::FinishPrefill() {
   prompt_pages_ = static_cast<uint32_t>(tokens_ / geometry_.page_tokens);
   budget_ = policy_.BudgetPages(prompt_pages_);
   VARVE_RETURN_IF_ERROR(FitLowRank());
+  // That may have taken a while.
+  if (policy_.low_rank() && !KnowsStore()) {
+    VARVE_RETURN_IF_ERROR(MeetStore());
+    VARVE_RETURN_IF_ERROR(SaveAll());
+  }
   prefilled_ = true;
-  for (uint32_t l = 0; l < layers_.size(); ++l) VARVE_RETURN_IF_ERROR(AgeKeys(l));
+  for (uint32_t l = 0; l < layers_.size(); ++l) AgeKeys(l);
   ReduceToPolicy();
   return absl::OkStatus();
 }

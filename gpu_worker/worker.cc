@@ -262,6 +262,7 @@ absl::Status LinkedWorker::TakeItems(uint32_t layer, absl::Span<const AttendItem
     if (held.StoreChanged()) held.MeetStore().IgnoreError();
     held.ApplySaves();
     held.RetrySaves();
+    held.AgeKeys(layer);
     for (uint32_t head = 0; head < g.num_kv_heads; ++head) {
       HeadWork& work = buffers.works[i * g.num_kv_heads + head];
       work.sequence = &held;

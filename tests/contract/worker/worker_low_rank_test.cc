@@ -71,20 +71,20 @@ TEST_P(LowRank, FullRankIsWhatExactKeysGive) {
 // A page that stayed and one that came again are the same, however the prompt came.
 TEST_P(LowRank, TheOutputDependsOnTheTokensAlone) {
   if (!scores_here()) return;
-  const std::string policy = "shadowkv(budget=6p,rank=20,outliers=0.5";
+  const std::string policy = "shadowkv(budget=6p,rank=20,outliers=0.5,generated=pinned";
   const Outputs outputs = Run(policy + ",hot=1)");
   ASSERT_EQ(outputs.size(), 2 * kSteps);
   EXPECT_TRUE(outputs == Run(policy + ",hot=1)", 61));
   EXPECT_TRUE(outputs == Run(policy + ",hot=3)"));
   EXPECT_TRUE(outputs == Run(policy + ",hot=1,victims=lru)", 8));
   EXPECT_TRUE(outputs == Run(policy + ",hot=2,tau=1)"));
-  EXPECT_FALSE(outputs == Run("shadowkv(budget=6p,rank=21,outliers=0.5)"));
+  EXPECT_FALSE(outputs == Run("shadowkv(budget=6p,rank=21,outliers=0.5,generated=pinned)"));
 }
 
-// A worker that has only the digests reads the keys once, to make the same rows of them.
+// A worker that has only the digests reads the keys, and makes the same rows of them.
 TEST_P(LowRank, AnotherWorkerGoesOnAlike) {
   if (!scores_here()) return;
-  const std::string policy = "shadowkv(budget=6p,rank=20,outliers=0.5,hot=1)";
+  const std::string policy = "shadowkv(budget=6p,rank=20,outliers=0.5,hot=1,generated=pinned)";
   constexpr uint32_t kStored = kPrompt / 8 * 8;
   Outputs outputs, resumed;
   const auto made = Make(Turned());
@@ -120,6 +120,16 @@ TEST_P(LowRank, LongGenerations) {
   const worker::SequenceStats stats = feeder.Info().stats;
   EXPECT_GT(stats.recalled_pages, 1000u);
   EXPECT_EQ(stats.recalled_bytes, stats.recalled_pages * kSmall.part_bytes());
+}
+
+// Of a prompt without a full page there is no subspace.
+TEST_P(LowRank, ShortPrompts) {
+  if (!scores_here()) return;
+  const auto made = Make(Turned());
+  Feeder feeder(made->worker(), &text_);
+  ASSERT_OK(feeder.Prefill("shadowkv(budget=6p,rank=64,generated=paged)", 5));
+  for (uint32_t step = 0; step < 40; ++step) ASSERT_OK(feeder.Step(step));
+  EXPECT_EQ(feeder.Info().stats.recalled_pages, 0u);
 }
 
 TEST_P(LowRank, RefusalsSayWhatIsAllowed) {

@@ -1,4 +1,5 @@
 // A store that comes back while sequences decode: empty, with all that it had, or with some of it.
+#include <map>
 #include <string>
 #include <vector>
 
@@ -80,6 +81,38 @@ TEST_P(StoreRestart, WhatIsResidentIsSavedAgain) {
   }
   EXPECT_EQ(Metric("varve_worker_rebuilt_contexts_total"), 2);
   EXPECT_EQ(Metric("varve_worker_lost_pages_total"), 0);
+}
+
+// Rebuilt keys are not those that were appended: a page of them is not saved, though it is
+// resident.
+TEST_P(StoreRestart, RebuiltKeysAreNeverSaved) {
+  if (GetParam() != worker::RecallPath::kWorker) return;  // the policy's only path
+  worker::WorkerOptions options = worker_->options();
+  options.geometry.rope = page::RopeParameters{.theta = 10000, .rotary_dim = 32};
+  options.metrics = nullptr;
+  std::vector<std::byte> pool(pool_.size());
+  options.pool_memory = pool;
+  const auto worker = worker::Worker::Create(options, &client_);
+  ASSERT_OK(worker.status());
+  Feeder feeder(worker->get(), &text_);
+  ASSERT_OK(feeder.Open("shadowkv(budget=4p,rank=16,outliers=0.5,hot=1000)", "chat"));
+  ASSERT_OK(feeder.Feed(300));
+  ASSERT_OK(feeder.Finish());
+  for (uint32_t step = 0; step < 30; ++step) ASSERT_OK(feeder.Step(step));
+  const std::map<std::string, std::string> before = client_.AllObjects();
+  ASSERT_GE(before.size(), 2 * 37u);  // the prompt, and what was saved since
+  client_.Restart();
+  for (uint32_t step = 30; step < 60; ++step) ASSERT_OK(feeder.Step(step));
+  ASSERT_OK((*worker)->Close(feeder.id()));
+  size_t again = 0;
+  for (const auto& [key, bytes] : client_.AllObjects()) {
+    const auto was = before.find(key);
+    if (was == before.end()) continue;
+    EXPECT_TRUE(bytes == was->second);
+    ++again;
+  }
+  EXPECT_GT(again, 0u);  // the sink and the window
+  EXPECT_LT(again, before.size());
 }
 
 // What only the old store had is lost: counted, said, and left out; the rest goes on.

@@ -2,27 +2,28 @@
 // code path.
 //
 //   full                    every page resident and attended
-//   streaming(budget=0.1)   sinks and the most recent pages only; the rest is dropped, never
-//   recalled
+//   streaming(budget=0.1)   sinks and the most recent pages only; the rest is dropped for good
 //                           (StreamingLLM)
 //   quest(budget=0.1)       every page resident, the selected ones attended (Quest)
 //   arkvale(budget=0.1)     a hot set resident, selected pages attended, missing ones recalled from
 //                           the store (ArkVale)
-//   shadowkv(budget=0.1)    as arkvale, but the keys of pages that have left the window are
-//   low-rank
-//                           rows on the worker, from which those of a recalled page are rebuilt:
-//                           only its values come from the store (ShadowKV). Needs the geometry's
-//                           RoPE parameters; a chunk is a page, so page_tokens 8 is ShadowKV's
+//   shadowkv(budget=0.1)    as arkvale, but the worker keeps low-rank keys of the pages that have
+//                           left the window: those of a recalled page are rebuilt, and only its
+//                           values come from the store (ShadowKV). Needs the geometry's RoPE
+//                           parameters; a chunk is a page, so page_tokens 8 is ShadowKV's
+//
+// full has no parameters, streaming those up to window and generated, quest also merge, target and
+// ceiling; rank, energy and outliers are shadowkv's, which has no target. Others are of both that
+// recall.
 //
 // Parameters:
-//   budget     pages attended per layer and KV head: a fraction (0 < f <= 1) of the prompt's pages,
-//   or
-//              "64p" pages
+//   budget     pages attended per layer and KV head: a fraction (0 < f <= 1) of the pages of the
+//              prompt, or "64p" pages
 //   min        least budget in pages (default 3)
 //   sinks      first pages always in (default 1; counted in the budget)
 //   window     last prompt pages always in (default 1; counted)
-//   hot        hot-set pages as a multiple of the budget (default 2; arkvale and shadowkv, as all
-//              that follows, only). 1: what the step before selected, and no more
+//   hot        hot-set pages as a multiple of the budget (default 2). 1: what the step before
+//              selected, and no more
 //   victims    which pages leave a full hot set: score | lru, those of the lowest smoothed score
 //              or the least recently selected ones (default score)
 //   smoothing  of the scores that victims are chosen by: the weight of all steps before, 0..0.999
@@ -46,17 +47,16 @@
 //              reach it by their scores, from `min` on; the KV heads of a layer have no more
 //              together than with the fixed budget and what earlier layers of the step have left
 //              of theirs (default: none, the budget is fixed). Needs merge softmax_mean, and no
-//              tau; quest and arkvale only
+//              tau
 //   ceiling    with a target: pages of one KV head at most, as a multiple of the budget
 //              (default 4). Where the store scores, the page pool needs room for so many of each KV
 //              head of a layer
 //   generated  pinned: pages of generated tokens are always attended and not counted; paged:
 //              they age like prompt pages (default pinned; of shadowkv paged)
 //   rank       numbers that a token's keys of all KV heads are kept as in a layer, 1..8192 (default
-//              160; shadowkv only, as the next two)
-//   energy     0 < e <= 1: as few of them, up to `rank`, as keep this share of the keys' energy
-//   over
-//              the prompt (default: none, always `rank`)
+//              160)
+//   energy     0 < e <= 1: as few of them, up to `rank`, as keep this share of the energy that the
+//              keys of the prompt have (default: none, always `rank`)
 //   outliers   pages of each KV head that their mean key tells worst, which are attended always,
 //              with exact keys, and not counted: a multiple of the budget, 0..16 (default 0.1875,
 //              ShadowKV's 48 chunks for 256)

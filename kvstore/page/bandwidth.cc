@@ -133,12 +133,6 @@ double ReadBandwidth(std::span<const std::byte> memory, int repeats) {
   return best;
 }
 
-std::optional<double> MeasureReadBandwidth(size_t bytes, int repeats) {
-  const Buffer memory = Touched(bytes, 1);
-  if (memory == nullptr) return std::nullopt;
-  return ReadBandwidth({memory.get(), bytes}, repeats);
-}
-
 std::optional<double> MeasureMemcpy(size_t bytes, int repeats) {
   const Buffer from = Touched(bytes, 1);
   const Buffer to = Touched(bytes, 2);

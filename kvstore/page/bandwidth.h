@@ -14,9 +14,7 @@ namespace varve::page {
 
 // Bytes read per second by one thread: vector loads, several unrolling and prefetch distances
 // tried, best kept.
-std::optional<double> MeasureReadBandwidth(size_t bytes, int repeats);
-
-// The same over memory of the caller's, which must have been written before.
+// The memory must have been written before.
 double ReadBandwidth(std::span<const std::byte> memory, int repeats);
 
 // Reads `row_bytes`, a multiple of 64, from each of the rows, in their order, asking for them

@@ -4,7 +4,7 @@
 #include <array>
 #include <cassert>
 #include <cmath>
-#include <cstring>
+#include <cstddef>
 
 #include "kvstore/page/simd/kernels.h"
 
@@ -21,10 +21,6 @@ double Cosine(double dot, double a_squared, double b_squared) {
 }
 
 }  // namespace
-
-bool IsChunkTokens(uint32_t tokens) {
-  return tokens == 4 || tokens == 8 || tokens == 16 || tokens == 32;
-}
 
 float MinCosine(const void* keys, uint32_t tokens, uint32_t head_dim, DType dtype,
                 const void* landmark) {
@@ -58,38 +54,6 @@ void ChooseOutliers(std::span<const float> min_cosines, uint32_t count, SelectSc
                  [](float cosine) { return -cosine; });
   outliers.resize(std::min<size_t>(count, scores.size()));
   SelectPages(scores, {}, count, scratch, outliers);
-}
-
-void RemoveOutliers(std::span<const uint32_t> outliers, uint32_t num_chunks, void* rows,
-                    size_t row_stride_bytes, size_t row_bytes, std::vector<uint32_t>& ids) {
-  ids.clear();
-  auto* bytes = static_cast<std::byte*>(rows);
-  auto next = outliers.begin();
-  for (uint32_t chunk = 0; chunk < num_chunks; ++chunk) {
-    if (next != outliers.end() && *next == chunk) {
-      ++next;
-      continue;
-    }
-    if (ids.size() != chunk) {
-      std::memcpy(bytes + ids.size() * row_stride_bytes, bytes + chunk * row_stride_bytes,
-                  row_bytes);
-    }
-    ids.push_back(chunk);
-  }
-}
-
-void SelectChunks(const DigestMatrix& landmarks, std::span<const uint32_t> ids,
-                  const float* queries, uint32_t group_size, uint32_t count, ChunkScratch& scratch,
-                  std::vector<uint32_t>& selected) {
-  assert(landmarks.kind == DigestKind::kMean && ids.size() == landmarks.num_pages);
-  scratch.raw.resize(size_t{group_size} * landmarks.num_pages);
-  scratch.scores.resize(landmarks.num_pages);
-  ScorePages(landmarks, queries, group_size, scratch.raw.data());
-  MergeScores(ScoreMerge::kSoftmaxMax, scratch.raw.data(), group_size, landmarks.num_pages,
-              landmarks.head_dim, scratch.scores.data());
-  selected.resize(std::min(count, landmarks.num_pages));
-  SelectPages(scratch.scores, {}, count, scratch.select, selected);
-  for (uint32_t& row : selected) row = ids[row];
 }
 
 }  // namespace varve::page

@@ -20,10 +20,6 @@
 
 namespace varve::page {
 
-inline constexpr uint32_t kDefaultChunkTokens = 8;
-// 4, 8, 16, 32.
-bool IsChunkTokens(uint32_t tokens);
-
 // The least cosine of any of the keys [tokens][head_dim] with the landmark, all finite, of dtype;
 // summed in fp64 and rounded to fp32, in -1 .. 1. A zero vector has no direction: its cosine is 0,
 // but 1 when key and landmark are both zero. tokens > 0, head_dim at
@@ -39,22 +35,5 @@ bool BuildLandmark(const void* keys, uint32_t tokens, uint32_t head_dim, DType d
 // Ids of the `count` chunks with the lowest cosines (all when there are fewer), ascending.
 void ChooseOutliers(std::span<const float> min_cosines, uint32_t count, SelectScratch& scratch,
                     std::vector<uint32_t>& outliers);
-
-// Takes the outliers out of landmark rows [num_chunks], in place: row i is then that of chunk
-// ids[i], ids ascending. outliers: ascending, without duplicates, each < num_chunks.
-void RemoveOutliers(std::span<const uint32_t> outliers, uint32_t num_chunks, void* rows,
-                    size_t row_stride_bytes, size_t row_bytes, std::vector<uint32_t>& ids);
-
-// Chunks for one KV head by its queries [group_size][head_dim] (fp32, post-RoPE): the softmax of
-// q.m / sqrt(head_dim) over the landmarks for each query head, the greatest over the group
-// (ScoreMerge::kSoftmaxMax), and of these the best `count`; ids, ascending, into selected.
-// Landmarks are of kind MEAN; ids[i] is the chunk of row i, ascending. Scratch grows once.
-struct ChunkScratch {
-  std::vector<float> raw, scores;
-  SelectScratch select;
-};
-void SelectChunks(const DigestMatrix& landmarks, std::span<const uint32_t> ids,
-                  const float* queries, uint32_t group_size, uint32_t count, ChunkScratch& scratch,
-                  std::vector<uint32_t>& selected);
 
 }  // namespace varve::page

@@ -20,8 +20,6 @@ page::Geometry Turned() {
 
 class LowRank : public WorkerContract {
  protected:
-  bool scores_here() const { return GetParam().path == worker::RecallPath::kWorker; }
-
   // Outputs and log-sum-exps of all steps.
   using Outputs = std::vector<std::vector<std::vector<float>>>;
   static void Talk(Feeder& feeder, Outputs& outputs) {
@@ -43,12 +41,20 @@ class LowRank : public WorkerContract {
     return outputs;
   }
 
+  // Why a worker of this geometry does not open such a sequence.
+  std::string Refused(const page::Geometry& geometry, const std::string& policy) {
+    const auto made = Make(geometry);
+    Feeder feeder(made->worker(), &text_);
+    const absl::Status status = feeder.Open(policy);
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    return std::string(status.message());
+  }
+
   const RandomText text_{Turned(), 17, kPrompt + 600};
 };
 
 // P15: nothing is lost at full rank, and half of the bytes are moved.
 TEST_P(LowRank, FullRankIsWhatExactKeysGive) {
-  if (!scores_here()) return;
   for (const std::string rest :
        {"budget=6p,hot=1,merge=softmax_mean,generated=pinned",
         "budget=8p,hot=2,window=2,sinks=2,merge=softmax_max,generated=paged"}) {
@@ -70,7 +76,6 @@ TEST_P(LowRank, FullRankIsWhatExactKeysGive) {
 
 // A page that stayed and one that came again are the same, however the prompt came.
 TEST_P(LowRank, TheOutputDependsOnTheTokensAlone) {
-  if (!scores_here()) return;
   const std::string policy = "shadowkv(budget=6p,rank=20,outliers=0.5,generated=pinned";
   const Outputs outputs = Run(policy + ",hot=1)");
   ASSERT_EQ(outputs.size(), 2 * kSteps);
@@ -83,7 +88,6 @@ TEST_P(LowRank, TheOutputDependsOnTheTokensAlone) {
 
 // A worker that has only the digests reads the keys, and makes the same rows of them.
 TEST_P(LowRank, AnotherWorkerGoesOnAlike) {
-  if (!scores_here()) return;
   const std::string policy = "shadowkv(budget=6p,rank=20,outliers=0.5,hot=1,generated=pinned)";
   constexpr uint32_t kStored = kPrompt / 8 * 8;
   Outputs outputs, resumed;
@@ -107,7 +111,6 @@ TEST_P(LowRank, AnotherWorkerGoesOnAlike) {
 
 // Generated pages age like those of the prompt: their keys become low-rank and their values leave.
 TEST_P(LowRank, LongGenerations) {
-  if (!scores_here()) return;
   const auto made = Make(Turned(), 64);
   Feeder feeder(made->worker(), &text_);
   ASSERT_OK(feeder.Prefill("shadowkv(budget=6p,rank=64,outliers=0,hot=1)", 100));
@@ -124,7 +127,6 @@ TEST_P(LowRank, LongGenerations) {
 
 // Of a prompt without a full page there is no subspace.
 TEST_P(LowRank, ShortPrompts) {
-  if (!scores_here()) return;
   const auto made = Make(Turned());
   Feeder feeder(made->worker(), &text_);
   ASSERT_OK(feeder.Prefill("shadowkv(budget=6p,rank=64,generated=paged)", 5));
@@ -133,24 +135,27 @@ TEST_P(LowRank, ShortPrompts) {
 }
 
 TEST_P(LowRank, RefusalsSayWhatIsAllowed) {
-  const auto refused = [&](const page::Geometry& g, const std::string& policy) {
-    const auto made = Make(g);
-    Feeder feeder(made->worker(), &text_);
-    const absl::Status status = feeder.Open(policy);
-    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
-    return std::string(status.message());
-  };
-  if (!scores_here()) {
-    EXPECT_THAT(refused(Turned(), "shadowkv(rank=8)"),
-                HasSubstr("allowed with recall_path worker"));
-    return;
-  }
-  EXPECT_THAT(refused(kSmall, "shadowkv(rank=8)"), HasSubstr("allowed with geometry.rope"));
-  EXPECT_THAT(refused(Turned(), "shadowkv(rank=65)"), HasSubstr("rank is 65, allowed: 1..64"));
-  EXPECT_THAT(refused(Turned(), "shadowkv"), HasSubstr("rank is 160"));
+  EXPECT_THAT(Refused(kSmall, "shadowkv(rank=8)"), HasSubstr("allowed with geometry.rope"));
+  EXPECT_THAT(Refused(Turned(), "shadowkv(rank=65)"), HasSubstr("rank is 65, allowed: 1..64"));
+  EXPECT_THAT(Refused(Turned(), "shadowkv"), HasSubstr("rank is 160"));
 }
 
-INSTANTIATE_TEST_SUITE_P(Settings, LowRank, ::testing::ValuesIn(AllSettings()),
+class LowRankInTheStore : public LowRank {};
+
+TEST_P(LowRankInTheStore, IsRefused) {
+  EXPECT_THAT(Refused(Turned(), "shadowkv(rank=8)"), HasSubstr("allowed with recall_path worker"));
+}
+
+std::vector<WorkerSetting> SettingsOf(worker::RecallPath path) {
+  std::vector<WorkerSetting> settings = AllSettings();
+  std::erase_if(settings, [path](const WorkerSetting& setting) { return setting.path != path; });
+  return settings;
+}
+INSTANTIATE_TEST_SUITE_P(Settings, LowRank,
+                         ::testing::ValuesIn(SettingsOf(worker::RecallPath::kWorker)),
+                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Settings, LowRankInTheStore,
+                         ::testing::ValuesIn(SettingsOf(worker::RecallPath::kStore)),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

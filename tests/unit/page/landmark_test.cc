@@ -41,7 +41,6 @@ TEST(LandmarkTest, IsTheMeanDigestAndItsLeastCosine) {
   for (int i = 0; i < 200; ++i) {
     const DType dtype = rng.AnyDType();
     const uint32_t head_dim = rng.HeadDim(), tokens = 4u << rng.Below(4);
-    ASSERT_TRUE(IsChunkTokens(tokens));
     const auto keys = testing::RandomElements(rng, size_t{tokens} * head_dim, dtype);
     const size_t row = DigestBytes(DigestKind::kMean, tokens, head_dim, dtype);
     std::vector<std::byte> landmark(row), digest(row);
@@ -53,9 +52,6 @@ TEST(LandmarkTest, IsTheMeanDigestAndItsLeastCosine) {
     EXPECT_NEAR(cosine, MinCosineReference(keys.data(), tokens, head_dim, dtype, landmark.data()),
                 1e-6);
   }
-  EXPECT_FALSE(IsChunkTokens(0));
-  EXPECT_FALSE(IsChunkTokens(12));
-  EXPECT_FALSE(IsChunkTokens(64));
 }
 
 // P3: a chunk's best key is at least as good as its landmark says, but for rounding.
@@ -174,99 +170,6 @@ TEST(LandmarkTest, OutliersAreTheLowestAndTiesGoToTheLowerId) {
   EXPECT_EQ(outliers, (Ids{0, 1, 2, 3, 4, 5, 6}));
   ChooseOutliers({}, 5, scratch, outliers);
   EXPECT_EQ(outliers, Ids{});
-}
-
-TEST(LandmarkTest, RemovingOutliersKeepsTheOthersRows) {
-  constexpr uint64_t kSeed = 944;
-  VARVE_SEED(kSeed);
-  Rng rng(kSeed);
-  for (int i = 0; i < 100; ++i) {
-    const uint32_t chunks = rng.Below(60);
-    const size_t row_bytes = 24, stride = row_bytes + 8 * rng.Below(3);
-    Ids outliers;
-    for (uint32_t c = 0; c < chunks; ++c) {
-      if (rng.Chance(0.2)) outliers.push_back(c);
-    }
-    std::vector<std::byte> rows(chunks * stride);
-    for (std::byte& b : rows) b = static_cast<std::byte>(rng.Below(256));
-    const auto before = rows;
-    Ids ids;
-    RemoveOutliers(outliers, chunks, rows.data(), stride, row_bytes, ids);
-    ASSERT_EQ(ids.size(), chunks - outliers.size());
-    EXPECT_TRUE(std::is_sorted(ids.begin(), ids.end()));
-    for (size_t r = 0; r < ids.size(); ++r) {
-      EXPECT_FALSE(std::binary_search(outliers.begin(), outliers.end(), ids[r]));
-      EXPECT_EQ(std::memcmp(&rows[r * stride], &before[ids[r] * stride], row_bytes), 0);
-    }
-  }
-}
-
-// From the definition: softmax per query head over the landmarks left, the greatest of the group.
-Ids SelectReference(const Context& context, const Ids& ids, const std::vector<float>& queries,
-                    uint32_t group, uint32_t count) {
-  constexpr uint32_t d = Context::kHeadDim;
-  std::vector<double> best(ids.size());
-  for (uint32_t g = 0; g < group; ++g) {
-    std::vector<double> logits(ids.size());
-    double total = 0;
-    for (size_t r = 0; r < ids.size(); ++r) {
-      double dot = 0;
-      for (uint32_t c = 0; c < d; ++c) dot += double{queries[g * d + c]} * context.rows[r * d + c];
-      logits[r] = dot / std::sqrt(d);
-    }
-    const double max = *std::max_element(logits.begin(), logits.end());
-    for (double& v : logits) total += v = std::exp(v - max);
-    for (size_t r = 0; r < ids.size(); ++r) best[r] = std::max(best[r], logits[r] / total);
-  }
-  std::vector<uint32_t> order(ids.size());
-  for (uint32_t r = 0; r < order.size(); ++r) order[r] = r;
-  std::stable_sort(order.begin(), order.end(),
-                   [&](uint32_t a, uint32_t b) { return best[a] > best[b]; });
-  order.resize(std::min<size_t>(count, order.size()));
-  for (uint32_t& row : order) row = ids[row];
-  std::sort(order.begin(), order.end());
-  return order;
-}
-
-TEST(LandmarkTest, SelectsByTheGreatestShareOfTheGroup) {
-  constexpr uint64_t kSeed = 945;
-  VARVE_SEED(kSeed);
-  Rng rng(kSeed);
-  ChunkScratch scratch;
-  for (int i = 0; i < 60; ++i) {
-    Context context(rng, rng.Between(8, 120), {});
-    SelectScratch select;
-    Ids outliers, ids, selected;
-    ChooseOutliers(context.cosines, rng.Below(8), select, outliers);
-    const size_t row = Context::kHeadDim * sizeof(float);
-    RemoveOutliers(outliers, static_cast<uint32_t>(context.cosines.size()), context.rows.data(),
-                   row, row, ids);
-    const uint32_t group = rng.Between(1, 8), count = rng.Below(40);
-    std::vector<float> queries(group * Context::kHeadDim);
-    for (float& v : queries) v = 0.3f * rng.Normal();
-    SelectChunks({DigestKind::kMean, DType::kF32, Context::kHeadDim, Context::kTokens,
-                  reinterpret_cast<const std::byte*>(context.rows.data()), row,
-                  static_cast<uint32_t>(ids.size())},
-                 ids, queries.data(), group, count, scratch, selected);
-    EXPECT_EQ(selected, SelectReference(context, ids, queries, group, count)) << "case " << i;
-  }
-}
-
-TEST(LandmarkTest, EqualLandmarksAreTakenFromTheLowestId) {
-  constexpr uint32_t kChunks = 20, d = 32;
-  const std::vector<float> rows(kChunks * d, 1.0f), queries(2 * d, 0.5f);
-  Ids ids, selected;
-  for (uint32_t i = 0; i < kChunks; ++i) ids.push_back(3 * i + 5);
-  ChunkScratch scratch;
-  const DigestMatrix matrix = {
-      DigestKind::kMean, DType::kF32, d, 8, reinterpret_cast<const std::byte*>(rows.data()),
-      d * sizeof(float), kChunks};
-  SelectChunks(matrix, ids, queries.data(), 2, 4, scratch, selected);
-  EXPECT_EQ(selected, (Ids{5, 8, 11, 14}));
-  DigestMatrix none = matrix;
-  none.num_pages = 0;
-  SelectChunks(none, {}, queries.data(), 2, 4, scratch, selected);
-  EXPECT_EQ(selected, Ids{});
 }
 
 }  // namespace

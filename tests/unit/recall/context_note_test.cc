@@ -42,27 +42,17 @@ std::string HashRow(const std::string& hash) {
   return row;
 }
 
-TEST(ContextNote, RopeParametersAreKept) {
-  const ContextNote note = SampleWithRope();
-  const auto parsed = ParseNote(EncodeLabel(note), EncodePayload(note.inherited));
-  ASSERT_TRUE(parsed.ok()) << parsed.status();
-  const auto& found = std::get<ContextNote>(*parsed);
-  EXPECT_EQ(found.namespace_name, note.namespace_name);
-  EXPECT_EQ(found.id, note.id);
-  EXPECT_EQ(found.options.geometry, note.options.geometry);
-  EXPECT_EQ(found.inherited, note.inherited);
-}
-
 TEST(ContextNote, WhatIsWrittenParses) {
-  const ContextNote note = Sample();
-  const auto parsed = ParseNote(EncodeLabel(note), EncodePayload(note.inherited));
-  ASSERT_TRUE(parsed.ok()) << parsed.status();
-  const auto& found = std::get<ContextNote>(*parsed);
-  EXPECT_EQ(found.namespace_name, note.namespace_name);
-  EXPECT_EQ(found.id, note.id);
-  EXPECT_EQ(found.options.geometry, note.options.geometry);
-  EXPECT_EQ(found.options.digest_kind, note.options.digest_kind);
-  EXPECT_EQ(found.inherited, note.inherited);
+  for (const ContextNote& note : {Sample(), SampleWithRope()}) {
+    const auto parsed = ParseNote(EncodeLabel(note), EncodePayload(note.inherited));
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    const auto& found = std::get<ContextNote>(*parsed);
+    EXPECT_EQ(found.namespace_name, note.namespace_name);
+    EXPECT_EQ(found.id, note.id);
+    EXPECT_EQ(found.options.geometry, note.options.geometry);
+    EXPECT_EQ(found.options.digest_kind, note.options.digest_kind);
+    EXPECT_EQ(found.inherited, note.inherited);
+  }
 
   const RowsNote rows{5, {{3, 10, 2, 128}, {RowsSection::kBlocks, 7, 2, kBlockRowBytes}}};
   const std::string payload = EncodePayload(rows.sections) + std::string(256, 'x') +

@@ -13,7 +13,7 @@
 #include "kvstore/base/status.h"
 #include "kvstore/page/attention.h"
 #include "kvstore/page/bandwidth.h"
-#include "kvstore/page/cache_line_allocator.h"
+#include "kvstore/page/row_memory.h"
 #include "kvstore/page/digest/score.h"
 
 namespace varve::client {
@@ -76,7 +76,7 @@ class DigestUnits {
 
  private:
   const BenchOptions& options_;
-  std::vector<uint16_t, page::CacheLineAllocator<uint16_t>> memory_;
+  std::vector<uint16_t, page::RowAllocator<uint16_t>> memory_;
 };
 
 std::string Name(page::DigestKind kind, const page::ScoreImpl& impl) {

@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <new>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/status.h"
-#include "kvstore/page/cache_line_allocator.h"
+#include "kvstore/page/row_memory.h"
 
 namespace varve::recall {
 bool ByteBudget::Take(uint64_t bytes) {
@@ -33,7 +32,7 @@ absl::StatusOr<std::shared_ptr<RowChunk>> RowChunk::Create(const RowFormat& form
   if (budget != nullptr && !budget->Take(bytes)) {
     return budget->Refusal(bytes);
   }
-  auto* memory = static_cast<std::byte*>(::operator new(bytes, page::kCacheLine, std::nothrow));
+  std::byte* const memory = page::AllocateRows(bytes);
   if (memory == nullptr) {
     if (budget != nullptr) budget->Give(bytes);
     return absl::ResourceExhaustedError(absl::StrCat("no memory for ", bytes, " bytes of rows"));
@@ -49,7 +48,7 @@ RowChunk::RowChunk(const RowFormat& format, uint32_t capacity, std::byte* memory
       budget_(budget) {}
 
 RowChunk::~RowChunk() {
-  ::operator delete(memory_, page::kCacheLine);
+  page::FreeRows(memory_);
   if (budget_ != nullptr) budget_->Give(bytes_);
 }
 

@@ -1,0 +1,20 @@
+#include "kvstore/page/row_memory.h"
+
+#include <sys/mman.h>
+
+#include <cstdlib>
+
+namespace varve::page {
+
+std::byte* AllocateRows(size_t bytes) {
+  const bool huge = bytes >= kHugePageBytes;
+  void* memory = nullptr;
+  if (posix_memalign(&memory, huge ? kHugePageBytes : kCacheLineBytes, bytes) != 0) return nullptr;
+  // Whole huge pages alone, so that what is not used costs nothing. Refused means small pages.
+  if (huge) madvise(memory, bytes / kHugePageBytes * kHugePageBytes, MADV_HUGEPAGE);
+  return static_cast<std::byte*>(memory);
+}
+
+void FreeRows(void* memory) { std::free(memory); }
+
+}  // namespace varve::page

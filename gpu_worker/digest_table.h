@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "kvstore/page/row_memory.h"
+#include "kvstore/base/row_memory.h"
 #include "kvstore/page/digest/digest.h"
 #include "kvstore/page/digest/score.h"
 #include "kvstore/page/geometry.h"
@@ -43,7 +43,7 @@ class DigestTable {
   absl::Status Load(uint32_t first, uint32_t count, std::string_view rows);
 
  private:
-  using RowVector = std::vector<std::byte, page::RowAllocator<std::byte>>;
+  using RowVector = std::vector<std::byte, base::RowAllocator<std::byte>>;
 
   const page::DigestKind kind_;
   const page::Geometry geometry_;

@@ -10,10 +10,10 @@
 #include <utility>
 
 #include "client/bench/bench.h"
+#include "kvstore/base/row_memory.h"
 #include "kvstore/base/status.h"
 #include "kvstore/page/attention.h"
 #include "kvstore/page/bandwidth.h"
-#include "kvstore/page/row_memory.h"
 #include "kvstore/page/digest/score.h"
 
 namespace varve::client {
@@ -76,7 +76,7 @@ class DigestUnits {
 
  private:
   const BenchOptions& options_;
-  std::vector<uint16_t, page::RowAllocator<uint16_t>> memory_;
+  std::vector<uint16_t, base::RowAllocator<uint16_t>> memory_;
 };
 
 std::string Name(page::DigestKind kind, const page::ScoreImpl& impl) {

@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kvstore/base/row_memory.h"
 #include "kvstore/base/status.h"
-#include "kvstore/page/row_memory.h"
 
 namespace varve::recall {
 bool ByteBudget::Take(uint64_t bytes) {
@@ -32,7 +32,7 @@ absl::StatusOr<std::shared_ptr<RowChunk>> RowChunk::Create(const RowFormat& form
   if (budget != nullptr && !budget->Take(bytes)) {
     return budget->Refusal(bytes);
   }
-  std::byte* const memory = page::AllocateRows(bytes);
+  std::byte* const memory = base::AllocateRows(bytes);
   if (memory == nullptr) {
     if (budget != nullptr) budget->Give(bytes);
     return absl::ResourceExhaustedError(absl::StrCat("no memory for ", bytes, " bytes of rows"));
@@ -48,7 +48,7 @@ RowChunk::RowChunk(const RowFormat& format, uint32_t capacity, std::byte* memory
       budget_(budget) {}
 
 RowChunk::~RowChunk() {
-  page::FreeRows(memory_);
+  base::FreeRows(memory_);
   if (budget_ != nullptr) budget_->Give(bytes_);
 }
 

@@ -76,7 +76,7 @@ class RowChunk {
 
   const size_t head_stride_;
   const size_t bytes_;
-  std::byte* const memory_;  // of page::AllocateRows, owned
+  std::byte* const memory_;  // of base::AllocateRows, owned
   ByteBudget* const budget_;
   std::atomic<uint32_t> claimed_rows_{0};
 };

@@ -1,4 +1,4 @@
-#include "kvstore/page/row_memory.h"
+#include "kvstore/base/row_memory.h"
 
 #include <gtest/gtest.h>
 
@@ -6,7 +6,7 @@
 #include <cstring>
 #include <vector>
 
-namespace varve::page {
+namespace varve::base {
 namespace {
 
 uintptr_t Place(const void* memory) { return reinterpret_cast<uintptr_t>(memory); }
@@ -34,4 +34,4 @@ TEST(RowMemoryTest, VectorsKeepWhatTheyHoldWhileTheyGrow) {
 }
 
 }  // namespace
-}  // namespace varve::page
+}  // namespace varve::base

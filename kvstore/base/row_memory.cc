@@ -1,10 +1,10 @@
-#include "kvstore/page/row_memory.h"
+#include "kvstore/base/row_memory.h"
 
 #include <sys/mman.h>
 
 #include <cstdlib>
 
-namespace varve::page {
+namespace varve::base {
 
 std::byte* AllocateRows(size_t bytes) {
   const bool huge = bytes >= kHugePageBytes;
@@ -17,4 +17,4 @@ std::byte* AllocateRows(size_t bytes) {
 
 void FreeRows(void* memory) { std::free(memory); }
 
-}  // namespace varve::page
+}  // namespace varve::base

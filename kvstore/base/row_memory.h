@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <new>
 
-namespace varve::page {
+namespace varve::base {
 
 inline constexpr size_t kCacheLineBytes = 64;
 inline constexpr size_t kHugePageBytes = size_t{2} << 20;
@@ -36,4 +36,4 @@ struct RowAllocator {
   friend bool operator==(RowAllocator /*a*/, RowAllocator /*b*/) { return true; }
 };
 
-}  // namespace varve::page
+}  // namespace varve::base

@@ -24,6 +24,8 @@ class DigestTable {
 
   uint32_t pages() const { return pages_; }
   page::DigestMatrix Matrix(uint32_t head) const;
+  // Of the rows of all heads.
+  size_t bytes() const { return rows_.size() * pages_ * row_bytes_; }
 
   // At least the magnitude of every element of the keys so far; +infinity when the digests that
   // were loaded cannot tell.

@@ -1,6 +1,7 @@
 #include "gpu_worker/low_rank_keys.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -42,6 +43,9 @@ LowRankKeys::LowRankKeys(const page::Geometry& geometry, const Policy& policy,
                          RopePositions* positions)
     : geometry_(geometry),
       rule_{.rank = policy.rank, .energy = policy.energy},
+      refresh_{.min_tokens = std::max<uint64_t>(page::RefreshRule{}.min_tokens,
+                                                geometry.num_kv_heads * geometry.head_dim),
+               .residual_share = policy.refresh},
       positions_(positions),
       cosines_(geometry.num_kv_heads),
       outliers_(geometry.num_kv_heads),
@@ -85,12 +89,14 @@ void LowRankKeys::StartAgain() {
 
 absl::Status LowRankKeys::Fit(uint32_t outlier_pages) {
   if (!gram_.has_value()) return absl::FailedPreconditionError("low-rank keys: no keys were added");
+  Segment segment;
   const std::vector<double> gram = gram_->Matrix();
   if (const auto wrong =
           page::MakeSubspace(gram, gram_->tokens(), geometry_.num_kv_heads, geometry_.head_dim,
-                             rule_, geometry_.dtype, subspace_)) {
+                             rule_, geometry_.dtype, segment.subspace)) {
     return absl::InvalidArgumentError(absl::StrCat("low-rank keys: ", *wrong));
   }
+  segments_.assign(1, std::move(segment));
   for (uint32_t head = 0; head < outliers_.size(); ++head) {
     page::ChooseOutliers(cosines_[head], outlier_pages, select_, outliers_[head]);
   }
@@ -99,28 +105,94 @@ absl::Status LowRankKeys::Fit(uint32_t outlier_pages) {
 }
 
 absl::Status LowRankKeys::Project(std::span<const std::byte* const> keys) {
+  if (refit_ != nullptr) AdoptRefit();
   TurnBack(projected_, keys);
-  const size_t block_bytes = geometry_.page_tokens * page::RowBytes(subspace_, geometry_.dtype);
-  rows_.resize((size_t{projected_} + 1) * block_bytes);
+  Segment& segment = segments_.back();
+  const size_t block_bytes = BlockBytes(segment);
+  const uint32_t block = projected_ - segment.first_page;
+  if (block == segment.rows.size() * kPagesOfRows) {
+    segment.rows.emplace_back(kPagesOfRows * block_bytes);
+  }
+  page::ProjectionEnergy energy;
   if (const auto wrong =
-          page::Project(subspace_, plain_.data(), geometry_.page_tokens, page::DType::kF32,
-                        geometry_.dtype, rows_.data() + projected_ * block_bytes, &energy_)) {
+          page::Project(segment.subspace, plain_.data(), geometry_.page_tokens, page::DType::kF32,
+                        geometry_.dtype,
+                        segment.rows.back().data() + block % kPagesOfRows * block_bytes, &energy)) {
     return Beyond(projected_, *wrong);
+  }
+  energy_.Add(energy);
+  // What the subspace was made of tells nothing new.
+  if (projected_ >= added_ && refresh_.residual_share < 1) {
+    if (!gram_.has_value()) gram_.emplace(geometry_.num_kv_heads * geometry_.head_dim);
+    if (const auto wrong = gram_->Append(plain_.data(), geometry_.page_tokens, page::DType::kF32)) {
+      return Beyond(projected_, *wrong);
+    }
+    recent_.Add(energy);
   }
   ++projected_;
   return absl::OkStatus();
 }
 
+std::shared_ptr<Refit> LowRankKeys::TakeRefit() {
+  if (recent_.tokens < refresh_.min_tokens) return nullptr;
+  if (refresh_.Due(subspace(), recent_)) {
+    refit_ = std::make_shared<Refit>(gram_->Matrix(), gram_->tokens(), subspace(), rule_);
+  }
+  gram_.reset();
+  recent_ = {};
+  return refit_;
+}
+
+void LowRankKeys::AdoptRefit() {
+  // Where none could be made, the old one stays.
+  if (!refit_->wrong_.has_value()) {
+    segments_.push_back({.subspace = std::move(refit_->made_), .first_page = projected_});
+  }
+  refit_.reset();
+}
+
+void Refit::Run() {
+  page::AddKept(from_, tokens_, gram_);
+  wrong_ = page::MakeSubspace(gram_, 2 * tokens_, from_.num_kv_heads, from_.head_dim, rule_,
+                              from_.dtype, made_);
+  gram_ = {};
+  done_.store(true, std::memory_order_release);
+}
+
+const std::byte* LowRankKeys::RowsOf(const Segment& segment, uint32_t page) const {
+  const uint32_t block = page - segment.first_page;
+  return segment.rows[block / kPagesOfRows].data() + block % kPagesOfRows * BlockBytes(segment);
+}
+
 void LowRankKeys::Rebuild(uint32_t head, uint32_t page, std::byte* keys) {
-  const size_t row_bytes = page::RowBytes(subspace_, geometry_.dtype);
-  const std::byte* rows = rows_.data() + size_t{page} * geometry_.page_tokens * row_bytes;
+  const auto after = std::upper_bound(
+      segments_.begin(), segments_.end(), page,
+      [](uint32_t page, const Segment& segment) { return page < segment.first_page; });
+  const Segment& segment = *std::prev(after);
+  const size_t row_bytes = page::RowBytes(segment.subspace, geometry_.dtype);
+  const std::byte* rows = RowsOf(segment, page);
   row_list_.clear();
   for (uint32_t t = 0; t < geometry_.page_tokens; ++t) row_list_.push_back(rows + t * row_bytes);
-  page::Rebuild(subspace_, head, row_list_, geometry_.dtype, page::DType::kF32, turned_.data(),
-                geometry_.head_dim * sizeof(float));
+  page::Rebuild(segment.subspace, head, row_list_, geometry_.dtype, page::DType::kF32,
+                turned_.data(), geometry_.head_dim * sizeof(float));
   const RopePositions::Rows turns = positions_->OfPage(page);
   page::RopeRows(positions_->shape(), turns.cos, turns.sin, geometry_.page_tokens,
                  {turned_.data(), page::DType::kF32}, {keys, geometry_.dtype});
+}
+
+size_t LowRankKeys::row_bytes() const {
+  size_t bytes = 0;
+  for (size_t i = 0; i < segments_.size(); ++i) {
+    const uint32_t end = i + 1 < segments_.size() ? segments_[i + 1].first_page : projected_;
+    bytes += (end - segments_[i].first_page) * BlockBytes(segments_[i]);
+  }
+  return bytes;
+}
+
+size_t LowRankKeys::basis_bytes() const {
+  size_t bytes = 0;
+  for (const Segment& segment : segments_) bytes += segment.subspace.basis.size();
+  return bytes;
 }
 
 bool LowRankKeys::IsOutlier(uint32_t head, uint32_t page) const {

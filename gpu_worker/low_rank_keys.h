@@ -7,18 +7,25 @@
 // the same bits each time. What is rebuilt depends on the tokens before Fit, not on how they came.
 // Per KV head the pages that their mean key tells worst are outliers (page/lowrank/landmark.h).
 //
+// When blocks that came after Fit lie too far outside the subspace (page::RefreshRule), later ones
+// get a new one (Refit); rows that are there keep theirs, so nothing of them is lost.
+//
 // One call at a time. Keys are post-RoPE, of the geometry's dtype.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "gpu_worker/policy.h"
 #include "gpu_worker/rope_positions.h"
+#include "kvstore/base/row_memory.h"
 #include "kvstore/page/geometry.h"
 #include "kvstore/page/lowrank/gram.h"
 #include "kvstore/page/lowrank/low_rank.h"
@@ -29,6 +36,29 @@ namespace varve::worker {
 
 // What is wrong with the policy for such keys, and what is allowed.
 absl::Status CheckLowRank(const Policy& policy, const page::Geometry& geometry);
+
+// A new subspace of a layer, made by a thread that has the time: it takes seconds for wide keys.
+class Refit {
+ public:
+  // gram: of so many tokens that lie outside the subspace `from`.
+  Refit(std::vector<double> gram, uint64_t tokens, const page::Subspace& from,
+        const page::RankRule& rule)
+      : gram_(std::move(gram)), tokens_(tokens), from_(from), rule_(rule) {}
+
+  // Once. Of these tokens and as many of those that `from` is of.
+  void Run();
+  bool done() const { return done_.load(std::memory_order_acquire); }
+
+ private:
+  friend class LowRankKeys;
+  std::vector<double> gram_;
+  const uint64_t tokens_;
+  const page::Subspace from_;
+  const page::RankRule rule_;
+  page::Subspace made_;
+  std::optional<std::string> wrong_;
+  std::atomic<bool> done_{false};
+};
 
 class LowRankKeys {
  public:
@@ -43,11 +73,15 @@ class LowRankKeys {
   void StartAgain();
   // Makes the subspace of what was added, and chooses so many outliers of each KV head among it.
   absl::Status Fit(uint32_t outlier_pages);
-  bool fitted() const { return subspace_.rank > 0; }
+  bool fitted() const { return !segments_.empty(); }
 
-  // Keys of the next block, as in Add, after Fit.
+  // Keys of the next block, as in Add, after Fit. REQUIRES: CanProject.
   absl::Status Project(std::span<const std::byte* const> keys);
   uint32_t projected() const { return projected_; }
+  // Work for another thread when a new subspace is due, else null. From then until it is done the
+  // next block should wait, with its exact keys: CanProject.
+  std::shared_ptr<Refit> TakeRefit();
+  bool CanProject() const { return refit_ == nullptr || refit_->done(); }
   // Keys of a projected page, [page_tokens][head_dim].
   void Rebuild(uint32_t head, uint32_t page, std::byte* keys);
 
@@ -55,9 +89,15 @@ class LowRankKeys {
   std::span<const uint32_t> outliers(uint32_t head) const { return outliers_[head]; }
   bool IsOutlier(uint32_t head, uint32_t page) const;
 
-  const page::Subspace& subspace() const { return subspace_; }
+  // The latest.
+  const page::Subspace& subspace() const { return segments_.back().subspace; }
+  size_t subspaces() const { return segments_.size(); }
   // Of what was projected.
   const page::ProjectionEnergy& energy() const { return energy_; }
+  // Bytes of rows (A), of all subspaces (B), and of Gram matrices.
+  size_t row_bytes() const;
+  size_t basis_bytes() const;
+  size_t gram_bytes() const { return gram_.has_value() ? gram_->bytes() : 0; }
 
  private:
   // [page_tokens][num_kv_heads][head_dim] without positions, in plain_.
@@ -65,14 +105,31 @@ class LowRankKeys {
 
   const page::Geometry geometry_;
   const page::RankRule rule_;
+  const page::RefreshRule refresh_;
   RopePositions* const positions_;
-  std::optional<page::GramAccumulator> gram_;  // of what was added, until Fit
+  // Consecutive blocks with rows of one subspace.
+  struct Segment {
+    page::Subspace subspace;
+    uint32_t first_page = 0;
+    // [block][page_tokens][rank] of the geometry's dtype, kPagesOfRows blocks in each.
+    std::vector<std::vector<std::byte, base::RowAllocator<std::byte>>> rows;
+  };
+  static constexpr uint32_t kPagesOfRows = 64;
+  size_t BlockBytes(const Segment& segment) const {
+    return geometry_.page_tokens * page::RowBytes(segment.subspace, geometry_.dtype);
+  }
+  const std::byte* RowsOf(const Segment& segment, uint32_t page) const;
+  void AdoptRefit();
+
+  // Of what was added, until Fit; then of the blocks after them that were projected last.
+  std::optional<page::GramAccumulator> gram_;
+  page::ProjectionEnergy recent_;  // of what gram_ is of, after Fit
   uint32_t added_ = 0;
   std::vector<std::vector<float>> cosines_;  // least of each block, by head
-  page::Subspace subspace_;
+  std::vector<Segment> segments_;            // ascending; empty before Fit
+  std::shared_ptr<Refit> refit_;             // under way, or done and not adopted
   page::ProjectionEnergy energy_;
   uint32_t projected_ = 0;
-  std::vector<std::byte> rows_;  // [projected][page_tokens][rank] of the geometry's dtype
   std::vector<std::vector<uint32_t>> outliers_;  // by head
   std::vector<float> plain_, turned_;            // scratch
   std::vector<std::byte> landmark_;              // scratch

@@ -41,7 +41,7 @@ constexpr std::array<KindRow, 5> kKinds = {{
      "ceiling,tau,ahead,generated"},
     {PolicyKind::kShadowKV, "shadowkv",
      "budget,min,sinks,window,hot,victims,smoothing,hysteresis,merge,rerank,multiplier,tau,ahead,"
-     "generated,rank,energy,outliers"},
+     "generated,rank,energy,outliers,refresh"},
 }};
 
 const KindRow& RowOf(PolicyKind kind) {
@@ -203,6 +203,15 @@ absl::Status SetEnergy(std::string_view value, Policy* policy) {
   return absl::OkStatus();
 }
 
+absl::Status SetRefresh(std::string_view value, Policy* policy) {
+  double refresh = 0;
+  if (!absl::SimpleAtod(Sv(value), &refresh) || !(refresh > 0) || refresh > 1) {
+    return Refused("refresh", value, "a share 0 < r <= 1 of the keys' energy, 1: never");
+  }
+  policy->refresh = refresh;
+  return absl::OkStatus();
+}
+
 absl::Status SetOutliers(std::string_view value, Policy* policy) {
   double outliers = 0;
   if (!absl::SimpleAtod(Sv(value), &outliers) || !(outliers >= 0 && outliers <= kMaxOutliers)) {
@@ -231,6 +240,7 @@ absl::Status SetParameter(std::string_view name, std::string_view value, Policy*
   if (name == "rank") return SetRank(value, policy);
   if (name == "energy") return SetEnergy(value, policy);
   if (name == "outliers") return SetOutliers(value, policy);
+  if (name == "refresh") return SetRefresh(value, policy);
   return SetGenerated(value, policy);
 }
 
@@ -361,6 +371,7 @@ std::string Policy::ToString() const {
     parts.push_back(absl::StrCat("rank=", rank));
     if (energy != 0) parts.push_back(absl::StrCat("energy=", Number(energy)));
     parts.push_back(absl::StrCat("outliers=", Number(outliers)));
+    parts.push_back(absl::StrCat("refresh=", Number(refresh)));
   }
   return absl::StrCat(Sv(row.name), "(", absl::StrJoin(parts, ","), ")");
 }

@@ -13,8 +13,8 @@
 //                           parameters; a chunk is a page, so page_tokens 8 is ShadowKV's
 //
 // full has no parameters, streaming those up to window and generated, quest also merge, target and
-// ceiling; rank, energy and outliers are shadowkv's, which has no target. Others are of both that
-// recall.
+// ceiling; rank, energy, outliers and refresh are shadowkv's, which has no target. Others are of
+// both that recall.
 //
 // Parameters:
 //   budget     pages attended per layer and KV head: a fraction (0 < f <= 1) of the pages of the
@@ -60,6 +60,9 @@
 //   outliers   pages of each KV head that their mean key tells worst, which are attended always,
 //              with exact keys, and not counted: a multiple of the budget, 0..16 (default 0.1875,
 //              ShadowKV's 48 chunks for 256)
+//   refresh    0 < r <= 1: later pages get a subspace of their own once such a share more of their
+//              keys' energy lies outside the one there is than of what it was made from (default
+//              0.1; 1: never, as ShadowKV)
 //
 // Immutable values, thread-safe.
 #pragma once
@@ -102,6 +105,7 @@ struct Policy {
   uint32_t rank = 160;
   double energy = 0;  // 0: none
   double outliers = 0.1875;
+  double refresh = 0.1;
 
   bool low_rank() const { return kind == PolicyKind::kShadowKV; }
   bool recalls() const { return kind == PolicyKind::kArkVale || low_rank(); }

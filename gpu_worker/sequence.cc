@@ -76,6 +76,7 @@ absl::Status Sequence::Append(uint32_t layer_index, const void* k, const void* v
   ApplySaves();
   RetrySaves();
   LayerCache& layer = layers_[layer_index];
+  layer.changed = true;
   const uint32_t p = geometry_.page_tokens;
   const uint32_t new_pages = (layer.appended + tokens + p - 1) / p - (layer.appended + p - 1) / p;
   const uint32_t needed = new_pages * geometry_.num_kv_heads;
@@ -247,6 +248,7 @@ void Sequence::Publish() {
   for (const LayerCache& layer : layers_) {
     blocks = std::min(blocks, layer.appended / geometry_.page_tokens);
   }
+  CountMemory();
   base::MutexLock lock(info_mutex_);
   info_.id = id_;
   info_.context_id = log_->context_id();
@@ -254,6 +256,11 @@ void Sequence::Publish() {
   info_.blocks = blocks;
   info_.budget_pages = budget_;
   info_.stats = stats_;
+  info_.memory = memory_;
+  info_.discarded_energy.clear();
+  for (const auto& keys : low_rank_) {
+    if (keys->fitted()) info_.discarded_energy.push_back(1 - keys->subspace().kept_share());
+  }
 }
 
 SequenceInfo Sequence::Info() const {

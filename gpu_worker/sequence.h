@@ -22,6 +22,7 @@
 #include "gpu_worker/page_pool.h"
 #include "gpu_worker/rope_positions.h"
 #include "gpu_worker/saver.h"
+#include "gpu_worker/sequence_memory.h"
 #include "gpu_worker/step_total.h"
 #include "gpu_worker/worker.h"
 #include "gpu_worker/worker_metrics.h"
@@ -40,6 +41,8 @@ struct Services {
   Saver* saver = nullptr;
   WorkerMetrics* metrics = nullptr;
   base::Executor* prefetcher = nullptr;  // threads that wait for prefetches
+  base::Executor* fitter = nullptr;      // threads that make subspaces
+  uint32_t fit_threads = 1;              // with the caller
   std::shared_ptr<RopePositions> rope;   // null where the geometry states no RoPE parameters
 };
 
@@ -61,7 +64,10 @@ struct LayerCache {
   bool IsLost(uint32_t head, uint32_t page) const {
     return !lost.empty() && page < lost[head].size() && lost[head][page];
   }
+  absl::Time age_keys_again = absl::InfinitePast();  // after keys could not be read
   uint32_t next_eviction = 0;  // under pool pressure, prefill pages leave in this order
+  SequenceMemory memory;
+  bool changed = true;  // since memory was counted
 };
 
 class Sequence {
@@ -186,6 +192,13 @@ class Sequence {
   template <typename Use>
   absl::Status ForEachPage(uint32_t layer, uint32_t first, uint32_t end, const Use& use);
   absl::Status FitLowRank();
+  void AgeAllKeys();
+  absl::Status FitLayer(uint32_t layer, uint32_t outliers);
+  void NoteSubspace(const LowRankKeys& keys, absl::Duration took, prometheus::Counter& cause) const;
+  void RefreshSubspace(uint32_t layer);
+  SequenceMemory CountLayer(uint32_t layer) const;
+  void CountMemory();
+  void SetMemory(const SequenceMemory& now);
   void SubmitSealed(uint32_t layer_index);
   // Unsaved blocks of the layer, at most `most`; answers how many.
   size_t Resubmit(uint32_t layer_index, size_t most = SIZE_MAX);
@@ -220,8 +233,8 @@ class Sequence {
   std::vector<std::string> hashes_;  // of the full blocks
   std::vector<LayerCache> layers_;
   std::vector<std::unique_ptr<LowRankKeys>> low_rank_;  // by layer; empty: not the policy's
-  absl::Time age_again_ = absl::InfinitePast();         // after keys could not be read
   bool prefilled_ = false;
+  uint64_t prompt_tokens_ = 0;
   uint32_t prompt_pages_ = 0;
   uint32_t budget_ = 0;
   StepTotal step_total_;
@@ -230,6 +243,7 @@ class Sequence {
   std::vector<uint32_t> victims_;  // scratch
   std::vector<Slot> page_slots_;   // scratch, one page of every head
   SequenceStats stats_;
+  SequenceMemory memory_;
   std::unique_ptr<Speculation> speculation_;  // uses all of the above
 
   std::atomic<bool> busy_{false};

@@ -239,6 +239,8 @@ absl::Status Sequence::Close() {
       while (!head.pages().empty()) slots.push_back(head.Remove(head.pages().back()));
       services_->metrics->prefetch_wasted.Increment(head.TakeWasted());
     }
+    layer.memory = {};
+    layer.changed = false;
   }
   services_->saver->FreeWhenIdle(log_, std::move(slots));
   if (drop_on_close_) {

@@ -8,10 +8,12 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "client/call_deadline.h"
 #include "gpu_worker/low_rank_keys.h"
 #include "gpu_worker/recaller.h"
 #include "gpu_worker/sequence.h"
 #include "kvstore/base/log.h"
+#include "kvstore/base/parallel.h"
 #include "kvstore/base/status.h"
 
 namespace varve::worker {
@@ -101,28 +103,66 @@ absl::Status Sequence::ForEachPage(uint32_t layer, uint32_t first, uint32_t end,
   return absl::OkStatus();
 }
 
+absl::Status Sequence::FitLayer(uint32_t layer, uint32_t outliers) {
+  LowRankKeys& keys = *low_rank_[layer];
+  if (keys.fitted() && keys.added() == prompt_pages_) return absl::OkStatus();
+  if (Patience() == absl::ZeroDuration()) {
+    return absl::DeadlineExceededError("the subspaces of low-rank keys are not all made");
+  }
+  const absl::Time begin = absl::Now();
+  if (keys.added() != prompt_pages_) {
+    keys.StartAgain();
+    VARVE_RETURN_IF_ERROR(
+        ForEachPage(layer, 0, prompt_pages_,
+                    [&](std::span<const std::byte* const> of_page) { return keys.Add(of_page); }));
+  }
+  VARVE_RETURN_IF_ERROR(keys.Fit(outliers));
+  NoteSubspace(keys, absl::Now() - begin, services_->metrics->subspaces_prompt);
+  return absl::OkStatus();
+}
+
+// Layers that are done stay done when the time is over: the next call goes on with the others.
 absl::Status Sequence::FitLowRank() {
   if (low_rank_.empty() || prompt_pages_ == 0) return absl::OkStatus();
   const auto outliers = static_cast<uint32_t>(std::ceil(policy_.outliers * budget_));
-  for (uint32_t l = 0; l < layers_.size(); ++l) {
-    LowRankKeys& keys = *low_rank_[l];
-    if (keys.fitted() && keys.added() == prompt_pages_) continue;
-    if (keys.added() != prompt_pages_) {
-      keys.StartAgain();
-      VARVE_RETURN_IF_ERROR(ForEachPage(
-          l, 0, prompt_pages_,
-          [&](std::span<const std::byte* const> of_page) { return keys.Add(of_page); }));
-    }
-    VARVE_RETURN_IF_ERROR(keys.Fit(outliers));
-  }
+  const absl::Time until = absl::Now() + Patience();
+  std::vector<absl::Status> fitted(layers_.size());
+  const auto fit = [&](uint32_t layer, uint32_t /*thread*/) {
+    const client::CallDeadline deadline(until);
+    fitted[layer] = FitLayer(layer, outliers);
+  };
+  base::ParallelFor(services_->fitter, services_->fit_threads, geometry_.num_layers, fit);
+  for (const absl::Status& status : fitted) VARVE_RETURN_IF_ERROR(status);
   return absl::OkStatus();
+}
+
+void Sequence::NoteSubspace(const LowRankKeys& keys, absl::Duration took,
+                            prometheus::Counter& cause) const {
+  cause.Increment();
+  services_->metrics->fit.Observe(absl::ToDoubleSeconds(took));
+  services_->metrics->discarded_energy.Observe(1 - keys.subspace().kept_share());
+}
+
+// When it is due, a new subspace is made behind the steps' backs; pages wait for it as they are.
+void Sequence::RefreshSubspace(uint32_t layer) {
+  const std::shared_ptr<Refit> refit = low_rank_[layer]->TakeRefit();
+  if (refit == nullptr) return;
+  const auto run = [refit, metrics = services_->metrics] {
+    if (refit.use_count() == 1) return;  // nobody waits any more
+    const absl::Time begin = absl::Now();
+    refit->Run();
+    metrics->subspaces_refresh.Increment();
+    metrics->fit.Observe(absl::ToDoubleSeconds(absl::Now() - begin));
+  };
+  services_->fitter->RunBehind(run);
 }
 
 // Pages that are not saved stay as they are, and all after them: they may have to be saved again.
 void Sequence::AgeKeys(uint32_t layer) {
   if (low_rank_.empty() || !prefilled_ || prompt_pages_ == 0) return;
-  if (!KnowsStore() || absl::Now() < age_again_) return;
+  if (!KnowsStore() || absl::Now() < layers_[layer].age_keys_again) return;
   LowRankKeys& keys = *low_rank_[layer];
+  if (!keys.CanProject()) return;
   const uint32_t candidates = CandidatePages(layer);
   if (budget_ + keys.outliers(0).size() >= candidates) return;  // all are attended to
   const uint32_t first = keys.projected();
@@ -134,8 +174,10 @@ void Sequence::AgeKeys(uint32_t layer) {
   if (first >= end) return;
   const absl::Status aged =
       ForEachPage(layer, first, end, [&](std::span<const std::byte* const> of_page) {
+        if (!keys.CanProject()) return absl::OkStatus();
         const uint32_t page = keys.projected();
         VARVE_RETURN_IF_ERROR(keys.Project(of_page));
+        RefreshSubspace(layer);
         for (uint32_t head = 0; head < geometry_.num_kv_heads; ++head) {
           const HotSet& hot = layers_[layer].heads[head];
           if (hot.resident(page)) RebuildKeys(layer, head, page, hot.slot(page));
@@ -144,8 +186,19 @@ void Sequence::AgeKeys(uint32_t layer) {
       });
   if (aged.ok()) return;
   // Their keys stay exact, and are recalled with the values.
-  age_again_ = absl::Now() + kRetryPause;
+  layers_[layer].age_keys_again = absl::Now() + kRetryPause;
   base::LogWarning("keys of sequence ", id_, " stay exact for now: ", aged.ToString());
+}
+
+// Of the layers at once. What is not read in time ages with the steps.
+void Sequence::AgeAllKeys() {
+  if (low_rank_.empty()) return;
+  const absl::Time until = absl::Now() + Patience();
+  const auto age = [&](uint32_t layer, uint32_t /*thread*/) {
+    const client::CallDeadline deadline(until);
+    AgeKeys(layer);
+  };
+  base::ParallelFor(services_->fitter, services_->fit_threads, geometry_.num_layers, age);
 }
 
 }  // namespace varve::worker

@@ -30,7 +30,11 @@ absl::Status Sequence::SaveAll() {
 
 absl::Status Sequence::FinishPrefill() {
   VARVE_RETURN_IF_ERROR(broken_);
-  if (prefilled_) return absl::FailedPreconditionError("FinishPrefill was called before");
+  if (prefilled_) {
+    // Whoever did not hear of the first call's end may ask again.
+    if (tokens_ == prompt_tokens_) return absl::OkStatus();
+    return absl::FailedPreconditionError("FinishPrefill was called before");
+  }
   if (tokens_ == 0) return absl::FailedPreconditionError("the prompt is empty: call Extend first");
   for (uint32_t l = 0; l < layers_.size(); ++l) {
     if (layers_[l].appended != tokens_) {
@@ -51,8 +55,10 @@ absl::Status Sequence::FinishPrefill() {
     VARVE_RETURN_IF_ERROR(SaveAll());
   }
   prefilled_ = true;
-  for (uint32_t l = 0; l < layers_.size(); ++l) AgeKeys(l);
+  prompt_tokens_ = tokens_;
+  AgeAllKeys();
   ReduceToPolicy();
+  for (LayerCache& layer : layers_) layer.changed = true;
   return absl::OkStatus();
 }
 
@@ -252,6 +258,7 @@ bool Sequence::Spare(uint32_t needed) {
   uint32_t freed = 0;
   for (uint32_t l = 0; l < layers_.size() && freed < needed; ++l) {
     LayerCache& layer = layers_[l];
+    layer.changed = true;
     const std::span<const BlockState> states = std::span(layer.blocks).first(CandidatePages(l));
     for (uint32_t h = 0; h < layer.heads.size(); ++h) {
       layer.heads[h].Surplus(layer.attended[h], states, budget_, victims_);

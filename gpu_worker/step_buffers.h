@@ -1,10 +1,8 @@
 // What one Attend call works with. One thread at a time, but for what is listed by thread.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <span>
-#include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -14,12 +12,6 @@
 #include "gpu_worker/sequence.h"
 
 namespace varve::worker {
-
-// That share one Attend call.
-inline uint32_t ThreadsOf(const WorkerOptions& options) {
-  if (options.attend_threads > 0) return options.attend_threads;
-  return std::clamp(std::thread::hardware_concurrency() / 2, 1u, 16u);
-}
 
 // Buffers of one Attend call, kept between calls.
 struct StepBuffers {

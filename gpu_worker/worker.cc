@@ -15,6 +15,7 @@
 #include "gpu_worker/speculation.h"
 #include "gpu_worker/step_buffers.h"
 #include "gpu_worker/worker_metrics.h"
+#include "gpu_worker/worker_threads.h"
 #include "kvstore/base/executor.h"
 #include "kvstore/base/mutex.h"
 #include "kvstore/base/parallel.h"
@@ -24,7 +25,6 @@ namespace varve::worker {
 namespace {
 
 constexpr uint32_t kMinPoolPages = 64;
-constexpr int kPrefetchers = 4;  // threads that wait for the store's answers
 
 using Clock = std::chrono::steady_clock;
 
@@ -107,7 +107,7 @@ class LinkedWorker final : public Worker {
   std::map<SequenceId, std::shared_ptr<Sequence>> sequences_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::unique_ptr<StepBuffers>> idle_ ABSL_GUARDED_BY(mutex_);
 
-  base::ThreadPool prefetchers_{"ahead", kPrefetchers};  // last: uses all of the above
+  WorkerThreads background_;  // last: uses all of the above
 };
 
 LinkedWorker::LinkedWorker(Services services, std::unique_ptr<PagePool> pool)
@@ -119,13 +119,13 @@ LinkedWorker::LinkedWorker(Services services, std::unique_ptr<PagePool> pool)
       helpers_(threads_ > 1
                    ? std::make_unique<base::ThreadPool>("heads", static_cast<int>(threads_) - 1)
                    : nullptr),
-      attend_calls_(services_.options.geometry.num_layers) {
+      attend_calls_(services_.options.geometry.num_layers),
+      background_(services_) {
   saver_ = std::make_unique<Saver>(services_.client, services_.options.geometry, pool_.get(),
                                    metrics_.get(), services_.options.step_deadline);
   services_.pool = pool_.get();
   services_.saver = saver_.get();
   services_.metrics = metrics_.get();
-  services_.prefetcher = &prefetchers_;
   UpdateGauges();
 }
 
@@ -319,7 +319,7 @@ absl::Status LinkedWorker::AttendHeads(std::span<HeadWork> works, StepBuffers& b
   for (const absl::Status& status : buffers.attended) VARVE_RETURN_IF_ERROR(status);
   const double seconds = SecondsSince(begin);
   for (size_t i = 0; i < works.size(); i += services_.options.geometry.num_kv_heads) {
-    works[i].cache->has_attended = true;
+    works[i].cache->has_attended = works[i].cache->changed = true;
     SequenceStats& stats = works[i].sequence->stats();
     stats.attend += absl::Seconds(seconds);
     if (works[i].layer == 0) ++stats.steps;

@@ -36,6 +36,7 @@
 #include "client/client.h"
 #include "gpu_worker/contexts_in_use.h"
 #include "gpu_worker/policy.h"
+#include "gpu_worker/sequence_memory.h"
 #include "kvstore/base/metrics.h"
 #include "kvstore/page/digest/digest.h"
 #include "kvstore/page/geometry.h"
@@ -133,6 +134,10 @@ struct SequenceInfo {
   uint32_t blocks = 0;        // sealed in every layer
   uint32_t budget_pages = 0;  // 0 before FinishPrefill
   SequenceStats stats;
+  SequenceMemory memory;
+  // Policy shadowkv, by layer: the share of the keys' energy that the latest subspace has dropped
+  // of what it was made from. Empty before the prompt is finished.
+  std::vector<double> discarded_energy;
 };
 
 struct AttendItem {

@@ -44,6 +44,21 @@ prometheus::Histogram& Mass(base::Metrics* m, const char* kind) {
                       {{"kind", kind}}, base::RatioBuckets());
 }
 
+std::array<prometheus::Gauge*, kMemoryKinds.size()> Memory(base::Metrics* m) {
+  std::array<prometheus::Gauge*, kMemoryKinds.size()> gauges;
+  for (size_t i = 0; i < gauges.size(); ++i) {
+    gauges[i] = &m->Gauge("varve_worker_memory_bytes", "What open sequences hold, by kind",
+                          {{"kind", kMemoryKinds[i].name}});
+  }
+  return gauges;
+}
+
+prometheus::Counter& Subspaces(base::Metrics* m, const char* cause) {
+  return m->Counter("varve_worker_subspaces_total",
+                    "Subspaces of low-rank keys that were made, by what called for them",
+                    {{"cause", cause}});
+}
+
 }  // namespace
 
 WorkerMetrics::WorkerMetrics(base::Metrics* metrics)
@@ -92,6 +107,15 @@ WorkerMetrics::WorkerMetrics(base::Metrics* metrics)
       pool_pages(registry_->Gauge("varve_worker_pool_pages", "Slots of the page pool")),
       pool_free_pages(registry_->Gauge("varve_worker_pool_free_pages",
                                        "Slots of the page pool that hold no page")),
-      sequences(registry_->Gauge("varve_worker_sequences", "Open sequences")) {}
+      sequences(registry_->Gauge("varve_worker_sequences", "Open sequences")),
+      memory(Memory(registry_)),
+      subspaces_prompt(Subspaces(registry_, "prompt")),
+      subspaces_refresh(Subspaces(registry_, "refresh")),
+      fit(registry_->Histogram("varve_worker_subspace_duration_seconds",
+                               "Making one layer's subspace of low-rank keys", {},
+                               base::LatencyBuckets())),
+      discarded_energy(registry_->Histogram(
+          "varve_worker_discarded_energy_ratio",
+          "Share of the keys' energy that a layer's subspace dropped", {}, base::RatioBuckets())) {}
 
 }  // namespace varve::worker

@@ -1,8 +1,10 @@
 // The series that a worker feeds (docs/metrics.md). Thread-safe.
 #pragma once
 
+#include <array>
 #include <memory>
 
+#include "gpu_worker/sequence_memory.h"
 #include "kvstore/base/metrics.h"
 
 namespace varve::worker {
@@ -47,6 +49,11 @@ struct WorkerMetrics {
   prometheus::Gauge& pool_pages;
   prometheus::Gauge& pool_free_pages;
   prometheus::Gauge& sequences;
+  std::array<prometheus::Gauge*, kMemoryKinds.size()> memory;  // in their order
+  prometheus::Counter& subspaces_prompt;
+  prometheus::Counter& subspaces_refresh;
+  prometheus::Histogram& fit;
+  prometheus::Histogram& discarded_energy;
 };
 
 }  // namespace varve::worker

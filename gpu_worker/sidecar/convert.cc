@@ -65,6 +65,15 @@ void ToProto(const SequenceInfo& info, v1::SequenceInfo* out) {
   stats->set_mass_bound_samples(info.stats.mass_bound_samples);
   stats->set_mass_estimate_sum(info.stats.mass_estimate_sum);
   stats->set_mass_estimate_samples(info.stats.mass_estimate_samples);
+  v1::SequenceMemory* memory = out->mutable_memory();
+  memory->set_rows(info.memory.rows);
+  memory->set_basis(info.memory.basis);
+  memory->set_gram(info.memory.gram);
+  memory->set_digests(info.memory.digests);
+  memory->set_outliers(info.memory.outliers);
+  memory->set_window(info.memory.window);
+  memory->set_hot(info.memory.hot);
+  out->mutable_discarded_energy()->Add(info.discarded_energy.begin(), info.discarded_energy.end());
 }
 
 SequenceInfo FromProto(const v1::SequenceInfo& info) {
@@ -100,6 +109,15 @@ SequenceInfo FromProto(const v1::SequenceInfo& info) {
   out.stats.mass_bound_samples = stats.mass_bound_samples();
   out.stats.mass_estimate_sum = stats.mass_estimate_sum();
   out.stats.mass_estimate_samples = stats.mass_estimate_samples();
+  const v1::SequenceMemory& memory = info.memory();
+  out.memory = {.rows = memory.rows(),
+                .basis = memory.basis(),
+                .gram = memory.gram(),
+                .digests = memory.digests(),
+                .outliers = memory.outliers(),
+                .window = memory.window(),
+                .hot = memory.hot()};
+  out.discarded_energy.assign(info.discarded_energy().begin(), info.discarded_energy().end());
   return out;
 }
 

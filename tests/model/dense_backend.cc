@@ -42,6 +42,9 @@ void BackendStats::Add(const BackendStats& other) {
     stages[name].count += time.count;
     stages[name].seconds += time.seconds;
   }
+  for (const auto& [kind, bytes] : other.memory_bytes) memory_bytes[kind] += bytes;
+  memory_formula_bytes += other.memory_formula_bytes;
+  memory_tokens += other.memory_tokens;
 }
 
 DenseBackend::DenseBackend(const ModelConfig& config, const Kernels& kernels)

@@ -144,6 +144,54 @@ std::string RenderSpeculation(absl::Span<const EvalRow> rows) {
   return absl::StrCat("\n", table.Render());
 }
 
+// Bytes a token and layer.
+double PerToken(const EvalRow& row, uint64_t bytes) {
+  return static_cast<double>(bytes) / static_cast<double>(row.stats.memory_tokens);
+}
+
+uint64_t MemoryBytes(const EvalRow& row) {
+  uint64_t bytes = 0;
+  for (const auto& [kind, of_kind] : row.stats.memory_bytes) bytes += of_kind;
+  return bytes;
+}
+
+// Where a method tells what it takes. The row of `full` is what the others are smaller than.
+std::string RenderMemory(absl::Span<const EvalRow> rows) {
+  if (std::none_of(rows.begin(), rows.end(),
+                   [](const EvalRow& row) { return row.stats.memory_formula_bytes > 0; })) {
+    return "";
+  }
+  std::set<std::string> kinds;
+  for (const EvalRow& row : rows) {
+    for (const auto& [kind, bytes] : row.stats.memory_bytes) kinds.insert(kind);
+  }
+  std::vector<Column> columns = {{"bytes a token and layer"},
+                                 {"length", Align::kRight},
+                                 {"policy"},
+                                 {"budget", Align::kRight}};
+  for (const std::string& kind : kinds) columns.push_back({kind, Align::kRight});
+  columns.push_back({"total", Align::kRight});
+  columns.push_back({"by formula", Align::kRight});
+  Table table(std::move(columns));
+  for (const EvalRow& row : rows) {
+    if (row.stats.memory_tokens == 0) continue;
+    std::vector<std::string> cells = {row.task, absl::StrCat(row.length), row.policy.name,
+                                      Percent(row.policy.budget, 0)};
+    for (const std::string& kind : kinds) {
+      const auto bytes = row.stats.memory_bytes.find(kind);
+      cells.push_back(bytes == row.stats.memory_bytes.end()
+                          ? "-"
+                          : absl::StrFormat("%.1f", PerToken(row, bytes->second)));
+    }
+    cells.push_back(absl::StrFormat("%.1f", PerToken(row, MemoryBytes(row))));
+    cells.push_back(row.stats.memory_formula_bytes == 0
+                        ? "-"
+                        : absl::StrFormat("%.1f", PerToken(row, row.stats.memory_formula_bytes)));
+    table.AddRow(std::move(cells));
+  }
+  return absl::StrCat("\n", table.Render());
+}
+
 nlohmann::json ToJson(const std::optional<double>& value) {
   return value.has_value() ? nlohmann::json(*value) : nlohmann::json();
 }
@@ -180,13 +228,21 @@ nlohmann::ordered_json ToJson(const EvalRow& row) {
     out["corrected_ratio"] = ToJson(CorrectedShare(row));
     out["wasted_bytes_per_step"] = PerStep(row, static_cast<double>(stats.bytes_wasted));
   }
+  if (stats.memory_tokens > 0) {
+    auto& memory = out["memory_bytes_per_token_and_layer"] = nlohmann::ordered_json::object();
+    for (const auto& [kind, bytes] : stats.memory_bytes) memory[kind] = PerToken(row, bytes);
+    if (stats.memory_formula_bytes > 0) {
+      memory["by_formula"] = PerToken(row, stats.memory_formula_bytes);
+    }
+  }
   return out;
 }
 
 }  // namespace
 
 std::string RenderTables(absl::Span<const EvalRow> rows) {
-  return absl::StrCat(RenderAccuracy(rows), RenderSpeculation(rows), RenderStages(rows));
+  return absl::StrCat(RenderAccuracy(rows), RenderSpeculation(rows), RenderMemory(rows),
+                      RenderStages(rows));
 }
 
 std::string RenderJson(absl::Span<const EvalRow> rows) {

@@ -79,6 +79,21 @@ TEST(EvalReport, SpeculationIsShownWhereThereIsSome) {
   EXPECT_EQ(json["wasted_bytes_per_step"], 5120.0);
 }
 
+TEST(EvalReport, MemoryIsShownWhereAFormulaTellsIt) {
+  EvalRow row = MakeRow();
+  row.stats.memory_bytes = {{"rows", 3200}, {"hot", 800}};
+  row.stats.memory_tokens = 10;
+  EXPECT_THAT(RenderTables({&row, 1}), Not(HasSubstr("by formula")));
+  row.stats.memory_formula_bytes = 4100;
+  const std::string text = RenderTables({&row, 1});
+  for (const char* part : {"by formula", "rows", "320.0", "80.0", "400.0", "410.0"}) {
+    EXPECT_THAT(text, HasSubstr(part));
+  }
+  const auto json = nlohmann::json::parse(RenderJson({&row, 1}))["results"][0];
+  EXPECT_EQ(json["memory_bytes_per_token_and_layer"],
+            nlohmann::json::parse(R"({"rows": 320.0, "hot": 80.0, "by_formula": 410.0})"));
+}
+
 TEST(EvalReport, NoRowsAreAnEmptyList) {
   EXPECT_TRUE(nlohmann::json::parse(RenderJson({}))["results"].is_array());
 }

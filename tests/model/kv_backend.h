@@ -55,6 +55,11 @@ struct BackendStats {
   double mass_estimate_sum = 0;
   uint64_t mass_estimate_samples = 0;
   std::map<std::string, StageTime> stages;
+  // At the end of each prompt, summed: bytes of the KV cache's memory by kind, what they should be
+  // by the method's formula where it has one, and tokens x layers.
+  std::map<std::string, uint64_t> memory_bytes;
+  uint64_t memory_formula_bytes = 0;
+  uint64_t memory_tokens = 0;
 
   void Add(const BackendStats& other);
 };

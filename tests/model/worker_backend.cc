@@ -1,5 +1,6 @@
 #include "tests/model/worker_backend.h"
 
+#include <cmath>
 #include <cstring>
 #include <optional>
 #include <utility>
@@ -7,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/status.h"
 #include "kvstore/page/dtype.h"
+#include "kvstore/page/lowrank/memory.h"
 #include "tests/model/selection_backend.h"
 
 namespace varve::model {
@@ -16,8 +18,9 @@ constexpr std::string_view kOracle = "oracle";
 
 class WorkerBackend final : public KvBackend {
  public:
-  WorkerBackend(worker::Worker& worker, worker::SequenceId sequence)
+  WorkerBackend(worker::Worker& worker, worker::Policy policy, worker::SequenceId sequence)
       : worker_(worker),
+        policy_(std::move(policy)),
         sequence_(sequence),
         log_sum_exp_(worker.options().geometry.num_query_heads) {}
   // A sequence that is gone already (the worker died) needs no closing.
@@ -83,10 +86,33 @@ class WorkerBackend final : public KvBackend {
           std::pair{"recall", counted.recall}, std::pair{"attend", counted.attend}}) {
       stats.stages[stage] = {counted.steps, absl::ToDoubleSeconds(time)};
     }
+    for (const worker::MemoryKind& kind : worker::kMemoryKinds) {
+      stats.memory_bytes[kind.name] = info->memory.*kind.bytes;
+    }
+    stats.memory_tokens = info->tokens * worker_.options().geometry.num_layers;
+    if (policy_.low_rank()) stats.memory_formula_bytes = FormulaBytes(*info);
     return stats;
   }
 
  private:
+  uint64_t FormulaBytes(const worker::SequenceInfo& info) const {
+    const page::Geometry& g = worker_.options().geometry;
+    const page::LowRankShape shape = {
+        .num_kv_heads = g.num_kv_heads,
+        .head_dim = g.head_dim,
+        .rank = policy_.rank,
+        .chunk_tokens = g.page_tokens,
+        .dtype = g.dtype,
+        .rows_dtype = g.dtype,
+        .basis_dtype = g.dtype,
+        .id_bytes = 0,
+        .outlier_chunks = static_cast<uint32_t>(std::ceil(policy_.outliers * info.budget_pages)),
+        .budget_tokens =
+            static_cast<uint32_t>(std::ceil(policy_.hot * info.budget_pages)) * g.page_tokens,
+        .window_tokens = (policy_.sinks + policy_.window + 1) * g.page_tokens};
+    return page::LowRankMemory(shape, info.tokens).total() * g.num_layers;
+  }
+
   // Appends the token that waits.
   absl::Status Flush() {
     if (!waiting_layer_.has_value()) return absl::OkStatus();
@@ -108,6 +134,7 @@ class WorkerBackend final : public KvBackend {
   }
 
   worker::Worker& worker_;
+  const worker::Policy policy_;
   const worker::SequenceId sequence_;
   std::vector<float> log_sum_exp_;
   bool decoding_ = false;
@@ -146,7 +173,7 @@ absl::StatusOr<std::unique_ptr<KvBackend>> WorkerProvider::Open(const PolicySpec
   VARVE_ASSIGN_OR_RETURN(options.policy,
                          worker::ParsePolicy(PolicyText(policy, extra_parameters_)));
   VARVE_ASSIGN_OR_RETURN(const worker::SequenceId sequence, worker_.Open(options));
-  return std::make_unique<WorkerBackend>(worker_, sequence);
+  return std::make_unique<WorkerBackend>(worker_, options.policy, sequence);
 }
 
 }  // namespace varve::model

@@ -104,32 +104,4 @@ void Rebuild(const Subspace& subspace, uint32_t kv_head, std::span<const std::by
   Multiply(rows, rows_dtype, basis, subspace.head_dim, out_dtype, out, out_stride_bytes);
 }
 
-Rebasing::Rebasing(const Subspace& from, const Subspace& to)
-    : from_rank_(from.rank), to_rank_(to.rank), cols_((to.rank + 7) / 8 * 8) {
-  assert(from.num_kv_heads == to.num_kv_heads && from.head_dim == to.head_dim);
-  const uint32_t width = from.width();
-  const uint32_t d = from.head_dim;
-  std::vector<float> vectors(size_t{from_rank_} * width);
-  for (uint32_t h = 0; h < from.num_kv_heads; ++h) {
-    for (uint32_t j = 0; j < from_rank_; ++j) {
-      const size_t row = (size_t{h} * from_rank_ + j) * d;
-      Kernels().to_floats(from.basis.data() + row * DTypeBytes(from.dtype), from.dtype, d,
-                          &vectors[size_t{j} * width + h * d]);
-    }
-  }
-  std::vector<float> product(size_t{from_rank_} * to_rank_);
-  Kernels().project_rows(vectors.data(), from_rank_, to.view(), product.data());
-  matrix_.resize(size_t{from_rank_} * cols_);
-  for (uint32_t j = 0; j < from_rank_; ++j) {
-    std::copy_n(&product[size_t{j} * to_rank_], to_rank_, &matrix_[size_t{j} * cols_]);
-  }
-}
-
-void Rebasing::Apply(std::span<const std::byte* const> rows, DType rows_dtype, DType out_dtype,
-                     void* out) const {
-  const MatrixView matrix = {reinterpret_cast<const std::byte*>(matrix_.data()), DType::kF32,
-                             from_rank_, cols_};
-  Multiply(rows, rows_dtype, matrix, to_rank_, out_dtype, out, to_rank_ * DTypeBytes(out_dtype));
-}
-
 }  // namespace varve::page

@@ -1,18 +1,18 @@
 // Low-rank keys (ShadowKV): a token's pre-RoPE key of all KV heads as one row of r numbers.
 //
-// Project makes rows a = x V_r, Rebuild makes keys a B of one KV head, Rebasing moves rows to
-// another subspace. All are fp32 products summed in one fixed order: what becomes of a token
-// depends on its own row alone, not on the others of a call or their order. Between instruction
-// sets results differ by fp32 rounding, at most width * 2^-23 of sum_i |x_i v_i| for a projection
-// and rank * 2^-23 of sum_j |a_j b_j| for a rebuilt key. Rounding to 16 bits is to nearest even;
-// what is finite and beyond a dtype becomes its greatest finite number.
+// Project makes rows a = x V_r, Rebuild makes keys a B of one KV head. Both are fp32 products
+// summed in one fixed order: what becomes of a token depends on its own row alone, not on the
+// others of a call or their order. Between instruction sets results differ by fp32 rounding, at
+// most width * 2^-23 of sum_i |x_i v_i| for a projection and rank * 2^-23 of sum_j |a_j b_j| for a
+// rebuilt key. Rounding to 16 bits is to nearest even; what is finite and beyond a dtype becomes
+// its greatest finite number.
 //
 // No NaN and no infinity comes in or out: Project refuses keys that have them, and keys with a norm
 // above kMaxKeyNorm. No sum of fp32 products of others, in any order, leaves fp32; nor does what is
-// rebuilt or re-based of their rows. Rows that were made otherwise must keep to that norm.
+// rebuilt of their rows. Rows that were made otherwise must keep to that norm.
 //
 // Low rank saves memory, not bytes moved: a row is read for every (token, KV head) that is
-// selected. Rebuild and Rebasing::Apply are bound by multiply-adds (rank * head_dim a key).
+// selected. Rebuild is bound by multiply-adds (rank * head_dim a key).
 // Thread-safe; no exceptions but those of the allocator.
 #pragma once
 
@@ -33,6 +33,11 @@ struct ProjectionEnergy {
   double total = 0;     // sum |x|^2
   double residual = 0;  // sum max(0, |x|^2 - |x V_r|^2), before rows are rounded
 
+  void Add(const ProjectionEnergy& other) {
+    tokens += other.tokens;
+    total += other.total;
+    residual += other.residual;
+  }
   // 0 where all keys were zero.
   double residual_share() const { return total > 0 ? residual / total : 0; }
 };
@@ -40,11 +45,14 @@ struct ProjectionEnergy {
 // When tokens that came after a subspace was made call for a new one. ShadowKV keeps the prompt's
 // for good, which costs quality on long generations.
 struct RefreshRule {
-  uint64_t min_tokens = 256;    // fewer are no evidence
-  double residual_share = 0.1;  // above: refresh
+  // Fewer are no evidence; nor do fewer than there are channels make a subspace that lasts.
+  uint64_t min_tokens = 256;
+  // Of their energy, outside the subspace beyond what it dropped of its own tokens. 1: never.
+  double residual_share = 0.1;
 
-  bool Due(const ProjectionEnergy& since) const {
-    return since.tokens >= min_tokens && since.residual_share() > residual_share;
+  bool Due(const Subspace& subspace, const ProjectionEnergy& since) const {
+    const double dropped = 1 - subspace.kept_share();
+    return since.tokens >= min_tokens && since.residual_share() > dropped + residual_share;
   }
 };
 
@@ -69,23 +77,5 @@ inline constexpr double kMaxKeyNorm = 0x1p120;
 // out is aligned to its dtype, out_stride_bytes a multiple of its size.
 void Rebuild(const Subspace& subspace, uint32_t kv_head, std::span<const std::byte* const> rows,
              DType rows_dtype, DType out_dtype, void* out, size_t out_stride_bytes);
-
-// Rows of one subspace as rows of another of the same heads: a' = a (B V'_r). They keep what both
-// subspaces have: what the old one dropped cannot come back, so keys that are still at hand are
-// better projected anew.
-class Rebasing {
- public:
-  Rebasing(const Subspace& from, const Subspace& to);
-
-  // out: [rows.size()][rank of `to`] of out_dtype; no row of it among `rows`.
-  void Apply(std::span<const std::byte* const> rows, DType rows_dtype, DType out_dtype,
-             void* out) const;
-
- private:
-  uint32_t from_rank_;
-  uint32_t to_rank_;
-  uint32_t cols_;              // to_rank_ and zeros up to a multiple of 8
-  std::vector<float> matrix_;  // [from_rank_][cols_]
-};
 
 }  // namespace varve::page

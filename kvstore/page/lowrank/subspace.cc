@@ -73,6 +73,7 @@ std::optional<std::string> MakeSubspace(std::span<const double> gram, uint64_t t
   made.total_energy = total;
   for (uint32_t j = width; j-- > made.rank;) made.discarded_energy += eigen.values[j];
   made.tokens = tokens;
+  made.eigenvalues.assign(eigen.values.begin(), eigen.values.begin() + made.rank);
   made.basis.resize(size_t{width} * made.rank * DTypeBytes(dtype));
   for (uint32_t h = 0; h < num_kv_heads; ++h) {
     for (uint32_t j = 0; j < made.rank; ++j) {
@@ -85,6 +86,23 @@ std::optional<std::string> MakeSubspace(std::span<const double> gram, uint64_t t
   }
   out = std::move(made);
   return std::nullopt;
+}
+
+void AddKept(const Subspace& subspace, uint64_t tokens, std::span<double> gram) {
+  const uint32_t width = subspace.width();
+  const uint32_t d = subspace.head_dim;
+  const double scale = static_cast<double>(tokens) / static_cast<double>(subspace.tokens);
+  std::vector<double> row(width);
+  for (uint32_t j = 0; j < subspace.rank; ++j) {
+    for (uint32_t i = 0; i < width; ++i) {
+      const size_t at = (size_t{i / d} * subspace.rank + j) * d + i % d;
+      row[i] = LoadAsF32(subspace.basis.data(), subspace.dtype, at);
+    }
+    for (uint32_t i = 0; i < width; ++i) {
+      const double weight = scale * subspace.eigenvalues[j] * row[i];
+      for (uint32_t k = 0; k < width; ++k) gram[size_t{i} * width + k] += weight * row[k];
+    }
+  }
 }
 
 }  // namespace varve::page

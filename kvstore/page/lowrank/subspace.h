@@ -27,8 +27,9 @@ struct Subspace {
   uint32_t num_kv_heads = 0;
   uint32_t head_dim = 0;  // a multiple of 8
   uint32_t rank = 0;
-  DType dtype = DType::kBF16;    // of the basis
-  std::vector<std::byte> basis;  // B: [kv head][rank][head_dim], rows in descending eigenvalue
+  DType dtype = DType::kBF16;       // of the basis
+  std::vector<std::byte> basis;     // B: [kv head][rank][head_dim], rows in descending eigenvalue
+  std::vector<double> eigenvalues;  // [rank]
   // Sums of all and of the dropped eigenvalues, and how many tokens they are of. Rounding of the
   // basis and of rows to their dtypes comes on top of what was dropped.
   double total_energy = 0;
@@ -51,5 +52,10 @@ struct Subspace {
                                                       uint32_t num_kv_heads, uint32_t head_dim,
                                                       const RankRule& rule, DType dtype,
                                                       Subspace& out);
+
+// Adds what the subspace keeps of its tokens to the Gram matrix of others, [width][width], as if
+// they had been so many: B^T diag(eigenvalues) B * tokens / subspace.tokens. The subspace of the
+// sum is one of both.
+void AddKept(const Subspace& subspace, uint64_t tokens, std::span<double> gram);
 
 }  // namespace varve::page

@@ -2,6 +2,7 @@
 // store.
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
+#include "kvstore/page/lowrank/memory.h"
 #include "tests/contract/worker/worker_contract.h"
 
 namespace varve::testing {
@@ -123,6 +124,57 @@ TEST_P(LowRank, LongGenerations) {
   const worker::SequenceStats stats = feeder.Info().stats;
   EXPECT_GT(stats.recalled_pages, 1000u);
   EXPECT_EQ(stats.recalled_bytes, stats.recalled_pages * kSmall.part_bytes());
+}
+
+// Later pages get new subspaces behind the steps' backs: at full rank nothing is lost by any of
+// them, and pages that wait for one stay exact.
+TEST_P(LowRank, NewSubspacesForLaterPages) {
+  const auto made = Make(Turned(), 128);
+  Feeder feeder(made->worker(), &text_);
+  ASSERT_OK(feeder.Prefill("shadowkv(budget=6p,rank=64,outliers=0,hot=1,refresh=1e-12)", 100));
+  const uint64_t one = feeder.Info().memory.basis;
+  EXPECT_EQ(one, 2u * 64 * 64 * sizeof(float));
+  for (uint32_t step = 0; step < 800; ++step) {
+    ASSERT_OK(feeder.Step(step));
+    if (step % 50 != 49) continue;
+    ExpectNaive(text_, feeder, "arkvale(budget=6p,merge=softmax_max,generated=paged)",
+                page::DigestKind::kMinMax, 100, step, 1e-4);
+  }
+  EXPECT_GE(feeder.Info().memory.basis, 2 * one);
+}
+
+// The bytes by kind are those of the formula (page/lowrank/memory.h).
+TEST_P(LowRank, MemoryIsWhatTheFormulaSays) {
+  const auto made = Make(Turned(), 1024, page::DigestKind::kMean);
+  Feeder feeder(made->worker(), &text_);
+  ASSERT_OK(
+      feeder.Prefill("shadowkv(budget=6p,rank=20,outliers=0.5,hot=1,sinks=1,window=2)", kPrompt));
+  ASSERT_OK(feeder.Attend(0));
+  const worker::SequenceInfo info = feeder.Info();
+  const page::LowRankShape shape = {.num_kv_heads = 2,
+                                    .head_dim = 32,
+                                    .rank = 20,
+                                    .chunk_tokens = 8,
+                                    .dtype = page::DType::kF32,
+                                    .rows_dtype = page::DType::kF32,
+                                    .basis_dtype = page::DType::kF32,
+                                    .id_bytes = 0,
+                                    .outlier_chunks = 3,
+                                    .budget_tokens = 6 * 8,
+                                    .window_tokens = 1 * 8};  // the open page
+  constexpr uint32_t kLayers = 2, kPages = kPrompt / 8;
+  const page::LowRankBytes layer = page::LowRankMemory(shape, kPages * 8);
+  EXPECT_EQ(info.memory.digests, kLayers * layer.landmarks);
+  EXPECT_EQ(info.memory.basis, kLayers * layer.basis);
+  // The window has none.
+  EXPECT_EQ(info.memory.rows, kLayers * page::LowRankMemory(shape, (kPages - 2) * 8).rows);
+  EXPECT_EQ(info.memory.gram, 0u);
+  // An outlier may be among sinks and window, which are in the budget.
+  EXPECT_EQ(info.memory.outliers + info.memory.window + info.memory.hot,
+            kLayers * (layer.outliers + layer.hot + layer.window));
+  EXPECT_LE(info.memory.outliers, kLayers * layer.outliers);
+  ASSERT_EQ(info.discarded_energy.size(), kLayers);
+  for (const double share : info.discarded_energy) EXPECT_TRUE(share > 0.3 && share < 0.8) << share;
 }
 
 // Of a prompt without a full page there is no subspace.

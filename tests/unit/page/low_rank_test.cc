@@ -336,36 +336,29 @@ TEST(LowRankTest, RebuiltKeysLieAtTheirStride) {
   }
 }
 
-TEST(LowRankTest, RebasingKeepsWhatBothSubspacesHave) {
+// A subspace of the sum has both, though it is small beside all that the old one was of.
+TEST(LowRankTest, OfOldAndNewTokensAlike) {
   constexpr uint64_t kSeed = 929;
   VARVE_SEED(kSeed);
   Rng rng(kSeed);
-  constexpr uint32_t kTokens = 150;
-  const std::vector<float> keys = PlantedKeys(rng, kTokens, kWidth, FallingSpectrum(20));
-  const Subspace old_one = SubspaceOf(keys, kTokens, kHeads, kHeadDim, 20);
-  // The new one is of these keys and others, so it has them whole as well.
-  std::vector<float> more = PlantedKeys(rng, kTokens, kWidth, FallingSpectrum(17));
-  more.insert(more.begin(), keys.begin(), keys.end());
-  const Subspace new_one = SubspaceOf(more, 2 * kTokens, kHeads, kHeadDim, 37);
-
-  const auto rows = ProjectAll(old_one, keys, DType::kF32);
-  const Rebasing rebasing(old_one, new_one);
-  std::vector<std::byte> moved(kTokens * RowBytes(new_one, DType::kF32));
-  rebasing.Apply(RowPointers(rows, RowBytes(old_one, DType::kF32)), DType::kF32, DType::kF32,
-                 moved.data());
-  EXPECT_LT(SquaredDifference(keys, RebuildAll(new_one, moved, DType::kF32)),
-            1e-8 * SquaredNorm(keys));
-
-  // To a smaller subspace: as if the rebuilt keys had been projected.
-  const Subspace small = SubspaceOf(more, 2 * kTokens, kHeads, kHeadDim, 5);
-  std::vector<std::byte> fewer(kTokens * RowBytes(small, DType::kF32));
-  Rebasing(old_one, small)
-      .Apply(RowPointers(rows, RowBytes(old_one, DType::kF32)), DType::kF32, DType::kF32,
-             fewer.data());
-  const auto again = ProjectAll(small, RebuildAll(old_one, rows, DType::kF32), DType::kF32);
-  for (uint32_t i = 0; i < 5 * kTokens; ++i) {
-    EXPECT_NEAR(LoadAsF32(fewer.data(), DType::kF32, i), LoadAsF32(again.data(), DType::kF32, i),
-                1e-4);
+  constexpr uint32_t kOld = 2000, kNew = 150;
+  const std::vector<float> old_keys = PlantedKeys(rng, kOld, kWidth, FallingSpectrum(12));
+  const std::vector<float> new_keys = PlantedKeys(rng, kNew, kWidth, FallingSpectrum(9));
+  const Subspace old_one = SubspaceOf(old_keys, kOld, kHeads, kHeadDim, 12);
+  GramAccumulator gram(kWidth);
+  ASSERT_EQ(gram.Append(new_keys.data(), kNew, DType::kF32), std::nullopt);
+  std::vector<double> sum = gram.Matrix();
+  AddKept(old_one, kNew, sum);
+  Subspace both;
+  ASSERT_EQ(MakeSubspace(sum, 2 * kNew, kHeads, kHeadDim, {.rank = 21}, DType::kF32, both),
+            std::nullopt);
+  // Either has the same weight.
+  const double per_old = old_one.total_energy / kOld, per_new = SquaredNorm(new_keys) / kNew;
+  EXPECT_NEAR(both.total_energy, (per_old + per_new) * kNew, 1e-3 * both.total_energy);
+  for (const std::vector<float>* keys : {&old_keys, &new_keys}) {
+    ProjectionEnergy energy;
+    ProjectAll(both, *keys, DType::kF32, &energy);
+    EXPECT_LT(energy.residual_share(), 1e-4);
   }
 }
 
@@ -379,15 +372,23 @@ TEST(LowRankTest, NewTokensOutsideTheSubspaceAreDueForARefresh) {
   ProjectionEnergy inside, outside;
   ProjectAll(s, keys, DType::kBF16, &inside);
   EXPECT_LT(inside.residual_share(), 1e-5);
-  EXPECT_FALSE(rule.Due(inside));
+  EXPECT_FALSE(rule.Due(s, inside));
   const std::vector<float> strange = rng.Floats(63 * kWidth);
   ProjectAll(s, strange, DType::kBF16, &outside);
   EXPECT_GT(outside.residual_share(), 0.5);
-  EXPECT_FALSE(rule.Due(outside)) << "too few tokens to tell";
+  EXPECT_FALSE(rule.Due(s, outside)) << "too few tokens to tell";
   ProjectAll(s, std::vector<float>(strange.begin(), strange.begin() + kWidth), DType::kBF16,
              &outside);
-  EXPECT_TRUE(rule.Due(outside));
-  EXPECT_FALSE(rule.Due(ProjectionEnergy{64, 0, 0})) << "zero keys";
+  EXPECT_TRUE(rule.Due(s, outside));
+  EXPECT_FALSE(rule.Due(s, ProjectionEnergy{64, 0, 0})) << "zero keys";
+  EXPECT_FALSE((RefreshRule{64, 1}.Due(s, ProjectionEnergy{64, 1, 1})));
+
+  // What a subspace dropped of its own tokens is no news.
+  const Subspace coarse = SubspaceOf(keys, 200, kHeads, kHeadDim, 1);
+  ProjectionEnergy same;
+  ProjectAll(coarse, keys, DType::kBF16, &same);
+  EXPECT_GT(same.residual_share(), 0.2);
+  EXPECT_FALSE(rule.Due(coarse, same));
 }
 
 // P15: what the keys are off by is what was dropped and the rounding of basis and rows; turning

@@ -23,8 +23,8 @@ page::Geometry Turned(page::DType dtype = page::DType::kF32) {
 // as the one before.
 class Planted {
  public:
-  explicit Planted(uint32_t directions) {
-    std::mt19937_64 random(5);
+  explicit Planted(uint32_t directions, uint64_t seed = 5) {
+    std::mt19937_64 random(seed);
     std::normal_distribution<float> normal;
     std::vector<std::vector<float>> basis(directions, std::vector<float>(kWidth));
     for (auto& row : basis) {
@@ -153,6 +153,49 @@ TEST(LowRankKeys, StartedAgainTheyAreTheSame) {
   ASSERT_NO_FATAL_FAILURE(planted.Fill(again));
   EXPECT_EQ(once.subspace().basis, again.subspace().basis);
   EXPECT_EQ(planted.SquaredError(once), planted.SquaredError(again));
+}
+
+// Runs what is due, if anything.
+bool RunRefit(LowRankKeys& keys) {
+  const std::shared_ptr<Refit> refit = keys.TakeRefit();
+  if (refit == nullptr) return false;
+  EXPECT_FALSE(keys.CanProject());
+  refit->Run();
+  EXPECT_TRUE(keys.CanProject());
+  return true;
+}
+
+// Pages of `text`, one after the other and again from its first, until a subspace is due.
+uint32_t PagesUntilRefit(LowRankKeys& keys, const Planted& text, uint32_t most) {
+  for (uint32_t p = 0; p < most; ++p) {
+    EXPECT_TRUE(keys.Project(text.Page(p % kPages)).ok());
+    if (RunRefit(keys)) return p + 1;
+  }
+  return 0;
+}
+
+// The prompt's subspace is not that of what comes later.
+TEST(LowRankKeys, LaterPagesGetASubspaceOfTheirOwn) {
+  constexpr uint32_t kWindow = 256 / kTokens;
+  // Positions do not matter here: pages of one text are turned back by other positions than they
+  // were turned by, so a text is told from another by its seed and stays outside.
+  const Planted prompt(4, 5), later(4, 6);
+  const auto rope = RopePositions::Of(Turned());
+  for (const std::string refresh : {"0.1", "1"}) {
+    SCOPED_TRACE(refresh);
+    LowRankKeys keys(Turned(), ShadowKV("rank=8,refresh=" + refresh), rope.get());
+    ASSERT_NO_FATAL_FAILURE(prompt.Fill(keys));
+    const double error = prompt.SquaredError(keys);
+    EXPECT_EQ(PagesUntilRefit(keys, later, 2 * kWindow), refresh == "1" ? 0 : kWindow);
+    EXPECT_EQ(keys.subspaces(), 1u) << "it is taken for the next page";
+    ASSERT_OK(keys.Project(later.Page(0)));
+    EXPECT_EQ(keys.subspaces(), refresh == "1" ? 1u : 2u);
+    // What was there is as it was.
+    EXPECT_EQ(prompt.SquaredError(keys), error);
+    const size_t basis = kWidth * 8 * sizeof(float);
+    EXPECT_EQ(keys.basis_bytes(), keys.subspaces() * basis);
+    EXPECT_EQ(keys.row_bytes(), keys.projected() * kTokens * 8 * sizeof(float));
+  }
 }
 
 TEST(LowRankKeys, RefuseWhatSinglePrecisionCannotTurnBack) {

@@ -63,6 +63,7 @@ TEST(Policy, ReadsWhatLowRankKeysAre) {
   EXPECT_EQ(policy->rank, 160u);
   EXPECT_EQ(policy->energy, 0);
   EXPECT_EQ(policy->outliers, 0.1875);
+  EXPECT_EQ(policy->refresh, 0.1);
   EXPECT_EQ(policy->merge, page::ScoreMerge::kSoftmaxMax);
   EXPECT_FALSE(policy->generated_pinned);
   const auto set = ParsePolicy(
@@ -74,8 +75,9 @@ TEST(Policy, ReadsWhatLowRankKeysAre) {
   EXPECT_EQ(set->merge, page::ScoreMerge::kSoftmaxMean);
   EXPECT_TRUE(set->generated_pinned);
   EXPECT_FALSE(ParsePolicy("arkvale(rank=12)").ok());
-  for (const char* bad : {"rank=0", "rank=8193", "rank=x", "energy=0", "energy=1.1", "energy=nan",
-                          "outliers=-1", "outliers=17", "outliers=nan"}) {
+  for (const char* bad :
+       {"rank=0", "rank=8193", "rank=x", "energy=0", "energy=1.1", "energy=nan", "outliers=-1",
+        "outliers=17", "outliers=nan", "refresh=0", "refresh=2", "refresh=x"}) {
     EXPECT_THAT(std::string(ParsePolicy(std::string("shadowkv(") + bad + ")").status().message()),
                 HasSubstr("is not allowed"));
   }
@@ -88,7 +90,8 @@ TEST(Policy, TextFormComesBack) {
         "arkvale(rerank=exact,multiplier=1.5)", "arkvale(tau=-1)", "arkvale(tau=0.9,ahead=1)",
         "arkvale(rerank=exact,target=0.9)", "arkvale(victims=lru)", "arkvale(smoothing=0)",
         "arkvale(hysteresis=0.5,smoothing=0.9)", "arkvale(hysteresis=1,merge=max,rerank=exact)",
-        "quest(target=1,ceiling=1.5)", "shadowkv", "shadowkv(rank=7,energy=0.5,outliers=0.25)"}) {
+        "quest(target=1,ceiling=1.5)", "shadowkv",
+        "shadowkv(rank=7,energy=0.5,outliers=0.25,refresh=0.5)"}) {
     const auto policy = ParsePolicy(text);
     ASSERT_TRUE(policy.ok()) << text << policy.status();
     const auto again = ParsePolicy(policy->ToString());

@@ -69,6 +69,10 @@ void AddRun(CLI::App& app, EvalArgs& args) {
   app.add_option("--chunk-tokens", args.eval.chunk_tokens, "prompt tokens per prefill chunk")
       ->check(CLI::Range(1u, 1u << 18))
       ->capture_default_str();
+  app.add_option("--generated-tokens", args.eval.generated_tokens,
+                 "last tokens of each prompt that come one by one, as if the model had made them")
+      ->check(CLI::Range(0u, 1u << 18))
+      ->capture_default_str();
   app.add_option("--mass-sample-every", args.eval.mass_sample_every,
                  "compare one of this many attention calls with full attention, 0 for none")
       ->capture_default_str();

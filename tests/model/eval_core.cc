@@ -19,14 +19,17 @@ struct ItemResult {
   double seconds = 0;
 };
 
-// The conversation after the prompt: questions are fed, answers are the model's own tokens, fed
-// back.
+// The conversation after the prefilled part of the prompt: the rest of it and questions are fed,
+// answers are the model's own tokens, fed back.
 absl::StatusOr<ItemResult> RunTurns(const TinyModel& model, KvBackend& backend,
-                                    const EvalItem& item) {
+                                    const EvalItem& item, size_t prefilled) {
   const auto start = std::chrono::steady_clock::now();
-  Decoder decoder(model, backend, static_cast<uint32_t>(item.prompt.size()));
+  Decoder decoder(model, backend, static_cast<uint32_t>(prefilled));
   absl::Span<const float> logits;
   ItemResult result;
+  for (size_t i = prefilled; i < item.prompt.size(); ++i) {
+    VARVE_ASSIGN_OR_RETURN(logits, decoder.Step(item.prompt[i]));
+  }
   for (const EvalTurn& turn : item.turns) {
     for (const int32_t token : turn.feed) {
       VARVE_ASSIGN_OR_RETURN(logits, decoder.Step(token));
@@ -39,7 +42,7 @@ absl::StatusOr<ItemResult> RunTurns(const TinyModel& model, KvBackend& backend,
       VARVE_ASSIGN_OR_RETURN(logits, decoder.Step(token));
     }
   }
-  result.steps = decoder.position() - item.prompt.size();
+  result.steps = decoder.position() - prefilled;
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }
@@ -67,10 +70,14 @@ class SetRunner {
       owned.push_back(std::move(backend));
     }
     const PrefillOptions prefill{.chunk_tokens = options_.chunk_tokens, .logits_from = ~0u};
-    VARVE_RETURN_IF_ERROR(Prefill(model_, item.prompt, prefill, backends).status());
+    const size_t prefilled =
+        item.prompt.size() - std::min<size_t>(options_.generated_tokens, item.prompt.size() - 1);
+    VARVE_RETURN_IF_ERROR(
+        Prefill(model_, absl::MakeConstSpan(item.prompt).first(prefilled), prefill, backends)
+            .status());
     for (size_t i = 0; i < count; ++i) {
       EvalRow& row = rows_[first + i];
-      const auto result = RunTurns(model_, *backends[i], item);
+      const auto result = RunTurns(model_, *backends[i], item, prefilled);
       if (!result.ok()) return base::Annotate(result.status(), "policy " + row.policy.name);
       ++row.prompts;
       row.prompts_right += result->right == result->answers;

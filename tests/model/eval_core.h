@@ -34,6 +34,9 @@ struct EvalOptions {
   // One of this many attention calls is compared with full attention; 0: none.
   uint32_t mass_sample_every = 16;
   uint32_t chunk_tokens = PrefillOptions().chunk_tokens;
+  // So many last tokens of each prompt, all but one at most, come one by one as if the model had
+  // generated them: what follows them asks how a long generation is remembered.
+  uint32_t generated_tokens = 0;
   // Asked before each prompt; an error ends the evaluation.
   std::function<absl::Status()> may_go_on = [] { return absl::OkStatus(); };
 };

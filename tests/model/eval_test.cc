@@ -1,6 +1,7 @@
 // The evaluation end to end on reference backends: the published numbers of the model come out.
 #include "tests/model/eval_core.h"
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -63,6 +64,22 @@ TEST_F(Eval, FullAttentionAnswersEverything) {
   }
   EXPECT_EQ((*rows)[2].answers, 12u * 8u);
   EXPECT_EQ((*rows)[3].answers, 12u * 3u);
+}
+
+TEST_F(Eval, GeneratedTokensAreRememberedLikeThePrompt) {
+  for (const uint32_t generated : {300u, 5000u}) {
+    const auto rows = Run({.tasks = {"niah_multikey"},
+                           .lengths = {1024},
+                           .policies = {{"full", 32, 1.0}},
+                           .max_prompts = 2,
+                           .generated_tokens = generated});
+    ASSERT_TRUE(rows.ok()) << rows.status();
+    const EvalRow& row = rows->front();
+    EXPECT_EQ(row.answers_right, row.answers);
+    // All but the first token of a prompt at most.
+    EXPECT_GT(row.decode_steps, 2 * std::min(generated, 900u));
+    EXPECT_LT(row.decode_steps, 2 * std::min(generated + 100, 1124u));
+  }
 }
 
 TEST_F(Eval, FullAttentionAnswersEverythingAt4096) {

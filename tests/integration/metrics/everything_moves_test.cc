@@ -159,6 +159,28 @@ TEST_F(EverythingMovesTest, WhenAnEngineDecodes) {
     after = (*process)->HttpGet("/metrics");
     store_after = StoreMetrics();
   }
+  {
+    worker::RemoteWorkerOptions options;
+    options.address = (*process)->grpc_address();
+    options.geometry = kGeometry;
+    options.geometry.rope = page::RopeParameters{.theta = 10000, .rotary_dim = kGeometry.head_dim};
+    options.tensor_bytes = 1 << 20;
+    options.recall_path = worker::RecallPath::kWorker;
+    const auto worker = worker::RemoteWorker::Attach(options);
+    ASSERT_OK(worker.status());
+    const RandomText text(options.geometry, 1, 320);
+    Feeder low_rank(worker->get(), &text);
+    ASSERT_OK(low_rank.Prefill("shadowkv(budget=4p,hot=1,rank=8)", 300));
+    for (uint32_t step = 0; step < 10; ++step) ASSERT_OK(low_rank.Step(step));
+    after = (*process)->HttpGet("/metrics");
+    for (const char* kind : {"rows", "basis", "digests", "outliers", "window", "hot"}) {
+      const std::string labels = std::string("{kind=\"") + kind + "\"}";
+      EXPECT_GT(MetricValue(after, "varve_worker_memory_bytes" + labels), 0) << kind;
+    }
+    ASSERT_OK((*worker)->Close(low_rank.id()));
+    const std::string closed = (*process)->HttpGet("/metrics");
+    EXPECT_EQ(MetricValue(closed, "varve_worker_memory_bytes{kind=\"rows\"}"), 0);
+  }
   const auto worker = [&](const std::string& series) { return MetricValue(after, series); };
   EXPECT_GT(worker("varve_worker_evicted_pages_total"), 0);
   EXPECT_LT(worker("varve_worker_pool_free_pages"), worker("varve_worker_pool_pages"));

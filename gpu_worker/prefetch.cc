@@ -30,8 +30,19 @@ Prefetch::~Prefetch() {
   for (size_t l = 0; l < layers_.size(); ++l) Drop(l);
 }
 
-void Prefetch::Start() {
-  services_->prefetcher->Run([self = shared_from_this()] { self->Run(); });
+void Prefetch::Start(std::vector<std::shared_ptr<Prefetch>> prefetches) {
+  if (prefetches.empty()) return;
+  base::Executor* const threads = prefetches.front()->services_->prefetcher;
+  std::vector<std::shared_ptr<Prefetch>> together;
+  for (std::shared_ptr<Prefetch>& prefetch : prefetches) {
+    if (prefetch->selects()) {
+      threads->Run([alone = std::move(prefetch)] { Run({&alone, 1}); });
+    } else {
+      together.push_back(std::move(prefetch));
+    }
+  }
+  if (together.empty()) return;
+  threads->Run([together = std::move(together)] { Run(together); });
 }
 
 bool Prefetch::Wait(size_t place, absl::Duration patience) {
@@ -75,19 +86,31 @@ void Prefetch::FreeLanded(size_t place) {
   services_->metrics->prefetch_wasted.Increment(static_cast<double>(slots.size()));
 }
 
-void Prefetch::Run() {
+void Prefetch::Run(std::span<const std::shared_ptr<Prefetch>> prefetches) {
   const absl::Time begin = absl::Now();
-  if (!AllDropped()) {
-    const client::CallDeadline deadline(deadline_);
-    const client::PrefetchCalls prefetch;
-    if (items_.empty()) {
-      AskRecall();
-    } else {
-      AskGet();
-    }
-    services_->metrics->prefetch.Observe(absl::ToDoubleSeconds(absl::Now() - begin));
+  std::vector<std::shared_ptr<Prefetch>> wanted;
+  absl::Time until = absl::InfiniteFuture();
+  for (const std::shared_ptr<Prefetch>& prefetch : prefetches) {
+    if (prefetch->AllDropped()) continue;
+    wanted.push_back(prefetch);
+    until = std::min(until, prefetch->deadline_);
   }
-  for (size_t l = 0; l < layers_.size(); ++l) Finish(l, /*may_land_late=*/false);
+  if (!wanted.empty()) {
+    const client::CallDeadline deadline(until);
+    const client::PrefetchCalls prefetch;
+    if (wanted.front()->selects()) {
+      wanted.front()->AskRecall();
+    } else {
+      AskGet(wanted);
+    }
+    wanted.front()->services_->metrics->prefetch.Observe(
+        absl::ToDoubleSeconds(absl::Now() - begin));
+  }
+  for (const std::shared_ptr<Prefetch>& prefetch : prefetches) {
+    for (size_t l = 0; l < prefetch->layers_.size(); ++l) {
+      prefetch->Finish(l, /*may_land_late=*/false);
+    }
+  }
 }
 
 // Each layer is here as soon as the store has answered for it.
@@ -132,16 +155,35 @@ void Prefetch::Land(size_t place, std::vector<client::RecallHeadResult> answer) 
   Finish(place, late);
 }
 
-void Prefetch::AskGet() {
-  const absl::Time sent = services_->pool->Now();
-  const auto answer = services_->client->Get(items_);
-  if (answer.ok()) services_->pool->NoteAnswer(sent);
+void Prefetch::AskGet(std::span<const std::shared_ptr<Prefetch>> prefetches) {
+  std::vector<client::GetItem> all;
+  const bool one = prefetches.size() == 1;
+  for (const std::shared_ptr<Prefetch>& prefetch : prefetches) {
+    if (!one) all.insert(all.end(), prefetch->items_.begin(), prefetch->items_.end());
+  }
+  const Services& services = *prefetches.front()->services_;
+  const absl::Time sent = services.pool->Now();
+  const auto answer = services.client->Get(one ? prefetches.front()->items_ : all);
+  if (answer.ok()) services.pool->NoteAnswer(sent);
+  size_t first = 0;
+  for (const std::shared_ptr<Prefetch>& prefetch : prefetches) {
+    if (!answer.ok()) {
+      prefetch->LandItems(answer.status());
+      continue;
+    }
+    const size_t count = prefetch->items_.size();
+    prefetch->LandItems(std::span(*answer).subspan(first, count));
+    first += count;
+  }
+}
+
+void Prefetch::LandItems(const absl::StatusOr<std::span<const client::GetResult>>& answer) {
   size_t item = 0;
   for (size_t l = 0; l < layers_.size(); ++l) {
     bool late = !answer.ok() && MayLandLate(answer.status());
     for (size_t h = 0; answer.ok() && h < layers_[l].heads.size(); ++h) {
       PrefetchHead& asked = layers_[l].heads[h];
-      for (size_t i = 0; i < asked.slots.size() && item < answer->size(); ++i, ++item) {
+      for (size_t i = 0; i < asked.slots.size(); ++i, ++item) {
         const client::GetResult& got = (*answer)[item];
         if (got.hit && got.bytes == items_[item].destinations.front().bytes) {
           results_[l][h].pages.emplace_back(asked.pages[i], std::exchange(asked.slots[i], kNoSlot));

@@ -1,5 +1,6 @@
-// One request for pages of the next step, under way while this step computes: to the store in the
-// prefetch class, on a thread of the worker's. It covers several layers of one sequence.
+// Pages of the next step, asked for while this step computes: in the prefetch class, on a thread of
+// the worker's. Covers several layers of one sequence; the sequences of a batch share a request,
+// but where the store selects, as a recall is of one context.
 //
 // It refers to nothing of the sequence, which may be closed meanwhile; the worker outlives it. The
 // slots that pages land in are this object's until a layer is taken. A slot into which the store
@@ -11,6 +12,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -47,7 +49,7 @@ struct PrefetchCounts {
   std::atomic<uint64_t> wasted{0};  // of them, never attended to
 };
 
-class Prefetch : public std::enable_shared_from_this<Prefetch> {
+class Prefetch {
  public:
   // query: layers, budgets and residents of the heads that are asked; or items: one for each slot
   // of each head, in order. The other is empty. Slots are filled in here.
@@ -58,8 +60,8 @@ class Prefetch : public std::enable_shared_from_this<Prefetch> {
   Prefetch(const Prefetch&) = delete;
   Prefetch& operator=(const Prefetch&) = delete;
 
-  // Asks on a thread of services->prefetcher.
-  void Start();
+  // Asks for them, all of one worker, on its threads.
+  static void Start(std::vector<std::shared_ptr<Prefetch>> prefetches);
   // Until the layer's pages are here, or the request ended; false when that took longer.
   bool Wait(size_t place, absl::Duration patience);
   // What came for layers[place], by KV head; nothing when it failed. REQUIRES: Wait was true.
@@ -70,10 +72,13 @@ class Prefetch : public std::enable_shared_from_this<Prefetch> {
  private:
   enum class Place : uint8_t { kComing, kHere, kDropped, kGone };
 
+  bool selects() const { return items_.empty(); }
   bool AllDropped() const;
-  void Run();
+  static void Run(std::span<const std::shared_ptr<Prefetch>> prefetches);
+  static void AskGet(std::span<const std::shared_ptr<Prefetch>> prefetches);
   void AskRecall();
-  void AskGet();
+  // Takes its part of the answer: one result for each item.
+  void LandItems(const absl::StatusOr<std::span<const client::GetResult>>& answer);
   // Takes what came for one layer out of the store's answer.
   void Land(size_t place, std::vector<client::RecallHeadResult> answer);
   void Finish(size_t place, bool may_land_late);

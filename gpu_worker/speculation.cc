@@ -175,19 +175,31 @@ void Speculation::CountStep(std::span<HeadWork> works) {
 }
 
 void LookAhead(std::span<HeadWork> works, uint32_t heads, Speculation::Score score) {
+  std::vector<std::shared_ptr<Prefetch>> requests;
   for (size_t i = 0; i < works.size(); i += heads) {
     Speculation* speculation = works[i].sequence->speculation();
-    if (speculation != nullptr) speculation->LookAhead(works.subspan(i, heads), score);
+    if (speculation == nullptr) continue;
+    speculation->LookAhead(works.subspan(i, heads), score);
+    speculation->TakeRequests(requests);
   }
+  Prefetch::Start(std::move(requests));
 }
 
 void WarmUp(std::span<HeadWork> works, uint32_t heads, Speculation::Score score) {
+  std::vector<std::shared_ptr<Prefetch>> requests;
   for (size_t i = 0; i < works.size(); i += heads) {
     Sequence& sequence = *works[i].sequence;
     if (!sequence.policy().recalls()) continue;
     sequence.MaySpeculate();
     sequence.speculation()->Warm(works.subspan(i, heads), score);
+    sequence.speculation()->TakeRequests(requests);
   }
+  Prefetch::Start(std::move(requests));
+}
+
+void Speculation::TakeRequests(std::vector<std::shared_ptr<Prefetch>>& requests) {
+  std::move(requests_.begin(), requests_.end(), std::back_inserter(requests));
+  requests_.clear();
 }
 
 void Speculation::Warm(std::span<HeadWork> works, Score score) {
@@ -374,11 +386,11 @@ void Speculation::Send(uint32_t first, uint32_t end) {
     if (store_selects) query.layers.push_back(std::move(of_layer));
     asked.push_back(std::move(next));
   }
-  if (!asked.empty()) Start(std::move(asked), std::move(query), std::move(items));
+  if (!asked.empty()) Request(std::move(asked), std::move(query), std::move(items));
 }
 
-void Speculation::Start(std::vector<PrefetchLayer> asked, client::RecallQuery query,
-                        std::vector<client::GetItem> items) {
+void Speculation::Request(std::vector<PrefetchLayer> asked, client::RecallQuery query,
+                          std::vector<client::GetItem> items) {
   std::vector<uint32_t> layers;
   for (const PrefetchLayer& layer : asked) layers.push_back(layer.layer);
   const auto prefetch = std::make_shared<Prefetch>(services_, counts_, std::move(asked),
@@ -387,7 +399,7 @@ void Speculation::Start(std::vector<PrefetchLayer> asked, client::RecallQuery qu
     layers_[layers[place]].prefetch = prefetch;
     layers_[layers[place]].place = place;
   }
-  prefetch->Start();
+  requests_.push_back(prefetch);
 }
 
 // The last of the pages, as far as `most` of the head and the slots go, but for those to leave.
@@ -435,8 +447,11 @@ void Speculation::Resume(std::span<const client::HotPages> hot) {
       layers_[l].resuming = true;
       asked.push_back(std::move(layers[l]));
     }
-    if (!items.empty()) Start(std::move(asked), {}, std::move(items));
+    if (!items.empty()) Request(std::move(asked), {}, std::move(items));
   }
+  // Each by itself: the first layers are wanted first.
+  for (std::shared_ptr<Prefetch>& request : requests_) Prefetch::Start({std::move(request)});
+  requests_.clear();
 }
 
 bool Speculation::GiveBack(absl::Duration patience) {

@@ -59,13 +59,15 @@ class Speculation {
   // step that is tried again may call it again.
   void Resolve(std::span<HeadWork> works);
   // After they have attended: selects for the next step, by `score` (sets selected() of the kept
-  // heads) where this worker does, and asks for what is missing when the layers that share a
-  // request have all attended.
+  // heads) where this worker does, and has what is missing asked for (TakeRequests) when the layers
+  // that share a request have all attended.
   using Score = absl::FunctionRef<void(std::span<HeadWork>)>;
   void LookAhead(std::span<HeadWork> works, Score score);
-  // The works have queries of the prompt's last token: selects for the first step, and asks for all
-  // of it, as the hot sets are cold.
+  // The works have queries of the prompt's last token: selects for the first step, and has all of
+  // it asked for, as the hot sets are cold.
   void Warm(std::span<HeadWork> works, Score score);
+  // Moves what is to be asked for to the end of `requests`, for the caller to start.
+  void TakeRequests(std::vector<std::shared_ptr<Prefetch>>& requests);
 
   // The sequence continues a stored context, of which these pages were hot. Once, before its first
   // Attend or Warm.
@@ -102,8 +104,8 @@ class Speculation {
   void CountStep(std::span<HeadWork> works);
   uint32_t LayersTogether() const;
   void Send(uint32_t first, uint32_t end);
-  void Start(std::vector<PrefetchLayer> asked, client::RecallQuery query,
-             std::vector<client::GetItem> items);
+  void Request(std::vector<PrefetchLayer> asked, client::RecallQuery query,
+               std::vector<client::GetItem> items);
   void TakeSpareSlots(std::span<const uint32_t> pages, uint32_t most, uint32_t leave,
                       PrefetchHead& head);
   bool AskStore(uint32_t layer, PrefetchLayer& asked, client::RecallLayer& query);
@@ -118,7 +120,8 @@ class Speculation {
   const double tau_;
   const std::shared_ptr<PrefetchCounts> counts_ = std::make_shared<PrefetchCounts>();
   std::vector<Layer> layers_;
-  std::vector<uint32_t> pinned_, keep_, victims_;  // scratch
+  std::vector<std::shared_ptr<Prefetch>> requests_;  // not started yet
+  std::vector<uint32_t> pinned_, keep_, victims_;    // scratch
 };
 
 // The same for all sequences of a batch that speculate; `heads` works each.

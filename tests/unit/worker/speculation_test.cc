@@ -240,6 +240,40 @@ TEST_P(SpeculationFaults, LayersShareARequest) {
   EXPECT_EQ(client_.prefetch_calls(), 10u);
 }
 
+// One request a step for the whole batch, where the worker selects.
+TEST_P(SpeculationFaults, SequencesOfABatchShareARequest) {
+  worker::WorkerOptions options;
+  options.geometry = kShape;
+  options.pool_bytes = 1024 * kShape.page_bytes();
+  options.recall_path = GetParam();
+  options.prefetch_layers = kShape.num_layers;
+  options.prefetch_patience = absl::Seconds(10);
+  const auto worker = *worker::Worker::Create(options, &client_);
+  std::vector<Feeder> feeders(3, Feeder(worker.get(), &text_));
+  for (Feeder& feeder : feeders) ASSERT_OK(feeder.Prefill(policy_, kPrompt));
+  constexpr uint32_t kSteps = 6;
+  for (uint32_t step = 0; step < kSteps; ++step) {
+    for (uint32_t l = 0; l < kShape.num_layers; ++l) {
+      const std::vector<float> q = text_.Query(l, step);
+      std::vector<float> out(feeders.size() * q.size());
+      std::vector<worker::AttendItem> items;
+      for (const Feeder& feeder : feeders) {
+        items.push_back({feeder.id(), q.data(), &out[items.size() * q.size()]});
+      }
+      ASSERT_OK(worker->Attend(l, items));
+    }
+  }
+  // The first step selects on demand, so that nothing is missing for the second.
+  const uint64_t requests =
+      (kSteps - 1) * (GetParam() == RecallPath::kStore ? feeders.size() : 1);
+  ASSERT_TRUE(Eventually([&] { return client_.prefetch_calls() >= requests; }));
+  for (const Feeder& feeder : feeders) {
+    EXPECT_GT(feeder.Info().stats.prefetched_pages, 0u);
+    ASSERT_OK(worker->Close(feeder.id()));
+  }
+  EXPECT_EQ(client_.prefetch_calls(), requests);
+}
+
 INSTANTIATE_TEST_SUITE_P(Paths, SpeculationFaults,
                          ::testing::Values(RecallPath::kWorker, RecallPath::kStore),
                          [](const auto& info) {

@@ -401,7 +401,9 @@ absl::Status Recaller::InstallPushed(HeadWork& work, std::span<const uint32_t> r
 
 void Recaller::Trim(std::span<HeadWork> works) {
   for (HeadWork& work : works) {
-    if (work.sequence->speculation() != nullptr && !work.fetched) TrimToCapacity(work);
+    const bool may_grow =
+        work.sequence->speculation() != nullptr || !work.sequence->policy().generated_pinned;
+    if (may_grow && !work.fetched) TrimToCapacity(work);
   }
 }
 

@@ -61,8 +61,8 @@ class Recaller {
   // Lets the store choose and push, for the works of one sequence and layer (one per KV head, in
   // order) that keep no selection.
   absl::Status FetchFromStore(std::span<HeadWork> works, SelectTimes& times);
-  // What was fetched ahead may have taken hot sets over their capacity: their pages that nothing
-  // selects leave. After Fetch.
+  // What was fetched ahead, or generated and aged, may have taken hot sets over their capacity:
+  // their pages that nothing selects leave. After Fetch.
   void Trim(std::span<HeadWork> works);
 
  private:

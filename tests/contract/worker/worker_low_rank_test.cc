@@ -112,7 +112,7 @@ TEST_P(LowRank, AnotherWorkerGoesOnAlike) {
 
 // Generated pages age like those of the prompt: their keys become low-rank and their values leave.
 TEST_P(LowRank, LongGenerations) {
-  const auto made = Make(Turned(), 64);
+  const auto made = Make(Turned(), 512);
   Feeder feeder(made->worker(), &text_);
   ASSERT_OK(feeder.Prefill("shadowkv(budget=6p,rank=64,outliers=0,hot=1)", 100));
   for (uint32_t step = 0; step < 500; ++step) {
@@ -121,6 +121,8 @@ TEST_P(LowRank, LongGenerations) {
     ExpectNaive(text_, feeder, "arkvale(budget=6p,merge=softmax_max,generated=paged)",
                 page::DigestKind::kMinMax, 100, step, 1e-4);
   }
+  // Pages that age do not pile up in hot sets of one selection.
+  EXPECT_LE(feeder.Info().memory.hot, 2 * 2 * 6 * kSmall.page_bytes());
   const worker::SequenceStats stats = feeder.Info().stats;
   EXPECT_GT(stats.recalled_pages, 1000u);
   EXPECT_EQ(stats.recalled_bytes, stats.recalled_pages * kSmall.part_bytes());

@@ -3,9 +3,9 @@
 //
 // Path worker: the selection is made (Selector); one batched Get brings the missing (block, layer,
 // KV head) pages of all sequences. Path store: per context one Recall scores, selects and pushes
-// into the named slots; the selection is the same. Either way low-rank keys are rebuilt here, and
-// the values come alone. A page that could not be had fails the call and
-// is named; what did arrive stays.
+// into the named slots; the selection is the same. Of pages whose keys are rebuilt here the values
+// alone come, either way. A page that could not be had fails the call and is named; what did arrive
+// stays.
 //
 // One recaller serves one call at a time; its buffers are reused.
 #pragma once

@@ -43,7 +43,8 @@ void AddSelection(CLI::App& app, Raw& raw, EvalOptions& eval) {
       ->delimiter(',')
       ->capture_default_str();
   app.add_option("--rerank", raw.rerank,
-                 "second stage of arkvale and shadowkv: none; exact, by the keys, in the store; or sketch, by sketches of them")
+                 "second stage of arkvale and shadowkv: none; exact, by the keys, in the store; or "
+                 "sketch, by sketches of them")
       ->check(CLI::IsMember({"none", "exact", "sketch"}))
       ->capture_default_str();
   app.add_option("--multiplier", raw.multiplier,

@@ -84,11 +84,16 @@ absl::StatusOr<page::Geometry> ToGeometry(const varve_geometry& given) {
 absl::StatusOr<RecallHead> ToHead(const varve_recall_head& given) {
   if (given.resident == nullptr && given.num_resident > 0)
     return NullError("varve_recall_head.resident");
+  if (given.outliers == nullptr && given.num_outliers > 0)
+    return NullError("varve_recall_head.outliers");
   RecallHead head;
   head.budget_pages = given.budget_pages;
   head.floor_pages = given.floor_pages;
   head.ceiling_pages = given.ceiling_pages;
   head.resident.assign(given.resident, given.resident + given.num_resident);
+  head.outliers.assign(given.outliers, given.outliers + given.num_outliers);
+  head.values_begin = given.values_begin;
+  head.values_end = given.values_end;
   VARVE_ASSIGN_OR_RETURN(head.slots,
                          ToPieces(given.slots, given.num_slots, "varve_recall_head.slots"));
   VARVE_ASSIGN_OR_RETURN(head.part, ToPart(given.part));

@@ -26,6 +26,7 @@
 // before their Memory was destroyed.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -210,6 +211,16 @@ struct RecallHead {
   // With a target.
   uint32_t floor_pages = 0;    // at least
   uint32_t ceiling_pages = 0;  // at most; 0: 4 times the budget
+  // Pages that are selected beside the budget and not scored, ascending. Not with a target.
+  std::vector<uint32_t> outliers;
+  // With Part::kKV: of pages [values_begin, values_end) that are no outliers the values alone come,
+  // into the second half of their slots.
+  uint32_t values_begin = 0;
+  uint32_t values_end = 0;
+  bool ValuesAlone(uint32_t page) const {
+    return page >= values_begin && page < values_end &&
+           !std::binary_search(outliers.begin(), outliers.end(), page);
+  }
 };
 struct RecallLayer {
   uint32_t layer = 0;

@@ -73,6 +73,9 @@ absl::StatusOr<v1::RecallRequest> ClientImpl::RecallRequestFor(const RecallQuery
       wire_head->set_ceiling_pages(head.ceiling_pages);
       wire_head->mutable_resident()->Add(head.resident.begin(), head.resident.end());
       wire_head->set_part(static_cast<v1::Part>(head.part));
+      wire_head->mutable_outliers()->Add(head.outliers.begin(), head.outliers.end());
+      wire_head->set_values_begin(head.values_begin);
+      wire_head->set_values_end(head.values_end);
       if (inline_only()) continue;  // FetchRecalled fills the slots
       VARVE_RETURN_IF_ERROR(AppendRefs(&session_, head.slots,
                                        absl::StrCat("layer ", layer.layer, ", head ", h, ": slots"),

@@ -52,13 +52,19 @@ absl::Status AddFetches(const RecallQuery& query, const ContextInfo& context, si
           absl::StrCat("context ", query.context_id, " was truncated meanwhile"));
     }
     const auto key = page::MakeObjectKey(context.block_hashes[missing[i]], query.layers[l].layer);
-    fetches->push_back(
-        {{key.value_or(page::ObjectKey()),
-          {.part = head.part, .head_begin = static_cast<uint32_t>(h), .head_count = 1},
-          {head.slots[i]}},
-         l,
-         h,
-         {.page = missing[i], .slot = i}});
+    page::Part part = head.part;
+    Piece slot = head.slots[i];
+    if (head.ValuesAlone(missing[i])) {
+      part = page::Part::kV;
+      slot.offset += context.geometry.part_bytes();
+      slot.bytes -= context.geometry.part_bytes();
+    }
+    fetches->push_back({{key.value_or(page::ObjectKey()),
+                         {.part = part, .head_begin = static_cast<uint32_t>(h), .head_count = 1},
+                         {slot}},
+                        l,
+                        h,
+                        {.page = missing[i], .slot = i}});
   }
   return absl::OkStatus();
 }

@@ -330,6 +330,13 @@ typedef struct varve_recall_head {
   /* With a target. */
   uint32_t floor_pages;   /* at least; at most the budget */
   uint32_t ceiling_pages; /* at most; at least the budget; 0: 4 times the budget */
+  /* Pages that are selected beside the budget and not scored, ascending. Not with a target. */
+  const uint32_t* outliers;
+  size_t num_outliers;
+  /* Of pages [values_begin, values_end) that are no outliers the values alone come, into the second
+   * half of their slots. Only with VARVE_PART_KV. */
+  uint32_t values_begin;
+  uint32_t values_end;
 } varve_recall_head;
 
 typedef struct varve_recall_layer {

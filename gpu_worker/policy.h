@@ -34,9 +34,8 @@
 //              softmax_max, or a second stage, and no target
 //   merge      softmax_mean | softmax_max | max | mean (default softmax_mean; of shadowkv
 //              softmax_max)
-//   rerank     none | exact | sketch: a second stage, by the keys in the store (arkvale with the
-//              recall path store only) or by sketches of them where the digests have those
-//              (default none)
+//   rerank     none | exact | sketch: a second stage, by the keys in the store (recall path store
+//              only) or by sketches of them where the digests have those (default none)
 //   multiplier candidates of the second stage as a multiple of the budget (default 4)
 //   tau        speculation (speculation.h): a KV head whose queries have a mean cosine of at least
 //              tau with the step before attends to what those selected, which was fetched ahead

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <chrono>
+#include <tuple>
 
 #include "absl/strings/str_cat.h"
 #include "kvstore/base/status.h"
@@ -47,6 +48,19 @@ void SetPageItem(const Sequence& sequence, uint32_t layer, uint32_t head, uint32
     slot.offset += slot.bytes;
   }
   item.destinations.assign(1, slot);
+}
+
+void SetRecallHead(const Sequence& sequence, uint32_t layer, uint32_t head, uint32_t candidates,
+                   client::RecallHead& asked) {
+  const auto resident = sequence.layer(layer).heads[head].PagesBelow(candidates);
+  const std::span<const uint32_t> outliers = sequence.Outliers(layer, head);
+  // Of a prompt of a page or less the budget may be below the pinned pages, which are in anyway.
+  const Policy& policy = sequence.policy();
+  const uint64_t pinned = std::min<uint64_t>(uint64_t{policy.sinks} + policy.window, candidates);
+  asked.budget_pages = std::max(sequence.budget_pages(), static_cast<uint32_t>(pinned));
+  asked.resident.assign(resident.begin(), resident.end());
+  asked.outliers.assign(outliers.begin(), outliers.end());
+  std::tie(asked.values_begin, asked.values_end) = sequence.LowRankPages(layer);
 }
 
 bool MayLandLate(const absl::Status& status) {
@@ -251,7 +265,8 @@ absl::Status Recaller::FetchFromStore(std::span<HeadWork> works, SelectTimes& ti
   query_.merge = policy.merge;
   query_.rerank = policy.rerank;
   query_.multiplier = policy.multiplier;
-  query_.certify = true;
+  // Bounds are of exact keys.
+  query_.certify = !policy.low_rank() || policy.rerank != page::Rerank::kNone;
   query_.target = policy.target;
   query_.hysteresis = policy.hysteresis;
   query_.score_hot = policy.victims == Victims::kScore;
@@ -271,11 +286,9 @@ absl::Status Recaller::FetchFromStore(std::span<HeadWork> works, SelectTimes& ti
     client::RecallHead& head = asked.heads[h];
     head.skip = works[h].kept;
     if (head.skip) continue;
-    const auto resident = works[h].hot().PagesBelow(candidates);
-    head.budget_pages = sequence.budget_pages();
+    SetRecallHead(sequence, layer, works[h].head, candidates, head);
     head.floor_pages = policy.adapts() ? limits.floor : 0;
     head.ceiling_pages = policy.adapts() ? limits.ceiling : 0;
-    head.resident.assign(resident.begin(), resident.end());
     head.slots.clear();
     for (Slot slot : works[h].slots) head.slots.push_back(services_->pool->PieceOf(slot));
   }
@@ -337,10 +350,9 @@ absl::Status Recaller::LandingSlots(std::span<HeadWork> works) {
 // are given up first. Returns how many are still missing.
 uint32_t Recaller::LandingSlots(HeadWork& work) {
   const Sequence& sequence = *work.sequence;
-  const Policy& policy = sequence.policy();
   HotSet& hot = work.hot();
-  page::PinnedPages(work.candidates, policy.sinks, policy.window, pinned_);
-  const auto selected = std::max<uint32_t>(sequence.Limits(work.candidates).ceiling,
+  const uint32_t beside = sequence.PinnedPages(work.layer, work.head, work.candidates, pinned_);
+  const auto selected = std::max<uint32_t>(sequence.Limits(work.candidates).ceiling + beside,
                                            static_cast<uint32_t>(pinned_.size()));
   const auto pinned = static_cast<uint32_t>(pinned_.size()) - hot.CountMissing(pinned_);
   while (true) {
@@ -373,11 +385,15 @@ absl::Status Recaller::InstallPushed(HeadWork& work, std::span<const uint32_t> r
       return absl::InternalError(absl::StrCat("the store pushed page ", page.page, " into slot ",
                                               page.slot, ", which was not asked for"));
     }
+    const bool whole = work.sequence->HasExactKeys(work.layer, work.head, page.page);
+    stats.recalled_bytes += services_->pool->page_bytes() / (whole ? 1 : 2);
+    work.sequence->RebuildKeys(work.layer, work.head, page.page, work.slots[page.slot]);
     hot.Insert(page.page, work.slots[page.slot]);
     work.slots[page.slot] = kNoSlot;
   }
   work.selected() = result.selected;
-  work.log_dropped_bound = result.log_dropped_bound;
+  work.log_dropped_bound.clear();
+  if (!policy.low_rank()) work.log_dropped_bound = result.log_dropped_bound;
   work.log_dropped_estimate = result.log_dropped_estimate;
   if (hot.CountMissing(work.selected()) > 0 ||
       (!work.selected().empty() && work.selected().back() >= work.candidates)) {
@@ -386,7 +402,6 @@ absl::Status Recaller::InstallPushed(HeadWork& work, std::span<const uint32_t> r
   stats.selected_pages += result.selected.size();
   stats.hot_pages += result.selected.size() - result.recalled.size();
   stats.recalled_pages += result.recalled.size();
-  stats.recalled_bytes += result.recalled.size() * services_->pool->page_bytes();
   services_->metrics->pages_fetched.Increment(static_cast<double>(result.recalled.size()));
   services_->metrics->pages_hot.Increment(
       static_cast<double>(result.selected.size() - result.recalled.size()));

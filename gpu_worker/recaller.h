@@ -3,8 +3,9 @@
 //
 // Path worker: the selection is made (Selector); one batched Get brings the missing (block, layer,
 // KV head) pages of all sequences. Path store: per context one Recall scores, selects and pushes
-// into the named slots; the selection is the same. A page that could not be had fails the call and
-// is named; what did arrive stays.
+// into the named slots; the selection is the same. Of pages whose keys are rebuilt here the values
+// alone come, either way. A page that could not be had fails the call and is named; what did arrive
+// stays.
 //
 // One recaller serves one call at a time; its buffers are reused.
 #pragma once
@@ -28,6 +29,11 @@ std::string PageName(const HeadWork& work, uint32_t page);
 // into a slot.
 void SetPageItem(const Sequence& sequence, uint32_t layer, uint32_t head, uint32_t page,
                  client::Piece slot, client::GetItem& item);
+
+// What the store is told of a KV head whose pages, among so many, it chooses: the budget, what is
+// here, and which keys are made here.
+void SetRecallHead(const Sequence& sequence, uint32_t layer, uint32_t head, uint32_t candidates,
+                   client::RecallHead& asked);
 
 // After a call that failed so, or for a page of it that was missed so, the store may still be
 // writing.

@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -149,10 +150,16 @@ class Sequence {
   // Of a page, whether its keys are those that were appended, and have to be fetched. Of all pages
   // under other policies.
   bool HasExactKeys(uint32_t layer, uint32_t head, uint32_t page) const;
+  // Pages [first, second) have no exact keys, but for the outliers.
+  std::pair<uint32_t, uint32_t> LowRankPages(uint32_t layer) const;
   // Writes the keys of a page whose values are in the slot, unless they are exact.
   void RebuildKeys(uint32_t layer, uint32_t head, uint32_t page, Slot slot);
   // Pages that are attended to always, with exact keys; ascending.
   std::span<const uint32_t> Outliers(uint32_t layer, uint32_t head) const;
+  // Pages that every selection among so many has: by position, and outliers; ascending. Answers how
+  // many of them are beside the budget.
+  uint32_t PinnedPages(uint32_t layer, uint32_t head, uint32_t candidates,
+                       std::vector<uint32_t>& pinned) const;
   // Keys of pages that have left the window become low-rank, as far as the store has them.
   void AgeKeys(uint32_t layer);
 

@@ -47,11 +47,6 @@ absl::StatusOr<std::shared_ptr<Sequence>> Sequence::Open(const Services* service
   // The text form has one validator; a hand-made policy goes through it too.
   VARVE_RETURN_IF_ERROR(ParsePolicy(options.policy.ToString()).status());
   VARVE_RETURN_IF_ERROR(CheckLowRank(options.policy, services->options.geometry));
-  if (options.policy.low_rank() && services->options.recall_path == RecallPath::kStore) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("policy ", options.policy.ToString(),
-                     " scores in the worker, which has the keys: allowed with recall_path worker"));
-  }
   if (options.policy.rerank == page::Rerank::kSketch &&
       !page::HasSketch(services->options.digest_kind)) {
     return absl::InvalidArgumentError(

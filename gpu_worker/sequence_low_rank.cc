@@ -25,9 +25,14 @@ constexpr absl::Duration kRetryPause = absl::Seconds(30);
 }  // namespace
 
 bool Sequence::HasExactKeys(uint32_t layer, uint32_t head, uint32_t page) const {
-  if (low_rank_.empty()) return true;
-  const LowRankKeys& keys = *low_rank_[layer];
-  return page < policy_.sinks || page >= keys.projected() || keys.IsOutlier(head, page);
+  const auto [first, end] = LowRankPages(layer);
+  return page < first || page >= end || low_rank_[layer]->IsOutlier(head, page);
+}
+
+std::pair<uint32_t, uint32_t> Sequence::LowRankPages(uint32_t layer) const {
+  if (low_rank_.empty()) return {0, 0};
+  const uint32_t end = low_rank_[layer]->projected();
+  return {std::min(policy_.sinks, end), end};
 }
 
 void Sequence::RebuildKeys(uint32_t layer, uint32_t head, uint32_t page, Slot slot) {
@@ -38,6 +43,17 @@ void Sequence::RebuildKeys(uint32_t layer, uint32_t head, uint32_t page, Slot sl
 std::span<const uint32_t> Sequence::Outliers(uint32_t layer, uint32_t head) const {
   if (low_rank_.empty()) return {};
   return low_rank_[layer]->outliers(head);
+}
+
+uint32_t Sequence::PinnedPages(uint32_t layer, uint32_t head, uint32_t candidates,
+                               std::vector<uint32_t>& pinned) const {
+  page::PinnedPages(candidates, policy_.sinks, policy_.window, pinned);
+  const size_t by_position = pinned.size();
+  const std::span<const uint32_t> outliers = Outliers(layer, head);
+  pinned.insert(pinned.end(), outliers.begin(), outliers.end());
+  std::sort(pinned.begin(), pinned.end());
+  pinned.erase(std::unique(pinned.begin(), pinned.end()), pinned.end());
+  return static_cast<uint32_t>(pinned.size() - by_position);
 }
 
 // Keys that are exact and here, of all KV heads; else nothing.

@@ -309,10 +309,8 @@ void Speculation::TakeSlots(uint32_t layer, uint32_t head, uint32_t wanted,
 // The heads whose next selection the store makes.
 bool Speculation::AskStore(uint32_t layer, PrefetchLayer& asked, client::RecallLayer& query) {
   Layer& state = layers_[layer];
-  const Policy& policy = sequence_->policy();
   const uint32_t n = state.candidates;
   if (sequence_->log().digest_blocks(layer) < n) return false;
-  page::PinnedPages(n, policy.sinks, policy.window, pinned_);
   query.layer = layer;
   query.heads.resize(geometry_.num_kv_heads);
   bool any = false;
@@ -322,15 +320,14 @@ bool Speculation::AskStore(uint32_t layer, PrefetchLayer& asked, client::RecallL
     any = true;
     PrefetchHead& head = asked.heads[h];
     HotSet& hot = sequence_->layer(layer).heads[h];
+    const uint32_t beside = sequence_->PinnedPages(layer, h, n, pinned_);
     const auto selected =
-        std::max(sequence_->budget_pages(), static_cast<uint32_t>(pinned_.size()));
+        std::max(sequence_->budget_pages() + beside, static_cast<uint32_t>(pinned_.size()));
     const auto pinned = static_cast<uint32_t>(pinned_.size()) - hot.CountMissing(pinned_);
     const auto absent = n - static_cast<uint32_t>(hot.PagesBelow(n).size());
     head.asked = true;
     TakeSlots(layer, h, std::min({MostPages(layer), selected - pinned, absent}), head.slots);
-    const auto resident = hot.PagesBelow(n);
-    query.heads[h].budget_pages = sequence_->budget_pages();
-    query.heads[h].resident.assign(resident.begin(), resident.end());
+    SetRecallHead(*sequence_, layer, h, n, query.heads[h]);
   }
   if (any) asked.queries = state.queries;
   return any;

@@ -81,6 +81,9 @@ struct HeadQuery {
   // With a target.
   uint32_t floor_pages = 0;    // at least; at most the budget
   uint32_t ceiling_pages = 0;  // at most; at least the budget; 0: kDefaultCeiling times the budget
+  // Selected beside the budget and not scored: page ids below the number of candidates, ascending;
+  // not with a target.
+  std::span<const uint32_t> outliers = {};
 };
 struct LayerQuery {
   uint32_t layer = 0;

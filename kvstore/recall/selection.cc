@@ -24,11 +24,14 @@ namespace {
 // clients decide the size of.
 constexpr size_t kMaxRawFloats = 4 << 20;
 
+constexpr float kLowest = -std::numeric_limits<float>::infinity();
+
 struct Scratch {
-  std::vector<float> raw;     // [heads at a time][pages]
-  std::vector<float> piece;   // [heads at a time][rows of one chunk]
-  std::vector<float> bounds;  // raw of all heads, for a certificate; empty: no bounds
-  std::vector<float> scores;  // [pages]
+  std::vector<float> raw;        // [heads at a time][pages]
+  std::vector<float> piece;      // [heads at a time][rows of one chunk]
+  std::vector<float> bounds;     // raw of all heads, for a certificate; empty: no bounds
+  std::vector<float> scores;     // [pages]
+  std::vector<uint32_t> pinned;  // with the outliers
   std::vector<uint32_t> selected;
   page::SelectScratch select;
   Reranker reranker;
@@ -70,7 +73,8 @@ void ScoreSome(const ContextOptions& options, const RowList& digests, uint32_t h
 }
 
 void ScoreHead(const ContextOptions& options, const RowList& digests, uint32_t head,
-               const float* queries, const SelectParams& params, uint32_t pages, Scratch& scratch) {
+               const float* queries, std::span<const uint32_t> outliers, const SelectParams& params,
+               uint32_t pages, Scratch& scratch) {
   const page::Geometry& g = options.geometry;
   const uint32_t group = g.group_size();
   const bool certify = params.certify && page::Info(options.digest_kind).is_upper_bound;
@@ -80,6 +84,9 @@ void ScoreHead(const ContextOptions& options, const RowList& digests, uint32_t h
   for (uint32_t done = 0; done < group; done += at_once) {
     const uint32_t heads = std::min(at_once, group - done);
     ScoreSome(options, digests, head, queries + size_t{done} * g.head_dim, heads, pages, scratch);
+    for (uint32_t q = 0; q < heads; ++q) {
+      for (const uint32_t page : outliers) scratch.raw[size_t{q} * pages + page] = kLowest;
+    }
     if (certify && heads == group) {
       scratch.bounds.assign(scratch.raw.begin(), scratch.raw.begin() + size_t{group} * pages);
     }
@@ -93,7 +100,7 @@ std::vector<float> LogDropped(const page::Geometry& g, std::span<const uint32_t>
                               uint32_t pages, const Scratch& scratch) {
   // Nothing was scored, and nothing is dropped.
   if (selected.size() == pages) {
-    return std::vector<float>(g.group_size(), -std::numeric_limits<float>::infinity());
+    return std::vector<float>(g.group_size(), kLowest);
   }
   std::vector<float> logs;
   for (size_t at = 0; at < scratch.bounds.size(); at += pages) {
@@ -114,12 +121,13 @@ void KeepBounds(const page::Geometry& g, uint32_t pages, const Scratch& scratch,
   }
 }
 
-// The best pages by their digests, pinned ones among them.
-std::span<const uint32_t> SelectByDigests(std::span<const uint32_t> pinned, uint32_t budget,
-                                          uint32_t pages, Scratch& scratch) {
-  const uint32_t count =
-      page::SelectPages(std::span(scratch.scores).first(pages), pinned, std::min(budget, pages),
-                        scratch.select, scratch.selected);
+// The best pages by their digests, pinned ones among them; so many more for those beside the
+// budget.
+std::span<const uint32_t> SelectByDigests(uint32_t budget, uint32_t beside, uint32_t pages,
+                                          Scratch& scratch) {
+  const uint32_t most = std::min(std::min(budget, pages) + beside, pages);
+  const uint32_t count = page::SelectPages(std::span(scratch.scores).first(pages), scratch.pinned,
+                                           most, scratch.select, scratch.selected);
   return std::span(scratch.selected).first(count);
 }
 
@@ -223,10 +231,15 @@ class Selection {
     const uint32_t pages = Pages(l);
     scratch.Fit(pages);
     const auto start = std::chrono::steady_clock::now();
+    scratch.pinned.clear();
+    std::set_union(pinned_[l].begin(), pinned_[l].end(), head.outliers.begin(), head.outliers.end(),
+                   std::back_inserter(scratch.pinned));
+    const auto beside = static_cast<uint32_t>(scratch.pinned.size() - pinned_[l].size());
     // A budget for everything needs no scores.
-    const bool chooses = head.budget_pages < pages || adapts();
+    const bool chooses = uint64_t{head.budget_pages} + beside < pages || adapts();
     if (chooses || params_.explain) {
-      ScoreHead(options_, view_.layers[l], h, Queries(l, h), params_, pages, scratch);
+      ScoreHead(options_, view_.layers[l], h, Queries(l, h), head.outliers, params_, pages,
+                scratch);
     }
     scratch.timings.score_seconds += SecondsSince(start);
     const auto scored = std::chrono::steady_clock::now();
@@ -237,11 +250,13 @@ class Selection {
     if (score_hot) result.resident_scores = ScoresOf(head.resident, scores);
     if (!candidates_.empty() && chooses) {
       const auto chosen =
-          SelectByDigests(pinned_[l], CandidatesOf(head, params_, pages), pages, scratch);
+          SelectByDigests(CandidatesOf(head, params_, pages), beside, pages, scratch);
       Candidates& candidates = candidates_[l * heads() + h];
       candidates.pages.assign(chosen.begin(), chosen.end());
       for (const uint32_t page : chosen) candidates.scores.push_back(scores[page]);
-      for (const uint32_t page : pinned_[l]) candidates.pinned.push_back(candidates.IndexOf(page));
+      for (const uint32_t page : scratch.pinned) {
+        candidates.pinned.push_back(candidates.IndexOf(page));
+      }
       if (params_.certify) KeepBounds(options_.geometry, pages, scratch, candidates);
       if (adapts()) {
         const double all = std::accumulate(scores.begin(), scores.end(), 0.0);
@@ -252,7 +267,7 @@ class Selection {
         page::FavourResidents(head.resident, params_.hysteresis,
                               std::span(scratch.scores).first(pages));
       }
-      const auto chosen = SelectByDigests(pinned_[l], head.budget_pages, pages, scratch);
+      const auto chosen = SelectByDigests(head.budget_pages, beside, pages, scratch);
       SetSelected(chosen, head, result);
       if (score_hot) result.missing_scores = ScoresOf(result.missing, scores);
       if (params_.certify) {
@@ -295,8 +310,10 @@ class Selection {
                               candidates.scores);
       }
       const auto count = static_cast<uint32_t>(candidates.pages.size());
-      std::vector<uint32_t> selected(std::min(count, head.budget_pages));
-      selected.resize(page::SelectPages(candidates.scores, candidates.pinned, head.budget_pages,
+      const auto beside = static_cast<uint32_t>(candidates.pinned.size() - pinned_[l].size());
+      std::vector<uint32_t> selected(std::min(count, head.budget_pages + beside));
+      const auto budget = static_cast<uint32_t>(selected.size());
+      selected.resize(page::SelectPages(candidates.scores, candidates.pinned, budget,
                                         scratch.select, selected));
       Take(l, h, selected);
     }
@@ -362,7 +379,7 @@ class Selection {
   const std::span<const LayerQuery> layers_;
   const SelectThreads& threads_;
   std::vector<LayerSelection> results_;
-  std::vector<std::vector<uint32_t>> pinned_;  // [layer of the request]
+  std::vector<std::vector<uint32_t>> pinned_;  // [layer of the request], by position
   std::vector<Candidates> candidates_;         // [layer][KV head]; empty without second stage
   std::vector<CandidateKeys> keys_;            // [layer]; empty unless keys rank
   std::vector<Scratch> scratches_;             // [thread]

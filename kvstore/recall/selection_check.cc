@@ -17,6 +17,10 @@ absl::Status CheckAdaptiveHead(const LayerQuery& query, size_t h, const SelectPa
     return absl::InvalidArgumentError(absl::StrCat(what, " of layer ", query.layer, ", KV head ", h,
                                                    " is ", pages, ", allowed: ", allowed));
   };
+  if (params.target > 0 && !head.outliers.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("outliers of layer ", query.layer, ", KV head ",
+                                                   h, " with a target, allowed: one of them"));
+  }
   if (params.target == 0) {
     if (head.floor_pages != 0) return refused("floor_pages", head.floor_pages, "0 without target");
     if (head.ceiling_pages != 0) {
@@ -127,8 +131,20 @@ uint64_t PinnedCount(const SelectParams& params, uint32_t num_pages) {
   return std::min<uint64_t>(uint64_t{params.sinks} + params.window, num_pages);
 }
 
+// Of a list of pages: "resident" or "outliers".
+absl::Status CheckPages(absl::string_view list, std::span<const uint32_t> pages,
+                        const LayerQuery& query, size_t h, uint32_t end) {
+  for (size_t i = 0; i < pages.size(); ++i) {
+    if (pages[i] < end && (i == 0 || pages[i] > pages[i - 1])) continue;
+    return absl::InvalidArgumentError(absl::StrCat(list, "[", i, "] of layer ", query.layer,
+                                                   ", KV head ", h, " is ", pages[i],
+                                                   ", allowed: ascending page ids below ", end));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckHead(const LayerQuery& query, size_t h, uint64_t pinned, uint32_t num_blocks,
-                       const SelectParams& params) {
+                       uint32_t candidates, const SelectParams& params) {
   const HeadQuery& head = query.heads[h];
   if (head.budget_pages < pinned) {
     return absl::InvalidArgumentError(
@@ -136,15 +152,8 @@ absl::Status CheckHead(const LayerQuery& query, size_t h, uint64_t pinned, uint3
                      head.budget_pages, ", allowed: at least the ", pinned,
                      " pages pinned by sinks ", params.sinks, " and window ", params.window));
   }
-  for (size_t i = 0; i < head.resident.size(); ++i) {
-    const uint32_t page = head.resident[i];
-    if (page >= num_blocks || (i > 0 && page <= head.resident[i - 1])) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("resident[", i, "] of layer ", query.layer, ", KV head ", h, " is ", page,
-                       ", allowed: ascending page ids below ", num_blocks));
-    }
-  }
-  return absl::OkStatus();
+  VARVE_RETURN_IF_ERROR(CheckPages("resident", head.resident, query, h, num_blocks));
+  return CheckPages("outliers", head.outliers, query, h, candidates);
 }
 
 // Selected pages and explained scores go into one reply, and take 20 bytes each on the way there.
@@ -218,8 +227,9 @@ absl::Status CheckCandidates(const page::Geometry& geometry, const Context::Reca
     VARVE_RETURN_IF_ERROR(CheckTotal(geometry, layers[l], pinned, pages, params));
     for (size_t h = 0; h < layers[l].heads.size(); ++h) {
       if (layers[l].heads[h].skip) continue;
-      VARVE_RETURN_IF_ERROR(CheckHead(layers[l], h, pinned, num_blocks, params));
+      VARVE_RETURN_IF_ERROR(CheckHead(layers[l], h, pinned, num_blocks, pages, params));
       answer += CandidatesOf(layers[l].heads[h], params, pages);
+      answer += layers[l].heads[h].outliers.size();
       answer += params.explain ? pages : 0;
       answer += params.score_hot ? layers[l].heads[h].resident.size() : 0;
     }

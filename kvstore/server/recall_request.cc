@@ -16,12 +16,29 @@ size_t SlotBytes(const page::Geometry& geometry, page::Part part) {
   return part == page::Part::kKV ? geometry.page_bytes() : geometry.part_bytes();
 }
 
-absl::StatusOr<HeadTarget> CheckHead(const Session& session, const page::Geometry& geometry,
+// Sets the pages of which the values alone travel.
+absl::Status SetValues(const varve::v1::HeadRecall& head, uint32_t num_blocks, HeadTarget& target) {
+  if (head.values_begin() > head.values_end() || head.values_end() > num_blocks) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("values_begin ", head.values_begin(), " and values_end ", head.values_end(),
+                     "; allowed: a range within [0, ", num_blocks, ")"));
+  }
+  if (head.values_begin() < head.values_end() && target.part != page::Part::kKV) {
+    return absl::InvalidArgumentError("values_end with a part; allowed: with PART_KV");
+  }
+  target.values_begin = head.values_begin();
+  target.values_end = head.values_end();
+  target.outliers = {head.outliers().data(), static_cast<size_t>(head.outliers_size())};
+  return absl::OkStatus();
+}
+
+absl::StatusOr<HeadTarget> CheckHead(const Session& session, const recall::ContextSnapshot& context,
                                      const varve::v1::HeadRecall& head) {
   HeadTarget target;
   if (head.skip()) return target;
   VARVE_ASSIGN_OR_RETURN(target.part, ParsePart(head.part()));
-  const size_t needed = SlotBytes(geometry, target.part);
+  VARVE_RETURN_IF_ERROR(SetValues(head, context.num_blocks, target));
+  const size_t needed = SlotBytes(context.options.geometry, target.part);
   if (head.slots_size() > 0 && session.endpoint() == nullptr) {
     return absl::InvalidArgumentError("slots: an inline session has no registered memory");
   }
@@ -56,8 +73,9 @@ absl::Status CheckLayer(const varve::v1::LayerRecall& layer, const page::Geometr
   return absl::OkStatus();
 }
 
-absl::Status AddLayer(const varve::v1::LayerRecall& layer, CheckedRecall& out) {
-  VARVE_RETURN_IF_ERROR(CheckLayer(layer, out.context.geometry));
+absl::Status AddLayer(const varve::v1::LayerRecall& layer, const recall::ContextSnapshot& context,
+                      CheckedRecall& out) {
+  VARVE_RETURN_IF_ERROR(CheckLayer(layer, context.options.geometry));
   recall::LayerQuery query;
   query.layer = layer.layer();
   query.total_pages = layer.total_pages();
@@ -65,7 +83,7 @@ absl::Status AddLayer(const varve::v1::LayerRecall& layer, CheckedRecall& out) {
   std::vector<HeadTarget> targets;
   for (int h = 0; h < layer.heads_size(); ++h) {
     const varve::v1::HeadRecall& head = layer.heads(h);
-    absl::StatusOr<HeadTarget> target = CheckHead(*out.session, out.context.geometry, head);
+    absl::StatusOr<HeadTarget> target = CheckHead(*out.session, context, head);
     if (!target.ok()) return base::Annotate(target.status(), "heads[" + std::to_string(h) + "]");
     targets.push_back(*std::move(target));
     query.heads.push_back({head.budget_pages(),
@@ -73,7 +91,8 @@ absl::Status AddLayer(const varve::v1::LayerRecall& layer, CheckedRecall& out) {
                            static_cast<uint32_t>(head.slots_size()),
                            head.skip(),
                            head.floor_pages(),
-                           head.ceiling_pages()});
+                           head.ceiling_pages(),
+                           {head.outliers().data(), static_cast<size_t>(head.outliers_size())}});
   }
   out.layers.push_back(std::move(query));
   out.targets.push_back(std::move(targets));
@@ -121,7 +140,7 @@ absl::StatusOr<CheckedRecall> CheckRecall(Core& core, absl::Time arrived,
                          core.contexts.Get(checked.session->ns(), request.context_id()));
   checked.context = context.options;
   for (int i = 0; i < request.layers_size(); ++i) {
-    const absl::Status status = AddLayer(request.layers(i), checked);
+    const absl::Status status = AddLayer(request.layers(i), context, checked);
     if (!status.ok()) return base::Annotate(status, "layers[" + std::to_string(i) + "]");
   }
   return checked;

@@ -1,6 +1,7 @@
 // A RecallRequest, checked against its context and the session's memory.
 #pragma once
 
+#include <algorithm>
 #include <span>
 #include <vector>
 
@@ -18,6 +19,15 @@ namespace varve::server {
 struct HeadTarget {
   page::Part part = page::Part::kKV;
   std::vector<Piece> slots;
+  // With kKV: of these pages, but for the outliers, the values alone.
+  uint32_t values_begin = 0;
+  uint32_t values_end = 0;
+  std::span<const uint32_t> outliers = {};  // points into the request
+
+  bool ValuesAlone(uint32_t page) const {
+    return page >= values_begin && page < values_end &&
+           !std::binary_search(outliers.begin(), outliers.end(), page);
+  }
 };
 
 struct CheckedRecall {

@@ -210,7 +210,13 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
                const HeadTarget& target, LayerObjects& objects, varve::v1::RecalledPage* page) {
     page->set_page(head.missing[i]);
     page->set_slot(i);
-    const page::ObjectRange range{target.part, kv_head, 1};
+    page::ObjectRange range{target.part, kv_head, 1};
+    Piece slot = target.slots[i];
+    if (target.ValuesAlone(head.missing[i])) {
+      range.part = page::Part::kV;
+      slot.offset += layout_.part_bytes;
+      slot.bytes -= layout_.part_bytes;
+    }
     store::MissReason reason;
     const store::GetHandle* object = objects.Find(head.missing[i], range, &reason);
     if (object == nullptr) {
@@ -218,9 +224,9 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
       return;
     }
     if (!object->loaded()) {
-      return AddDiskPage(head.missing[i], range, target.slots[i], objects, page);
+      return AddDiskPage(head.missing[i], range, std::move(slot), objects, page);
     }
-    bytes_ += AddSegments(*object, range, target.slots[i], segments_);
+    bytes_ += AddSegments(*object, range, slot, segments_);
     travelling_.push_back(page);
   }
 
@@ -240,18 +246,18 @@ class RecallOp : public std::enable_shared_from_this<RecallOp> {
   struct DiskPage {
     std::unique_ptr<store::GetHandle> object;
     page::ObjectRange range;
-    const Piece& slot;
+    Piece slot;
     varve::v1::RecalledPage* page;
     uint64_t bytes = 0;
   };
 
-  void AddDiskPage(uint32_t page_id, const page::ObjectRange& range, const Piece& slot,
+  void AddDiskPage(uint32_t page_id, const page::ObjectRange& range, Piece slot,
                    LayerObjects& objects, varve::v1::RecalledPage* page) {
     std::unique_ptr<store::GetHandle> object = objects.Another(page_id);
     if (object == nullptr) {
       return MissDiskPage(page, store::MissReason::kEvicted, "it was removed meanwhile");
     }
-    disk_pages_.push_back({std::move(object), range, slot, page});
+    disk_pages_.push_back({std::move(object), range, std::move(slot), page});
   }
 
   void MissDiskPage(varve::v1::RecalledPage* page, store::MissReason reason, std::string message) {

@@ -1,4 +1,6 @@
 // Recall through the wire: what is chosen, what is pushed, what is refused.
+#include <set>
+
 #include "tests/integration/store_contexts_fixture.h"
 
 namespace varve::testing {
@@ -83,6 +85,74 @@ TEST_P(StoreRecallTest, PartsGoAloneAndABudgetOfAllPagesSelectsAll) {
       }
     }
   }
+}
+
+// Of pages whose keys the worker makes the values alone, half of the bytes; outliers whole, and
+// beside the budget.
+TEST_P(StoreRecallTest, ValuesTravelAloneIntoTheSecondHalfOfTheirSlots) {
+  const v1::ContextInfo info = MakeContext("c");
+  const page::Geometry g = PageGeometry();
+  const std::set<uint32_t> outliers = {3, 7};
+  v1::RecallRequest request = MakeRecall(info, 5);
+  for (uint32_t l = 0; l < kLayers; ++l) {
+    for (uint32_t h = 0; h < kHeads; ++h) {
+      v1::HeadRecall* head = request.mutable_layers(l)->mutable_heads(h);
+      for (const uint32_t page : outliers) head->add_outliers(page);
+    }
+  }
+  const auto served = [&] {
+    return store_->process() == nullptr ? 0
+                                        : MetricValue(store_->process()->HttpGet("/metrics"),
+                                                      "varve_served_bytes_total{tier=\"host\"}");
+  };
+  const double before = served();
+  v1::RecallReply reply;
+  grpc::Status status = Do(&v1::Store::Stub::Recall, request, &reply);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  ExpectPages(reply);
+  const double whole = served() - before;
+  for (uint32_t l = 0; l < kLayers; ++l) {
+    for (uint32_t h = 0; h < kHeads; ++h) {
+      v1::HeadRecall* head = request.mutable_layers(l)->mutable_heads(h);
+      head->set_values_begin(1);
+      head->set_values_end(kBlocks - 1);
+    }
+  }
+  const std::byte untouched{0x5A};
+  std::fill(slots_.bytes().begin(), slots_.bytes().end(), untouched);
+  v1::RecallReply halves;
+  status = Do(&v1::Store::Stub::Recall, request, &halves);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  for (uint32_t l = 0; l < kLayers; ++l) {
+    for (uint32_t h = 0; h < kHeads; ++h) {
+      const v1::HeadRecallResult& head = halves.layers(l).heads(h);
+      EXPECT_THAT(head.selected(),
+                  ::testing::ElementsAreArray(reply.layers(l).heads(h).selected()));
+      ASSERT_EQ(head.selected_size(), 7);
+      ASSERT_EQ(head.recalled_size(), 7);
+      for (const v1::RecalledPage& page : head.recalled()) {
+        ASSERT_TRUE(page.done()) << page.message();
+        const std::byte* stored = Object(l, page.page()).data() + h * g.page_bytes();
+        const std::byte* slot =
+            slots_.bytes().data() + ((l * kHeads + h) * kBlocks + page.slot()) * g.page_bytes();
+        EXPECT_EQ(std::memcmp(slot + g.part_bytes(), stored + g.part_bytes(), g.part_bytes()), 0);
+        const bool exact =
+            page.page() == 0 || page.page() == kBlocks - 1 || outliers.contains(page.page());
+        if (exact) {
+          EXPECT_EQ(std::memcmp(slot, stored, g.part_bytes()), 0) << page.page();
+        } else {
+          EXPECT_TRUE(std::all_of(slot, slot + g.part_bytes(), [&](std::byte b) {
+            return b == untouched;
+          })) << page.page();
+        }
+      }
+    }
+  }
+  if (store_->process() == nullptr) return;  // no /metrics to look at
+  EXPECT_EQ(whole, 7.0 * kLayers * kHeads * static_cast<double>(g.page_bytes()));
+  // Sink, window and outliers whole, three pages by half.
+  EXPECT_EQ(served() - before - whole,
+            5.5 * kLayers * kHeads * static_cast<double>(g.page_bytes()));
 }
 
 TEST_P(StoreRecallTest, PagesThatCannotBeHadAreReported) {
@@ -248,6 +318,39 @@ TEST_P(StoreRecallTest, BadRecallsAreRefusedWhole) {
        grpc::INVALID_ARGUMENT, "resident"},
       {"resident range", [&](auto& r) { head(r)->add_resident(kBlocks); }, grpc::INVALID_ARGUMENT,
        "resident"},
+      {"outlier order",
+       [&](auto& r) {
+         head(r)->add_outliers(3);
+         head(r)->add_outliers(3);
+       },
+       grpc::INVALID_ARGUMENT, "outliers[1] of layer 1, KV head 1 is 3"},
+      {"outlier range", [&](auto& r) { head(r)->add_outliers(kBlocks); }, grpc::INVALID_ARGUMENT,
+       "ascending page ids below 12"},
+      {"outliers without end",
+       [&](auto& r) {
+         for (int i = 0; i < 100000; ++i) head(r)->add_outliers(i);
+       },
+       grpc::INVALID_ARGUMENT, "outliers[12]"},
+      {"outliers with a target",
+       [&](auto& r) {
+         r.set_target(0.9);
+         head(r)->add_outliers(3);
+       },
+       grpc::INVALID_ARGUMENT, "with a target"},
+      {"values backwards",
+       [&](auto& r) {
+         head(r)->set_values_begin(3);
+         head(r)->set_values_end(2);
+       },
+       grpc::INVALID_ARGUMENT, "heads[1]: values_begin 3 and values_end 2"},
+      {"values range", [&](auto& r) { head(r)->set_values_end(kBlocks + 1); },
+       grpc::INVALID_ARGUMENT, "a range within [0, 12)"},
+      {"values of a part",
+       [&](auto& r) {
+         head(r)->set_values_end(2);
+         head(r)->set_part(v1::PART_V);
+       },
+       grpc::INVALID_ARGUMENT, "values_end with a part; allowed: with PART_KV"},
       {"num_blocks", [](auto& r) { r.set_num_blocks(kBlocks + 1); }, grpc::INVALID_ARGUMENT,
        "blocks"},
       {"slot region", [&](auto& r) { head(r)->mutable_slots(2)->set_region_id(77); },

@@ -43,7 +43,8 @@ void AddSelection(CLI::App& app, Raw& raw, EvalOptions& eval) {
       ->delimiter(',')
       ->capture_default_str();
   app.add_option("--rerank", raw.rerank,
-                 "second stage of arkvale: none; exact, by the keys, in the store; or sketch, by sketches of them")
+                 "second stage of arkvale and shadowkv: none; exact, by the keys, in the store; or "
+                 "sketch, by sketches of them")
       ->check(CLI::IsMember({"none", "exact", "sketch"}))
       ->capture_default_str();
   app.add_option("--multiplier", raw.multiplier,
@@ -133,9 +134,11 @@ void AddDeployment(CLI::App& app, Deployment& deployment) {
       ->default_str(base::FormatBytes(deployment.pool_bytes));
 }
 
-// "arkvale(hot=3)" -> "arkvale(hot=3,rerank=exact,multiplier=4)"; other policies stay as they are.
+// "arkvale(hot=3)" -> "arkvale(hot=3,rerank=exact,multiplier=4)", and shadowkv; other policies stay
+// as they are.
 std::string WithRerank(const std::string& name, const Raw& raw) {
-  if (raw.rerank == "none" || !absl::StartsWith(name, "arkvale")) return name;
+  if (raw.rerank == "none") return name;
+  if (!absl::StartsWith(name, "arkvale") && !absl::StartsWith(name, "shadowkv")) return name;
   const std::string parameters =
       absl::StrCat("rerank=", raw.rerank, ",multiplier=", raw.multiplier, ")");
   return name.back() == ')' ? absl::StrCat(name.substr(0, name.size() - 1), ",", parameters)

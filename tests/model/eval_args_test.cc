@@ -92,14 +92,14 @@ TEST(EvalArgs, RefusesWrongValues) {
 
 TEST(EvalArgs, ASecondStageIsOfPoliciesThatRecall) {
   const auto args =
-      ParseEvalArgs({"--policies", "full,quest,arkvale,arkvale(hot=3),oracle", "--recall-path",
+      ParseEvalArgs({"--policies", "full,quest,arkvale,shadowkv(hot=3),oracle", "--recall-path",
                      "store", "--rerank", "exact", "--multiplier", "6"},
                     "/");
   ASSERT_TRUE(args.ok()) << args.status();
   std::vector<std::string> names;
   for (const PolicySpec& policy : args->eval.policies) names.push_back(policy.name);
   EXPECT_THAT(names, testing::ElementsAre("full", "quest", "arkvale(rerank=exact,multiplier=6)",
-                                          "arkvale(hot=3,rerank=exact,multiplier=6)", "oracle"));
+                                          "shadowkv(hot=3,rerank=exact,multiplier=6)", "oracle"));
   EXPECT_THAT(std::string(ParseEvalArgs({"--rerank", "exact"}, "/").status().message()),
               HasSubstr("add --recall-path store"));
   EXPECT_FALSE(ParseEvalArgs({"--multiplier", "0"}, "/").ok());

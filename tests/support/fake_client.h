@@ -63,6 +63,7 @@ class FakeClient : public client::Client {
   uint64_t get_calls() const;
   uint64_t get_items() const;
   uint64_t recall_calls() const;
+  uint64_t fetched_bytes() const;  // by Gets and Recalls
   size_t objects() const;
   std::string object(const page::ObjectKey& key) const;
   page::ObjectKey parent(const page::ObjectKey& key) const;
@@ -195,6 +196,7 @@ class FakeClient : public client::Client {
   uint64_t get_calls_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t get_items_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t recall_calls_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t fetched_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   uint32_t next_epoch_ ABSL_GUARDED_BY(mutex_) = 1;
   uint64_t put_items_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t digest_rows_ ABSL_GUARDED_BY(mutex_) = 0;

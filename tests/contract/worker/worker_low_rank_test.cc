@@ -1,7 +1,7 @@
-// Policy shadowkv, for every form of the worker that scores itself: low-rank keys, values from the
-// store.
+// Policy shadowkv, for every form of the worker: low-rank keys, values from the store.
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
+#include "kvstore/base/status.h"
 #include "kvstore/page/lowrank/memory.h"
 #include "tests/contract/worker/worker_contract.h"
 
@@ -179,13 +179,23 @@ TEST_P(LowRank, MemoryIsWhatTheFormulaSays) {
   for (const double share : info.discarded_energy) EXPECT_TRUE(share > 0.3 && share < 0.8) << share;
 }
 
-// Of a prompt without a full page there is no subspace.
+// Of a prompt without a full page there is no subspace; of one page the budget is less than what is
+// pinned.
 TEST_P(LowRank, ShortPrompts) {
   const auto made = Make(Turned());
-  Feeder feeder(made->worker(), &text_);
-  ASSERT_OK(feeder.Prefill("shadowkv(budget=6p,rank=64,generated=paged)", 5));
-  for (uint32_t step = 0; step < 40; ++step) ASSERT_OK(feeder.Step(step));
-  EXPECT_EQ(feeder.Info().stats.recalled_pages, 0u);
+  for (const std::string kind : {"shadowkv(rank=64,", "arkvale("}) {
+    for (const uint32_t tokens : {5u, 9u}) {
+      SCOPED_TRACE(absl::StrCat(kind, tokens));
+      const std::string policy = kind + "budget=6p,merge=softmax_max,generated=paged)";
+      Feeder feeder(made->worker(), &text_);
+      ASSERT_OK(feeder.Prefill(policy, tokens));
+      for (uint32_t step = 0; step < 40; ++step) {
+        ASSERT_OK(feeder.Step(step));
+        if (kind != "arkvale(") continue;
+        ExpectNaive(text_, feeder, policy, page::DigestKind::kMinMax, tokens, step, 1e-4);
+      }
+    }
+  }
 }
 
 TEST_P(LowRank, RefusalsSayWhatIsAllowed) {
@@ -194,22 +204,111 @@ TEST_P(LowRank, RefusalsSayWhatIsAllowed) {
   EXPECT_THAT(Refused(Turned(), "shadowkv"), HasSubstr("rank is 160"));
 }
 
-class LowRankInTheStore : public LowRank {};
+class LowRankInTheStore : public LowRank {
+ protected:
+  // Of the same store, one worker that scores and one that does not.
+  std::unique_ptr<WorkerUnderTest> Other(worker::RecallPath path, page::DigestKind digest) {
+    WorkerSetting setting = GetParam();
+    setting.path = path;
+    worker::WorkerOptions options;
+    options.geometry = Turned();
+    options.digest_kind = digest;
+    options.prefetch_patience = absl::Seconds(10);
+    auto made = MakeWorker(setting, store_.get(), options, 1024);
+    EXPECT_TRUE(made.ok()) << made.status();
+    return made.ok() ? std::move(*made) : nullptr;
+  }
+  // Steps of both, alike to the bit, as long as no prefetch is late. Of generated pages that age it
+  // would depend on when they are saved.
+  void ExpectAlike(const std::string& policy, page::DigestKind digest, uint64_t* prefetched) {
+    SCOPED_TRACE(absl::StrCat(policy, ", ", base::Sv(page::Info(digest).name)));
+    const auto here = Other(worker::RecallPath::kWorker, digest);
+    const auto there = Other(worker::RecallPath::kStore, digest);
+    Feeder scores(here->worker(), &text_), asks(there->worker(), &text_);
+    ASSERT_OK(scores.Prefill(policy, kPrompt));
+    ASSERT_OK(asks.Prefill(policy, kPrompt));
+    for (uint32_t step = 0; step < kSteps; ++step) {
+      ASSERT_OK(scores.Step(step));
+      ASSERT_OK(asks.Step(step));
+      if (scores.Info().stats.late_heads + asks.Info().stats.late_heads > 0) break;
+      ASSERT_EQ(scores.outputs(), asks.outputs()) << step;
+      ASSERT_EQ(scores.lse(), asks.lse()) << step;
+      const worker::SequenceStats a = scores.Info().stats, b = asks.Info().stats;
+      EXPECT_EQ(a.selected_pages, b.selected_pages);
+      EXPECT_EQ(b.hot_pages + b.recalled_pages, b.selected_pages);
+      EXPECT_EQ(b.mass_bound_samples, 0u) << "nothing is proven of rebuilt keys";
+    }
+    *prefetched += asks.Info().stats.prefetch_used_pages;
+    EXPECT_GT(asks.Info().stats.recalled_pages, 0u);
+  }
+};
 
-TEST_P(LowRankInTheStore, IsRefused) {
-  EXPECT_THAT(Refused(Turned(), "shadowkv(rank=8)"), HasSubstr("allowed with recall_path worker"));
+TEST_P(LowRankInTheStore, BothPathsSelectTheSamePages) {
+  uint64_t prefetched = 0;
+  for (const std::string rest : {"hot=1", "hot=1,outliers=2,sinks=2,window=3,merge=softmax_mean",
+                                 "hot=1,outliers=0.2,merge=max", "hot=1.5,victims=lru,merge=mean",
+                                 "hot=1.5,victims=lru,hysteresis=0.5", "hot=1,tau=1"}) {
+    ExpectAlike(absl::StrCat("shadowkv(budget=6p,rank=20,generated=pinned,", rest, ")"),
+                page::DigestKind::kMinMax, &prefetched);
+  }
+  EXPECT_EQ(prefetched, 0u);
 }
 
-std::vector<WorkerSetting> SettingsOf(worker::RecallPath path) {
+// What is fetched ahead comes without keys too.
+TEST_P(LowRankInTheStore, BothPathsFetchTheSameAhead) {
+  uint64_t prefetched = 0;
+  ExpectAlike("shadowkv(budget=6p,rank=20,outliers=0.5,hot=1.5,tau=-1,ahead=1,generated=pinned)",
+              page::DigestKind::kMinMax, &prefetched);
+  EXPECT_GT(prefetched, 0u);
+}
+
+class LowRankReranked : public LowRankInTheStore {};
+
+// The store looks at the keys themselves, which are not those that are attended to.
+TEST_P(LowRankReranked, ASecondStageByExactKeys) {
+  const std::string policy =
+      "shadowkv(budget=6p,rank=20,outliers=0.5,generated=pinned,rerank=exact,multiplier=3";
+  const Outputs outputs = Run(policy + ",hot=1)");
+  EXPECT_TRUE(outputs == Run(policy + ",hot=3)", 61));
+  EXPECT_TRUE(outputs == Run(policy + ",hot=2,tau=1)"));
+  const std::string rest = "budget=6p,hot=1,rerank=exact,multiplier=1024,generated=pinned)";
+  const Outputs low_rank = Run("shadowkv(rank=64,outliers=0," + rest);
+  const Outputs exact = Run("arkvale(" + rest);
+  ASSERT_EQ(low_rank.size(), exact.size());
+  for (size_t i = 0; i < exact.size(); ++i) {
+    for (size_t l = 0; l < exact[i].size(); ++l) {
+      const std::vector<double> truth(exact[i][l].begin(), exact[i][l].end());
+      EXPECT_LE(RelativeError(low_rank[i][l], truth), 1e-4) << i << ", " << l;
+    }
+  }
+}
+
+TEST_P(LowRankReranked, BothPathsSelectTheSamePagesBySketches) {
+  uint64_t prefetched = 0;
+  for (const std::string rest : {"hot=1,outliers=0.5", "hot=1.5,outliers=2,multiplier=2,merge=max",
+                                 "hot=1,outliers=0.5,sinks=3,multiplier=1024"}) {
+    ExpectAlike(
+        absl::StrCat("shadowkv(budget=6p,rank=20,generated=pinned,rerank=sketch,", rest, ")"),
+        page::DigestKind::kMinMaxSign2, &prefetched);
+  }
+}
+
+std::vector<WorkerSetting> SettingsOfTheStore(bool second_stage) {
   std::vector<WorkerSetting> settings = AllSettings();
-  std::erase_if(settings, [path](const WorkerSetting& setting) { return setting.path != path; });
+  std::erase_if(settings, [&](const WorkerSetting& setting) {
+    // The fake store has no second stage.
+    return setting.path != worker::RecallPath::kStore || (second_stage && setting.store == "fake");
+  });
   return settings;
 }
-INSTANTIATE_TEST_SUITE_P(Settings, LowRank,
-                         ::testing::ValuesIn(SettingsOf(worker::RecallPath::kWorker)),
+
+INSTANTIATE_TEST_SUITE_P(Settings, LowRank, ::testing::ValuesIn(AllSettings()),
                          [](const auto& info) { return info.param.name; });
 INSTANTIATE_TEST_SUITE_P(Settings, LowRankInTheStore,
-                         ::testing::ValuesIn(SettingsOf(worker::RecallPath::kStore)),
+                         ::testing::ValuesIn(SettingsOfTheStore(/*second_stage=*/false)),
+                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Settings, LowRankReranked,
+                         ::testing::ValuesIn(SettingsOfTheStore(/*second_stage=*/true)),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -325,6 +325,38 @@ static const char* Recall(varve_client* client) {
   }
   varve_recall_free(result);
 
+  /* The first page beside the budget and whole; of the last its values alone. */
+  const uint32_t outlier = 0;
+  float* all = varve_memory_data(memory);
+  for (int v = 0; v < (OBJECT_BYTES + KV_HEADS * 2 * 2 * PART_BYTES) / 4; ++v) all[v] = -1;
+  for (int h = 0; h < KV_HEADS; ++h) {
+    heads[h].budget_pages = 1;
+    heads[h].outliers = &outlier;
+    heads[h].num_outliers = 1;
+    heads[h].values_end = BLOCKS;
+  }
+  CHECK(varve_recall(client, &query, &result) == VARVE_OK);
+  for (size_t h = 0; h < KV_HEADS; ++h) {
+    const varve_recalled_page* pages;
+    size_t count;
+    CHECK(varve_recall_pages(result, 0, h, &pages, &count) == VARVE_OK && count == 2);
+    CHECK(pages[0].page == 0 && pages[0].done == 1 && pages[1].page == 3 && pages[1].done == 1);
+    const float* whole = all + slots[h][0].offset / 4;
+    const float* half = all + slots[h][1].offset / 4;
+    for (int v = 0; v < 2 * PART_BYTES / 4; ++v) {
+      CHECK(whole[v] == 0);
+      CHECK(half[v] == (v < PART_BYTES / 4 ? -1 : 3));
+    }
+  }
+  varve_recall_free(result);
+  heads[0].values_end = BLOCKS + 1;
+  CHECK(varve_recall(client, &query, &result) == VARVE_INVALID_ARGUMENT);
+  CHECK(strstr(varve_last_error(), "values_end 5; allowed: a range within [0, 4)") != NULL);
+  heads[0].values_end = BLOCKS;
+  heads[0].outliers = NULL;
+  CHECK(varve_recall(client, &query, &result) == VARVE_INVALID_ARGUMENT);
+  CHECK(strstr(varve_last_error(), "varve_recall_head.outliers") != NULL);
+
   varve_context_info info = {0};
   info.struct_size = sizeof info;
   CHECK(varve_context_fork(client, "c-ctx", "c-fork", 3, &info) == VARVE_OK &&

@@ -179,6 +179,61 @@ class NvmeTest : public ::testing::Test {
   std::unique_ptr<Memory> memory_;
 };
 
+// Pages on disk go each their own way, values alone or whole.
+TEST_F(NvmeTest, RecallBringsValuesAloneFromDisk) {
+  Start(Flags("nvme_sync"));
+  Connect("shm");
+  const page::Geometry g{1, 4, 4, 128, 32, page::DType::kF32};
+  ASSERT_EQ(g.object_bytes(), kValueBytes / 2);
+  const page::ObjectLayout layout{4, static_cast<uint32_t>(g.part_bytes())};
+  constexpr uint32_t kPages = 2 * kValues, kHead = 2, kOutlier = 5;
+  std::vector<std::string> hashes;
+  for (uint32_t page = 0; page < kPages; ++page) {
+    hashes.push_back(absl::StrCat("block-hash-", 200000 + page));
+    const std::vector<std::byte> value = Value(static_cast<int>(page));
+    std::copy_n(value.begin(), g.object_bytes(), memory_->bytes().begin());
+    const auto put =
+        client_->Put(std::vector<PutItem>{{.key = *page::MakeObjectKey(hashes.back(), 0),
+                                           .sources = {{memory_.get(), 0, g.object_bytes()}},
+                                           .layout = layout}});
+    ASSERT_TRUE(put.ok()) << put.status();
+  }
+  const auto context = client_->OpenContext("c", g, page::DigestKind::kMean);
+  ASSERT_TRUE(context.ok()) << context.status();
+  ASSERT_TRUE(client_->AppendContext("c", 0, hashes).ok());
+  const std::string rows(kPages * page::DigestRowBytes(page::DigestKind::kMean, g), '\0');
+  ASSERT_TRUE(client_->SendDigests("c", context->epoch, 0, 0, kPages, rows, absl::Now()).ok());
+
+  const auto slots = client_->Allocate(kPages * g.page_bytes());
+  ASSERT_TRUE(slots.ok()) << slots.status();
+  const std::vector<float> queries(g.num_query_heads * g.head_dim, 1.0f);
+  RecallQuery query{.context_id = "c", .epoch = context->epoch};
+  query.layers = {{.layer = 0, .queries = queries}};
+  query.layers[0].heads.assign(g.num_kv_heads, {.skip = true});
+  RecallHead& head = query.layers[0].heads[kHead];
+  head = {.budget_pages = kPages, .outliers = {kOutlier}, .values_begin = 1, .values_end = kPages};
+  for (uint32_t page = 0; page < kPages; ++page) {
+    head.slots.push_back({slots->get(), page * g.page_bytes(), g.page_bytes()});
+  }
+  const auto result = client_->Recall(query);
+  ASSERT_TRUE(result.ok()) << result.status();
+  ASSERT_EQ(result->layers[0][kHead].recalled.size(), kPages);
+  const size_t part = g.part_bytes();
+  for (const RecalledPage& page : result->layers[0][kHead].recalled) {
+    ASSERT_TRUE(page.done) << page.message;
+    const std::vector<std::byte> value = Value(static_cast<int>(page.page));
+    const std::byte* stored = value.data() + kHead * g.page_bytes();
+    const std::byte* slot = (*slots)->bytes().data() + page.page * g.page_bytes();
+    const bool whole = page.page == 0 || page.page == kOutlier;
+    EXPECT_EQ(std::memcmp(slot, stored, part) == 0, whole) << page.page;
+    EXPECT_EQ(std::memcmp(slot + part, stored + part, part), 0) << page.page;
+  }
+  const double from_disk = Metric("varve_served_bytes_total{tier=\"nvme\"}");
+  EXPECT_GT(from_disk, 0);
+  EXPECT_EQ(from_disk + Metric("varve_served_bytes_total{tier=\"host\"}"),
+            static_cast<double>((kPages + 2) * part));
+}
+
 TEST_F(NvmeTest, AFullMemoryMovesDownAndServesFromThere) {
   Start(Flags("memory"));
   for (const char* lane : {"shm", "tcp"}) {

@@ -86,7 +86,6 @@ TEST_P(StoreRestart, WhatIsResidentIsSavedAgain) {
 // Rebuilt keys are not those that were appended: a page of them is not saved, though it is
 // resident.
 TEST_P(StoreRestart, RebuiltKeysAreNeverSaved) {
-  if (GetParam() != worker::RecallPath::kWorker) return;  // the policy's only path
   worker::WorkerOptions options = worker_->options();
   options.geometry.rope = page::RopeParameters{.theta = 10000, .rotary_dim = 32};
   options.metrics = nullptr;

@@ -187,7 +187,8 @@ class Worker {
   virtual absl::Status Append(SequenceId sequence, uint32_t layer, const void* k, const void* v,
                               uint32_t tokens) = 0;
   // Fixes the budget from the prompt's length and lets the policy evict. Returns when everything
-  // evictable is saved.
+  // evictable is saved. Asked again before more tokens it does nothing more, for who did not hear
+  // the answer; after DEADLINE_EXCEEDED it goes on where it was.
   virtual absl::Status FinishPrefill(SequenceId sequence) = 0;
 
   // Decode attention of one layer for a batch of sequences of different lengths: over the selected

@@ -212,7 +212,6 @@ absl::Status Recaller::Install(std::span<HeadWork> works,
     const client::GetResult& result = results[i];
     const size_t page_bytes = items_[i].destinations.front().bytes;
     if (result.hit && result.bytes == page_bytes) {
-      work.sequence->RebuildKeys(work.layer, work.head, page, slot);
       work.hot().Insert(page, slot);
       ++work.sequence->stats().recalled_pages;
       work.sequence->stats().recalled_bytes += page_bytes;
@@ -228,9 +227,26 @@ absl::Status Recaller::Install(std::span<HeadWork> works,
       late = late || MayLandLate(result.reason);
     }
   }
-  if (!status.ok()) GiveUp(works, late);
   services_->metrics->install.Observe(SecondsSince(begin));
+  RebuildKeys(works);
+  if (!status.ok()) GiveUp(works, late);
   return status;
+}
+
+// Of what has arrived. A batch without low-rank keys has no such stage.
+void Recaller::RebuildKeys(std::span<HeadWork> works) {
+  const auto begin = Clock::now();
+  bool low_rank = false;
+  for (HeadWork& work : works) {
+    if (!work.sequence->policy().low_rank()) continue;
+    for (size_t i = 0; i < work.plan.recall.size(); ++i) {
+      const uint32_t page = work.plan.recall[i];
+      if (work.slots[i] != kNoSlot) continue;
+      work.sequence->RebuildKeys(work.layer, work.head, page, work.hot().slot(page));
+      low_rank = true;
+    }
+  }
+  if (low_rank) services_->metrics->rebuild.Observe(SecondsSince(begin));
 }
 
 // Slots that hold no page go back to the pool, after a pause when the store may still write into

@@ -82,6 +82,7 @@ class Recaller {
   void Evict(HeadWork& work, std::span<const uint32_t> victims, size_t first_slot);
   void PlanTransfers(std::span<HeadWork> works);
   absl::Status Install(std::span<HeadWork> works, std::span<const client::GetResult> results);
+  void RebuildKeys(std::span<HeadWork> works);
   void GiveUp(std::span<HeadWork> works, bool may_land_late);
 
   absl::Status LandingSlots(std::span<HeadWork> works);

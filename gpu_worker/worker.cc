@@ -318,6 +318,7 @@ absl::Status LinkedWorker::AttendHeads(std::span<HeadWork> works, StepBuffers& b
   });
   for (const absl::Status& status : buffers.attended) VARVE_RETURN_IF_ERROR(status);
   const double seconds = SecondsSince(begin);
+  metrics_->attention.Observe(seconds);
   for (size_t i = 0; i < works.size(); i += services_.options.geometry.num_kv_heads) {
     works[i].cache->has_attended = works[i].cache->changed = true;
     SequenceStats& stats = works[i].sequence->stats();

@@ -1,0 +1,567 @@
+#include "client/bench/decode_bench.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <numbers>
+#include <numeric>
+#include <random>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/bench/decode_data.h"
+#include "client/bench/scrape.h"
+#include "client/console/stop.h"
+#include "client/console/table.h"
+#include "gpu_worker/worker.h"
+#include "kvstore/base/metrics.h"
+#include "kvstore/base/status.h"
+#include "kvstore/base/units.h"
+#include "kvstore/page/bandwidth.h"
+#include "kvstore/page/row_memory.h"
+
+namespace varve::client {
+namespace {
+
+constexpr char kDense[] = "full";
+
+// In the order of a step; "other" is the rest of it.
+struct Stage {
+  const char* name;
+  const char* seconds;  // series of the worker's metrics
+};
+constexpr Stage kStages[] = {
+    {"score", R"(varve_recall_stage_duration_seconds_sum{stage="score"})"},
+    {"select", R"(varve_recall_stage_duration_seconds_sum{stage="select"})"},
+    {"transfer", R"(varve_recall_stage_duration_seconds_sum{stage="transfer"})"},
+    {"install", R"(varve_recall_stage_duration_seconds_sum{stage="install"})"},
+    {"rebuild", R"(varve_recall_stage_duration_seconds_sum{stage="rebuild"})"},
+    {"attention", "varve_worker_attention_duration_seconds_sum"},
+};
+
+page::RopeParameters Llama31Rope(uint32_t head_dim) {
+  page::RopeParameters rope;
+  rope.theta = 500000;
+  rope.rotary_dim = head_dim;
+  rope.scaling = page::RopeScaling::kLlama3;
+  rope.factor = 8;
+  rope.low_freq_factor = 1;
+  rope.high_freq_factor = 4;
+  rope.original_max_position = 8192;
+  return rope;
+}
+
+// What the cores of a step do at best, of each round.
+struct Speeds {
+  std::vector<double> read;     // bytes/s, all threads together
+  std::vector<double> copy;     // bytes/s of one memcpy
+  std::vector<double> compute;  // fp32 operations/s, all threads together
+};
+
+struct Counts {  // of all sequences of a batch
+  uint64_t steps = 0;
+  uint64_t selected = 0;
+  uint64_t recalled = 0;
+  uint64_t recalled_bytes = 0;
+  std::map<std::string, double> metrics;
+};
+
+// A policy and its sequences, in a worker of its own.
+class Side {
+ public:
+  Side(const DecodeOptions& options, std::string policy, uint32_t index)
+      : options_(options), policy_(std::move(policy)), index_(index) {}
+
+  const std::string& policy() const { return policy_; }
+  bool recalls() const { return parsed_.recalls(); }
+  double angle() const { return angle_; }
+  const page::Geometry& geometry() const { return geometry_; }
+
+  absl::Status Open(const BenchOptions& bench, const BenchStore& store, uint32_t sequences,
+                    const PlantedPrompt& prompt) {
+    VARVE_ASSIGN_OR_RETURN(parsed_, worker::ParsePolicy(policy_));
+    geometry_ = {.num_layers = 1,
+                 .num_kv_heads = options_.kv_heads,
+                 .num_query_heads = options_.kv_heads * options_.group_size,
+                 .head_dim = options_.head_dim,
+                 .page_tokens = parsed_.low_rank() ? options_.chunk_tokens : options_.page_tokens,
+                 .dtype = page::DType::kBF16,
+                 .rope = Llama31Rope(options_.head_dim)};
+    VARVE_ASSIGN_OR_RETURN(client_, OpenClient(bench, store));
+    worker::WorkerOptions worker;
+    worker.geometry = geometry_;
+    worker.key_namespace = "varve-bench";
+    worker.recall_path = worker::RecallPath::kWorker;
+    // ShadowKV's landmarks.
+    if (parsed_.low_rank()) worker.digest_kind = page::DigestKind::kMean;
+    worker.attend_threads = options_.attend_threads;
+    worker.metrics = &metrics_;
+    worker.pool_bytes = PoolBytes(sequences);
+    VARVE_ASSIGN_OR_RETURN(worker_, worker::Worker::Create(worker, client_.get()));
+    for (uint32_t i = 0; i < sequences; ++i) VARVE_RETURN_IF_ERROR(Prefill(prompt, i));
+    std::normal_distribution<float> normal;
+    queries_.resize(sequences * QueryFloats());
+    for (float& q : queries_) q = normal(random_);
+    out_.resize(queries_.size());
+    return absl::OkStatus();
+  }
+
+  absl::Status Step(uint32_t batch) {
+    items_.clear();
+    for (uint32_t i = 0; i < batch; ++i) {
+      items_.push_back({ids_[i], &queries_[i * QueryFloats()], &out_[i * QueryFloats()]});
+    }
+    ++steps_;
+    return worker_->Attend(0, items_);
+  }
+
+  // By the angle, in a random direction.
+  void Turn() {
+    const auto along = static_cast<float>(std::cos(angle_));
+    const auto across = static_cast<float>(std::sin(angle_));
+    std::normal_distribution<float> normal;
+    for (float& q : queries_) q = along * q + across * normal(random_);
+  }
+
+  // The angle at which so many of the budget's pages are there already.
+  absl::Status Tune(uint32_t batch, double hits) {
+    if (!recalls()) return absl::OkStatus();
+    constexpr int kHalvings = 10;
+    constexpr int kSteps = 12;
+    double low = 0, high = std::numbers::pi / 2;
+    for (int i = 0; i < kHalvings; ++i) {
+      angle_ = (low + high) / 2;
+      for (int step = -2; step < kSteps; ++step) {
+        VARVE_RETURN_IF_ERROR(console::CheckStopped());
+        if (step == 0) StartCounting(batch);
+        Turn();
+        VARVE_RETURN_IF_ERROR(Step(batch));
+      }
+      (HitShare(batch) > hits ? low : high) = angle_;
+    }
+    return absl::OkStatus();
+  }
+
+  void StartCounting(uint32_t batch) { before_ = Count(batch); }
+  // Since StartCounting.
+  Counts Counted(uint32_t batch) const {
+    Counts now = Count(batch);
+    now.steps -= before_.steps;
+    now.selected -= before_.selected;
+    now.recalled -= before_.recalled;
+    now.recalled_bytes -= before_.recalled_bytes;
+    for (auto& [name, value] : now.metrics) {
+      const auto it = before_.metrics.find(name);
+      if (it != before_.metrics.end()) value -= it->second;
+    }
+    return now;
+  }
+  // Of the pages of the budget; outliers, which never leave, are not counted.
+  double HitShare(uint32_t batch) const {
+    const Counts counts = Counted(batch);
+    const double asked = static_cast<double>(counts.steps) * batch * geometry_.num_kv_heads *
+                         static_cast<double>(BudgetPages());
+    return asked > 0 ? 1 - static_cast<double>(counts.recalled) / asked : 0;
+  }
+
+  uint32_t PagesOfPrompt() const { return options_.tokens / geometry_.page_tokens; }
+  uint32_t rank() const { return parsed_.rank; }
+  page::DigestKind digest_kind() const { return worker_->options().digest_kind; }
+
+ private:
+  size_t QueryFloats() const { return size_t{geometry_.num_query_heads} * geometry_.head_dim; }
+  uint64_t BudgetPages() const {
+    const auto info = worker_->Info(ids_.front());
+    return info.ok() ? info->budget_pages : 0;
+  }
+
+  // Where pages leave, they do so one prompt after the other.
+  uint64_t PoolBytes(uint32_t sequences) const {
+    const uint64_t pages = PagesOfPrompt();
+    uint64_t hot = pages;
+    if (parsed_.evicts()) {
+      const double budget = parsed_.BudgetPages(static_cast<uint32_t>(pages));
+      hot = std::min(pages, static_cast<uint64_t>(2 * (parsed_.hot + parsed_.outliers) * budget));
+    }
+    return geometry_.object_bytes() * (sequences * hot + pages + 64);
+  }
+
+  absl::Status Prefill(const PlantedPrompt& prompt, uint32_t sequence) {
+    VARVE_ASSIGN_OR_RETURN(const worker::SequenceId id,
+                           worker_->Open({.policy = parsed_, .context_id = {}}));
+    ids_.push_back(id);
+    constexpr uint32_t kChunk = 1024;
+    for (uint32_t t = 0; t < prompt.tokens(); t += kChunk) {
+      VARVE_RETURN_IF_ERROR(console::CheckStopped());
+      const uint32_t count = std::min(kChunk, prompt.tokens() - t);
+      // Each sequence has blocks of its own in the store.
+      const std::vector<int32_t> tokens(count, static_cast<int32_t>(1 + 1000 * index_ + sequence));
+      VARVE_RETURN_IF_ERROR(worker_->Extend(id, tokens));
+      VARVE_RETURN_IF_ERROR(
+          worker_->Append(id, 0, prompt.KeysFrom(t), prompt.ValuesFrom(t), count));
+    }
+    return worker_->FinishPrefill(id);
+  }
+
+  Counts Count(uint32_t batch) const {
+    Counts counts{.steps = steps_, .metrics = ParseMetrics(metrics_.Render())};
+    for (uint32_t i = 0; i < batch; ++i) {
+      const auto info = worker_->Info(ids_[i]);
+      if (!info.ok()) continue;
+      counts.selected += info->stats.selected_pages;
+      counts.recalled += info->stats.recalled_pages;
+      counts.recalled_bytes += info->stats.recalled_bytes;
+    }
+    return counts;
+  }
+
+  const DecodeOptions& options_;
+  const std::string policy_;
+  const uint32_t index_;
+  worker::Policy parsed_;
+  page::Geometry geometry_;
+  base::Metrics metrics_;
+  std::unique_ptr<Client> client_;
+  std::unique_ptr<worker::Worker> worker_;
+  std::vector<worker::SequenceId> ids_;
+  std::mt19937_64 random_{37};
+  std::vector<float> queries_, out_;  // by sequence
+  std::vector<worker::AttendItem> items_;
+  double angle_ = 0;  // of a query with that of the step before
+  uint64_t steps_ = 0;
+  Counts before_;
+};
+
+class DecodeBench {
+ public:
+  DecodeBench(const DecodeOptions& options, const BenchOptions& bench)
+      : options_(options),
+        bench_(bench),
+        threads_(options.attend_threads > 0
+                     ? options.attend_threads
+                     : std::clamp(std::thread::hardware_concurrency() / 2, 1u, 16u)),
+        other_memory_(std::max<uint64_t>(options.flush_bytes, 64 << 20), std::byte{1}) {}
+
+  absl::StatusOr<std::vector<BenchRow>> Run() {
+    const uint32_t sequences = *std::max_element(options_.batches.begin(), options_.batches.end());
+    std::vector<std::string> policies = {kDense};
+    for (const std::string& policy : options_.policies) policies.push_back(WithDefaults(policy));
+    const uint64_t bytes = 4ull * options_.tokens * options_.kv_heads * options_.head_dim *
+                           sequences * policies.size();
+    VARVE_ASSIGN_OR_RETURN(store_, OpenStore(bench_, bytes + bytes / 4 + (256ull << 20)));
+    VARVE_ASSIGN_OR_RETURN(const auto client, OpenClient(bench_, store_));
+    VARVE_RETURN_IF_ERROR(CheckRoom(bench_, *client, bytes));
+    for (const std::string& policy : policies) {
+      sides_.push_back(
+          std::make_unique<Side>(options_, policy, static_cast<uint32_t>(sides_.size())));
+    }
+    {
+      page::Geometry geometry{1, options_.kv_heads, options_.kv_heads, options_.head_dim};
+      geometry.rope = Llama31Rope(options_.head_dim);
+      const PlantedPrompt prompt(geometry, options_.tokens);
+      for (const auto& side : sides_) {
+        VARVE_RETURN_IF_ERROR(
+            base::Annotate(side->Open(bench_, store_, sequences, prompt), side->policy()));
+      }
+    }
+    std::vector<BenchRow> rows;
+    for (const uint32_t batch : options_.batches) VARVE_RETURN_IF_ERROR(Measure(batch, rows));
+    return rows;
+  }
+
+ private:
+  // The budget, a hot set of what the step before selected, and the rank, where a policy does not
+  // say.
+  std::string WithDefaults(std::string policy) const {
+    const bool low_rank = policy.starts_with("shadowkv");
+    if (!low_rank && !policy.starts_with("arkvale")) return policy;
+    const uint32_t page_tokens = low_rank ? options_.chunk_tokens : options_.page_tokens;
+    if (policy.ends_with(')')) policy.pop_back();
+    bool first = policy.find('(') == std::string::npos;
+    const auto add = [&](const std::string& name, const std::string& value) {
+      if (policy.find(name + "=") != std::string::npos) return;
+      absl::StrAppend(&policy, first ? "(" : ",", name, "=", value);
+      first = false;
+    };
+    add("budget", absl::StrCat(options_.budget_tokens / page_tokens, "p"));
+    add("hot", "1");
+    if (low_rank) add("rank", absl::StrCat(options_.rank));
+    return policy + ")";
+  }
+
+  absl::Status Measure(uint32_t batch, std::vector<BenchRow>& rows) {
+    std::vector<Contestant> contestants;
+    Speeds speeds;
+    contestants.push_back({"speeds", [this, &speeds](double, Series&) {
+                             MeasureSpeeds(speeds);
+                             return absl::OkStatus();
+                           }});
+    for (const auto& each : sides_) {
+      Side* side = each.get();
+      VARVE_RETURN_IF_ERROR(side->Tune(batch, options_.hits));
+      contestants.push_back({side->policy(), [this, side, batch](double seconds, Series& series) {
+                               if (series.rate_per_round.empty()) side->StartCounting(batch);
+                               return TimedLoop(
+                                   seconds, 1, series, [&] { return side->Step(batch); },
+                                   [&] {
+                                     side->Turn();
+                                     Flush();
+                                     return absl::OkStatus();
+                                   });
+                             }});
+    }
+    VARVE_ASSIGN_OR_RETURN(const auto series, Compete(contestants, bench_.rounds, bench_.seconds));
+    for (const auto& side : sides_) {
+      const Series& own = series.at(side->policy());
+      BenchRow row = MakeRow(side->policy(), bench_, 0, batch, threads_, own);
+      const Series& dense = series.at(kDense);
+      row.extra["ratio_dense"] = MedianRatio(own, dense);
+      Series ratios;
+      for (size_t i = 0; i < own.rate_per_round.size(); ++i) {
+        ratios.rate_per_round.push_back(own.rate_per_round[i] / dense.rate_per_round[i]);
+      }
+      row.extra["ratio_dense_spread"] = Spread(ratios);
+      AddStages(*side, batch, speeds, row);
+      rows.push_back(std::move(row));
+    }
+    return absl::OkStatus();
+  }
+
+  // Other layers come between two steps of one: nothing of it is in a cache.
+  void Flush() {
+    if (options_.flush_bytes == 0) return;
+    volatile uint64_t sink = 0;
+    uint64_t sum = 0;
+    for (size_t i = 0; i < options_.flush_bytes; i += 64) {
+      sum += static_cast<uint64_t>(other_memory_[i]);
+    }
+    sink = sum;
+    static_cast<void>(sink);
+  }
+
+  void MeasureSpeeds(Speeds& speeds) {
+    std::vector<double> read(threads_), compute(threads_);
+    const size_t own = other_memory_.size() / threads_;
+    std::vector<std::thread> threads;
+    for (uint32_t t = 0; t < threads_; ++t) {
+      threads.emplace_back([&, t] {
+        read[t] = page::ReadBandwidth(std::span(other_memory_).subspan(t * own, own), 1);
+        compute[t] = page::MultiplyAddRate(3);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    speeds.read.push_back(std::accumulate(read.begin(), read.end(), 0.0) * 1e9);
+    speeds.compute.push_back(std::accumulate(compute.begin(), compute.end(), 0.0) * 1e9);
+    speeds.copy.push_back(page::MeasureMemcpy(128 << 20, 2).value_or(0) * 1e9);
+  }
+
+  // Times of a step by stage, and what each takes at least: its bytes at the speed of reading or
+  // copying, or its multiply-adds, whichever takes longer.
+  void AddStages(const Side& side, uint32_t batch, const Speeds& speeds, BenchRow& row) const {
+    const page::Geometry& g = side.geometry();
+    const Counts counts = side.Counted(batch);
+    const auto steps = static_cast<double>(std::max<uint64_t>(1, counts.steps));
+    const double read = Median(speeds.read) / 1e6;
+    const double copy = Median(speeds.copy) / 1e6;
+    const double compute = Median(speeds.compute) / 1e6;
+    row.extra["read_gb_per_s"] = read / 1e3;
+    row.extra["copy_gb_per_s"] = copy / 1e3;
+    row.extra["fp32_gflops"] = compute / 1e3;
+
+    std::map<std::string, double> limits;
+    const double heads = static_cast<double>(batch) * g.num_kv_heads;
+    const double pages = side.PagesOfPrompt();
+    const double recalled = static_cast<double>(counts.recalled) / steps;
+    const double recalled_bytes = static_cast<double>(counts.recalled_bytes) / steps;
+    if (side.recalls()) {
+      limits["score"] =
+          heads * pages * static_cast<double>(page::DigestBytes(side.digest_kind(), g)) / read;
+      limits["select"] = heads * pages * sizeof(float) / read;
+      limits["transfer"] = recalled_bytes / copy;
+      row.extra["hit_share"] = side.HitShare(batch);
+      row.extra["cosine"] = std::cos(side.angle());
+      row.extra["recalled_kb"] = recalled_bytes / 1e3;
+      // Those that came with one part of two.
+      const double rebuilt = 2 * recalled - recalled_bytes / static_cast<double>(g.part_bytes());
+      const double keys = rebuilt * g.page_tokens;
+      if (keys > 0) {
+        limits["rebuild"] = std::max(2.0 * keys * side.rank() * g.head_dim / compute,
+                                     keys * side.rank() * page::DTypeBytes(g.dtype) / read);
+      }
+    }
+    const double attended = static_cast<double>(counts.selected) / steps * g.page_tokens;
+    limits["attention"] = std::max(attended * 2 * static_cast<double>(g.row_bytes()) / read,
+                                   attended * 4 * g.group_size() * g.head_dim / compute);
+    row.extra["attended_tokens"] = attended / heads;
+
+    double other = Metric(counts, "varve_worker_attend_duration_seconds_sum") / steps * 1e6;
+    row.extra["step_us"] = other;
+    for (const Stage& stage : kStages) {
+      const double us = Metric(counts, stage.seconds) / steps * 1e6;
+      other -= us;
+      if (us == 0) continue;
+      row.extra[absl::StrCat(stage.name, "_us")] = us;
+      const auto limit = limits.find(stage.name);
+      if (limit == limits.end()) continue;
+      row.extra[absl::StrCat("limit_", stage.name, "_us")] = limit->second;
+      row.extra["limit_us"] += limit->second;
+    }
+    row.extra["other_us"] = other;
+    row.extra["ratio_limit"] = row.extra["limit_us"] / row.extra["step_us"];
+  }
+
+  static double Metric(const Counts& counts, const std::string& name) {
+    const auto it = counts.metrics.find(name);
+    return it == counts.metrics.end() ? 0 : it->second;
+  }
+
+  const DecodeOptions& options_;
+  const BenchOptions& bench_;
+  const uint32_t threads_;
+  std::vector<std::byte, page::RowAllocator<std::byte>> other_memory_;
+  BenchStore store_;
+  std::vector<std::unique_ptr<Side>> sides_;
+};
+
+// At commas that are not inside parentheses.
+std::vector<std::string> SplitPolicies(const std::string& text) {
+  std::vector<std::string> policies(1);
+  int depth = 0;
+  for (const char c : text) {
+    depth += c == '(' ? 1 : c == ')' ? -1 : 0;
+    if (c == ',' && depth == 0) {
+      policies.emplace_back();
+    } else {
+      policies.back() += c;
+    }
+  }
+  return policies;
+}
+
+// Throws CLI::ValidationError, which the parser reports.
+void SetPolicies(const std::string& text, DecodeOptions& decode) {
+  decode.policies = SplitPolicies(text);
+  for (const std::string& policy : decode.policies) {
+    const auto parsed = worker::ParsePolicy(policy);
+    if (!parsed.ok()) {
+      throw CLI::ValidationError("--policies", std::string(parsed.status().message()));
+    }
+    if (policy == kDense) {
+      throw CLI::ValidationError("--policies", "full is what the others are compared with");
+    }
+  }
+}
+
+}  // namespace
+
+void AddDecodeCommand(CLI::App& app, DecodeOptions& decode) {
+  CLI::App* sub = app.add_subcommand(
+      "decode", "decode attention of one layer at a long context, by stage, against dense");
+  sub->footer(R"(
+One layer of a decode step through the worker: score, select, fetch what is not resident, rebuild
+keys, attend. Defaults are a layer of Llama-3.1-8B at 32k tokens. "full" attends to every token, by
+the same worker on as many threads. Keys are made up, of low rank before RoPE; queries turn from
+step to step by an angle that is searched for each policy and batch, such that --hits of the pages
+of its budget were selected by the step before. No token is appended. Between two steps other memory
+is read, so that the layer is in no cache.
+
+A policy without a budget, hot or rank has those of --budget-tokens, hot=1 (the hot set is what the
+last step selected) and --rank. "limit" is what a stage takes at least: its bytes at this run's
+speed of reading (a transfer: of memcpy), or its multiply-adds at the speed of fp32 in registers.
+  varve-bench decode
+  varve-bench decode --batch 4 --hits 0.9 --policies 'shadowkv(outliers=0)' --json)");
+  sub->add_option("--tokens", decode.tokens, "Tokens of each sequence (default 32768)")
+      ->check(CLI::Range(256, 1 << 20));
+  sub->add_option("--batch", decode.batches, "Sequences of a step, comma separated (default 1,2,4)")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 64));
+  sub->add_option("--budget-tokens", decode.budget_tokens,
+                  "Tokens attended per KV head (default 2048)")
+      ->check(CLI::Range(96, 1 << 20));
+  sub->add_option("--hits", decode.hits,
+                  "Share of the budget's pages that the step before selected (default 0.6)")
+      ->check(CLI::Range(0.05, 0.99));
+  sub->add_option_function<std::string>(
+      "--policies", [&decode](const std::string& text) { SetPolicies(text, decode); },
+      "Comma separated (default arkvale,shadowkv)");
+  sub->add_option("--page-tokens", decode.page_tokens, "Tokens of a page (default 32)")
+      ->check(CLI::IsMember({8, 16, 32}));
+  sub->add_option("--chunk-tokens", decode.chunk_tokens, "The same of shadowkv (default 8)")
+      ->check(CLI::IsMember({8, 16, 32}));
+  sub->add_option("--rank", decode.rank, "Rank of shadowkv's keys (default 160)")
+      ->check(CLI::Range(1, 8192));
+  sub->add_option("--kv-heads", decode.kv_heads, "KV heads (default 8)")->check(CLI::Range(1, 64));
+  sub->add_option("--group", decode.group_size, "Query heads per KV head (default 4)")
+      ->check(CLI::Range(1, 16));
+  sub->add_option("--head-dim", decode.head_dim, "Elements per head (default 128)")
+      ->check(CLI::IsMember({32, 64, 96, 128, 256}));
+  sub->add_option("--attend-threads", decode.attend_threads,
+                  "Threads of a step (default 0: half of the CPUs)")
+      ->check(CLI::Range(0u, worker::kMaxAttendThreads));
+  sub->add_option_function<std::string>(
+      "--flush",
+      [&decode](const std::string& text) {
+        const auto bytes = base::ParseBytes(text);
+        if (!bytes.ok())
+          throw CLI::ValidationError("--flush", std::string(bytes.status().message()));
+        decode.flush_bytes = *bytes;
+      },
+      "Other memory that is read between two steps (default 256MiB; 0: none)");
+}
+
+absl::StatusOr<std::vector<BenchRow>> BenchDecode(const DecodeOptions& decode,
+                                                  const BenchOptions& bench) {
+  return DecodeBench(decode, bench).Run();
+}
+
+std::string DecodeTable(const std::vector<BenchRow>& rows) {
+  using console::Align;
+  console::Table table({{"policy"},
+                        {"batch", Align::kRight},
+                        {"stage"},
+                        {"us", Align::kRight},
+                        {"of the step", Align::kRight},
+                        {"limit us", Align::kRight},
+                        {"limit/us", Align::kRight}});
+  std::string summary;
+  for (const BenchRow& row : rows) {
+    const auto value = [&row](const std::string& name) {
+      const auto it = row.extra.find(name);
+      return it == row.extra.end() ? 0.0 : it->second;
+    };
+    const auto add = [&](const std::string& policy, const std::string& batch,
+                         const std::string& stage, double us, double limit) {
+      table.AddRow({policy, batch, stage, absl::StrFormat("%.0f", us),
+                    absl::StrFormat("%.0f%%", 100 * us / value("step_us")),
+                    limit > 0 ? absl::StrFormat("%.0f", limit) : "-",
+                    limit > 0 ? absl::StrFormat("%.2f", limit / us) : "-"});
+    };
+    table.AddRule();
+    add(row.op, absl::StrCat(row.batch), "step", value("step_us"), value("limit_us"));
+    for (const Stage& stage : kStages) {
+      const double us = value(absl::StrCat(stage.name, "_us"));
+      if (us > 0) add("", "", stage.name, us, value(absl::StrCat("limit_", stage.name, "_us")));
+    }
+    add("", "", "other", value("other_us"), 0);
+    absl::StrAppendFormat(&summary, "%s, batch %d: %.2f times as fast as full (spread %.0f%%)",
+                          row.op, row.batch, value("ratio_dense"),
+                          100 * value("ratio_dense_spread"));
+    if (row.extra.contains("hit_share")) {
+      absl::StrAppendFormat(&summary, ", %.1f%% hits at a cosine of %.4f, %.0f kB a step",
+                            100 * value("hit_share"), value("cosine"), value("recalled_kb"));
+    }
+    absl::StrAppendFormat(&summary, ", %.0f tokens attended\n", value("attended_tokens"));
+  }
+  if (!rows.empty()) {
+    const std::map<std::string, double>& speeds = rows.back().extra;
+    absl::StrAppendFormat(&summary,
+                          "%d threads: read %.1f GB/s, copy %.1f GB/s, fp32 %.0f GFlop/s\n",
+                          rows.back().threads, speeds.at("read_gb_per_s"),
+                          speeds.at("copy_gb_per_s"), speeds.at("fp32_gflops"));
+  }
+  return table.Render() + summary;
+}
+
+}  // namespace varve::client

@@ -213,6 +213,9 @@ absl::Status Recaller::Install(std::span<HeadWork> works,
     const size_t page_bytes = items_[i].destinations.front().bytes;
     if (result.hit && result.bytes == page_bytes) {
       work.hot().Insert(page, slot);
+      if (work.sequence->policy().low_rank()) {
+        work.arrived.push_back({page, services_->pool->Data(slot)});
+      }
       ++work.sequence->stats().recalled_pages;
       work.sequence->stats().recalled_bytes += page_bytes;
       services_->metrics->pages_fetched.Increment();
@@ -227,26 +230,9 @@ absl::Status Recaller::Install(std::span<HeadWork> works,
       late = late || MayLandLate(result.reason);
     }
   }
-  services_->metrics->install.Observe(SecondsSince(begin));
-  RebuildKeys(works);
   if (!status.ok()) GiveUp(works, late);
+  services_->metrics->install.Observe(SecondsSince(begin));
   return status;
-}
-
-// Of what has arrived. A batch without low-rank keys has no such stage.
-void Recaller::RebuildKeys(std::span<HeadWork> works) {
-  const auto begin = Clock::now();
-  bool low_rank = false;
-  for (HeadWork& work : works) {
-    if (!work.sequence->policy().low_rank()) continue;
-    for (size_t i = 0; i < work.plan.recall.size(); ++i) {
-      const uint32_t page = work.plan.recall[i];
-      if (work.slots[i] != kNoSlot) continue;
-      work.sequence->RebuildKeys(work.layer, work.head, page, work.hot().slot(page));
-      low_rank = true;
-    }
-  }
-  if (low_rank) services_->metrics->rebuild.Observe(SecondsSince(begin));
 }
 
 // Slots that hold no page go back to the pool, after a pause when the store may still write into
@@ -403,7 +389,9 @@ absl::Status Recaller::InstallPushed(HeadWork& work, std::span<const uint32_t> r
     }
     const bool whole = work.sequence->HasExactKeys(work.layer, work.head, page.page);
     stats.recalled_bytes += services_->pool->page_bytes() / (whole ? 1 : 2);
-    work.sequence->RebuildKeys(work.layer, work.head, page.page, work.slots[page.slot]);
+    if (policy.low_rank()) {
+      work.arrived.push_back({page.page, services_->pool->Data(work.slots[page.slot])});
+    }
     hot.Insert(page.page, work.slots[page.slot]);
     work.slots[page.slot] = kNoSlot;
   }

@@ -63,6 +63,8 @@ class Recaller {
   explicit Recaller(const Services* services) : services_(services) {}
 
   // The selected pages of every work that is not fetched yet become resident. At most one Get.
+  // Where keys may be low-rank, after this and FetchFromStore HeadWork::arrived has what has come,
+  // also when they fail.
   absl::Status Fetch(std::span<HeadWork> works);
   // Lets the store choose and push, for the works of one sequence and layer (one per KV head, in
   // order) that keep no selection.
@@ -82,7 +84,6 @@ class Recaller {
   void Evict(HeadWork& work, std::span<const uint32_t> victims, size_t first_slot);
   void PlanTransfers(std::span<HeadWork> works);
   absl::Status Install(std::span<HeadWork> works, std::span<const client::GetResult> results);
-  void RebuildKeys(std::span<HeadWork> works);
   void GiveUp(std::span<HeadWork> works, bool may_land_late);
 
   absl::Status LandingSlots(std::span<HeadWork> works);

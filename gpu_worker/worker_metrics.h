@@ -18,8 +18,8 @@ struct WorkerMetrics {
   base::Metrics* const registry_;
 
  public:
-  // Stages of one Attend call; locate is inside the transfer when the worker scores, rebuild is what
-  // low-rank keys take after install.
+  // Stages of one Attend call; locate is inside the transfer when the worker scores, rebuild is
+  // what low-rank keys take after install.
   prometheus::Histogram& score;
   prometheus::Histogram& select;
   prometheus::Histogram& locate;

@@ -3,24 +3,20 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
-#include <numbers>
 #include <numeric>
-#include <random>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/bench/decode_data.h"
-#include "client/bench/scrape.h"
-#include "client/console/stop.h"
+#include "client/bench/decode_side.h"
 #include "client/console/table.h"
 #include "gpu_worker/worker.h"
-#include "kvstore/base/metrics.h"
+#include "kvstore/base/row_memory.h"
 #include "kvstore/base/status.h"
 #include "kvstore/base/units.h"
 #include "kvstore/page/bandwidth.h"
-#include "kvstore/page/row_memory.h"
 
 namespace varve::client {
 namespace {
@@ -41,197 +37,11 @@ constexpr Stage kStages[] = {
     {"attention", "varve_worker_attention_duration_seconds_sum"},
 };
 
-page::RopeParameters Llama31Rope(uint32_t head_dim) {
-  page::RopeParameters rope;
-  rope.theta = 500000;
-  rope.rotary_dim = head_dim;
-  rope.scaling = page::RopeScaling::kLlama3;
-  rope.factor = 8;
-  rope.low_freq_factor = 1;
-  rope.high_freq_factor = 4;
-  rope.original_max_position = 8192;
-  return rope;
-}
-
 // What the cores of a step do at best, of each round.
 struct Speeds {
   std::vector<double> read;     // bytes/s, all threads together
   std::vector<double> copy;     // bytes/s of one memcpy
   std::vector<double> compute;  // fp32 operations/s, all threads together
-};
-
-struct Counts {  // of all sequences of a batch
-  uint64_t steps = 0;
-  uint64_t selected = 0;
-  uint64_t recalled = 0;
-  uint64_t recalled_bytes = 0;
-  std::map<std::string, double> metrics;
-};
-
-// A policy and its sequences, in a worker of its own.
-class Side {
- public:
-  Side(const DecodeOptions& options, std::string policy, uint32_t index)
-      : options_(options), policy_(std::move(policy)), index_(index) {}
-
-  const std::string& policy() const { return policy_; }
-  bool recalls() const { return parsed_.recalls(); }
-  double angle() const { return angle_; }
-  const page::Geometry& geometry() const { return geometry_; }
-
-  absl::Status Open(const BenchOptions& bench, const BenchStore& store, uint32_t sequences,
-                    const PlantedPrompt& prompt) {
-    VARVE_ASSIGN_OR_RETURN(parsed_, worker::ParsePolicy(policy_));
-    geometry_ = {.num_layers = 1,
-                 .num_kv_heads = options_.kv_heads,
-                 .num_query_heads = options_.kv_heads * options_.group_size,
-                 .head_dim = options_.head_dim,
-                 .page_tokens = parsed_.low_rank() ? options_.chunk_tokens : options_.page_tokens,
-                 .dtype = page::DType::kBF16,
-                 .rope = Llama31Rope(options_.head_dim)};
-    VARVE_ASSIGN_OR_RETURN(client_, OpenClient(bench, store));
-    worker::WorkerOptions worker;
-    worker.geometry = geometry_;
-    worker.key_namespace = "varve-bench";
-    worker.recall_path = worker::RecallPath::kWorker;
-    // ShadowKV's landmarks.
-    if (parsed_.low_rank()) worker.digest_kind = page::DigestKind::kMean;
-    worker.attend_threads = options_.attend_threads;
-    worker.metrics = &metrics_;
-    worker.pool_bytes = PoolBytes(sequences);
-    VARVE_ASSIGN_OR_RETURN(worker_, worker::Worker::Create(worker, client_.get()));
-    for (uint32_t i = 0; i < sequences; ++i) VARVE_RETURN_IF_ERROR(Prefill(prompt, i));
-    std::normal_distribution<float> normal;
-    queries_.resize(sequences * QueryFloats());
-    for (float& q : queries_) q = normal(random_);
-    out_.resize(queries_.size());
-    return absl::OkStatus();
-  }
-
-  absl::Status Step(uint32_t batch) {
-    items_.clear();
-    for (uint32_t i = 0; i < batch; ++i) {
-      items_.push_back({ids_[i], &queries_[i * QueryFloats()], &out_[i * QueryFloats()]});
-    }
-    ++steps_;
-    return worker_->Attend(0, items_);
-  }
-
-  // By the angle, in a random direction.
-  void Turn() {
-    const auto along = static_cast<float>(std::cos(angle_));
-    const auto across = static_cast<float>(std::sin(angle_));
-    std::normal_distribution<float> normal;
-    for (float& q : queries_) q = along * q + across * normal(random_);
-  }
-
-  // The angle at which so many of the budget's pages are there already.
-  absl::Status Tune(uint32_t batch, double hits) {
-    if (!recalls()) return absl::OkStatus();
-    constexpr int kHalvings = 10;
-    constexpr int kSteps = 12;
-    double low = 0, high = std::numbers::pi / 2;
-    for (int i = 0; i < kHalvings; ++i) {
-      angle_ = (low + high) / 2;
-      for (int step = -2; step < kSteps; ++step) {
-        VARVE_RETURN_IF_ERROR(console::CheckStopped());
-        if (step == 0) StartCounting(batch);
-        Turn();
-        VARVE_RETURN_IF_ERROR(Step(batch));
-      }
-      (HitShare(batch) > hits ? low : high) = angle_;
-    }
-    return absl::OkStatus();
-  }
-
-  void StartCounting(uint32_t batch) { before_ = Count(batch); }
-  // Since StartCounting.
-  Counts Counted(uint32_t batch) const {
-    Counts now = Count(batch);
-    now.steps -= before_.steps;
-    now.selected -= before_.selected;
-    now.recalled -= before_.recalled;
-    now.recalled_bytes -= before_.recalled_bytes;
-    for (auto& [name, value] : now.metrics) {
-      const auto it = before_.metrics.find(name);
-      if (it != before_.metrics.end()) value -= it->second;
-    }
-    return now;
-  }
-  // Of the pages of the budget; outliers, which never leave, are not counted.
-  double HitShare(uint32_t batch) const {
-    const Counts counts = Counted(batch);
-    const double asked = static_cast<double>(counts.steps) * batch * geometry_.num_kv_heads *
-                         static_cast<double>(BudgetPages());
-    return asked > 0 ? 1 - static_cast<double>(counts.recalled) / asked : 0;
-  }
-
-  uint32_t PagesOfPrompt() const { return options_.tokens / geometry_.page_tokens; }
-  uint32_t rank() const { return parsed_.rank; }
-  page::DigestKind digest_kind() const { return worker_->options().digest_kind; }
-
- private:
-  size_t QueryFloats() const { return size_t{geometry_.num_query_heads} * geometry_.head_dim; }
-  uint64_t BudgetPages() const {
-    const auto info = worker_->Info(ids_.front());
-    return info.ok() ? info->budget_pages : 0;
-  }
-
-  // Where pages leave, they do so one prompt after the other.
-  uint64_t PoolBytes(uint32_t sequences) const {
-    const uint64_t pages = PagesOfPrompt();
-    uint64_t hot = pages;
-    if (parsed_.evicts()) {
-      const double budget = parsed_.BudgetPages(static_cast<uint32_t>(pages));
-      hot = std::min(pages, static_cast<uint64_t>(2 * (parsed_.hot + parsed_.outliers) * budget));
-    }
-    return geometry_.object_bytes() * (sequences * hot + pages + 64);
-  }
-
-  absl::Status Prefill(const PlantedPrompt& prompt, uint32_t sequence) {
-    VARVE_ASSIGN_OR_RETURN(const worker::SequenceId id,
-                           worker_->Open({.policy = parsed_, .context_id = {}}));
-    ids_.push_back(id);
-    constexpr uint32_t kChunk = 1024;
-    for (uint32_t t = 0; t < prompt.tokens(); t += kChunk) {
-      VARVE_RETURN_IF_ERROR(console::CheckStopped());
-      const uint32_t count = std::min(kChunk, prompt.tokens() - t);
-      // Each sequence has blocks of its own in the store.
-      const std::vector<int32_t> tokens(count, static_cast<int32_t>(1 + 1000 * index_ + sequence));
-      VARVE_RETURN_IF_ERROR(worker_->Extend(id, tokens));
-      VARVE_RETURN_IF_ERROR(
-          worker_->Append(id, 0, prompt.KeysFrom(t), prompt.ValuesFrom(t), count));
-    }
-    return worker_->FinishPrefill(id);
-  }
-
-  Counts Count(uint32_t batch) const {
-    Counts counts{.steps = steps_, .metrics = ParseMetrics(metrics_.Render())};
-    for (uint32_t i = 0; i < batch; ++i) {
-      const auto info = worker_->Info(ids_[i]);
-      if (!info.ok()) continue;
-      counts.selected += info->stats.selected_pages;
-      counts.recalled += info->stats.recalled_pages;
-      counts.recalled_bytes += info->stats.recalled_bytes;
-    }
-    return counts;
-  }
-
-  const DecodeOptions& options_;
-  const std::string policy_;
-  const uint32_t index_;
-  worker::Policy parsed_;
-  page::Geometry geometry_;
-  base::Metrics metrics_;
-  std::unique_ptr<Client> client_;
-  std::unique_ptr<worker::Worker> worker_;
-  std::vector<worker::SequenceId> ids_;
-  std::mt19937_64 random_{37};
-  std::vector<float> queries_, out_;  // by sequence
-  std::vector<worker::AttendItem> items_;
-  double angle_ = 0;  // of a query with that of the step before
-  uint64_t steps_ = 0;
-  Counts before_;
 };
 
 class DecodeBench {
@@ -255,11 +65,11 @@ class DecodeBench {
     VARVE_RETURN_IF_ERROR(CheckRoom(bench_, *client, bytes));
     for (const std::string& policy : policies) {
       sides_.push_back(
-          std::make_unique<Side>(options_, policy, static_cast<uint32_t>(sides_.size())));
+          std::make_unique<DecodeSide>(options_, policy, static_cast<uint32_t>(sides_.size())));
     }
     {
       page::Geometry geometry{1, options_.kv_heads, options_.kv_heads, options_.head_dim};
-      geometry.rope = Llama31Rope(options_.head_dim);
+      geometry.rope = DecodeRope(options_.head_dim);
       const PlantedPrompt prompt(geometry, options_.tokens);
       for (const auto& side : sides_) {
         VARVE_RETURN_IF_ERROR(
@@ -299,7 +109,7 @@ class DecodeBench {
                              return absl::OkStatus();
                            }});
     for (const auto& each : sides_) {
-      Side* side = each.get();
+      DecodeSide* side = each.get();
       VARVE_RETURN_IF_ERROR(side->Tune(batch, options_.hits));
       contestants.push_back({side->policy(), [this, side, batch](double seconds, Series& series) {
                                if (series.rate_per_round.empty()) side->StartCounting(batch);
@@ -359,9 +169,10 @@ class DecodeBench {
 
   // Times of a step by stage, and what each takes at least: its bytes at the speed of reading or
   // copying, or its multiply-adds, whichever takes longer.
-  void AddStages(const Side& side, uint32_t batch, const Speeds& speeds, BenchRow& row) const {
+  void AddStages(const DecodeSide& side, uint32_t batch, const Speeds& speeds,
+                 BenchRow& row) const {
     const page::Geometry& g = side.geometry();
-    const Counts counts = side.Counted(batch);
+    const DecodeCounts counts = side.Counted(batch);
     const auto steps = static_cast<double>(std::max<uint64_t>(1, counts.steps));
     const double read = Median(speeds.read) / 1e6;
     const double copy = Median(speeds.copy) / 1e6;
@@ -412,7 +223,7 @@ class DecodeBench {
     row.extra["ratio_limit"] = row.extra["limit_us"] / row.extra["step_us"];
   }
 
-  static double Metric(const Counts& counts, const std::string& name) {
+  static double Metric(const DecodeCounts& counts, const std::string& name) {
     const auto it = counts.metrics.find(name);
     return it == counts.metrics.end() ? 0 : it->second;
   }
@@ -420,9 +231,9 @@ class DecodeBench {
   const DecodeOptions& options_;
   const BenchOptions& bench_;
   const uint32_t threads_;
-  std::vector<std::byte, page::RowAllocator<std::byte>> other_memory_;
+  std::vector<std::byte, base::RowAllocator<std::byte>> other_memory_;
   BenchStore store_;
-  std::vector<std::unique_ptr<Side>> sides_;
+  std::vector<std::unique_ptr<DecodeSide>> sides_;
 };
 
 // At commas that are not inside parentheses.

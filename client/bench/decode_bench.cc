@@ -167,8 +167,8 @@ class DecodeBench {
     speeds.copy.push_back(page::MeasureMemcpy(128 << 20, 2).value_or(0) * 1e9);
   }
 
-  // Times of a step by stage, and what each takes at least: its bytes at the speed of reading or
-  // copying, or its multiply-adds, whichever takes longer.
+  // Times of a step by stage, medians over the steps, and what each takes at least: its bytes at
+  // the speed of reading or copying, or its multiply-adds, whichever takes longer.
   void AddStages(const DecodeSide& side, uint32_t batch, const Speeds& speeds,
                  BenchRow& row) const {
     const page::Geometry& g = side.geometry();
@@ -207,10 +207,10 @@ class DecodeBench {
                                    attended * 4 * g.group_size() * g.head_dim / compute);
     row.extra["attended_tokens"] = attended / heads;
 
-    double other = Metric(counts, "varve_worker_attend_duration_seconds_sum") / steps * 1e6;
+    double other = Micros(counts, "varve_worker_attend_duration_seconds_sum");
     row.extra["step_us"] = other;
     for (const Stage& stage : kStages) {
-      const double us = Metric(counts, stage.seconds) / steps * 1e6;
+      const double us = Micros(counts, stage.seconds);
       other -= us;
       if (us == 0) continue;
       row.extra[absl::StrCat(stage.name, "_us")] = us;
@@ -223,9 +223,9 @@ class DecodeBench {
     row.extra["ratio_limit"] = row.extra["limit_us"] / row.extra["step_us"];
   }
 
-  static double Metric(const DecodeCounts& counts, const std::string& name) {
-    const auto it = counts.metrics.find(name);
-    return it == counts.metrics.end() ? 0 : it->second;
+  static double Micros(const DecodeCounts& counts, const std::string& series) {
+    const auto it = counts.seconds.find(series);
+    return it == counts.seconds.end() ? 0 : it->second * 1e6;
   }
 
   const DecodeOptions& options_;

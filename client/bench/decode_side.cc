@@ -86,16 +86,31 @@ absl::Status DecodeSide::Tune(uint32_t batch, double hits) {
   return absl::OkStatus();
 }
 
+void DecodeSide::StartCounting(uint32_t batch) {
+  before_ = Count(batch);
+  noted_steps_ = steps_;
+  sums_ = ParseMetrics(metrics_.Render());
+  by_step_.clear();
+}
+
+void DecodeSide::NoteStep() {
+  if (noted_steps_ == steps_) return;
+  noted_steps_ = steps_;
+  std::map<std::string, double> sums = ParseMetrics(metrics_.Render());
+  for (const auto& [series, sum] : sums) {
+    if (series.find("_seconds_sum") == std::string::npos) continue;
+    by_step_[series].push_back(sum - sums_[series]);
+  }
+  sums_ = std::move(sums);
+}
+
 DecodeCounts DecodeSide::Counted(uint32_t batch) const {
   DecodeCounts now = Count(batch);
   now.steps -= before_.steps;
   now.selected -= before_.selected;
   now.recalled -= before_.recalled;
   now.recalled_bytes -= before_.recalled_bytes;
-  for (auto& [name, value] : now.metrics) {
-    const auto it = before_.metrics.find(name);
-    if (it != before_.metrics.end()) value -= it->second;
-  }
+  for (const auto& [series, seconds] : by_step_) now.seconds[series] = Median(seconds);
   return now;
 }
 
@@ -139,7 +154,7 @@ absl::Status DecodeSide::Prefill(const PlantedPrompt& prompt, uint32_t sequence)
 }
 
 DecodeCounts DecodeSide::Count(uint32_t batch) const {
-  DecodeCounts counts{.steps = steps_, .metrics = ParseMetrics(metrics_.Render())};
+  DecodeCounts counts{.steps = steps_};
   for (uint32_t i = 0; i < batch; ++i) {
     const auto info = worker_->Info(ids_[i]);
     if (!info.ok()) continue;

@@ -25,7 +25,9 @@ struct DecodeCounts {  // of all sequences of a batch
   uint64_t selected = 0;
   uint64_t recalled = 0;
   uint64_t recalled_bytes = 0;
-  std::map<std::string, double> metrics;  // of the worker, by series
+  // By series of the worker's histograms: the median of what a step took. A neighbour on the
+  // machine stops a step now and then.
+  std::map<std::string, double> seconds;
 };
 
 // One thread.
@@ -46,7 +48,9 @@ class DecodeSide {
   // Finds the angle at which such a share of the budget's pages is there already.
   absl::Status Tune(uint32_t batch, double hits);
 
-  void StartCounting(uint32_t batch) { before_ = Count(batch); }
+  void StartCounting(uint32_t batch);
+  // What the last step took, once for each.
+  void NoteStep();
   // Since StartCounting.
   DecodeCounts Counted(uint32_t batch) const;
   // Of the pages of the budget; outliers, which never leave, are not counted.
@@ -82,6 +86,9 @@ class DecodeSide {
   double angle_ = 0;  // of a query with that of the step before
   uint64_t steps_ = 0;
   DecodeCounts before_;
+  uint64_t noted_steps_ = 0;
+  std::map<std::string, double> sums_;                  // of all steps, by series
+  std::map<std::string, std::vector<double>> by_step_;  // of those since StartCounting
 };
 
 }  // namespace varve::client

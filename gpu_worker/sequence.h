@@ -251,7 +251,6 @@ class Sequence {
   std::vector<SaveResult> saves_;  // scratch
   std::vector<uint32_t> victims_;  // scratch
   std::vector<Slot> page_slots_;   // scratch, one page of every head
-  RebuildScratch rebuild_;
   SequenceStats stats_;
   SequenceMemory memory_;
   std::unique_ptr<Speculation> speculation_;  // uses all of the above

@@ -193,6 +193,7 @@ void Sequence::AgeKeys(uint32_t layer) {
     if (blocks[page] != BlockState::kSaved) end = page;
   }
   if (first >= end) return;
+  RebuildScratch scratch;  // layers age side by side
   const absl::Status aged =
       ForEachPage(layer, first, end, [&](std::span<const std::byte* const> of_page) {
         if (!keys.CanProject()) return absl::OkStatus();
@@ -203,7 +204,7 @@ void Sequence::AgeKeys(uint32_t layer) {
           const HotSet& hot = layers_[layer].heads[head];
           if (!hot.resident(page)) continue;
           const PageKeys to{page, services_->pool->Data(hot.slot(page))};
-          RebuildKeys(layer, head, {&to, 1}, rebuild_);
+          RebuildKeys(layer, head, {&to, 1}, scratch);
         }
         return absl::OkStatus();
       });

@@ -116,6 +116,7 @@ class DecodeBench {
                                return TimedLoop(
                                    seconds, 1, series, [&] { return side->Step(batch); },
                                    [&] {
+                                     side->NoteStep();
                                      side->Turn();
                                      Flush();
                                      return absl::OkStatus();

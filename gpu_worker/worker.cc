@@ -31,8 +31,7 @@ double SecondsSince(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-// How often a step is tried again in a new session with the store.
-constexpr int kNewSessions = 3;
+constexpr int kNewSessions = 3;  // with the store, in which a step is tried again
 
 // What choosing the pages of a batch took, and who did it.
 struct Choice {
@@ -371,8 +370,8 @@ absl::Status LinkedWorker::TryResident(std::span<HeadWork> works, StepBuffers& b
   const auto begin = Clock::now();
   Choice choice;
   absl::Status fetched;
-  for (size_t i = 0; i < works.size() && fetched.ok(); i += heads) {
-    fetched = Choose(works.subspan(i, heads), buffers, choice);
+  for (size_t i = 0; i < works.size(); i += heads) {
+    if (fetched.ok()) fetched = Choose(works.subspan(i, heads), buffers, choice);
   }
   if (fetched.ok()) fetched = buffers.recaller.Fetch(works);
   RebuildKeys(works, buffers);

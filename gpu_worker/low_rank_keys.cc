@@ -10,6 +10,8 @@
 namespace varve::worker {
 namespace {
 
+constexpr uint32_t kTokensAtOnce = 192;  // rebuilt, as floats: they stay in the cache
+
 absl::Status Beyond(uint32_t page, const std::string& wrong) {
   return absl::InvalidArgumentError(absl::StrCat(
       "low-rank keys: page ", page, " without its positions exceeds single precision: ", wrong));
@@ -164,20 +166,39 @@ const std::byte* LowRankKeys::RowsOf(const Segment& segment, uint32_t page) cons
   return segment.rows[block / kPagesOfRows].data() + block % kPagesOfRows * BlockBytes(segment);
 }
 
-void LowRankKeys::Rebuild(uint32_t head, uint32_t page, std::byte* keys) {
+const LowRankKeys::Segment& LowRankKeys::SegmentOf(uint32_t page) const {
   const auto after = std::upper_bound(
       segments_.begin(), segments_.end(), page,
       [](uint32_t page, const Segment& segment) { return page < segment.first_page; });
-  const Segment& segment = *std::prev(after);
-  const size_t row_bytes = page::RowBytes(segment.subspace, geometry_.dtype);
-  const std::byte* rows = RowsOf(segment, page);
-  row_list_.clear();
-  for (uint32_t t = 0; t < geometry_.page_tokens; ++t) row_list_.push_back(rows + t * row_bytes);
-  page::Rebuild(segment.subspace, head, row_list_, geometry_.dtype, page::DType::kF32,
-                turned_.data(), geometry_.head_dim * sizeof(float));
-  const RopePositions::Rows turns = positions_->OfPage(page);
-  page::RopeRows(positions_->shape(), turns.cos, turns.sin, geometry_.page_tokens,
-                 {turned_.data(), page::DType::kF32}, {keys, geometry_.dtype});
+  return *std::prev(after);
+}
+
+void LowRankKeys::Rebuild(uint32_t head, std::span<const PageKeys> pages,
+                          RebuildScratch& scratch) const {
+  scratch.rows.resize(std::max<size_t>(scratch.rows.size(), kTokensAtOnce));
+  scratch.plain.resize(size_t{kTokensAtOnce} * geometry_.head_dim);
+  while (!pages.empty()) {
+    const Segment& segment = SegmentOf(pages.front().page);
+    const size_t row_bytes = page::RowBytes(segment.subspace, geometry_.dtype);
+    size_t rows = 0, count = 0;
+    for (; count < pages.size() && rows + geometry_.page_tokens <= kTokensAtOnce; ++count) {
+      if (&SegmentOf(pages[count].page) != &segment) break;
+      const std::byte* row = RowsOf(segment, pages[count].page);
+      for (uint32_t t = 0; t < geometry_.page_tokens; ++t, row += row_bytes) {
+        scratch.rows[rows++] = row;
+      }
+    }
+    page::Rebuild(segment.subspace, head, std::span(scratch.rows).first(rows), geometry_.dtype,
+                  page::DType::kF32, scratch.plain.data(), geometry_.head_dim * sizeof(float));
+    const float* plain = scratch.plain.data();
+    for (const PageKeys& page : pages.first(count)) {
+      const RopePositions::Rows turns = positions_->OfPage(page.page);
+      page::RopeRows(positions_->shape(), turns.cos, turns.sin, geometry_.page_tokens,
+                     {plain, page::DType::kF32}, {page.keys, geometry_.dtype});
+      plain += size_t{geometry_.page_tokens} * geometry_.head_dim;
+    }
+    pages = pages.subspan(count);
+  }
 }
 
 size_t LowRankKeys::row_bytes() const {

@@ -10,7 +10,7 @@
 // When blocks that came after Fit lie too far outside the subspace (page::RefreshRule), later ones
 // get a new one (Refit); rows that are there keep theirs, so nothing of them is lost.
 //
-// One call at a time. Keys are post-RoPE, of the geometry's dtype.
+// One call at a time, but for Rebuild. Keys are post-RoPE, of the geometry's dtype.
 #pragma once
 
 #include <atomic>
@@ -60,6 +60,19 @@ class Refit {
   std::atomic<bool> done_{false};
 };
 
+// Where the keys of a page belong, [page_tokens][head_dim].
+struct PageKeys {
+  uint32_t page = 0;
+  std::byte* keys = nullptr;
+};
+
+// What rebuilding needs, of one thread.
+struct RebuildScratch {
+  std::vector<const std::byte*> rows;
+  std::vector<float> plain;
+  std::vector<PageKeys> pages;  // of Sequence::RebuildKeys
+};
+
 class LowRankKeys {
  public:
   // REQUIRES: CheckLowRank. positions outlives it.
@@ -82,8 +95,10 @@ class LowRankKeys {
   // next block should wait, with its exact keys: CanProject.
   std::shared_ptr<Refit> TakeRefit();
   bool CanProject() const { return refit_ == nullptr || refit_->done(); }
-  // Keys of a projected page, [page_tokens][head_dim].
-  void Rebuild(uint32_t head, uint32_t page, std::byte* keys);
+  // Keys of projected pages. Many at once take less time than one after the other, and become the
+  // same. Threads may do so at the same time, each with its own scratch, while nothing else is
+  // called.
+  void Rebuild(uint32_t head, std::span<const PageKeys> pages, RebuildScratch& scratch) const;
 
   // Ascending; none before Fit.
   std::span<const uint32_t> outliers(uint32_t head) const { return outliers_[head]; }
@@ -118,6 +133,7 @@ class LowRankKeys {
   size_t BlockBytes(const Segment& segment) const {
     return geometry_.page_tokens * page::RowBytes(segment.subspace, geometry_.dtype);
   }
+  const Segment& SegmentOf(uint32_t page) const;
   const std::byte* RowsOf(const Segment& segment, uint32_t page) const;
   void AdoptRefit();
 
@@ -133,7 +149,6 @@ class LowRankKeys {
   std::vector<std::vector<uint32_t>> outliers_;  // by head
   std::vector<float> plain_, turned_;            // scratch
   std::vector<std::byte> landmark_;              // scratch
-  std::vector<const std::byte*> row_list_;       // scratch
   page::SelectScratch select_;
 };
 

@@ -212,8 +212,10 @@ absl::Status Recaller::Install(std::span<HeadWork> works,
     const client::GetResult& result = results[i];
     const size_t page_bytes = items_[i].destinations.front().bytes;
     if (result.hit && result.bytes == page_bytes) {
-      work.sequence->RebuildKeys(work.layer, work.head, page, slot);
       work.hot().Insert(page, slot);
+      if (work.sequence->policy().low_rank()) {
+        work.arrived.push_back({page, services_->pool->Data(slot)});
+      }
       ++work.sequence->stats().recalled_pages;
       work.sequence->stats().recalled_bytes += page_bytes;
       services_->metrics->pages_fetched.Increment();
@@ -387,7 +389,9 @@ absl::Status Recaller::InstallPushed(HeadWork& work, std::span<const uint32_t> r
     }
     const bool whole = work.sequence->HasExactKeys(work.layer, work.head, page.page);
     stats.recalled_bytes += services_->pool->page_bytes() / (whole ? 1 : 2);
-    work.sequence->RebuildKeys(work.layer, work.head, page.page, work.slots[page.slot]);
+    if (policy.low_rank()) {
+      work.arrived.push_back({page.page, services_->pool->Data(work.slots[page.slot])});
+    }
     hot.Insert(page.page, work.slots[page.slot]);
     work.slots[page.slot] = kNoSlot;
   }

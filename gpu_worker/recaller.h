@@ -63,6 +63,8 @@ class Recaller {
   explicit Recaller(const Services* services) : services_(services) {}
 
   // The selected pages of every work that is not fetched yet become resident. At most one Get.
+  // Where keys may be low-rank, after this and FetchFromStore HeadWork::arrived has what has come,
+  // also when they fail.
   absl::Status Fetch(std::span<HeadWork> works);
   // Lets the store choose and push, for the works of one sequence and layer (one per KV head, in
   // order) that keep no selection.

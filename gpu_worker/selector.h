@@ -45,6 +45,9 @@ struct HeadWork {
   std::optional<double> kept_bound;
   std::optional<double> kept_estimate;
 
+  // Fetched in this step, under policies with low-rank keys: those are to be rebuilt.
+  std::vector<PageKeys> arrived;
+
   // Buffers of the recaller.
   page::HotSetPlan plan;
   std::vector<Slot> slots;

@@ -152,8 +152,10 @@ class Sequence {
   bool HasExactKeys(uint32_t layer, uint32_t head, uint32_t page) const;
   // Pages [first, second) have no exact keys, but for the outliers.
   std::pair<uint32_t, uint32_t> LowRankPages(uint32_t layer) const;
-  // Writes the keys of a page whose values are in the slot, unless they are exact.
-  void RebuildKeys(uint32_t layer, uint32_t head, uint32_t page, Slot slot);
+  // Writes the keys of pages whose values are there already, unless they are exact. Threads may do
+  // so for different KV heads, each with its own scratch.
+  void RebuildKeys(uint32_t layer, uint32_t head, std::span<const PageKeys> pages,
+                   RebuildScratch& scratch) const;
   // Pages that are attended to always, with exact keys; ascending.
   std::span<const uint32_t> Outliers(uint32_t layer, uint32_t head) const;
   // Pages that every selection among so many has: by position, and outliers; ascending. Answers how

@@ -35,9 +35,14 @@ std::pair<uint32_t, uint32_t> Sequence::LowRankPages(uint32_t layer) const {
   return {std::min(policy_.sinks, end), end};
 }
 
-void Sequence::RebuildKeys(uint32_t layer, uint32_t head, uint32_t page, Slot slot) {
-  if (HasExactKeys(layer, head, page)) return;
-  low_rank_[layer]->Rebuild(head, page, services_->pool->Data(slot));
+void Sequence::RebuildKeys(uint32_t layer, uint32_t head, std::span<const PageKeys> pages,
+                           RebuildScratch& scratch) const {
+  if (low_rank_.empty()) return;
+  scratch.pages.clear();
+  for (const PageKeys& page : pages) {
+    if (!HasExactKeys(layer, head, page.page)) scratch.pages.push_back(page);
+  }
+  low_rank_[layer]->Rebuild(head, scratch.pages, scratch);
 }
 
 std::span<const uint32_t> Sequence::Outliers(uint32_t layer, uint32_t head) const {
@@ -188,6 +193,7 @@ void Sequence::AgeKeys(uint32_t layer) {
     if (blocks[page] != BlockState::kSaved) end = page;
   }
   if (first >= end) return;
+  RebuildScratch scratch;  // layers age side by side
   const absl::Status aged =
       ForEachPage(layer, first, end, [&](std::span<const std::byte* const> of_page) {
         if (!keys.CanProject()) return absl::OkStatus();
@@ -196,7 +202,9 @@ void Sequence::AgeKeys(uint32_t layer) {
         RefreshSubspace(layer);
         for (uint32_t head = 0; head < geometry_.num_kv_heads; ++head) {
           const HotSet& hot = layers_[layer].heads[head];
-          if (hot.resident(page)) RebuildKeys(layer, head, page, hot.slot(page));
+          if (!hot.resident(page)) continue;
+          const PageKeys to{page, services_->pool->Data(hot.slot(page))};
+          RebuildKeys(layer, head, {&to, 1}, scratch);
         }
         return absl::OkStatus();
       });

@@ -127,16 +127,18 @@ void Speculation::Install(uint32_t layer, std::vector<PrefetchedHead> heads) {
       state.known[h] = true;
     }
     HotSet& hot = sequence_->layer(layer).heads[h];
+    arrived_.clear();
     for (const auto& [page, slot] : head.pages) {
       if (page >= state.candidates || hot.resident(page)) {
         unused.push_back(slot);
       } else {
-        sequence_->RebuildKeys(layer, h, page, slot);
+        arrived_.push_back({page, services_->pool->Data(slot)});
         hot.InsertAhead(page, slot);
         // Above all that was never asked for.
         if (state.resuming) hot.Touch({&page, 1}, HotSet::kNeverScored);
       }
     }
+    sequence_->RebuildKeys(layer, h, arrived_, rebuild_);
     for (const auto& [page, score] : head.scores) {
       if (hot.resident(page)) hot.NoteScore(page, score, sequence_->policy().smoothing);
     }

@@ -122,6 +122,8 @@ class Speculation {
   std::vector<Layer> layers_;
   std::vector<std::shared_ptr<Prefetch>> requests_;  // not started yet
   std::vector<uint32_t> pinned_, keep_, victims_;    // scratch
+  std::vector<PageKeys> arrived_;                    // scratch
+  RebuildScratch rebuild_;
 };
 
 // The same for all sequences of a batch that speculate; `heads` works each.

@@ -19,11 +19,13 @@ struct StepBuffers {
       : recaller(services),
         selectors(threads, Selector(services->options.geometry)),
         attentions(threads, Attention(services)),
+        rebuilds(threads),
         times(threads) {}
   Recaller recaller;
   // By thread.
   std::vector<Selector> selectors;
   std::vector<Attention> attentions;
+  std::vector<RebuildScratch> rebuilds;
   std::vector<SelectTimes> times;
   std::vector<absl::Status> attended;  // by work
   std::vector<SequenceUse> uses;

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/call_deadline.h"
+#include "gpu_worker/head_threads.h"
 #include "gpu_worker/mass_meter.h"
 #include "gpu_worker/page_pool.h"
 #include "gpu_worker/saver.h"
@@ -16,9 +17,7 @@
 #include "gpu_worker/step_buffers.h"
 #include "gpu_worker/worker_metrics.h"
 #include "gpu_worker/worker_threads.h"
-#include "kvstore/base/executor.h"
 #include "kvstore/base/mutex.h"
-#include "kvstore/base/parallel.h"
 #include "kvstore/base/status.h"
 
 namespace varve::worker {
@@ -32,11 +31,7 @@ double SecondsSince(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-// Less than this is done before another thread would have woken up.
-constexpr uint64_t kBytesPerThread = 256 << 10;
-
-// How often a step is tried again in a new session with the store.
-constexpr int kNewSessions = 3;
+constexpr int kNewSessions = 3;  // with the store, in which a step is tried again
 
 // What choosing the pages of a batch took, and who did it.
 struct Choice {
@@ -85,10 +80,8 @@ class LinkedWorker final : public Worker {
       ScoreHeads(of_sequence, /*kept=*/true, buffers, times);
     };
   }
+  void RebuildKeys(std::span<HeadWork> works, StepBuffers& buffers);
   absl::Status AttendHeads(std::span<HeadWork> works, StepBuffers& buffers);
-  // fn(work, thread) for each, on as many threads as so many bytes are worth.
-  template <typename Fn>
-  void ShareHeads(size_t works, uint64_t bytes, Fn&& fn);
   std::unique_ptr<StepBuffers> TakeBuffers();
   void ReturnBuffers(std::unique_ptr<StepBuffers> buffers);
   void UpdateGauges() const;
@@ -98,8 +91,7 @@ class LinkedWorker final : public Worker {
   Services services_;
   std::unique_ptr<Saver> saver_;
   MassMeter mass_meter_;
-  const uint32_t threads_;
-  const std::unique_ptr<base::ThreadPool> helpers_;  // null when the caller is the only thread
+  HeadThreads threads_;
   std::vector<std::atomic<uint64_t>> attend_calls_;  // by layer
   std::atomic<SequenceId> next_id_{1};
 
@@ -116,9 +108,6 @@ LinkedWorker::LinkedWorker(Services services, std::unique_ptr<PagePool> pool)
       services_(std::move(services)),
       mass_meter_(&services_),
       threads_(ThreadsOf(services_.options)),
-      helpers_(threads_ > 1
-                   ? std::make_unique<base::ThreadPool>("heads", static_cast<int>(threads_) - 1)
-                   : nullptr),
       attend_calls_(services_.options.geometry.num_layers),
       background_(services_) {
   saver_ = std::make_unique<Saver>(services_.client, services_.options.geometry, pool_.get(),
@@ -202,7 +191,7 @@ absl::Status LinkedWorker::FinishPrefill(SequenceId id) {
 
 std::unique_ptr<StepBuffers> LinkedWorker::TakeBuffers() {
   base::MutexLock lock(mutex_);
-  if (idle_.empty()) return std::make_unique<StepBuffers>(&services_, threads_);
+  if (idle_.empty()) return std::make_unique<StepBuffers>(&services_, threads_.count());
   std::unique_ptr<StepBuffers> buffers = std::move(idle_.back());
   idle_.pop_back();
   return buffers;
@@ -279,14 +268,6 @@ absl::Status LinkedWorker::TakeItems(uint32_t layer, absl::Span<const AttendItem
   return absl::OkStatus();
 }
 
-template <typename Fn>
-void LinkedWorker::ShareHeads(size_t works, uint64_t bytes, Fn&& fn) {
-  const auto worth =
-      static_cast<uint32_t>(std::min<uint64_t>(threads_, 1 + bytes / kBytesPerThread));
-  if (worth > 1) return base::ParallelFor(helpers_.get(), worth, static_cast<uint32_t>(works), fn);
-  for (uint32_t i = 0; i < works; ++i) fn(i, 0u);
-}
-
 // Of the heads that keep their selection, or of the others. The time is the busiest thread's.
 void LinkedWorker::ScoreHeads(std::span<HeadWork> of_sequence, bool kept, StepBuffers& buffers,
                               SelectTimes& times) {
@@ -295,7 +276,7 @@ void LinkedWorker::ScoreHeads(std::span<HeadWork> of_sequence, bool kept, StepBu
       uint64_t{first.candidates} *
       page::DigestRowBytes(services_.options.digest_kind, services_.options.geometry);
   std::fill(buffers.times.begin(), buffers.times.end(), SelectTimes{});
-  ShareHeads(of_sequence.size(), bytes, [&](uint32_t head, uint32_t thread) {
+  threads_.Share(of_sequence.size(), bytes, [&](uint32_t head, uint32_t thread) {
     if (of_sequence[head].kept != kept) return;
     buffers.selectors[thread].SelectByDigests(of_sequence[head], buffers.times[thread]);
   });
@@ -303,6 +284,21 @@ void LinkedWorker::ScoreHeads(std::span<HeadWork> of_sequence, bool kept, StepBu
   const SelectTimes busiest = Busiest(buffers.times);
   times.score_seconds += busiest.score_seconds;
   times.select_seconds += busiest.select_seconds;
+}
+
+// Of what has arrived, also for a step that fails: it stays.
+void LinkedWorker::RebuildKeys(std::span<HeadWork> works, StepBuffers& buffers) {
+  const auto begin = Clock::now();
+  uint64_t pages = 0;
+  for (const HeadWork& work : works) pages += work.arrived.size();
+  if (pages == 0) return;
+  const auto rebuild = [&](uint32_t i, uint32_t thread) {
+    works[i].sequence->RebuildKeys(works[i].layer, works[i].head, works[i].arrived,
+                                   buffers.rebuilds[thread]);
+    works[i].arrived.clear();
+  };
+  threads_.Share(works.size(), pages * HeadThreads::kBytesPerRebuild, rebuild);
+  metrics_->rebuild.Observe(SecondsSince(begin));
 }
 
 // Every sequence of the batch waits for all of it.
@@ -313,11 +309,12 @@ absl::Status LinkedWorker::AttendHeads(std::span<HeadWork> works, StepBuffers& b
     pages += work.selected().size() + work.sequence->TotalPages(work.layer) - work.candidates;
   }
   buffers.attended.assign(works.size(), absl::OkStatus());
-  ShareHeads(works.size(), pages * pool_->page_bytes(), [&](uint32_t i, uint32_t thread) {
+  threads_.Share(works.size(), pages * pool_->page_bytes(), [&](uint32_t i, uint32_t thread) {
     buffers.attended[i] = buffers.attentions[thread].Run(works[i]);
   });
   for (const absl::Status& status : buffers.attended) VARVE_RETURN_IF_ERROR(status);
   const double seconds = SecondsSince(begin);
+  metrics_->attention.Observe(seconds);
   for (size_t i = 0; i < works.size(); i += services_.options.geometry.num_kv_heads) {
     works[i].cache->has_attended = works[i].cache->changed = true;
     SequenceStats& stats = works[i].sequence->stats();
@@ -372,10 +369,13 @@ absl::Status LinkedWorker::TryResident(std::span<HeadWork> works, StepBuffers& b
   const uint32_t heads = services_.options.geometry.num_kv_heads;
   const auto begin = Clock::now();
   Choice choice;
+  absl::Status fetched;
   for (size_t i = 0; i < works.size(); i += heads) {
-    VARVE_RETURN_IF_ERROR(Choose(works.subspan(i, heads), buffers, choice));
+    if (fetched.ok()) fetched = Choose(works.subspan(i, heads), buffers, choice);
   }
-  VARVE_RETURN_IF_ERROR(buffers.recaller.Fetch(works));
+  if (fetched.ok()) fetched = buffers.recaller.Fetch(works);
+  RebuildKeys(works, buffers);
+  VARVE_RETURN_IF_ERROR(fetched);
   buffers.recaller.Trim(works);
   if (choice.path == nullptr) return absl::OkStatus();
   metrics_->score.Observe(choice.times.score_seconds);

@@ -18,15 +18,18 @@ struct WorkerMetrics {
   base::Metrics* const registry_;
 
  public:
-  // Stages of one Attend call; locate is inside the transfer when the worker scores.
+  // Stages of one Attend call; locate is inside the transfer when the worker scores, rebuild is
+  // what low-rank keys take after install.
   prometheus::Histogram& score;
   prometheus::Histogram& select;
   prometheus::Histogram& locate;
   prometheus::Histogram& transfer;
   prometheus::Histogram& install;
+  prometheus::Histogram& rebuild;
   prometheus::Histogram& recall_worker;
   prometheus::Histogram& recall_store;
   prometheus::Histogram& attend;
+  prometheus::Histogram& attention;
   prometheus::Counter& pages_hot;
   prometheus::Counter& pages_fetched;
   prometheus::Counter& pages_evicted;

@@ -12,6 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "client/bench/bare_peer.h"
 #include "client/bench/bench.h"
+#include "client/bench/decode_bench.h"
 #include "client/bench/nvme_bench.h"
 #include "client/bench/speculate_bench.h"
 #include "client/bench/tier_bench.h"
@@ -38,6 +39,7 @@ redis, fio) take turns; a ratio is the median over rounds. Examples:
   varve-bench put --transport tcp --size 64KiB,1MiB --batch 1,16 --against redis --json
   varve-bench recall --pages 4096 --missing 64
   varve-bench speculate --compute-ms 1,2,4 --cosine 0.95
+  varve-bench decode --tokens 32768 --batch 1,2,4 --hits 0.6
   varve-bench score
   varve-bench nvme --dir /mnt/nvme0 --against fio --depth 1,16
   varve-bench tiers --dir /mnt/nvme0 --objects 100000
@@ -192,25 +194,36 @@ void AddRecallFlags(CLI::App* sub, BenchOptions& options) {
       ->check(CLI::Range(page::kMinMultiplier, page::kMaxMultiplier));
 }
 
+// What operations have of their own.
+struct OwnOptions {
+  NvmeOptions nvme;
+  TierBenchOptions tiers;
+  SpeculateOptions speculate;
+  DecodeOptions decode;
+};
+
 absl::StatusOr<std::vector<BenchRow>> Measure(const std::string& op, const BenchOptions& options,
-                                              const NvmeOptions& nvme,
-                                              const TierBenchOptions& tiers,
-                                              const SpeculateOptions& speculate) {
-  if (op == "speculate") return BenchSpeculate(speculate, options);
-  if (op == "nvme") return BenchNvme(nvme, options);
-  if (op == "tiers") return BenchTiers(tiers, options);
+                                              const OwnOptions& own) {
+  if (op == "decode") return BenchDecode(own.decode, options);
+  if (op == "speculate") return BenchSpeculate(own.speculate, options);
+  if (op == "nvme") return BenchNvme(own.nvme, options);
+  if (op == "tiers") return BenchTiers(own.tiers, options);
   if (op == "exists") return BenchExists(options);
   if (op == "recall") return BenchRecall(options);
   if (op == "score") return BenchScore(options);
   return BenchObjects(op, options);
 }
 
-absl::Status Run(const CLI::App& app, const BenchOptions& options, const NvmeOptions& nvme,
-                 const TierBenchOptions& tiers, const SpeculateOptions& speculate) {
-  VARVE_ASSIGN_OR_RETURN(
-      const std::vector<BenchRow> rows,
-      Measure(app.get_subcommands()[0]->get_name(), options, nvme, tiers, speculate));
-  options.json ? PrintJson(rows, options) : PrintTable(rows);
+absl::Status Run(const CLI::App& app, const BenchOptions& options, const OwnOptions& own) {
+  const std::string op = app.get_subcommands()[0]->get_name();
+  VARVE_ASSIGN_OR_RETURN(const std::vector<BenchRow> rows, Measure(op, options, own));
+  if (options.json) {
+    PrintJson(rows, options);
+  } else if (op == "decode") {
+    std::cout << DecodeTable(rows);
+  } else {
+    PrintTable(rows);
+  }
   return absl::OkStatus();
 }
 
@@ -229,9 +242,7 @@ int Main(int argc, char** argv) {
   base::SetUpProcess();
   if (const int code = MaybeRunBarePeer(argc, argv); code >= 0) return code;
   BenchOptions options;
-  NvmeOptions nvme;
-  TierBenchOptions tiers;
-  SpeculateOptions speculate;
+  OwnOptions own;
   std::vector<std::string> sizes = {"1MiB"};
   std::string working_set, against;
 
@@ -274,9 +285,10 @@ int Main(int argc, char** argv) {
                       "Bytes of digests, visited in turn (default 4GiB)");
     if (std::string(op) == "recall") AddRecallFlags(sub, options);
   }
-  AddNvmeCommand(app, nvme);
-  AddTiersCommand(app, tiers);
-  AddSpeculateCommand(app, speculate);
+  AddNvmeCommand(app, own.nvme);
+  AddTiersCommand(app, own.tiers);
+  AddSpeculateCommand(app, own.speculate);
+  AddDecodeCommand(app, own.decode);
   TraceCommand trace(app);
   try {
     app.parse(argc, argv);
@@ -294,7 +306,7 @@ int Main(int argc, char** argv) {
   console::StopOnSignals();
 
   const absl::Status done =
-      app.got_subcommand("trace") ? trace.Run(options) : Run(app, options, nvme, tiers, speculate);
+      app.got_subcommand("trace") ? trace.Run(options) : Run(app, options, own);
   if (!done.ok()) {
     std::cerr << "varve-bench: " << done.message() << '\n';
     return console::Stopped() ? console::kInterrupted : 1;

@@ -57,6 +57,20 @@ absl::StatusOr<std::string> Exchange(const std::string& address, const std::stri
 
 }  // namespace
 
+std::map<std::string, double> ParseMetrics(const std::string& text) {
+  std::map<std::string, double> values;
+  const std::vector<std::string> lines = absl::StrSplit(text, '\n');
+  for (const std::string& line : lines) {
+    const size_t space = line.rfind(' ');
+    double value = 0;
+    if (absl::StartsWith(line, "#") || space == std::string::npos) continue;
+    if (absl::SimpleAtod(line.substr(space + 1), &value)) {
+      values[line.substr(0, space)] = value;
+    }
+  }
+  return values;
+}
+
 absl::StatusOr<std::map<std::string, double>> ScrapeMetrics(const std::string& address) {
   VARVE_ASSIGN_OR_RETURN(const std::string response,
                          Exchange(address, absl::StrCat("GET /metrics HTTP/1.1\r\nHost: ", address,
@@ -65,15 +79,7 @@ absl::StatusOr<std::map<std::string, double>> ScrapeMetrics(const std::string& a
   if (!absl::StartsWith(response, "HTTP/1.1 200") || head_end == std::string::npos) {
     return absl::UnavailableError(absl::StrCat(address, ": no metrics there"));
   }
-  std::map<std::string, double> values;
-  const std::vector<std::string> lines = absl::StrSplit(response.substr(head_end + 4), '\n');
-  for (const std::string& line : lines) {
-    const size_t space = line.rfind(' ');
-    double value = 0;
-    if (absl::StartsWith(line, "#") || space == std::string::npos) continue;
-    if (absl::SimpleAtod(line.substr(space + 1), &value)) values[line.substr(0, space)] = value;
-  }
-  return values;
+  return ParseMetrics(response.substr(head_end + 4));
 }
 
 }  // namespace varve::client

@@ -8,6 +8,9 @@
 
 namespace varve::client {
 
+// Of a text exposition: values by series, name{label="value",...}.
+std::map<std::string, double> ParseMetrics(const std::string& text);
+
 // Values by series, as in the text exposition: name{label="value",...}, labels in alphabetical
 // order. address: "127.0.0.1:7412". UNAVAILABLE when nothing answers there within 10 s.
 absl::StatusOr<std::map<std::string, double>> ScrapeMetrics(const std::string& address);

@@ -74,6 +74,58 @@ VARVE_TARGET_AVX512 uint64_t ReadAvx512(const std::byte* memory, size_t bytes,
 }
 #endif
 
+// As many chains of multiply-adds as hide the latency of one; each a vector of the widest kind.
+constexpr size_t kChains = 12;
+
+// So many steps of every chain; answers how many operations those were.
+using MultiplyAddFn = double (*)(uint64_t steps);
+
+double MultiplyAddPortable(uint64_t steps) {
+  constexpr size_t kWide = 4;
+  float sums[kChains][kWide] = {};
+  for (uint64_t i = 0; i < steps; ++i) {
+    for (auto& sum : sums) {
+      for (float& x : sum) x = x * 0.5f + 1.0f;
+    }
+    asm volatile("" : : "r"(sums) : "memory");
+  }
+  return 2.0 * kChains * kWide * static_cast<double>(steps);
+}
+
+#if defined(__x86_64__)
+VARVE_TARGET_AVX2 double MultiplyAddAvx2(uint64_t steps) {
+  __m256 sums[kChains];
+  for (__m256& sum : sums) sum = _mm256_setzero_ps();
+  const __m256 half = _mm256_set1_ps(0.5f), one = _mm256_set1_ps(1);
+  for (uint64_t i = 0; i < steps; ++i) {
+#pragma GCC unroll 12
+    for (__m256& sum : sums) sum = _mm256_fmadd_ps(sum, half, one);
+  }
+  for (__m256& sum : sums) asm volatile("" : : "x"(sum));
+  return 2.0 * kChains * 8 * static_cast<double>(steps);
+}
+
+VARVE_TARGET_AVX512 double MultiplyAddAvx512(uint64_t steps) {
+  __m512 sums[kChains];
+  for (__m512& sum : sums) sum = _mm512_setzero_ps();
+  const __m512 half = _mm512_set1_ps(0.5f), one = _mm512_set1_ps(1);
+  for (uint64_t i = 0; i < steps; ++i) {
+#pragma GCC unroll 12
+    for (__m512& sum : sums) sum = _mm512_fmadd_ps(sum, half, one);
+  }
+  for (__m512& sum : sums) asm volatile("" : : "v"(sum));
+  return 2.0 * kChains * 16 * static_cast<double>(steps);
+}
+#endif
+
+MultiplyAddFn ChooseMultiplyAdd() {
+#if defined(__x86_64__)
+  if (Cpu().avx512) return MultiplyAddAvx512;
+  if (Cpu().avx2) return MultiplyAddAvx2;
+#endif
+  return MultiplyAddPortable;
+}
+
 ReadFn ChooseRead() {
 #if defined(__x86_64__)
   if (Cpu().avx512) return ReadAvx512;
@@ -131,6 +183,13 @@ double ReadBandwidth(std::span<const std::byte> memory, int repeats) {
                     }));
   }
   return best;
+}
+
+double MultiplyAddRate(int repeats) {
+  constexpr uint64_t kSteps = 1 << 18;
+  const MultiplyAddFn run = ChooseMultiplyAdd();
+  const double operations = run(1 << 10) / (1 << 10) * kSteps;
+  return Best(static_cast<size_t>(operations), repeats, [&] { run(kSteps); });
 }
 
 std::optional<double> MeasureMemcpy(size_t bytes, int repeats) {

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <numbers>
 
+#include "kvstore/page/simd/cpu_features.h"
+
 namespace varve::page {
 namespace {
 
@@ -228,10 +230,11 @@ void TurnRows(const RopeShape& shape, size_t tokens, const RopeInput& from, cons
   }
 }
 
-}  // namespace
+// The same operations in wider vectors, so the same bits: nothing is fused in this file.
+using RopeRowsFn = decltype(RopeRows)*;
 
-void RopeRows(const RopeShape& shape, const float* cos, const float* sin, size_t tokens,
-              const RopeInput& from, const RopeOutput& to) {
+inline void RopeRowsBody(const RopeShape& shape, const float* cos, const float* sin, size_t tokens,
+                         const RopeInput& from, const RopeOutput& to) {
   const uint32_t half = shape.rotary_dim / 2;
   const DType steps = shape.rotation == RopeRotation::kKeyDType ? to.dtype : DType::kF32;
   WithRounding(steps, [&](auto round) {
@@ -245,6 +248,42 @@ void RopeRows(const RopeShape& shape, const float* cos, const float* sin, size_t
                   });
     });
   });
+}
+
+[[gnu::flatten]] void RopeRowsPortable(const RopeShape& shape, const float* cos, const float* sin,
+                                       size_t tokens, const RopeInput& from, const RopeOutput& to) {
+  RopeRowsBody(shape, cos, sin, tokens, from, to);
+}
+
+#if defined(__x86_64__)
+[[gnu::flatten]] VARVE_TARGET_AVX2 void RopeRowsAvx2(const RopeShape& shape, const float* cos,
+                                                     const float* sin, size_t tokens,
+                                                     const RopeInput& from, const RopeOutput& to) {
+  RopeRowsBody(shape, cos, sin, tokens, from, to);
+}
+
+[[gnu::flatten]] VARVE_TARGET_AVX512 void RopeRowsAvx512(const RopeShape& shape, const float* cos,
+                                                         const float* sin, size_t tokens,
+                                                         const RopeInput& from,
+                                                         const RopeOutput& to) {
+  RopeRowsBody(shape, cos, sin, tokens, from, to);
+}
+#endif
+
+RopeRowsFn ChooseRopeRows() {
+#if defined(__x86_64__)
+  if (Cpu().avx512) return RopeRowsAvx512;
+  if (Cpu().avx2) return RopeRowsAvx2;
+#endif
+  return RopeRowsPortable;
+}
+
+}  // namespace
+
+void RopeRows(const RopeShape& shape, const float* cos, const float* sin, size_t tokens,
+              const RopeInput& from, const RopeOutput& to) {
+  static const RopeRowsFn rows = ChooseRopeRows();
+  rows(shape, cos, sin, tokens, from, to);
 }
 
 void UnropeRows(const RopeShape& shape, const float* cos, const float* sin, size_t tokens,

@@ -1,6 +1,8 @@
 #include "kvstore/page/select.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
 #include <iterator>
 #include <limits>
@@ -14,6 +16,39 @@ bool Higher(float a, float b) {
   return std::isnan(b) || a > b;
 }
 
+// Orders like Higher, both zeros alike. Below kPinned.
+uint32_t OrderedKey(float score) {
+  const auto bits = std::bit_cast<uint32_t>(score + 0.0f);
+  const uint32_t key = (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
+  return std::isnan(score) ? 0 : key;
+}
+
+constexpr uint32_t kPinned = 0xffffffffu;
+constexpr uint32_t kDigitBits = 8;
+constexpr uint32_t kDigits = 1u << kDigitBits;
+
+// The wanted-th greatest key of those that are not pinned, digit by digit: no comparison whose
+// outcome a processor would have to guess. `wanted`, 1 or more of as many keys, becomes how many of
+// the keys that equal it are wanted.
+uint32_t Threshold(std::span<const uint32_t> keys, std::span<const uint32_t> pinned,
+                   uint32_t& wanted) {
+  uint32_t prefix = 0, mask = 0;
+  for (uint32_t shift = 32; shift > 0;) {
+    shift -= kDigitBits;
+    std::array<uint32_t, kDigits> count{};
+    const auto add = [&](uint32_t key, uint32_t step) {
+      count[(key >> shift) % kDigits] += (key & mask) == prefix ? step : 0;
+    };
+    for (const uint32_t key : keys) add(key, 1);
+    for (const uint32_t page : pinned) add(keys[page], -1u);
+    uint32_t digit = kDigits - 1;
+    for (; count[digit] < wanted; --digit) wanted -= count[digit];
+    prefix |= digit << shift;
+    mask |= (kDigits - 1) << shift;
+  }
+  return prefix;
+}
+
 }  // namespace
 
 uint32_t SelectPages(std::span<const float> scores, std::span<const uint32_t> pinned,
@@ -21,33 +56,23 @@ uint32_t SelectPages(std::span<const float> scores, std::span<const uint32_t> pi
   const auto num_pages = static_cast<uint32_t>(scores.size());
   const auto num_pinned = static_cast<uint32_t>(pinned.size());
   const uint32_t others = num_pages - num_pinned;
-  const uint32_t wanted = budget > num_pinned ? std::min(budget - num_pinned, others) : 0;
-
-  std::copy(pinned.begin(), pinned.end(), out.begin());
-  if (wanted > 0) {
-    scratch.ids.clear();
-    scratch.ids.reserve(num_pages);
-    auto next_pinned = pinned.begin();
-    for (uint32_t id = 0; id < num_pages; ++id) {
-      if (next_pinned != pinned.end() && *next_pinned == id) {
-        ++next_pinned;
-      } else {
-        scratch.ids.push_back(id);
-      }
-    }
-    const auto better = [scores](uint32_t a, uint32_t b) {
-      if (Higher(scores[a], scores[b])) return true;
-      if (Higher(scores[b], scores[a])) return false;
-      return a < b;
-    };
-    if (wanted < others) {
-      std::nth_element(scratch.ids.begin(), scratch.ids.begin() + wanted, scratch.ids.end(),
-                       better);
-    }
-    std::copy_n(scratch.ids.begin(), wanted, out.begin() + num_pinned);
+  uint32_t wanted = budget > num_pinned ? std::min(budget - num_pinned, others) : 0;
+  if (wanted == 0) {
+    std::copy(pinned.begin(), pinned.end(), out.begin());
+    return num_pinned;
   }
   const uint32_t count = num_pinned + wanted;
-  std::sort(out.begin(), out.begin() + count);
+  scratch.keys.resize(num_pages);
+  std::transform(scores.begin(), scores.end(), scratch.keys.begin(), OrderedKey);
+  const uint32_t threshold = Threshold(scratch.keys, pinned, wanted);
+  for (const uint32_t page : pinned) scratch.keys[page] = kPinned;
+  uint32_t selected = 0;
+  for (uint32_t id = 0; id < num_pages; ++id) {
+    const uint32_t key = scratch.keys[id];
+    if (key < threshold || (key == threshold && wanted == 0)) continue;
+    wanted -= key == threshold ? 1 : 0;
+    out[selected++] = id;
+  }
   return count;
 }
 

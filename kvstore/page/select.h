@@ -15,7 +15,7 @@ namespace varve::page {
 // duplicates, each < num_pages. out has room for max(budget, pinned.size()) entries, or num_pages
 // if that is less. scratch may be reused between calls and grows once.
 struct SelectScratch {
-  std::vector<uint32_t> ids;
+  std::vector<uint32_t> keys;
 };
 uint32_t SelectPages(std::span<const float> scores, std::span<const uint32_t> pinned,
                      uint32_t budget, SelectScratch& scratch, std::span<uint32_t> out);

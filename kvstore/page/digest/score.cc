@@ -29,6 +29,8 @@ struct Impls {
 Impls ListImpls() {
   Impls list;
   for (const KernelTable* table : AllKernels()) {
+    // Tables may differ in other kernels only.
+    if (list.count > 0 && list.impls[list.count - 1].fn == table->score_pages) --list.count;
     list.impls[list.count++] = {table->name, table->score_pages};
   }
   return list;

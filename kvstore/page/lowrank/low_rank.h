@@ -4,7 +4,8 @@
 // summed in one fixed order: what becomes of a token depends on its own row alone, not on the
 // others of a call or their order. Between instruction sets results differ by fp32 rounding, at
 // most width * 2^-23 of sum_i |x_i v_i| for a projection and rank * 2^-23 of sum_j |a_j b_j| for a
-// rebuilt key. Rounding to 16 bits is to nearest even; what is finite and beyond a dtype becomes
+// rebuilt key, where numbers of bf16 below 2^-126 may count as zero. Rounding to 16 bits is to
+// nearest even; what is finite and beyond a dtype becomes
 // its greatest finite number.
 //
 // No NaN and no infinity comes in or out: Project refuses keys that have them, and keys with a norm

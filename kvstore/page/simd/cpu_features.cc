@@ -20,6 +20,23 @@ uint64_t Xcr0() {
   return (uint64_t{high} << 32) | low;
 }
 
+// Linux has a process ask for tiles, which make the saved state of its threads larger.
+bool MayUseTiles() {
+#if defined(__linux__)
+  constexpr long kArchPrctl = 158;
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
+  long result = kArchPrctl;
+  asm volatile("syscall"
+               : "+a"(result)
+               : "D"(kRequestPermission), "S"(kTileData)
+               : "rcx", "r11", "memory");
+  return result == 0;
+#else
+  return false;
+#endif
+}
+
 CpuFeatures Detect() {
   CpuFeatures f;
   uint32_t a = 0, b = 0, c = 0, d = 0;
@@ -33,12 +50,14 @@ CpuFeatures Detect() {
   const bool vpclmul = Bit(c, 10);
   const bool vnni = Bit(c, 11);
   const bool vbmi = Bit(c, 1);
+  const bool tiles = Bit(d, 22) && Bit(d, 24) && (saved & 0x60000) == 0x60000;
   f.avx2 = os_avx && fma_f16c && Bit(b, 5);
   f.avx512 = f.avx2 && os_avx512 && Bit(b, 16) && Bit(b, 17) && Bit(b, 30) && Bit(b, 31);
   f.avx512_vnni = f.avx512 && vnni;
   f.avx512_vbmi = f.avx512_vnni && vbmi;
   f.vpclmul512 = f.avx512 && f.sse42 && vpclmul;
   if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) f.avx512_bf16 = f.avx512 && Bit(a, 5);
+  f.amx_bf16 = f.avx512_bf16 && tiles && MayUseTiles();
   return f;
 }
 #else

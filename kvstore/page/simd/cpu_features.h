@@ -11,6 +11,7 @@ struct CpuFeatures {
   bool avx512_vnni = false;  // and VPDPBUSD
   bool avx512_vbmi = false;  // and VPERMB
   bool vpclmul512 = false;   // and VPCLMULQDQ
+  bool amx_bf16 = false;     // TDPBF16PS and VDPBF16PS; this process may use tiles
 };
 
 const CpuFeatures& Cpu();
@@ -27,6 +28,10 @@ const CpuFeatures& Cpu();
   __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
 #define VARVE_TARGET_AVX512_BF16 \
   __attribute__((target("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
+#define VARVE_TARGET_AMX                                                  \
+  __attribute__((                                                         \
+      target("amx-tile,amx-bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2," \
+             "fma,f16c")))
 #define VARVE_TARGET_AVX512_VNNI \
   __attribute__((target("avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
 #define VARVE_TARGET_AVX512_VBMI                                                  \

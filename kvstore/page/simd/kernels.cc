@@ -20,6 +20,7 @@ struct Available {
 Available Detect() {
   Available available;
 #if defined(__x86_64__)
+  if (Cpu().amx_bf16) available.Add(AmxKernels());
   if (Cpu().avx512_bf16) available.Add(Avx512BF16Kernels());
   if (Cpu().avx512_vbmi) available.Add(Avx512VbmiKernels());
   if (Cpu().avx512_vnni) available.Add(Avx512VnniKernels());

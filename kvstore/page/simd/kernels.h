@@ -61,7 +61,7 @@ struct KernelTable {
   void (*add_gram_block)(const float* rows, const float* cols, uint32_t tokens, double* block);
 };
 
-constexpr size_t kMaxKernelTables = 6;
+constexpr size_t kMaxKernelTables = 7;
 
 // The best table for this CPU.
 const KernelTable& Kernels();

@@ -76,6 +76,37 @@ TEST(Bench, SpeculateComparesThreeKindsOfSteps) {
   }
 }
 
+TEST(Bench, DecodeByStageAgainstDense) {
+  const std::string small =
+      "--tokens 2048 --batch 1,2 --kv-heads 2 --group 2 --head-dim 32 --budget-tokens 512 "
+      "--rank 16 --flush 1MiB ";
+  const auto results = Results(RunTool("varve-bench", "decode" + std::string(kQuick) + small));
+  ASSERT_EQ(results.size(), 6u);
+  for (size_t i = 0; i < results.size(); i += 3) {
+    ExpectRow(results[i], "full", {"ratio_dense", "attention_us", "limit_attention_us"});
+    EXPECT_EQ(results[i]["attended_tokens"], 2048);
+    EXPECT_FALSE(results[i].contains("score_us"));
+    for (size_t policy = i + 1; policy < i + 3; ++policy) {
+      ExpectRow(results[policy],
+                policy == i + 1 ? "arkvale(budget=16p,hot=1" : "shadowkv(budget=64p",
+                {"ratio_dense", "ratio_limit", "step_us", "score_us", "select_us", "transfer_us",
+                 "install_us", "attention_us", "limit_score_us", "limit_transfer_us"});
+      EXPECT_NEAR(results[policy]["hit_share"].get<double>(), 0.6, 0.1);
+      EXPECT_EQ(results[policy].contains("rebuild_us"), policy == i + 2);
+      EXPECT_EQ(results[policy].contains("limit_rebuild_us"), policy == i + 2);
+    }
+    EXPECT_EQ(results[i + 1]["attended_tokens"], 512);
+    EXPECT_EQ(results[i + 2]["attended_tokens"], 512 + 12 * 8) << "outliers are beside the budget";
+  }
+  const auto table = RunTool("varve-bench", "decode --rounds 1 --seconds 0.05 " + small +
+                                                "--policies 'arkvale(budget=8p,hot=2)'");
+  EXPECT_EQ(table.exit_code, 0) << table.errors;
+  EXPECT_THAT(table.output, HasSubstr("arkvale(budget=8p,hot=2), batch 2: "));
+  const auto refused = RunTool("varve-bench", "decode --policies 'quest(hot=2)'");
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_THAT(refused.errors, HasSubstr("--policies"));
+}
+
 // The shell's settings are for its own store and worker, not for those that are measured.
 TEST(Bench, ChildrenDoNotSeeTheShellsSettings) {
   setenv("VARVE_POOL_BYTES", "4GiB", 1);  // a worker's: a store would refuse it

@@ -66,9 +66,11 @@ class Planted {
   double SquaredError(LowRankKeys& keys) const {
     double error = 0;
     std::vector<float> rebuilt(kTokens * kDim);
+    RebuildScratch scratch;
     for (uint32_t p = 0; p < kPages; ++p) {
       for (uint32_t h = 0; h < kHeads; ++h) {
-        keys.Rebuild(h, p, reinterpret_cast<std::byte*>(rebuilt.data()));
+        const PageKeys to{p, reinterpret_cast<std::byte*>(rebuilt.data())};
+        keys.Rebuild(h, {&to, 1}, scratch);
         for (uint32_t i = 0; i < rebuilt.size(); ++i) {
           error += std::pow(double{rebuilt[i]} - keys_[At(p, h) + i], 2);
         }
@@ -190,12 +192,49 @@ TEST(LowRankKeys, LaterPagesGetASubspaceOfTheirOwn) {
     EXPECT_EQ(keys.subspaces(), 1u) << "it is taken for the next page";
     ASSERT_OK(keys.Project(later.Page(0)));
     EXPECT_EQ(keys.subspaces(), refresh == "1" ? 1u : 2u);
+    // Pages of both at once are what they are alone.
+    const uint32_t last = keys.projected() - 1;
+    std::vector<float> alone(kTokens * kDim), together[3];
+    std::vector<PageKeys> to;
+    RebuildScratch scratch;
+    for (int i = 0; i < 3; ++i) {
+      together[i].resize(alone.size());
+      to.push_back({i == 1 ? last : 0, reinterpret_cast<std::byte*>(together[i].data())});
+    }
+    keys.Rebuild(0, to, scratch);
+    for (int i = 0; i < 3; ++i) {
+      const PageKeys one{to[i].page, reinterpret_cast<std::byte*>(alone.data())};
+      keys.Rebuild(0, {&one, 1}, scratch);
+      EXPECT_EQ(together[i], alone) << i;
+    }
     // What was there is as it was.
     EXPECT_EQ(prompt.SquaredError(keys), error);
     const size_t basis = kWidth * 8 * sizeof(float);
     EXPECT_EQ(keys.basis_bytes(), keys.subspaces() * basis);
     EXPECT_EQ(keys.row_bytes(), keys.projected() * kTokens * 8 * sizeof(float));
   }
+}
+
+// However many at once, in any order, into any places.
+TEST(LowRankKeys, ManyPagesAtOnceAreTheSame) {
+  const Planted planted(6);
+  const auto rope = RopePositions::Of(Turned());
+  LowRankKeys keys(Turned(), ShadowKV("rank=5"), rope.get());
+  ASSERT_NO_FATAL_FAILURE(planted.Fill(keys));
+  constexpr uint32_t kMany = 60;  // several times what is rebuilt in one piece
+  using PageOfKeys = std::vector<float>;
+  std::vector<PageOfKeys> alone(kPages, PageOfKeys(kTokens * kDim)), all(kMany, alone[0]);
+  std::vector<PageKeys> to;
+  RebuildScratch scratch;
+  for (uint32_t p = 0; p < kPages; ++p) {
+    const PageKeys one{p, reinterpret_cast<std::byte*>(alone[p].data())};
+    keys.Rebuild(1, {&one, 1}, scratch);
+  }
+  for (uint32_t i = 0; i < kMany; ++i) {
+    to.push_back({i * 7 % kPages, reinterpret_cast<std::byte*>(all[i].data())});
+  }
+  keys.Rebuild(1, to, scratch);
+  for (uint32_t i = 0; i < kMany; ++i) EXPECT_EQ(all[i], alone[i * 7 % kPages]) << i;
 }
 
 TEST(LowRankKeys, RefuseWhatSinglePrecisionCannotTurnBack) {

@@ -34,6 +34,7 @@ void HotSet::GrowTo(uint32_t pages) {
 void HotSet::Insert(uint32_t page, Slot slot) {
   GrowTo(page + 1);
   assert(slot_of_[page] == kNoSlot);
+  ++changes_;
   slot_of_[page] = slot;
   if (resident_.empty() || resident_.back() < page) {
     resident_.push_back(page);
@@ -55,6 +56,7 @@ uint32_t HotSet::TakeUsed(std::span<const uint32_t> selected) {
 
 Slot HotSet::Remove(uint32_t page) {
   assert(resident(page));
+  ++changes_;
   const auto ahead = std::lower_bound(ahead_.begin(), ahead_.end(), page);
   if (ahead != ahead_.end() && *ahead == page) {
     ahead_.erase(ahead);

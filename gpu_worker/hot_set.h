@@ -52,6 +52,9 @@ class HotSet {
   // Pages that came ahead and have left unused, since the last call.
   uint32_t TakeWasted() { return std::exchange(wasted_, 0); }
 
+  // Grows with each page that comes or leaves.
+  uint64_t changes() const { return changes_; }
+
   uint32_t CountMissing(std::span<const uint32_t> selected) const;
 
   // This step's scores of the pages [0, scores.size()). A page's rank among victims is
@@ -85,6 +88,7 @@ class HotSet {
   std::vector<uint32_t> resident_;  // ascending
   std::vector<uint32_t> ahead_;     // residents that came ahead and were not used yet, ascending
   uint32_t wasted_ = 0;
+  uint64_t changes_ = 0;
   std::vector<uint32_t> locked_;  // scratch of Plan
   std::vector<float> scores_;     // scratch of Plan, parallel to the residents
 };

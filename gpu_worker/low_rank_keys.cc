@@ -17,6 +17,16 @@ absl::Status Beyond(uint32_t page, const std::string& wrong) {
       "low-rank keys: page ", page, " without its positions exceeds single precision: ", wrong));
 }
 
+// Keys near the greatest number of fp16 may come back a little beyond it.
+void KeepFinite(const page::Geometry& geometry, std::byte* keys) {
+  if (geometry.dtype != page::DType::kF16) return;
+  constexpr uint16_t kSign = 0x8000, kInfinity = 0x7c00, kGreatest = 0x7bff;
+  auto* const bits = reinterpret_cast<uint16_t*>(keys);
+  for (uint32_t i = 0; i < geometry.page_tokens * geometry.head_dim; ++i) {
+    if ((bits[i] & ~kSign) == kInfinity) bits[i] = (bits[i] & kSign) | kGreatest;
+  }
+}
+
 }  // namespace
 
 absl::Status CheckLowRank(const Policy& policy, const page::Geometry& geometry) {
@@ -85,6 +95,8 @@ absl::Status LowRankKeys::Add(std::span<const std::byte* const> keys) {
 
 void LowRankKeys::StartAgain() {
   gram_.reset();
+  segments_.clear();
+  for (std::vector<uint32_t>& outliers : outliers_) outliers.clear();
   added_ = 0;
   for (std::vector<float>& cosines : cosines_) cosines.clear();
 }
@@ -122,43 +134,59 @@ absl::Status LowRankKeys::Project(std::span<const std::byte* const> keys) {
                         segment.rows.back().data() + block % kPagesOfRows * block_bytes, &energy)) {
     return Beyond(projected_, *wrong);
   }
-  energy_.Add(energy);
-  // What the subspace was made of tells nothing new.
-  if (projected_ >= added_ && refresh_.residual_share < 1) {
-    if (!gram_.has_value()) gram_.emplace(geometry_.num_kv_heads * geometry_.head_dim);
+  if (gram_.has_value()) {
     if (const auto wrong = gram_->Append(plain_.data(), geometry_.page_tokens, page::DType::kF32)) {
       return Beyond(projected_, *wrong);
     }
-    recent_.Add(energy);
   }
+  energy_.Add(energy);
+  // What the subspace was made of tells nothing new.
+  if (projected_ >= added_ && refresh_.residual_share < 1) recent_.Add(energy);
   ++projected_;
   return absl::OkStatus();
 }
 
 std::shared_ptr<Refit> LowRankKeys::TakeRefit() {
   if (recent_.tokens < refresh_.min_tokens) return nullptr;
-  if (refresh_.Due(subspace(), recent_)) {
+  const bool due = refresh_.Due(subspace(), recent_);
+  recent_ = {};
+  // Most sequences never need a Gram matrix again, so it is of the next tokens, not of these.
+  if (due && !gram_.has_value()) {
+    gram_.emplace(geometry_.num_kv_heads * geometry_.head_dim);
+    return nullptr;
+  }
+  if (due) {
     refit_ = std::make_shared<Refit>(gram_->Matrix(), gram_->tokens(), subspace(), rule_);
+    // A subspace fits the tokens that it is of better than any others, the fewer they are the more:
+    // where that alone looks like news, twice as many come to an end of it.
+    refresh_.min_tokens *= 2;
   }
   gram_.reset();
-  recent_ = {};
   return refit_;
 }
 
 void LowRankKeys::AdoptRefit() {
   // Where none could be made, the old one stays.
-  if (!refit_->wrong_.has_value()) {
+  if (refit_->made_.rank > 0) {
     segments_.push_back({.subspace = std::move(refit_->made_), .first_page = projected_});
   }
   refit_.reset();
 }
 
-void Refit::Run() {
+absl::StatusOr<double> Refit::Run() {
   page::AddKept(from_, tokens_, gram_);
-  wrong_ = page::MakeSubspace(gram_, 2 * tokens_, from_.num_kv_heads, from_.head_dim, rule_,
-                              from_.dtype, made_);
+  const auto wrong = page::MakeSubspace(gram_, 2 * tokens_, from_.num_kv_heads, from_.head_dim,
+                                        rule_, from_.dtype, made_);
   gram_ = {};
+  // What the old one had dropped of its tokens is not in the matrix.
+  const double dropped =
+      from_.discarded_energy * static_cast<double>(tokens_) / static_cast<double>(from_.tokens);
+  made_.total_energy += dropped;
+  made_.discarded_energy += dropped;
+  const double share = 1 - made_.kept_share();
   done_.store(true, std::memory_order_release);
+  if (wrong.has_value()) return absl::InternalError(*wrong);
+  return share;
 }
 
 const std::byte* LowRankKeys::RowsOf(const Segment& segment, uint32_t page) const {
@@ -195,6 +223,7 @@ void LowRankKeys::Rebuild(uint32_t head, std::span<const PageKeys> pages,
       const RopePositions::Rows turns = positions_->OfPage(page.page);
       page::RopeRows(positions_->shape(), turns.cos, turns.sin, geometry_.page_tokens,
                      {plain, page::DType::kF32}, {page.keys, geometry_.dtype});
+      KeepFinite(geometry_, page.keys);
       plain += size_t{geometry_.page_tokens} * geometry_.head_dim;
     }
     pages = pages.subspan(count);

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "gpu_worker/policy.h"
 #include "gpu_worker/rope_positions.h"
 #include "kvstore/base/row_memory.h"
@@ -43,20 +44,27 @@ class Refit {
   // gram: of so many tokens that lie outside the subspace `from`.
   Refit(std::vector<double> gram, uint64_t tokens, const page::Subspace& from,
         const page::RankRule& rule)
-      : gram_(std::move(gram)), tokens_(tokens), from_(from), rule_(rule) {}
+      : bytes_(gram.size() * sizeof(double)),
+        gram_(std::move(gram)),
+        tokens_(tokens),
+        from_(from),
+        rule_(rule) {}
 
-  // Once. Of these tokens and as many of those that `from` is of.
-  void Run();
+  // Once. Of these tokens and as many of those that `from` is of. Answers what share of their
+  // energy the new subspace drops, or why there is none.
+  absl::StatusOr<double> Run();
   bool done() const { return done_.load(std::memory_order_acquire); }
+  // Held until it is done.
+  size_t bytes() const { return bytes_; }
 
  private:
   friend class LowRankKeys;
+  const size_t bytes_;
   std::vector<double> gram_;
   const uint64_t tokens_;
   const page::Subspace from_;
   const page::RankRule rule_;
-  page::Subspace made_;
-  std::optional<std::string> wrong_;
+  page::Subspace made_;  // of no rank when there is none
   std::atomic<bool> done_{false};
 };
 
@@ -82,7 +90,7 @@ class LowRankKeys {
   // INVALID_ARGUMENT when they cannot be turned back within single precision.
   absl::Status Add(std::span<const std::byte* const> keys);
   uint32_t added() const { return added_; }
-  // As if nothing had been added.
+  // As if nothing had been added or fitted.
   void StartAgain();
   // Makes the subspace of what was added, and chooses so many outliers of each KV head among it.
   absl::Status Fit(uint32_t outlier_pages);
@@ -112,7 +120,9 @@ class LowRankKeys {
   // Bytes of rows (A), of all subspaces (B), and of Gram matrices.
   size_t row_bytes() const;
   size_t basis_bytes() const;
-  size_t gram_bytes() const { return gram_.has_value() ? gram_->bytes() : 0; }
+  size_t gram_bytes() const {
+    return (gram_.has_value() ? gram_->bytes() : 0) + (CanProject() ? 0 : refit_->bytes());
+  }
 
  private:
   // [page_tokens][num_kv_heads][head_dim] without positions, in plain_.
@@ -120,7 +130,7 @@ class LowRankKeys {
 
   const page::Geometry geometry_;
   const page::RankRule rule_;
-  const page::RefreshRule refresh_;
+  page::RefreshRule refresh_;
   RopePositions* const positions_;
   // Consecutive blocks with rows of one subspace.
   struct Segment {
@@ -137,9 +147,9 @@ class LowRankKeys {
   const std::byte* RowsOf(const Segment& segment, uint32_t page) const;
   void AdoptRefit();
 
-  // Of what was added, until Fit; then of the blocks after them that were projected last.
+  // Of what was added, until Fit; after it of the blocks since they were found to be outside.
   std::optional<page::GramAccumulator> gram_;
-  page::ProjectionEnergy recent_;  // of what gram_ is of, after Fit
+  page::ProjectionEnergy recent_;  // of the blocks since the last look
   uint32_t added_ = 0;
   std::vector<std::vector<float>> cosines_;  // least of each block, by head
   std::vector<Segment> segments_;            // ascending; empty before Fit

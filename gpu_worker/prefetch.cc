@@ -9,6 +9,12 @@
 #include "gpu_worker/recaller.h"
 
 namespace varve::worker {
+namespace {
+
+// Where a batch has more, its sequences do not wait for each other's.
+constexpr size_t kItemsTogether = 4096;
+
+}  // namespace
 
 Prefetch::Prefetch(const Services* services, std::shared_ptr<PrefetchCounts> counts,
                    std::vector<PrefetchLayer> layers, client::RecallQuery query,
@@ -34,15 +40,22 @@ void Prefetch::Start(std::vector<std::shared_ptr<Prefetch>> prefetches) {
   if (prefetches.empty()) return;
   base::Executor* const threads = prefetches.front()->services_->prefetcher;
   std::vector<std::shared_ptr<Prefetch>> together;
+  size_t items = 0;
+  const auto send = [&] {
+    if (together.empty()) return;
+    threads->Run([together = std::exchange(together, {})] { Run(together); });
+    items = 0;
+  };
   for (std::shared_ptr<Prefetch>& prefetch : prefetches) {
     if (prefetch->selects()) {
       threads->Run([alone = std::move(prefetch)] { Run({&alone, 1}); });
-    } else {
-      together.push_back(std::move(prefetch));
+      continue;
     }
+    if (items + prefetch->items_.size() > kItemsTogether) send();
+    items += prefetch->items_.size();
+    together.push_back(std::move(prefetch));
   }
-  if (together.empty()) return;
-  threads->Run([together = std::move(together)] { Run(together); });
+  send();
 }
 
 bool Prefetch::Wait(size_t place, absl::Duration patience) {
@@ -163,7 +176,11 @@ void Prefetch::AskGet(std::span<const std::shared_ptr<Prefetch>> prefetches) {
   }
   const Services& services = *prefetches.front()->services_;
   const absl::Time sent = services.pool->Now();
-  const auto answer = services.client->Get(one ? prefetches.front()->items_ : all);
+  const std::vector<client::GetItem>& items = one ? prefetches.front()->items_ : all;
+  auto answer = services.client->Get(items);
+  if (answer.ok() && answer->size() != items.size()) {
+    answer = absl::InternalError("a Get answered another number of items than it was asked");
+  }
   if (answer.ok()) services.pool->NoteAnswer(sent);
   size_t first = 0;
   for (const std::shared_ptr<Prefetch>& prefetch : prefetches) {

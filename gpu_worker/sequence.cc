@@ -76,7 +76,6 @@ absl::Status Sequence::Append(uint32_t layer_index, const void* k, const void* v
   ApplySaves();
   RetrySaves();
   LayerCache& layer = layers_[layer_index];
-  layer.changed = true;
   const uint32_t p = geometry_.page_tokens;
   const uint32_t new_pages = (layer.appended + tokens + p - 1) / p - (layer.appended + p - 1) / p;
   const uint32_t needed = new_pages * geometry_.num_kv_heads;
@@ -259,7 +258,8 @@ void Sequence::Publish() {
   info_.memory = memory_;
   info_.discarded_energy.clear();
   for (const auto& keys : low_rank_) {
-    if (keys->fitted()) info_.discarded_energy.push_back(1 - keys->subspace().kept_share());
+    if (!prefilled_ || !keys->fitted()) continue;  // of all layers or of none
+    info_.discarded_energy.push_back(1 - keys->subspace().kept_share());
   }
 }
 

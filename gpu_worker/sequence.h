@@ -65,10 +65,11 @@ struct LayerCache {
   bool IsLost(uint32_t head, uint32_t page) const {
     return !lost.empty() && page < lost[head].size() && lost[head][page];
   }
-  absl::Time age_keys_again = absl::InfinitePast();  // after keys could not be read
   uint32_t next_eviction = 0;  // under pool pressure, prefill pages leave in this order
   SequenceMemory memory;
-  bool changed = true;  // since memory was counted
+  // What its pages were counted at: changes of the hot sets, and candidates.
+  uint64_t counted_changes = UINT64_MAX;
+  uint32_t counted_candidates = 0;
 };
 
 class Sequence {
@@ -162,8 +163,10 @@ class Sequence {
   // many of them are beside the budget.
   uint32_t PinnedPages(uint32_t layer, uint32_t head, uint32_t candidates,
                        std::vector<uint32_t>& pinned) const;
-  // Keys of pages that have left the window become low-rank, as far as the store has them.
-  void AgeKeys(uint32_t layer);
+  // Keys of pages that have left the window become low-rank, as far as the store has them; of so
+  // many pages at most.
+  static constexpr uint32_t kPagesPerStep = 64;
+  void AgeKeys(uint32_t layer, uint32_t most = kPagesPerStep);
 
   // Appends one row per KV head: the pages of the last Attend in this layer.
   absl::Status ExportPages(uint32_t layer, PageTable& table) const;
@@ -202,10 +205,12 @@ class Sequence {
   absl::Status ForEachPage(uint32_t layer, uint32_t first, uint32_t end, const Use& use);
   absl::Status FitLowRank();
   void AgeAllKeys();
+  template <typename Fn>
+  void ShareLayers(const Fn& fn);
   absl::Status FitLayer(uint32_t layer, uint32_t outliers);
   void NoteSubspace(const LowRankKeys& keys, absl::Duration took, prometheus::Counter& cause) const;
   void RefreshSubspace(uint32_t layer);
-  SequenceMemory CountLayer(uint32_t layer) const;
+  void CountLayer(uint32_t layer);
   void CountMemory();
   void SetMemory(const SequenceMemory& now);
   void SubmitSealed(uint32_t layer_index);
@@ -242,12 +247,14 @@ class Sequence {
   std::vector<std::string> hashes_;  // of the full blocks
   std::vector<LayerCache> layers_;
   std::vector<std::unique_ptr<LowRankKeys>> low_rank_;  // by layer; empty: not the policy's
+  std::atomic<int64_t> age_again_ns_{0};                // after keys could not be read
   bool prefilled_ = false;
   uint64_t prompt_tokens_ = 0;
   uint32_t prompt_pages_ = 0;
   uint32_t budget_ = 0;
   StepTotal step_total_;
-  absl::Status broken_;            // an append failed half-way: only Close is left
+  absl::Status broken_;  // an append failed half-way: only Close is left; or closed
+  bool closed_ = false;
   std::vector<SaveResult> saves_;  // scratch
   std::vector<uint32_t> victims_;  // scratch
   std::vector<Slot> page_slots_;   // scratch, one page of every head

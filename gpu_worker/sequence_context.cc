@@ -220,6 +220,8 @@ std::vector<client::HotPages> Sequence::HotPages() {
 
 absl::Status Sequence::Close() {
   const ContextsInUse::Name name = std::move(name_);
+  closed_ = true;
+  broken_ = absl::FailedPreconditionError(absl::StrCat("sequence ", id_, " is closed"));
   if (speculation_ != nullptr) speculation_->Abandon();
   if (drop_on_close_) log_->Cancel();
   absl::Status status = log_->WaitIdle(Patience());
@@ -234,8 +236,6 @@ absl::Status Sequence::Close() {
       while (!head.pages().empty()) slots.push_back(head.Remove(head.pages().back()));
       services_->metrics->prefetch_wasted.Increment(head.TakeWasted());
     }
-    layer.memory = {};
-    layer.changed = false;
   }
   services_->saver->FreeWhenIdle(log_, std::move(slots));
   if (drop_on_close_) {

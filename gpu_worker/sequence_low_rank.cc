@@ -22,6 +22,14 @@ namespace {
 constexpr uint32_t kPagesAtOnce = 64;  // whose keys are read from the store in one call
 constexpr absl::Duration kRetryPause = absl::Seconds(30);
 
+// All of it where the caller has no deadline: making a subspace takes seconds.
+absl::Duration TimeLeft() { return client::CallDeadline::Shorten(absl::InfiniteDuration()); }
+
+absl::StatusOr<bool> TrueUnless(const absl::Status& status) {
+  if (!status.ok()) return status;
+  return true;
+}
+
 }  // namespace
 
 bool Sequence::HasExactKeys(uint32_t layer, uint32_t head, uint32_t page) const {
@@ -79,7 +87,8 @@ void Sequence::AddSealed(uint32_t layer, uint32_t page) {
   low_rank_[layer]->Add(ExactKeysOf(layer, page)).IgnoreError();
 }
 
-// use(keys by KV head) for the pages [first, end) in order, from here or from the store.
+// use(page, keys by KV head) for the pages [first, end) in order, from here or from the store, as
+// long as it answers true.
 template <typename Use>
 absl::Status Sequence::ForEachPage(uint32_t layer, uint32_t first, uint32_t end, const Use& use) {
   std::unique_ptr<client::Memory> memory;
@@ -87,7 +96,8 @@ absl::Status Sequence::ForEachPage(uint32_t layer, uint32_t first, uint32_t end,
   const size_t block = geometry_.num_kv_heads * part;
   for (uint32_t page = first; page < end;) {
     if (const auto here = ExactKeysOf(layer, page); !here.empty()) {
-      VARVE_RETURN_IF_ERROR(use(here));
+      VARVE_ASSIGN_OR_RETURN(const bool more, use(page, here));
+      if (!more) return absl::OkStatus();
       ++page;
       continue;
     }
@@ -117,26 +127,37 @@ absl::Status Sequence::ForEachPage(uint32_t layer, uint32_t first, uint32_t end,
       for (uint32_t head = 0; head < geometry_.num_kv_heads; ++head) {
         keys.push_back(memory->bytes().data() + at + head * part);
       }
-      VARVE_RETURN_IF_ERROR(use(keys));
+      VARVE_ASSIGN_OR_RETURN(const bool more, use(page, keys));
+      if (!more) return absl::OkStatus();
       ++page;
     }
   }
   return absl::OkStatus();
 }
 
+// fn(layer) for all layers, on the threads for such work, within the time that the caller has.
+template <typename Fn>
+void Sequence::ShareLayers(const Fn& fn) {
+  const absl::Time until = absl::Now() + TimeLeft();
+  const auto run = [&](uint32_t layer, uint32_t /*thread*/) {
+    const client::CallDeadline deadline(until);
+    fn(layer);
+  };
+  base::ParallelFor(services_->fitter, services_->fit_threads, geometry_.num_layers, run);
+}
+
 absl::Status Sequence::FitLayer(uint32_t layer, uint32_t outliers) {
   LowRankKeys& keys = *low_rank_[layer];
   if (keys.fitted() && keys.added() == prompt_pages_) return absl::OkStatus();
-  if (Patience() == absl::ZeroDuration()) {
+  if (TimeLeft() == absl::ZeroDuration()) {
     return absl::DeadlineExceededError("the subspaces of low-rank keys are not all made");
   }
   const absl::Time begin = absl::Now();
-  if (keys.added() != prompt_pages_) {
-    keys.StartAgain();
-    VARVE_RETURN_IF_ERROR(
-        ForEachPage(layer, 0, prompt_pages_,
-                    [&](std::span<const std::byte* const> of_page) { return keys.Add(of_page); }));
-  }
+  // The prompt may have grown since.
+  if (keys.fitted()) keys.StartAgain();
+  VARVE_RETURN_IF_ERROR(ForEachPage(
+      layer, keys.added(), prompt_pages_,
+      [&](uint32_t /*page*/, const auto& of_page) { return TrueUnless(keys.Add(of_page)); }));
   VARVE_RETURN_IF_ERROR(keys.Fit(outliers));
   NoteSubspace(keys, absl::Now() - begin, services_->metrics->subspaces_prompt);
   return absl::OkStatus();
@@ -146,15 +167,16 @@ absl::Status Sequence::FitLayer(uint32_t layer, uint32_t outliers) {
 absl::Status Sequence::FitLowRank() {
   if (low_rank_.empty() || prompt_pages_ == 0) return absl::OkStatus();
   const auto outliers = static_cast<uint32_t>(std::ceil(policy_.outliers * budget_));
-  const absl::Time until = absl::Now() + Patience();
   std::vector<absl::Status> fitted(layers_.size());
-  const auto fit = [&](uint32_t layer, uint32_t /*thread*/) {
-    const client::CallDeadline deadline(until);
-    fitted[layer] = FitLayer(layer, outliers);
-  };
-  base::ParallelFor(services_->fitter, services_->fit_threads, geometry_.num_layers, fit);
-  for (const absl::Status& status : fitted) VARVE_RETURN_IF_ERROR(status);
-  return absl::OkStatus();
+  ShareLayers([&](uint32_t layer) { fitted[layer] = FitLayer(layer, outliers); });
+  // What another call would not get over comes first.
+  absl::Status first;
+  for (const absl::Status& status : fitted) {
+    const bool passing = absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
+    if (!status.ok() && !passing) return status;
+    first.Update(status);
+  }
+  return first;
 }
 
 void Sequence::NoteSubspace(const LowRankKeys& keys, absl::Duration took,
@@ -171,33 +193,38 @@ void Sequence::RefreshSubspace(uint32_t layer) {
   const auto run = [refit, metrics = services_->metrics] {
     if (refit.use_count() == 1) return;  // nobody waits any more
     const absl::Time begin = absl::Now();
-    refit->Run();
+    const absl::StatusOr<double> discarded = refit->Run();
+    if (!discarded.ok()) {
+      base::LogWarning("later keys keep the subspace that they lie outside of: ",
+                       discarded.status().ToString());
+      return;
+    }
     metrics->subspaces_refresh.Increment();
+    metrics->discarded_energy.Observe(*discarded);
     metrics->fit.Observe(absl::ToDoubleSeconds(absl::Now() - begin));
   };
   services_->fitter->RunBehind(run);
 }
 
 // Pages that are not saved stay as they are, and all after them: they may have to be saved again.
-void Sequence::AgeKeys(uint32_t layer) {
+void Sequence::AgeKeys(uint32_t layer, uint32_t most) {
   if (low_rank_.empty() || !prefilled_ || prompt_pages_ == 0) return;
-  if (!KnowsStore() || absl::Now() < layers_[layer].age_keys_again) return;
+  if (!KnowsStore() || absl::ToUnixNanos(absl::Now()) < age_again_ns_) return;
   LowRankKeys& keys = *low_rank_[layer];
   if (!keys.CanProject()) return;
   const uint32_t candidates = CandidatePages(layer);
   if (budget_ + keys.outliers(0).size() >= candidates) return;  // all are attended to
   const uint32_t first = keys.projected();
   uint32_t end = candidates - std::min(candidates, policy_.window);
+  if (end > first) end = first + std::min(end - first, most);
   const std::vector<BlockState>& blocks = layers_[layer].blocks;
   for (uint32_t page = first; page < end; ++page) {
     if (blocks[page] != BlockState::kSaved) end = page;
   }
   if (first >= end) return;
   RebuildScratch scratch;  // layers age side by side
-  const absl::Status aged =
-      ForEachPage(layer, first, end, [&](std::span<const std::byte* const> of_page) {
-        if (!keys.CanProject()) return absl::OkStatus();
-        const uint32_t page = keys.projected();
+  const absl::Status aged = ForEachPage(
+      layer, first, end, [&](uint32_t page, const auto& of_page) -> absl::StatusOr<bool> {
         VARVE_RETURN_IF_ERROR(keys.Project(of_page));
         RefreshSubspace(layer);
         for (uint32_t head = 0; head < geometry_.num_kv_heads; ++head) {
@@ -206,23 +233,18 @@ void Sequence::AgeKeys(uint32_t layer) {
           const PageKeys to{page, services_->pool->Data(hot.slot(page))};
           RebuildKeys(layer, head, {&to, 1}, scratch);
         }
-        return absl::OkStatus();
+        return keys.CanProject();
       });
   if (aged.ok()) return;
   // Their keys stay exact, and are recalled with the values.
-  layers_[layer].age_keys_again = absl::Now() + kRetryPause;
+  age_again_ns_ = absl::ToUnixNanos(absl::Now() + kRetryPause);
   base::LogWarning("keys of sequence ", id_, " stay exact for now: ", aged.ToString());
 }
 
 // Of the layers at once. What is not read in time ages with the steps.
 void Sequence::AgeAllKeys() {
   if (low_rank_.empty()) return;
-  const absl::Time until = absl::Now() + Patience();
-  const auto age = [&](uint32_t layer, uint32_t /*thread*/) {
-    const client::CallDeadline deadline(until);
-    AgeKeys(layer);
-  };
-  base::ParallelFor(services_->fitter, services_->fit_threads, geometry_.num_layers, age);
+  ShareLayers([&](uint32_t layer) { AgeKeys(layer, UINT32_MAX); });
 }
 
 }  // namespace varve::worker

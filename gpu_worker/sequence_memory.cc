@@ -6,11 +6,25 @@
 
 namespace varve::worker {
 
-SequenceMemory Sequence::CountLayer(uint32_t layer_index) const {
-  const LayerCache& layer = layers_[layer_index];
+void Sequence::CountLayer(uint32_t layer_index) {
+  LayerCache& layer = layers_[layer_index];
+  SequenceMemory& memory = layer.memory;
+  memory.digests = layer.digests.bytes();
+  if (!low_rank_.empty()) {
+    const LowRankKeys& keys = *low_rank_[layer_index];
+    memory.rows = keys.row_bytes();
+    memory.basis = keys.basis_bytes();
+    memory.gram = keys.gram_bytes();
+  }
+
+  uint64_t changes = prefilled_ ? 1 : 0;
+  for (const HotSet& head : layer.heads) changes += head.changes();
   const uint32_t sealed = layer.appended / geometry_.page_tokens;
   const uint32_t candidates = prefilled_ ? CandidatePages(layer_index) : sealed;
-  // Of those, what the policy keeps in any case.
+  if (changes == layer.counted_changes && candidates == layer.counted_candidates) return;
+  layer.counted_changes = changes;
+  layer.counted_candidates = candidates;
+  // Of the candidates, what the policy keeps in any case.
   const uint32_t sinks = std::min(policy_.sinks, candidates);
   const uint32_t window = std::max(sinks, candidates - std::min(policy_.window, candidates));
   uint64_t outliers = 0, always = 0, hot = 0;
@@ -26,27 +40,16 @@ SequenceMemory Sequence::CountLayer(uint32_t layer_index) const {
     hot += chosen - exact;
     always += head.pages().size() - chosen;
   }
-  SequenceMemory memory;
   memory.outliers = outliers * geometry_.page_bytes();
   memory.window = always * geometry_.page_bytes();
   memory.hot = hot * geometry_.page_bytes();
-  memory.digests = layer.digests.bytes();
-  if (!low_rank_.empty()) {
-    const LowRankKeys& keys = *low_rank_[layer_index];
-    memory.rows = keys.row_bytes();
-    memory.basis = keys.basis_bytes();
-    memory.gram = keys.gram_bytes();
-  }
-  return memory;
 }
 
 void Sequence::CountMemory() {
   SequenceMemory now;
-  for (uint32_t l = 0; l < layers_.size(); ++l) {
-    LayerCache& layer = layers_[l];
-    if (layer.changed) layer.memory = CountLayer(l);
-    layer.changed = false;
-    for (const MemoryKind& kind : kMemoryKinds) now.*kind.bytes += layer.memory.*kind.bytes;
+  for (uint32_t l = 0; l < layers_.size() && !closed_; ++l) {
+    CountLayer(l);
+    for (const MemoryKind& kind : kMemoryKinds) now.*kind.bytes += layers_[l].memory.*kind.bytes;
   }
   SetMemory(now);
 }

@@ -58,7 +58,6 @@ absl::Status Sequence::FinishPrefill() {
   prompt_tokens_ = tokens_;
   AgeAllKeys();
   ReduceToPolicy();
-  for (LayerCache& layer : layers_) layer.changed = true;
   return absl::OkStatus();
 }
 
@@ -258,7 +257,6 @@ bool Sequence::Spare(uint32_t needed) {
   uint32_t freed = 0;
   for (uint32_t l = 0; l < layers_.size() && freed < needed; ++l) {
     LayerCache& layer = layers_[l];
-    layer.changed = true;
     const std::span<const BlockState> states = std::span(layer.blocks).first(CandidatePages(l));
     for (uint32_t h = 0; h < layer.heads.size(); ++h) {
       layer.heads[h].Surplus(layer.attended[h], states, budget_, victims_);

@@ -316,7 +316,7 @@ absl::Status LinkedWorker::AttendHeads(std::span<HeadWork> works, StepBuffers& b
   const double seconds = SecondsSince(begin);
   metrics_->attention.Observe(seconds);
   for (size_t i = 0; i < works.size(); i += services_.options.geometry.num_kv_heads) {
-    works[i].cache->has_attended = works[i].cache->changed = true;
+    works[i].cache->has_attended = true;
     SequenceStats& stats = works[i].sequence->stats();
     stats.attend += absl::Seconds(seconds);
     if (works[i].layer == 0) ++stats.steps;

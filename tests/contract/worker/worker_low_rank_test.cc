@@ -145,6 +145,23 @@ TEST_P(LowRank, NewSubspacesForLaterPages) {
   EXPECT_GE(feeder.Info().memory.basis, 2 * one);
 }
 
+// A turn of many pages at once, all of which are outside: those that come after the call for a new
+// subspace wait for it, and none is skipped.
+TEST_P(LowRank, NewSubspacesForAnotherTurn) {
+  const auto made = Make(Turned(), 512);
+  Feeder feeder(made->worker(), &text_);
+  ASSERT_OK(feeder.Prefill("shadowkv(budget=6p,rank=64,outliers=0,hot=1,refresh=1e-12)", 100));
+  ASSERT_OK(feeder.Feed(800));
+  const uint64_t one = feeder.Info().memory.basis;
+  for (uint32_t step = 0; step < 60; ++step) {
+    ASSERT_OK(feeder.Step(step));
+    if (step % 20 != 19) continue;
+    ExpectNaive(text_, feeder, "arkvale(budget=6p,merge=softmax_max,generated=paged)",
+                page::DigestKind::kMinMax, 100, step, 1e-4);
+  }
+  EXPECT_GE(feeder.Info().memory.basis, 2 * one);
+}
+
 // The bytes by kind are those of the formula (page/lowrank/memory.h).
 TEST_P(LowRank, MemoryIsWhatTheFormulaSays) {
   const auto made = Make(Turned(), 1024, page::DigestKind::kMean);

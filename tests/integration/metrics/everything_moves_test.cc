@@ -179,7 +179,10 @@ TEST_F(EverythingMovesTest, WhenAnEngineDecodes) {
     }
     ASSERT_OK((*worker)->Close(low_rank.id()));
     const std::string closed = (*process)->HttpGet("/metrics");
-    EXPECT_EQ(MetricValue(closed, "varve_worker_memory_bytes{kind=\"rows\"}"), 0);
+    for (const char* kind : {"rows", "basis", "gram", "digests", "outliers", "window", "hot"}) {
+      const std::string labels = std::string("{kind=\"") + kind + "\"}";
+      EXPECT_EQ(MetricValue(closed, "varve_worker_memory_bytes" + labels), 0) << kind;
+    }
   }
   const auto worker = [&](const std::string& series) { return MetricValue(after, series); };
   EXPECT_GT(worker("varve_worker_evicted_pages_total"), 0);

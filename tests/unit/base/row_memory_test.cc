@@ -24,8 +24,6 @@ TEST(RowMemoryTest, BeginsAtLinesAndLargeOnesAtHugePages) {
   FreeRows(nullptr);
 }
 
-TEST(RowMemoryTest, NoMemoryIsNull) { EXPECT_EQ(AllocateRows(SIZE_MAX / 2), nullptr); }
-
 TEST(RowMemoryTest, VectorsKeepWhatTheyHoldWhileTheyGrow) {
   std::vector<uint32_t, RowAllocator<uint32_t>> numbers;
   for (uint32_t i = 0; i < 2'000'000; ++i) numbers.push_back(i);

@@ -212,7 +212,7 @@ TEST(LowRankKeys, WhatIsRebuiltIsFinite) {
   const auto rope = RopePositions::Of(geometry);
   LowRankKeys keys(geometry, ShadowKV("rank=32"), rope.get());
   std::vector<uint16_t> page(size_t{kHeads} * kTokens * kDim);
-  for (size_t row = 0; row < kHeads * kTokens; ++row) page[row * kDim] = kGreatest;
+  for (size_t row = 0; row < kTokens; ++row) page[row * kDim] = kGreatest;  // of one KV head
   std::vector<const std::byte*> heads;
   for (uint32_t h = 0; h < kHeads; ++h) {
     heads.push_back(reinterpret_cast<const std::byte*>(&page[size_t{h} * kTokens * kDim]));

@@ -135,6 +135,7 @@ class DecodeBench {
       }
       row.extra["ratio_dense_spread"] = Spread(ratios);
       AddStages(*side, batch, speeds, row);
+      AddMemory(*side, row);
       rows.push_back(std::move(row));
     }
     return absl::OkStatus();
@@ -222,6 +223,19 @@ class DecodeBench {
     }
     row.extra["other_us"] = other;
     row.extra["ratio_limit"] = row.extra["limit_us"] / row.extra["step_us"];
+  }
+
+  // Bytes a token of one sequence, by kind.
+  void AddMemory(const DecodeSide& side, BenchRow& row) const {
+    const worker::SequenceMemory memory = side.Memory();
+    const auto tokens = static_cast<double>(options_.tokens);
+    for (const worker::MemoryKind& kind : worker::kMemoryKinds) {
+      row.extra[absl::StrCat("memory_", kind.name)] =
+          static_cast<double>(memory.*kind.bytes) / tokens;
+    }
+    row.extra["memory"] = static_cast<double>(memory.total()) / tokens;
+    const uint64_t formula = side.FormulaBytes();
+    if (formula > 0) row.extra["memory_by_formula"] = static_cast<double>(formula) / tokens;
   }
 
   static double Micros(const DecodeCounts& counts, const std::string& series) {
@@ -364,7 +378,21 @@ std::string DecodeTable(const std::vector<BenchRow>& rows) {
       absl::StrAppendFormat(&summary, ", %.1f%% hits at a cosine of %.4f, %.0f kB a step",
                             100 * value("hit_share"), value("cosine"), value("recalled_kb"));
     }
-    absl::StrAppendFormat(&summary, ", %.0f tokens attended\n", value("attended_tokens"));
+    absl::StrAppendFormat(&summary,
+                          ", %.0f tokens attended\n  memory of the worker, bytes a token: %.0f",
+                          value("attended_tokens"), value("memory"));
+    const char* separator = " (";
+    for (const worker::MemoryKind& kind : worker::kMemoryKinds) {
+      const double bytes = value(absl::StrCat("memory_", kind.name));
+      if (bytes == 0) continue;
+      absl::StrAppendFormat(&summary, "%s%s %.1f", separator, kind.name, bytes);
+      separator = ", ";
+    }
+    summary += ")";
+    if (row.extra.contains("memory_by_formula")) {
+      absl::StrAppendFormat(&summary, ", by formula %.0f", value("memory_by_formula"));
+    }
+    summary += "\n";
   }
   if (!rows.empty()) {
     const std::map<std::string, double>& speeds = rows.back().extra;

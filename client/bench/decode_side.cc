@@ -8,6 +8,7 @@
 #include "client/bench/scrape.h"
 #include "client/console/stop.h"
 #include "kvstore/base/status.h"
+#include "kvstore/page/lowrank/memory.h"
 
 namespace varve::client {
 
@@ -124,6 +125,30 @@ double DecodeSide::HitShare(uint32_t batch) const {
 uint64_t DecodeSide::BudgetPages() const {
   const auto info = worker_->Info(ids_.front());
   return info.ok() ? info->budget_pages : 0;
+}
+
+worker::SequenceMemory DecodeSide::Memory() const {
+  const auto info = worker_->Info(ids_.front());
+  return info.ok() ? info->memory : worker::SequenceMemory();
+}
+
+uint64_t DecodeSide::FormulaBytes() const {
+  if (!parsed_.low_rank()) return 0;
+  const auto budget = static_cast<double>(BudgetPages());
+  const auto outliers = static_cast<uint32_t>(std::ceil(parsed_.outliers * budget));
+  const auto hot = static_cast<uint32_t>(std::ceil(parsed_.hot * budget));
+  const page::LowRankShape shape = {.num_kv_heads = geometry_.num_kv_heads,
+                                    .head_dim = geometry_.head_dim,
+                                    .rank = parsed_.rank,
+                                    .chunk_tokens = geometry_.page_tokens,
+                                    .dtype = geometry_.dtype,
+                                    .rows_dtype = geometry_.dtype,
+                                    .basis_dtype = geometry_.dtype,
+                                    .id_bytes = 0,
+                                    .outlier_chunks = outliers,
+                                    .budget_tokens = hot * geometry_.page_tokens,
+                                    .window_tokens = 0};  // in the budget
+  return page::LowRankMemory(shape, options_.tokens).total();
 }
 
 // Where pages leave, they do so one prompt after the other.

@@ -53,6 +53,9 @@ class DecodeSide {
   void NoteStep();
   // Since StartCounting.
   DecodeCounts Counted(uint32_t batch) const;
+  // What a sequence takes of the worker's memory; of low-rank keys also by the formula, or 0.
+  worker::SequenceMemory Memory() const;
+  uint64_t FormulaBytes() const;
   // Of the pages of the budget; outliers, which never leave, are not counted.
   double HitShare(uint32_t batch) const;
 

@@ -97,6 +97,11 @@ TEST(Bench, DecodeByStageAgainstDense) {
     }
     EXPECT_EQ(results[i + 1]["attended_tokens"], 512);
     EXPECT_EQ(results[i + 2]["attended_tokens"], 512 + 12 * 8) << "outliers are beside the budget";
+    // K and V of 2 KV heads, and a digest of two vectors a page.
+    EXPECT_EQ(results[i]["memory"], 256 + 256 / 32);
+    const double formula = results[i + 2]["memory_by_formula"];
+    EXPECT_LE(results[i + 2]["memory"].get<double>(), formula);
+    EXPECT_GE(results[i + 2]["memory"].get<double>(), 0.95 * formula);
   }
   const auto table = RunTool("varve-bench", "decode --rounds 1 --seconds 0.05 " + small +
                                                 "--policies 'arkvale(budget=8p,hot=2)'");

@@ -15,8 +15,6 @@ class HeadThreads {
  public:
   // Less than this is done before another thread would have woken up.
   static constexpr uint64_t kBytesPerThread = 256 << 10;
-  // What rebuilding the keys of a page counts for.
-  static constexpr uint64_t kBytesPerRebuild = 32 << 10;
 
   explicit HeadThreads(uint32_t threads)
       : threads_(threads),

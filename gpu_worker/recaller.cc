@@ -96,7 +96,7 @@ std::string PageName(const HeadWork& work, uint32_t page) {
 
 // ---- scored in the worker
 
-absl::Status Recaller::Fetch(std::span<HeadWork> works) {
+absl::Status Recaller::Fetch(std::span<HeadWork> works, KeyRebuild& rebuild) {
   coming_.clear();
   for (HeadWork& work : works) {
     work.slots.clear();
@@ -120,10 +120,12 @@ absl::Status Recaller::Fetch(std::span<HeadWork> works) {
   if (coming_.empty()) return absl::OkStatus();
 
   const auto begin = Clock::now();
+  rebuild.Start();
   const absl::Time asked = services_->pool->Now();
   const auto results = services_->client->Get(std::span(items_).first(coming_.size()));
   const double seconds = SecondsSince(begin);
   services_->metrics->transfer.Observe(seconds);
+  rebuild.Finish();  // before slots may be given up
   const Sequence* waited = nullptr;
   for (const Coming& coming : coming_) {
     Sequence* sequence = works[coming.work].sequence;
@@ -184,12 +186,15 @@ void Recaller::Evict(HeadWork& work, std::span<const uint32_t> victims, size_t f
 
 void Recaller::PlanTransfers(std::span<HeadWork> works) {
   for (uint32_t w = 0; w < works.size(); ++w) {
-    const HeadWork& work = works[w];
+    HeadWork& work = works[w];
     for (uint32_t i = 0; i < work.plan.recall.size(); ++i) {
       if (items_.size() <= coming_.size()) items_.emplace_back();
       SetPageItem(*work.sequence, work.layer, work.head, work.plan.recall[i],
                   services_->pool->PieceOf(work.slots[i]), items_[coming_.size()]);
       coming_.push_back({w, i});
+      if (work.sequence->policy().low_rank()) {
+        work.arrived.push_back({work.plan.recall[i], services_->pool->Data(work.slots[i])});
+      }
     }
   }
 }
@@ -213,9 +218,6 @@ absl::Status Recaller::Install(std::span<HeadWork> works,
     const size_t page_bytes = items_[i].destinations.front().bytes;
     if (result.hit && result.bytes == page_bytes) {
       work.hot().Insert(page, slot);
-      if (work.sequence->policy().low_rank()) {
-        work.arrived.push_back({page, services_->pool->Data(slot)});
-      }
       ++work.sequence->stats().recalled_pages;
       work.sequence->stats().recalled_bytes += page_bytes;
       services_->metrics->pages_fetched.Increment();

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "gpu_worker/key_rebuild.h"
 #include "gpu_worker/selector.h"
 #include "gpu_worker/sequence.h"
 
@@ -63,9 +64,9 @@ class Recaller {
   explicit Recaller(const Services* services) : services_(services) {}
 
   // The selected pages of every work that is not fetched yet become resident. At most one Get.
-  // Where keys may be low-rank, after this and FetchFromStore HeadWork::arrived has what has come,
-  // also when they fail.
-  absl::Status Fetch(std::span<HeadWork> works);
+  // Keys of low rank are rebuilt meanwhile, also those that FetchFromStore left in
+  // HeadWork::arrived.
+  absl::Status Fetch(std::span<HeadWork> works, KeyRebuild& rebuild);
   // Lets the store choose and push, for the works of one sequence and layer (one per KV head, in
   // order) that keep no selection.
   absl::Status FetchFromStore(std::span<HeadWork> works, SelectTimes& times);

@@ -19,13 +19,13 @@ struct StepBuffers {
       : recaller(services),
         selectors(threads, Selector(services->options.geometry)),
         attentions(threads, Attention(services)),
-        rebuilds(threads),
+        rebuilds(services->fit_threads),
         times(threads) {}
   Recaller recaller;
   // By thread.
   std::vector<Selector> selectors;
   std::vector<Attention> attentions;
-  std::vector<RebuildScratch> rebuilds;
+  std::vector<RebuildScratch> rebuilds;  // of KeyRebuild's threads
   std::vector<SelectTimes> times;
   std::vector<absl::Status> attended;  // by work
   std::vector<SequenceUse> uses;

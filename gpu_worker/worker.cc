@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/call_deadline.h"
 #include "gpu_worker/head_threads.h"
+#include "gpu_worker/key_rebuild.h"
 #include "gpu_worker/mass_meter.h"
 #include "gpu_worker/page_pool.h"
 #include "gpu_worker/saver.h"
@@ -80,7 +81,6 @@ class LinkedWorker final : public Worker {
       ScoreHeads(of_sequence, /*kept=*/true, buffers, times);
     };
   }
-  void RebuildKeys(std::span<HeadWork> works, StepBuffers& buffers);
   absl::Status AttendHeads(std::span<HeadWork> works, StepBuffers& buffers);
   std::unique_ptr<StepBuffers> TakeBuffers();
   void ReturnBuffers(std::unique_ptr<StepBuffers> buffers);
@@ -286,21 +286,6 @@ void LinkedWorker::ScoreHeads(std::span<HeadWork> of_sequence, bool kept, StepBu
   times.select_seconds += busiest.select_seconds;
 }
 
-// Of what has arrived, also for a step that fails: it stays.
-void LinkedWorker::RebuildKeys(std::span<HeadWork> works, StepBuffers& buffers) {
-  const auto begin = Clock::now();
-  uint64_t pages = 0;
-  for (const HeadWork& work : works) pages += work.arrived.size();
-  if (pages == 0) return;
-  const auto rebuild = [&](uint32_t i, uint32_t thread) {
-    works[i].sequence->RebuildKeys(works[i].layer, works[i].head, works[i].arrived,
-                                   buffers.rebuilds[thread]);
-    works[i].arrived.clear();
-  };
-  threads_.Share(works.size(), pages * HeadThreads::kBytesPerRebuild, rebuild);
-  metrics_->rebuild.Observe(SecondsSince(begin));
-}
-
 // Every sequence of the batch waits for all of it.
 absl::Status LinkedWorker::AttendHeads(std::span<HeadWork> works, StepBuffers& buffers) {
   const auto begin = Clock::now();
@@ -373,8 +358,9 @@ absl::Status LinkedWorker::TryResident(std::span<HeadWork> works, StepBuffers& b
   for (size_t i = 0; i < works.size(); i += heads) {
     if (fetched.ok()) fetched = Choose(works.subspan(i, heads), buffers, choice);
   }
-  if (fetched.ok()) fetched = buffers.recaller.Fetch(works);
-  RebuildKeys(works, buffers);
+  KeyRebuild rebuild(&services_, works, buffers.rebuilds);
+  if (fetched.ok()) fetched = buffers.recaller.Fetch(works, rebuild);
+  rebuild.Finish();  // what the store chose and pushed, also for a step that fails: it stays
   VARVE_RETURN_IF_ERROR(fetched);
   buffers.recaller.Trim(works);
   if (choice.path == nullptr) return absl::OkStatus();

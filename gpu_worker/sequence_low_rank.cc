@@ -225,6 +225,7 @@ void Sequence::AgeKeys(uint32_t layer, uint32_t most) {
   RebuildScratch scratch;  // layers age side by side
   const absl::Status aged = ForEachPage(
       layer, first, end, [&](uint32_t page, const auto& of_page) -> absl::StatusOr<bool> {
+        if (page != keys.projected()) return absl::InternalError("pages age out of order");
         VARVE_RETURN_IF_ERROR(keys.Project(of_page));
         RefreshSubspace(layer);
         for (uint32_t head = 0; head < geometry_.num_kv_heads; ++head) {

@@ -1,11 +1,13 @@
 #include "gpu_worker/low_rank_keys.h"
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kvstore/page/lowrank/landmark.h"
+#include "kvstore/page/lowrank/memory.h"
 
 namespace varve::worker {
 namespace {
@@ -49,6 +51,25 @@ absl::Status CheckLowRank(const Policy& policy, const page::Geometry& geometry) 
                                 ", num_kv_heads * head_dim of the geometry"));
   }
   return absl::OkStatus();
+}
+
+uint64_t FormulaBytes(const Policy& policy, const page::Geometry& geometry, uint32_t budget_pages,
+                      uint32_t window_tokens, uint64_t tokens) {
+  const auto pages = [budget_pages](double multiple) {
+    return static_cast<uint32_t>(std::ceil(multiple * budget_pages));
+  };
+  const page::LowRankShape shape = {.num_kv_heads = geometry.num_kv_heads,
+                                    .head_dim = geometry.head_dim,
+                                    .rank = policy.rank,
+                                    .chunk_tokens = geometry.page_tokens,
+                                    .dtype = geometry.dtype,
+                                    .rows_dtype = geometry.dtype,
+                                    .basis_dtype = geometry.dtype,
+                                    .id_bytes = 0,
+                                    .outlier_chunks = pages(policy.outliers),
+                                    .budget_tokens = pages(policy.hot) * geometry.page_tokens,
+                                    .window_tokens = window_tokens};
+  return page::LowRankMemory(shape, tokens).total();
 }
 
 LowRankKeys::LowRankKeys(const page::Geometry& geometry, const Policy& policy,

@@ -38,6 +38,11 @@ namespace varve::worker {
 // What is wrong with the policy for such keys, and what is allowed.
 absl::Status CheckLowRank(const Policy& policy, const page::Geometry& geometry);
 
+// What a layer should take by page/lowrank/memory.h, with a budget of so many pages and so many
+// tokens kept beside it. Its ids are those of the hot sets, which are not counted.
+uint64_t FormulaBytes(const Policy& policy, const page::Geometry& geometry, uint32_t budget_pages,
+                      uint32_t window_tokens, uint64_t tokens);
+
 // A new subspace of a layer, made by a thread that has the time: it takes seconds for wide keys.
 class Refit {
  public:

@@ -7,8 +7,8 @@
 
 #include "client/bench/scrape.h"
 #include "client/console/stop.h"
+#include "gpu_worker/low_rank_keys.h"
 #include "kvstore/base/status.h"
-#include "kvstore/page/lowrank/memory.h"
 
 namespace varve::client {
 
@@ -134,21 +134,9 @@ worker::SequenceMemory DecodeSide::Memory() const {
 
 uint64_t DecodeSide::FormulaBytes() const {
   if (!parsed_.low_rank()) return 0;
-  const auto budget = static_cast<double>(BudgetPages());
-  const auto outliers = static_cast<uint32_t>(std::ceil(parsed_.outliers * budget));
-  const auto hot = static_cast<uint32_t>(std::ceil(parsed_.hot * budget));
-  const page::LowRankShape shape = {.num_kv_heads = geometry_.num_kv_heads,
-                                    .head_dim = geometry_.head_dim,
-                                    .rank = parsed_.rank,
-                                    .chunk_tokens = geometry_.page_tokens,
-                                    .dtype = geometry_.dtype,
-                                    .rows_dtype = geometry_.dtype,
-                                    .basis_dtype = geometry_.dtype,
-                                    .id_bytes = 0,
-                                    .outlier_chunks = outliers,
-                                    .budget_tokens = hot * geometry_.page_tokens,
-                                    .window_tokens = 0};  // in the budget
-  return page::LowRankMemory(shape, options_.tokens).total();
+  // The window is in the budget.
+  return worker::FormulaBytes(parsed_, geometry_, static_cast<uint32_t>(BudgetPages()),
+                              /*window_tokens=*/0, options_.tokens);
 }
 
 // Where pages leave, they do so one prompt after the other.

@@ -8,12 +8,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kvstore/base/row_memory.h"
 #include "kvstore/base/status.h"
 
 namespace varve::tier {
 namespace {
-
-constexpr uint64_t kHugePageBytes = 2ull << 20;
 
 uint64_t PageBytes() { return static_cast<uint64_t>(sysconf(_SC_PAGESIZE)); }
 uint64_t RoundUp(uint64_t bytes) { return (bytes + PageBytes() - 1) & ~(PageBytes() - 1); }
@@ -43,7 +42,8 @@ absl::Status Arena::Use(uint64_t bytes, bool huge_pages) {
   const uint64_t rounded = RoundUp(bytes);
   if (mprotect(memory_.data(), rounded, PROT_READ | PROT_WRITE) != 0) return Refused(bytes);
   // Advice only: a kernel without huge pages serves small ones.
-  if (huge_pages && rounded >= kHugePageBytes) madvise(memory_.data(), rounded, MADV_HUGEPAGE);
+  if (huge_pages && rounded >= base::kHugePageBytes)
+    madvise(memory_.data(), rounded, MADV_HUGEPAGE);
   return absl::OkStatus();
 }
 

@@ -1,14 +1,13 @@
 #include "tests/model/worker_backend.h"
 
-#include <cmath>
 #include <cstring>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "gpu_worker/low_rank_keys.h"
 #include "kvstore/base/status.h"
 #include "kvstore/page/dtype.h"
-#include "kvstore/page/lowrank/memory.h"
 #include "tests/model/selection_backend.h"
 
 namespace varve::model {
@@ -97,20 +96,8 @@ class WorkerBackend final : public KvBackend {
  private:
   uint64_t FormulaBytes(const worker::SequenceInfo& info) const {
     const page::Geometry& g = worker_.options().geometry;
-    const page::LowRankShape shape = {
-        .num_kv_heads = g.num_kv_heads,
-        .head_dim = g.head_dim,
-        .rank = policy_.rank,
-        .chunk_tokens = g.page_tokens,
-        .dtype = g.dtype,
-        .rows_dtype = g.dtype,
-        .basis_dtype = g.dtype,
-        .id_bytes = 0,
-        .outlier_chunks = static_cast<uint32_t>(std::ceil(policy_.outliers * info.budget_pages)),
-        .budget_tokens =
-            static_cast<uint32_t>(std::ceil(policy_.hot * info.budget_pages)) * g.page_tokens,
-        .window_tokens = (policy_.sinks + policy_.window + 1) * g.page_tokens};
-    return page::LowRankMemory(shape, info.tokens).total() * g.num_layers;
+    const uint32_t window = (policy_.sinks + policy_.window + 1) * g.page_tokens;
+    return g.num_layers * worker::FormulaBytes(policy_, g, info.budget_pages, window, info.tokens);
   }
 
   // Appends the token that waits.

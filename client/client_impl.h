@@ -178,8 +178,8 @@ class ClientImpl final : public Client {
   absl::StatusOr<std::vector<bool>> CallForKeys(
       Method<Request, Reply> method, std::span<const page::ObjectKey> keys, Request request,
       const google::protobuf::RepeatedField<bool>& (Reply::*results)() const);
-  absl::StatusOr<v1::PutRequest> PutRequestFor(std::span<const PutItem> items) const;
-  absl::StatusOr<v1::GetRequest> GetRequestFor(std::span<const GetItem> items) const;
+  absl::Status FillRequest(std::span<const PutItem> items, v1::PutRequest& request) const;
+  absl::Status FillRequest(std::span<const GetItem> items, v1::GetRequest& request) const;
   template <typename Result>
   using InlineStart = std::function<void(const InlineChannel&, InlineDone<Result>)>;
   // Of a batch the good items, ready to be sent; `bad` has the results of the others, in order.

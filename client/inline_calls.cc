@@ -89,7 +89,8 @@ absl::StatusOr<ClientImpl::InlineBatch<PutResult>> ClientImpl::BatchInline(
   std::vector<InlinePut> puts;
   std::vector<std::optional<PutResult>> bad(items.size());
   for (size_t i = 0; i < items.size(); ++i) {
-    auto spans = Spans(&session_, items[i].sources, absl::StrCat("items[", i, "].sources"));
+    auto spans =
+        Spans(&session_, items[i].sources, [i] { return absl::StrCat("items[", i, "].sources"); });
     if (!spans.ok() && !OutOfBounds(spans.status())) return spans.status();
     if (!spans.ok()) {
       bad[i] = PutResult{PutOutcome::kInvalid, std::string(spans.status().message())};
@@ -118,8 +119,8 @@ absl::StatusOr<ClientImpl::InlineBatch<GetResult>> ClientImpl::BatchInline(
   std::vector<std::vector<std::span<std::byte>>> destinations;
   std::vector<std::optional<GetResult>> bad(items.size());
   for (size_t i = 0; i < items.size(); ++i) {
-    auto spans =
-        Spans(&session_, items[i].destinations, absl::StrCat("items[", i, "].destinations"));
+    auto spans = Spans(&session_, items[i].destinations,
+                       [i] { return absl::StrCat("items[", i, "].destinations"); });
     if (!spans.ok() && !OutOfBounds(spans.status())) return spans.status();
     if (!spans.ok()) {
       bad[i] = GetResult{.message = std::string(spans.status().message())};

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "client/arena_message.h"
 #include "client/client_impl.h"
 #include "client/prefetch_calls.h"
 #include "kvstore/base/status.h"
@@ -188,8 +189,8 @@ absl::StatusOr<std::vector<PrefetchOutcome>> ClientImpl::Prefetch(
 
 // ---- by registered memory
 
-absl::StatusOr<v1::PutRequest> ClientImpl::PutRequestFor(std::span<const PutItem> items) const {
-  v1::PutRequest request;
+absl::Status ClientImpl::FillRequest(std::span<const PutItem> items,
+                                     v1::PutRequest& request) const {
   request.set_deadline_ms(transfer_deadline_ms());
   request.mutable_items()->Reserve(static_cast<int>(items.size()));
   for (size_t i = 0; i < items.size(); ++i) {
@@ -197,7 +198,8 @@ absl::StatusOr<v1::PutRequest> ClientImpl::PutRequestFor(std::span<const PutItem
     v1::PutItem* wire = request.add_items();
     wire->set_key(item.key.bytes().data(), item.key.bytes().size());
     VARVE_RETURN_IF_ERROR(AppendRefs(
-        &session_, item.sources, absl::StrCat("items[", i, "].sources"), wire->mutable_sources()));
+        &session_, item.sources, [i] { return absl::StrCat("items[", i, "].sources"); },
+        wire->mutable_sources()));
     if (item.layout.num_kv_heads != 0) *wire->mutable_layout() = ToProto(item.layout);
     wire->set_codec(item.codec);
     if (item.crc32c.has_value()) wire->set_crc32c(*item.crc32c);
@@ -206,22 +208,22 @@ absl::StatusOr<v1::PutRequest> ClientImpl::PutRequestFor(std::span<const PutItem
     wire->set_ttl_ms(TtlMilliseconds(item.ttl));
     wire->set_parent(item.parent.bytes().data(), item.parent.bytes().size());
   }
-  return request;
+  return absl::OkStatus();
 }
 
-absl::StatusOr<v1::GetRequest> ClientImpl::GetRequestFor(std::span<const GetItem> items) const {
-  v1::GetRequest request;
+absl::Status ClientImpl::FillRequest(std::span<const GetItem> items,
+                                     v1::GetRequest& request) const {
   request.set_deadline_ms(transfer_deadline_ms());
   request.mutable_items()->Reserve(static_cast<int>(items.size()));
   for (size_t i = 0; i < items.size(); ++i) {
     v1::GetItem* wire = request.add_items();
     wire->set_key(items[i].key.bytes().data(), items[i].key.bytes().size());
     if (!items[i].range.whole()) *wire->mutable_range() = ToProto(items[i].range);
-    VARVE_RETURN_IF_ERROR(AppendRefs(&session_, items[i].destinations,
-                                     absl::StrCat("items[", i, "].destinations"),
-                                     wire->mutable_destinations()));
+    VARVE_RETURN_IF_ERROR(AppendRefs(
+        &session_, items[i].destinations,
+        [i] { return absl::StrCat("items[", i, "].destinations"); }, wire->mutable_destinations()));
   }
-  return request;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<PutResult>> ClientImpl::Put(std::span<const PutItem> items) {
@@ -231,11 +233,12 @@ absl::StatusOr<std::vector<PutResult>> ClientImpl::Put(std::span<const PutItem> 
 
 absl::StatusOr<std::vector<PutResult>> ClientImpl::PutBatch(std::span<const PutItem> items) {
   if (inline_only()) return Inline<PutResult>(items);
-  VARVE_ASSIGN_OR_RETURN(v1::PutRequest request, PutRequestFor(items));
-  v1::PutReply reply;
+  const auto request = MakeArenaMessage<v1::PutRequest>();
+  VARVE_RETURN_IF_ERROR(FillRequest(items, *request));
+  const auto reply = MakeArenaMessage<v1::PutReply>();
   VARVE_RETURN_IF_ERROR(
-      Call(&v1::Store::StubInterface::Put, request, &reply, transfer_call_deadline()));
-  return Results(reply, items.size());
+      Call(&v1::Store::StubInterface::Put, *request, reply.get(), transfer_call_deadline()));
+  return Results(*reply, items.size());
 }
 
 absl::StatusOr<std::vector<GetResult>> ClientImpl::Get(std::span<const GetItem> items) {
@@ -245,12 +248,13 @@ absl::StatusOr<std::vector<GetResult>> ClientImpl::Get(std::span<const GetItem> 
 
 absl::StatusOr<std::vector<GetResult>> ClientImpl::GetBatch(std::span<const GetItem> items) {
   if (inline_only()) return Inline<GetResult>(items);
-  VARVE_ASSIGN_OR_RETURN(v1::GetRequest request, GetRequestFor(items));
-  request.set_prefetch(PrefetchCalls::On());
-  v1::GetReply reply;
+  const auto request = MakeArenaMessage<v1::GetRequest>();
+  VARVE_RETURN_IF_ERROR(FillRequest(items, *request));
+  request->set_prefetch(PrefetchCalls::On());
+  const auto reply = MakeArenaMessage<v1::GetReply>();
   VARVE_RETURN_IF_ERROR(
-      Call(&v1::Store::StubInterface::Get, request, &reply, transfer_call_deadline()));
-  return Results(reply, items.size());
+      Call(&v1::Store::StubInterface::Get, *request, reply.get(), transfer_call_deadline()));
+  return Results(*reply, items.size());
 }
 
 template <typename Request, typename Reply>
@@ -261,7 +265,7 @@ void ClientImpl::CallAsync(std::shared_ptr<Request> request, AsyncStart<Request,
     if (!session.ok()) return done(Explain(session.status()), Reply());
     struct State {
       std::optional<grpc::ClientContext> context{std::in_place};
-      Reply reply;
+      const std::shared_ptr<Reply> reply = MakeArenaMessage<Reply>();
     };
     auto state = std::make_shared<State>();
     request->set_session_id((*session)->session_id);
@@ -270,14 +274,14 @@ void ClientImpl::CallAsync(std::shared_ptr<Request> request, AsyncStart<Request,
     if (call == 0) return done(ClosingError(), Reply());
     const uint64_t generation = (*session)->generation;
     start(
-        stub_.get(), &*state->context, request.get(), &state->reply,
+        stub_.get(), &*state->context, request.get(), state->reply.get(),
         [this, request, start, done, retried, state, generation, call](const grpc::Status& status) {
           const bool lost = status.error_code() == grpc::StatusCode::UNAUTHENTICATED;
           if (lost) session_.Lost(generation);
           if (lost && !retried) {
             CallAsync(request, start, done, true);
           } else {
-            done(Explain(FromGrpc(status)), state->reply);
+            done(Explain(FromGrpc(status)), *state->reply);
           }
           in_flight_.Release(call);
           state->context.reset();
@@ -299,10 +303,10 @@ void ClientImpl::PutAsync(std::vector<PutItem> items,
   }
   if (inline_only())
     return InlineAsync<PutResult>(std::span<const PutItem>(items), std::move(done));
-  absl::StatusOr<v1::PutRequest> request = PutRequestFor(items);
-  if (!request.ok()) return done(request.status());
+  auto request = MakeArenaMessage<v1::PutRequest>();
+  if (absl::Status filled = FillRequest(items, *request); !filled.ok()) return done(filled);
   CallAsync<v1::PutRequest, v1::PutReply>(
-      std::make_shared<v1::PutRequest>(*std::move(request)),
+      std::move(request),
       [](v1::Store::Stub* stub, grpc::ClientContext* context, const v1::PutRequest* put,
          v1::PutReply* reply, std::function<void(grpc::Status)> ended) {
         stub->async()->Put(context, put, reply, std::move(ended));
@@ -328,10 +332,10 @@ void ClientImpl::GetAsync(std::vector<GetItem> items,
   }
   if (inline_only())
     return InlineAsync<GetResult>(std::span<const GetItem>(items), std::move(done));
-  absl::StatusOr<v1::GetRequest> request = GetRequestFor(items);
-  if (!request.ok()) return done(request.status());
+  auto request = MakeArenaMessage<v1::GetRequest>();
+  if (absl::Status filled = FillRequest(items, *request); !filled.ok()) return done(filled);
   CallAsync<v1::GetRequest, v1::GetReply>(
-      std::make_shared<v1::GetRequest>(*std::move(request)),
+      std::move(request),
       [](v1::Store::Stub* stub, grpc::ClientContext* context, const v1::GetRequest* get,
          v1::GetReply* reply, std::function<void(grpc::Status)> ended) {
         stub->async()->Get(context, get, reply, std::move(ended));

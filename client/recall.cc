@@ -77,9 +77,10 @@ absl::StatusOr<v1::RecallRequest> ClientImpl::RecallRequestFor(const RecallQuery
       wire_head->set_values_begin(head.values_begin);
       wire_head->set_values_end(head.values_end);
       if (inline_only()) continue;  // FetchRecalled fills the slots
-      VARVE_RETURN_IF_ERROR(AppendRefs(&session_, head.slots,
-                                       absl::StrCat("layer ", layer.layer, ", head ", h, ": slots"),
-                                       wire_head->mutable_slots()));
+      VARVE_RETURN_IF_ERROR(AppendRefs(
+          &session_, head.slots,
+          [&] { return absl::StrCat("layer ", layer.layer, ", head ", h, ": slots"); },
+          wire_head->mutable_slots()));
     }
   }
   return request;

@@ -6,17 +6,16 @@
 namespace varve::client {
 
 absl::StatusOr<const RegisteredMemory*> Resolve(const Session* session, const Piece& piece,
-                                                const std::string& where) {
+                                                PieceName where) {
   const auto* memory = dynamic_cast<const RegisteredMemory*>(piece.memory);
   if (memory == nullptr || memory->session() != session) {
     return absl::InvalidArgumentError(absl::StrCat(
-        where, " is not memory of this client; use Client::Register or Client::Allocate"));
+        where(), " is not memory of this client; use Client::Register or Client::Allocate"));
   }
   return memory;
 }
 
-absl::Status AppendRefs(const Session* session, std::span<const Piece> pieces,
-                        const std::string& what,
+absl::Status AppendRefs(const Session* session, std::span<const Piece> pieces, PieceName what,
                         google::protobuf::RepeatedPtrField<v1::MemoryRef>* refs) {
   refs->Reserve(refs->size() + static_cast<int>(pieces.size()));
   for (size_t i = 0; i < pieces.size(); ++i) {
@@ -32,20 +31,20 @@ absl::Status AppendRefs(const Session* session, std::span<const Piece> pieces,
 
 absl::StatusOr<std::vector<std::span<std::byte>>> Spans(const Session* session,
                                                         std::span<const Piece> pieces,
-                                                        const std::string& what) {
+                                                        PieceName what) {
   if (pieces.empty())
-    return absl::OutOfRangeError(absl::StrCat(what, " must have at least 1 piece"));
+    return absl::OutOfRangeError(absl::StrCat(what(), " must have at least 1 piece"));
   std::vector<std::span<std::byte>> spans;
   spans.reserve(pieces.size());
   for (const Piece& piece : pieces) {
     VARVE_ASSIGN_OR_RETURN(const RegisteredMemory* memory, Resolve(session, piece, what));
     if (piece.bytes == 0) {
       return absl::OutOfRangeError(
-          absl::StrCat(what, " has a piece of 0 bytes; allowed: at least 1"));
+          absl::StrCat(what(), " has a piece of 0 bytes; allowed: at least 1"));
     }
     const size_t size = memory->bytes().size();
     if (piece.offset > size || piece.bytes > size - piece.offset) {
-      return absl::OutOfRangeError(absl::StrCat(what, " [", piece.offset, ", +", piece.bytes,
+      return absl::OutOfRangeError(absl::StrCat(what(), " [", piece.offset, ", +", piece.bytes,
                                                 ") lies outside its memory of ", size, " bytes"));
     }
     spans.push_back(memory->bytes().subspan(piece.offset, piece.bytes));

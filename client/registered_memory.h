@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "client/client.h"
@@ -46,20 +47,22 @@ class RegisteredMemory final : public Memory {
   const OwnBuffer own_;
 };
 
+// What errors call pieces: "items[3].sources". Asked only when there is one.
+using PieceName = absl::FunctionRef<std::string()>;
+
 // The handle behind a piece. INVALID_ARGUMENT when it is null or belongs to another client; `where`
 // names the piece.
 absl::StatusOr<const RegisteredMemory*> Resolve(const Session* session, const Piece& piece,
-                                                const std::string& where);
+                                                PieceName where);
 
-// Appends the pieces to `refs` (a repeated MemoryRef). `what`: "item 3: source".
-absl::Status AppendRefs(const Session* session, std::span<const Piece> pieces,
-                        const std::string& what,
+// Appends the pieces to `refs` (a repeated MemoryRef).
+absl::Status AppendRefs(const Session* session, std::span<const Piece> pieces, PieceName what,
                         google::protobuf::RepeatedPtrField<v1::MemoryRef>* refs);
 
 // For a client that copies the bytes itself: the pieces as spans. OUT_OF_RANGE when one lies
 // outside its memory.
 absl::StatusOr<std::vector<std::span<std::byte>>> Spans(const Session* session,
                                                         std::span<const Piece> pieces,
-                                                        const std::string& what);
+                                                        PieceName what);
 
 }  // namespace varve::client

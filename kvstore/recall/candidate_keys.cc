@@ -1,11 +1,16 @@
 #include "kvstore/recall/candidate_keys.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "kvstore/page/object_key.h"
 #include "kvstore/recall/context.h"
 
 namespace varve::recall {
+
+CandidateKeys::~CandidateKeys() {
+  if (store_ != nullptr) store_->CloseAll(std::move(objects_));
+}
 
 void CandidateKeys::Pin(const ObjectSource& source, const RowList& blocks, uint32_t layer,
                         std::span<const uint32_t> pages) {
@@ -16,6 +21,7 @@ void CandidateKeys::Pin(const ObjectSource& source, const RowList& blocks, uint3
     // Blocks of a context have names that make keys.
     keys.push_back(*page::MakeObjectKey(DecodeHashes(blocks, page, 1).front(), layer));
   }
+  store_ = source.store;
   objects_ = source.store->Peek(source.ns, keys);
   for (std::unique_ptr<store::GetHandle>& object : objects_) {
     if (object == nullptr) continue;

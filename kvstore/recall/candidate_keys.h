@@ -25,8 +25,11 @@ class CandidateKeys {
  public:
   explicit CandidateKeys(const page::Geometry& geometry)
       : layout_{geometry.num_kv_heads, static_cast<uint32_t>(geometry.part_bytes())} {}
+  ~CandidateKeys();
+  CandidateKeys(const CandidateKeys&) = delete;
+  CandidateKeys& operator=(const CandidateKeys&) = delete;
 
-  // pages: ascending, below the rows of blocks. For no use: policies do not hear of it.
+  // Once. pages: ascending, below the rows of blocks. For no use: policies do not hear of it.
   void Pin(const ObjectSource& source, const RowList& blocks, uint32_t layer,
            std::span<const uint32_t> pages);
   // [page_tokens][head_dim] of a page that was named to Pin; null: not in memory, or not of this
@@ -35,6 +38,7 @@ class CandidateKeys {
 
  private:
   const page::ObjectLayout layout_;
+  store::PageStore* store_ = nullptr;
   std::vector<uint32_t> pages_;
   std::vector<std::unique_ptr<store::GetHandle>> objects_;  // parallel to pages_
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <deque>
 #include <iterator>
 #include <limits>
 #include <numeric>
@@ -381,7 +382,7 @@ class Selection {
   std::vector<LayerSelection> results_;
   std::vector<std::vector<uint32_t>> pinned_;  // [layer of the request], by position
   std::vector<Candidates> candidates_;         // [layer][KV head]; empty without second stage
-  std::vector<CandidateKeys> keys_;            // [layer]; empty unless keys rank
+  std::deque<CandidateKeys> keys_;             // [layer]; empty unless keys rank
   std::vector<Scratch> scratches_;             // [thread]
 };
 

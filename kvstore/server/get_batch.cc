@@ -59,7 +59,7 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
 
     page::ObjectRange range;
     uint64_t bytes = 0;
-    std::vector<Piece> pieces;
+    Pieces pieces;
     std::unique_ptr<store::GetHandle> handle;  // null: has its result already
   };
   struct Chunk {
@@ -178,6 +178,8 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
 
   // On a transport thread: quick, and nothing here waits.
   void Deliver(const std::vector<int>& chunk, const absl::Status& status) {
+    std::vector<std::unique_ptr<store::GetHandle>> handles;
+    handles.reserve(chunk.size());
     for (int i : chunk) {
       varve::v1::GetItemResult* result = reply_->mutable_results(i);
       if (status.ok()) {
@@ -190,8 +192,9 @@ class GetBatch : public std::enable_shared_from_this<GetBatch> {
         SetMiss(core_, store::MissReason::kFailed, result);
         result->set_message(absl::StrCat("transfer: ", status.message()));
       }
-      items_[i].handle.reset();
+      handles.push_back(std::move(items_[i].handle));
     }
+    core_.pages.CloseAll(std::move(handles));
     CloseChunk();
   }
 

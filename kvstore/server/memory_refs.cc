@@ -27,7 +27,7 @@ absl::StatusOr<Piece> ResolveRef(const Session& session, const varve::v1::Memory
   return Piece{std::move(region), ref.offset(), ref.bytes()};
 }
 
-absl::StatusOr<std::vector<Piece>> ResolveRefs(
+absl::StatusOr<Pieces> ResolveRefs(
     const Session& session, const google::protobuf::RepeatedPtrField<varve::v1::MemoryRef>& refs,
     const char* field, uint64_t* total) {
   if (session.endpoint() == nullptr) {
@@ -38,7 +38,7 @@ absl::StatusOr<std::vector<Piece>> ResolveRefs(
     return InvalidArgumentError(
         StrCat(refs.size(), " ", field, "; allowed: 1 to ", kMaxPiecesPerItem));
   }
-  std::vector<Piece> pieces;
+  Pieces pieces;
   pieces.reserve(refs.size());
   uint64_t sum = 0;
   for (int i = 0; i < refs.size(); ++i) {

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "google/protobuf/repeated_field.h"
@@ -21,10 +22,13 @@ struct Piece {
   uint64_t bytes = 0;
 };
 
+// Mostly one.
+using Pieces = absl::InlinedVector<Piece, 1>;
+
 // INVALID_ARGUMENT for a region that this session has not registered and for bytes outside it.
 absl::StatusOr<Piece> ResolveRef(const Session& session, const varve::v1::MemoryRef& ref);
 // All pieces, none empty; field names them in errors. Sets *total.
-absl::StatusOr<std::vector<Piece>> ResolveRefs(
+absl::StatusOr<Pieces> ResolveRefs(
     const Session& session, const google::protobuf::RepeatedPtrField<varve::v1::MemoryRef>& refs,
     const char* field, uint64_t* total);
 

@@ -91,7 +91,7 @@ class PutBatch : public std::enable_shared_from_this<PutBatch> {
       handle->CopyFrom(static_cast<uint64_t>(offset), from, bytes);
     }
 
-    std::vector<Piece> pieces;
+    Pieces pieces;
     uint64_t bytes = 0;
     std::unique_ptr<store::PutHandle> handle;  // null: has its result already
   };

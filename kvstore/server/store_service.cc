@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "kvstore/server/arena_messages.h"
 #include "kvstore/server/context_service.h"
 #include "kvstore/server/digest_streams.h"
 #include "kvstore/server/inline_service.h"
@@ -23,7 +24,10 @@ namespace v1 = varve::v1;
 class StoreService final : public v1::Store::CallbackService {
  public:
   StoreService(Core& core, AdminService& admin, TierAdmin& tiers)
-      : core_(core), admin_(admin), tiers_(tiers), objects_(core), contexts_(core) {}
+      : core_(core), admin_(admin), tiers_(tiers), objects_(core), contexts_(core) {
+    SetMessageAllocatorFor_Put(&put_messages_);
+    SetMessageAllocatorFor_Get(&get_messages_);
+  }
 
   SessionReactor* Session(CallbackServerContext* context) override {
     return StartSessionStream(core_, context->peer());
@@ -196,6 +200,8 @@ class StoreService final : public v1::Store::CallbackService {
   TierAdmin& tiers_;
   ObjectService objects_;
   ContextService contexts_;
+  ArenaMessages<v1::PutRequest, v1::PutReply> put_messages_;
+  ArenaMessages<v1::GetRequest, v1::GetReply> get_messages_;
 };
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "kvstore/page/checksum.h"
 #include "kvstore/page/geometry.h"
 
@@ -50,7 +51,8 @@ class GranuleCopier {
 
   const size_t object_bytes_;
   const size_t granule_bytes_;
-  std::vector<Running> running_;  // empty until the first copy
+  // Empty until the first copy; mostly of one page of 8 heads.
+  absl::InlinedVector<Running, 16> running_;
   size_t complete_ = 0;
 };
 

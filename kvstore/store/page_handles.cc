@@ -71,9 +71,13 @@ class GetHandleImpl final : public GetHandle {
         tier_(memory.empty() ? TierId::kNvme : TierId::kHost),
         memory_(memory),
         copier_(object->meta.bytes, object->checksums.granule_bytes) {}
-  ~GetHandleImpl() override { store_->Close(object_); }
+  ~GetHandleImpl() override {
+    if (object_ != nullptr) store_->Close(object_);
+  }
   GetHandleImpl(const GetHandleImpl&) = delete;
   GetHandleImpl& operator=(const GetHandleImpl&) = delete;
+
+  Object* TakeObject() { return std::exchange(object_, nullptr); }
 
   const ObjectMeta& meta() const override { return object_->meta; }
   TierId tier() const override { return tier_; }
@@ -148,7 +152,7 @@ class GetHandleImpl final : public GetHandle {
   }
 
   HandleOwner* const store_;
-  Object* const object_;
+  Object* object_;  // null: closed already
   const TierId tier_;
   Staging::Buffer buffer_;      // of what was read from disk
   std::vector<std::byte> own_;  // the same, out of the staging
@@ -167,5 +171,7 @@ std::unique_ptr<GetHandle> MakeGetHandle(HandleOwner* store, Object* object,
                                          std::span<const std::byte> memory) {
   return std::make_unique<GetHandleImpl>(store, object, memory);
 }
+
+Object* TakeObject(GetHandle& handle) { return static_cast<GetHandleImpl&>(handle).TakeObject(); }
 
 }  // namespace varve::store

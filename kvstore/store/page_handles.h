@@ -35,5 +35,8 @@ std::unique_ptr<PutHandle> MakePutHandle(HandleOwner* store, std::unique_ptr<Obj
 // memory: the object's, empty when it is not in host memory.
 std::unique_ptr<GetHandle> MakeGetHandle(HandleOwner* store, Object* object,
                                          std::span<const std::byte> memory);
+// Of a handle that MakeGetHandle made: the object that its destruction would close, for the caller
+// to close. Only destruction may follow.
+Object* TakeObject(GetHandle& handle);
 
 }  // namespace varve::store

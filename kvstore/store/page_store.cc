@@ -220,6 +220,17 @@ std::vector<std::unique_ptr<GetHandle>> PageStoreImpl::Peek(NamespaceId ns,
   return handles;
 }
 
+void PageStoreImpl::CloseAll(std::vector<std::unique_ptr<GetHandle>> handles) {
+  for (size_t first = 0; first < handles.size(); first += kKeysPerLock) {
+    const size_t end = std::min(handles.size(), first + kKeysPerLock);
+    base::MutexLock lock(mutex_);
+    for (size_t i = first; i < end; ++i) {
+      if (handles[i] != nullptr) CloseLocked(TakeObject(*handles[i]));
+    }
+  }
+  WakeRoomWaiters();
+}
+
 std::unique_ptr<GetHandle> PageStoreImpl::AcquireAgain(NamespaceId ns, const page::ObjectKey& key) {
   Object* object = nullptr;
   tier::Slot slot;

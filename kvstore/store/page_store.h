@@ -279,6 +279,8 @@ class PageStore {
   // policies do not hear of it. The lock is released every 128 keys.
   virtual std::vector<std::unique_ptr<GetHandle>> Peek(NamespaceId ns,
                                                        std::span<const page::ObjectKey> keys) = 0;
+  // Destroys handles of this store, null ones too, with a lock for 128 of them instead of for each.
+  virtual void CloseAll(std::vector<std::unique_ptr<GetHandle>> handles) = 0;
   // One more handle for the same use of an object.
   virtual std::unique_ptr<GetHandle> AcquireAgain(NamespaceId ns, const page::ObjectKey& key) = 0;
 

@@ -66,6 +66,7 @@ class PageStoreImpl final : public PageStore, private HandleOwner {
                                      Miss* miss) override;
   std::vector<std::unique_ptr<GetHandle>> Peek(NamespaceId ns,
                                                std::span<const page::ObjectKey> keys) override;
+  void CloseAll(std::vector<std::unique_ptr<GetHandle>> handles) override;
   std::unique_ptr<GetHandle> AcquireAgain(NamespaceId ns, const page::ObjectKey& key) override;
   bool Exists(NamespaceId ns, const page::ObjectKey& key) const override;
   bool Remove(NamespaceId ns, const page::ObjectKey& key, bool force) override;

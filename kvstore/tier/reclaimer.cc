@@ -30,7 +30,7 @@ Reclaimer::Reclaimer(LogState* state, Directory* directory, Owner* owner)
 void Reclaimer::Settle() {
   base::MutexLock lock(state_->mutex);
   stopping_ = true;
-  while (moving_ > 0) changed_.Wait(state_->mutex);
+  while (callbacks_ > 0) changed_.Wait(state_->mutex);
 }
 
 void Reclaimer::Work() {
@@ -90,12 +90,13 @@ bool Reclaimer::RemoveOne() {
     number = segment->header.number;
     to_spare = !directory_->spare && now != DirectoryState::kDraining;
     directory_->reclaiming = true;
-    if (!needed.empty()) ++moving_;
+    if (!needed.empty()) CallbackBegins();
   }
   if (!needed.empty()) {
     owner_->Repeat(std::move(needed), [this, number](absl::Status status) {
       {
         base::MutexLock lock(state_->mutex);
+        --moving_;
         const auto found = state_->table.segments().find(number);
         if (found != state_->table.segments().end()) {
           found->second->handing_on = false;
@@ -106,9 +107,7 @@ bool Reclaimer::RemoveOne() {
           failure_.Update(status);
         }
       }
-      strand_.Wake();
-      base::MutexLock lock(state_->mutex);
-      if (--moving_ == 0) changed_.NotifyAll();
+      CallbackEnds();
     });
     return true;
   }
@@ -183,7 +182,7 @@ std::shared_ptr<Reclaimer::Moving> Reclaimer::NextMove() {
     if (place == nullptr || place->segment != victim_) continue;
     if (moving_bytes_ > 0 && moving_bytes_ + place->total_bytes > kWindowBytes) return nullptr;
     ++cursor_;
-    ++moving_;
+    CallbackBegins();
     ++victim_->readers;
     moving_bytes_ += place->total_bytes;
     auto moving = std::make_shared<Moving>();
@@ -243,6 +242,7 @@ void Reclaimer::HaveRead(const std::shared_ptr<Moving>& moving, absl::Status sta
 void Reclaimer::Over(const Moving& moving, const absl::Status& status) {
   {
     base::MutexLock lock(state_->mutex);
+    --moving_;
     --moving.from.segment->readers;
     moving_bytes_ -= moving.from.total_bytes;
     if (status.ok()) {
@@ -251,9 +251,20 @@ void Reclaimer::Over(const Moving& moving, const absl::Status& status) {
       failure_.Update(status);
     }
   }
+  CallbackEnds();
+}
+
+void Reclaimer::CallbackBegins() {
+  ++moving_;
+  ++callbacks_;
+}
+
+// In this order: what the strand looks at was changed before it is woken, and Settle waits until
+// nobody wakes it any more.
+void Reclaimer::CallbackEnds() {
   strand_.Wake();
   base::MutexLock lock(state_->mutex);
-  if (--moving_ == 0) changed_.NotifyAll();
+  if (--callbacks_ == 0) changed_.NotifyAll();
 }
 
 void Reclaimer::EndOfDrain() {

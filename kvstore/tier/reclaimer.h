@@ -71,6 +71,10 @@ class Reclaimer {
   void HaveRead(const std::shared_ptr<Moving>& moving, absl::Status status);
   void Over(const Moving& moving, const absl::Status& status);
   void EndOfDrain();
+  void CallbackBegins() ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_->mutex);
+  // The last of a callback, when it has said what became of its work: the reclaimer may be gone
+  // after it.
+  void CallbackEnds();
 
   LogState* const state_;
   Directory* const directory_;
@@ -82,6 +86,8 @@ class Reclaimer {
   absl::Status failure_ ABSL_GUARDED_BY(state_->mutex);    // of the last victim
   uint64_t moving_bytes_ ABSL_GUARDED_BY(state_->mutex) = 0;
   uint32_t moving_ ABSL_GUARDED_BY(state_->mutex) = 0;  // what is under way, tombstones too
+  // The same, and callbacks that have said so and are not over.
+  uint32_t callbacks_ ABSL_GUARDED_BY(state_->mutex) = 0;
   bool stopping_ ABSL_GUARDED_BY(state_->mutex) = false;
   base::CondVar changed_;
 

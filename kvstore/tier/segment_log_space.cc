@@ -198,19 +198,21 @@ absl::StatusOr<Segment*> SegmentLog::NextSegment(const SegmentWriter::Stream& st
   }();
   Segment* added = nullptr;
   bool again = false;
+  absl::Status refused;
   {
     base::MutexLock lock(state_.mutex);
     directory.holding.used_bytes -= bytes;
     if (took_spare) directory.spare = false;
-    if (!file.ok()) {
-      SetState(directory, file.status());
-      if (!absl::IsResourceExhausted(file.status())) return NoDirectory();
+    if (!file.ok()) SetState(directory, file.status());
+    if (!file.ok() && !absl::IsResourceExhausted(file.status())) {
+      refused = NoDirectory();
+    } else if (!file.ok()) {
       state_.space.Full(directory, used_bytes, absl::Now());
       // Segments have gone since it was tried.
       again = state_.space.MayGrow(directory, stream.moves) &&
               directory.holding.used_bytes < used_bytes;
+      if (!again && !WaitsForSegment(stream)) refused = file.status();
     }
-    if (!file.ok() && !again && !WaitsForSegment(stream)) return file.status();
     if (file.ok()) {
       if (directory.state == DirectoryState::kFull &&
           directory.limit_bytes >= directory.capacity_bytes) {
@@ -233,6 +235,7 @@ absl::StatusOr<Segment*> SegmentLog::NextSegment(const SegmentWriter::Stream& st
   }
   if (again) return NextSegment(stream);
   directory.reclaimer->Wake();
+  if (!refused.ok()) return refused;
   return added;
 }
 

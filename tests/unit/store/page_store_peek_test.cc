@@ -1,6 +1,8 @@
 // Handles that are no use of their objects.
 #include <algorithm>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -67,6 +69,28 @@ TEST_F(PageStorePeekTest, IsNoUseToThePolicyAndAPinAsLongAsItIsOpen) {
   EXPECT_TRUE(Holds(*handles[0], Name(oldest)));
   EXPECT_TRUE(InMemory(oldest));
   EXPECT_FALSE(InMemory(oldest + 1)) << "the oldest but one was looked at, not used";
+}
+
+TEST_F(PageStorePeekTest, HandlesClosedTogetherGuardNoLonger) {
+  std::vector<page::ObjectKey> keys;
+  for (int i = 0; i < 2 * kObjects; ++i) keys.push_back(f_.Key(Name(i)));
+  std::vector<std::unique_ptr<GetHandle>> handles;
+  while (handles.size() <= 300) {  // many handles of an object, and of several locks
+    for (auto& handle : f_.store().Peek(f_.ns(), keys)) handles.push_back(std::move(handle));
+  }
+  const auto open = [](const auto& handle) { return handle != nullptr; };
+  const auto given = std::count_if(handles.begin(), handles.end(), open);
+  ASSERT_GT(given, 50);
+  ASSERT_LT(static_cast<size_t>(given), handles.size()) << "null ones too";
+  int removed = -1;
+  for (int i = 0; i < 2 * kObjects && removed < 0; ++i) {
+    if (InMemory(i)) removed = i;
+  }
+  ASSERT_TRUE(f_.store().Remove(f_.ns(), f_.Key(Name(removed)), /*force=*/true));
+  EXPECT_TRUE(Holds(*handles[removed], Name(removed))) << "removed, and open";
+  f_.store().CloseAll(std::move(handles));
+  for (int i = 0; i < 2 * kObjects; ++i) Put(absl::StrCat("newcomer", i));
+  for (int i = 0; i < 2 * kObjects; ++i) EXPECT_FALSE(InMemory(i)) << i;
 }
 
 }  // namespace

@@ -1,0 +1,21 @@
+// Messages of many small ones: made, parsed and forgotten in a few pieces of memory.
+#pragma once
+
+#include <memory>
+
+#include "google/protobuf/arena.h"
+
+namespace varve::client {
+
+// Its arena lives as long as it does.
+template <typename Message>
+std::shared_ptr<Message> MakeArenaMessage() {
+  google::protobuf::ArenaOptions options;
+  options.start_block_size = 1 << 10;
+  options.max_block_size = 64 << 10;
+  auto arena = std::make_shared<google::protobuf::Arena>(options);
+  auto* message = google::protobuf::Arena::CreateMessage<Message>(arena.get());
+  return {std::move(arena), message};
+}
+
+}  // namespace varve::client

@@ -1,4 +1,5 @@
 // The C interface: contexts, digests and recall.
+#include <algorithm>
 #include <utility>
 
 #include "client/c_api.h"
@@ -42,10 +43,11 @@ absl::Status GiveInfo(const absl::StatusOr<ContextInfo>& answer, varve_context_i
   return absl::OkStatus();
 }
 
-// The enumeration is narrower than C's: what it has not stays wrong.
-page::DType ToDType(varve_dtype given) {
-  const bool known = given >= VARVE_F32 && given <= VARVE_BF16;
-  return known ? static_cast<page::DType>(given) : page::DType{};
+// Our enumerations are narrower than C's: what they have not stays wrong, and is refused later.
+template <typename Enum, typename Given>
+Enum Narrow(Given given) {
+  static_assert(sizeof(Enum) == 1);
+  return static_cast<Enum>(std::min(static_cast<unsigned>(given), 255u));
 }
 
 page::RopeParameters ToRope(const varve_rope& given) {
@@ -58,7 +60,7 @@ page::RopeParameters ToRope(const varve_rope& given) {
           .high_freq_factor = given.high_freq_factor,
           .original_max_position = given.original_max_position,
           .arithmetic = {.angles = static_cast<page::RopeAngles>(given.angles),
-                         .table = ToDType(given.table),
+                         .table = Narrow<page::DType>(given.table),
                          .rotation = static_cast<page::RopeRotation>(given.rotation)}};
 }
 
@@ -68,7 +70,7 @@ absl::StatusOr<page::Geometry> ToGeometry(const varve_geometry& given) {
                           .num_query_heads = given.num_query_heads,
                           .head_dim = given.head_dim,
                           .page_tokens = given.page_tokens,
-                          .dtype = ToDType(given.dtype)};
+                          .dtype = Narrow<page::DType>(given.dtype)};
   if (given.rope != nullptr) {
     VARVE_ASSIGN_OR_RETURN(const varve_rope rope,
                            Adopt(given.rope, given.rope->struct_size, "varve_rope"));
@@ -123,12 +125,11 @@ absl::StatusOr<RecallQuery> ToQuery(const varve_recall_query& given) {
   RecallQuery query;
   query.context_id = given.context_id;
   query.epoch = given.epoch;
-  if (given.merge != VARVE_MERGE_SOFTMAX_MEAN)
-    query.merge = static_cast<page::ScoreMerge>(given.merge);
+  if (given.merge != VARVE_MERGE_SOFTMAX_MEAN) query.merge = Narrow<page::ScoreMerge>(given.merge);
   query.sinks = given.sinks;
   query.window = given.window;
   query.num_blocks = given.num_blocks;
-  query.rerank = static_cast<page::Rerank>(given.rerank);
+  query.rerank = Narrow<page::Rerank>(given.rerank);
   if (given.multiplier != 0) query.multiplier = given.multiplier;
   query.target = given.target;
   query.hysteresis = given.hysteresis;
@@ -179,7 +180,9 @@ varve_status varve_context_open(varve_client* client, const char* id,
                            Adopt(geometry, geometry->struct_size, "varve_geometry"));
     VARVE_ASSIGN_OR_RETURN(const varve::page::Geometry shape, varve::client::ToGeometry(own));
     return varve::client::GiveInfo(
-        client->client->OpenContext(id, shape, static_cast<varve::page::DigestKind>(digest)), info);
+        client->client->OpenContext(id, shape,
+                                    varve::client::Narrow<varve::page::DigestKind>(digest)),
+        info);
   });
 }
 

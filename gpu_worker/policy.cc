@@ -335,8 +335,10 @@ std::string PolicyNames() {
 
 uint32_t Policy::BudgetPages(uint32_t prompt_pages) const {
   if (kind == PolicyKind::kFull) return prompt_pages;
-  if (budget_pages == 0) return page::BudgetPages(budget_fraction, min_pages, prompt_pages);
-  return std::min(prompt_pages, std::max(min_pages, budget_pages));
+  const uint32_t wanted =
+      budget_pages != 0 ? budget_pages : page::BudgetPages(budget_fraction, 0, prompt_pages);
+  const uint32_t budget = std::max(min_pages, wanted);
+  return generated_pinned ? std::min(prompt_pages, budget) : budget;
 }
 
 std::string Policy::ToString() const {

@@ -18,7 +18,7 @@
 //
 // Parameters:
 //   budget     pages attended per layer and KV head: a fraction (0 < f <= 1) of the pages of the
-//              prompt, or "64p" pages
+//              prompt, or "64p" pages; when generated pages are paged it stays so while they come
 //   min        least budget in pages (default 3)
 //   sinks      first pages always in (default 1; counted in the budget)
 //   window     last prompt pages always in (default 1; counted)
@@ -112,7 +112,8 @@ struct Policy {
   bool evicts() const { return kind == PolicyKind::kStreaming || recalls(); }
   bool adapts() const { return target > 0; }
 
-  // Pages attended of a prompt of so many pages, per layer and KV head; at most prompt_pages.
+  // Pages attended of a prompt of so many pages, per layer and KV head: at most prompt_pages, or,
+  // when generated pages are paged too, also more, of those that are to come.
   uint32_t BudgetPages(uint32_t prompt_pages) const;
 
   std::string ToString() const;

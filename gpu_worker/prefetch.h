@@ -60,7 +60,8 @@ class Prefetch {
   Prefetch(const Prefetch&) = delete;
   Prefetch& operator=(const Prefetch&) = delete;
 
-  // Asks for them, all of one worker, on its threads.
+  // Asks for them, all of one worker, on its threads. Up to 4096 pages are asked for together, and
+  // all of those have come when the slowest has: one on a disk holds up other sequences'.
   static void Start(std::vector<std::shared_ptr<Prefetch>> prefetches);
   // Until the layer's pages are here, or the request ended; false when that took longer.
   bool Wait(size_t place, absl::Duration patience);

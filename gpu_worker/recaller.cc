@@ -391,6 +391,8 @@ absl::Status Recaller::InstallPushed(HeadWork& work, std::span<const uint32_t> r
     }
     const bool whole = work.sequence->HasExactKeys(work.layer, work.head, page.page);
     stats.recalled_bytes += services_->pool->page_bytes() / (whole ? 1 : 2);
+    ++stats.recalled_pages;
+    services_->metrics->pages_fetched.Increment();
     if (policy.low_rank()) {
       work.arrived.push_back({page.page, services_->pool->Data(work.slots[page.slot])});
     }
@@ -407,8 +409,6 @@ absl::Status Recaller::InstallPushed(HeadWork& work, std::span<const uint32_t> r
   }
   stats.selected_pages += result.selected.size();
   stats.hot_pages += result.selected.size() - result.recalled.size();
-  stats.recalled_pages += result.recalled.size();
-  services_->metrics->pages_fetched.Increment(static_cast<double>(result.recalled.size()));
   services_->metrics->pages_hot.Increment(
       static_cast<double>(result.selected.size() - result.recalled.size()));
   if (policy.victims == Victims::kLru) {

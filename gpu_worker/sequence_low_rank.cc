@@ -166,7 +166,8 @@ absl::Status Sequence::FitLayer(uint32_t layer, uint32_t outliers) {
 // Layers that are done stay done when the time is over: the next call goes on with the others.
 absl::Status Sequence::FitLowRank() {
   if (low_rank_.empty() || prompt_pages_ == 0) return absl::OkStatus();
-  const auto outliers = static_cast<uint32_t>(std::ceil(policy_.outliers * budget_));
+  const uint32_t budget = std::min(budget_, prompt_pages_);
+  const auto outliers = static_cast<uint32_t>(std::ceil(policy_.outliers * budget));
   std::vector<absl::Status> fitted(layers_.size());
   ShareLayers([&](uint32_t layer) { fitted[layer] = FitLayer(layer, outliers); });
   // What another call would not get over comes first.
@@ -207,6 +208,7 @@ void Sequence::RefreshSubspace(uint32_t layer) {
 }
 
 // Pages that are not saved stay as they are, and all after them: they may have to be saved again.
+// So it is for good behind a page that is lost, of which nothing can be projected.
 void Sequence::AgeKeys(uint32_t layer, uint32_t most) {
   if (low_rank_.empty() || !prefilled_ || prompt_pages_ == 0) return;
   if (!KnowsStore() || absl::ToUnixNanos(absl::Now()) < age_again_ns_) return;

@@ -7,8 +7,11 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "client/bench/decode_data.h"
 #include "client/bench/decode_side.h"
 #include "client/console/table.h"
@@ -17,6 +20,7 @@
 #include "kvstore/base/status.h"
 #include "kvstore/base/units.h"
 #include "kvstore/page/bandwidth.h"
+#include "kvstore/page/simd/cpu_features.h"
 
 namespace varve::client {
 namespace {
@@ -85,20 +89,26 @@ class DecodeBench {
   // The budget, a hot set of what the step before selected, and the rank, where a policy does not
   // say.
   std::string WithDefaults(std::string policy) const {
-    const bool low_rank = policy.starts_with("shadowkv");
-    if (!low_rank && !policy.starts_with("arkvale")) return policy;
-    const uint32_t page_tokens = low_rank ? options_.chunk_tokens : options_.page_tokens;
-    if (policy.ends_with(')')) policy.pop_back();
-    bool first = policy.find('(') == std::string::npos;
+    const absl::StatusOr<worker::Policy> parsed = worker::ParsePolicy(policy);
+    if (!parsed.ok() || parsed->kind == worker::PolicyKind::kFull) return policy;
+    const uint32_t page_tokens = parsed->low_rank() ? options_.chunk_tokens : options_.page_tokens;
+    std::vector<std::string> given;
+    const size_t open = policy.find('(');
+    if (open != std::string::npos) {
+      const std::string inside = policy.substr(open + 1, policy.size() - open - 2);
+      given = absl::StrSplit(inside, ',', absl::SkipEmpty());
+      policy.resize(open);
+    }
     const auto add = [&](const std::string& name, const std::string& value) {
-      if (policy.find(name + "=") != std::string::npos) return;
-      absl::StrAppend(&policy, first ? "(" : ",", name, "=", value);
-      first = false;
+      for (const std::string& each : given) {
+        if (each.starts_with(name + "=")) return;
+      }
+      given.push_back(name + "=" + value);
     };
     add("budget", absl::StrCat(options_.budget_tokens / page_tokens, "p"));
-    add("hot", "1");
-    if (low_rank) add("rank", absl::StrCat(options_.rank));
-    return policy + ")";
+    if (parsed->recalls()) add("hot", "1");
+    if (parsed->low_rank()) add("rank", absl::StrCat(options_.rank));
+    return absl::StrCat(policy, "(", absl::StrJoin(given, ","), ")");
   }
 
   absl::Status Measure(uint32_t batch, std::vector<BenchRow>& rows) {
@@ -201,9 +211,10 @@ class DecodeBench {
       const double keys = rebuilt * g.page_tokens;
       // They are rebuilt while the values come: the longer of both is the stage's limit.
       if (keys > 0) {
+        const double in_registers =
+            page::Cpu().amx_bf16 ? 0 : 2.0 * keys * side.rank() * g.head_dim / compute;
         row.extra["limit_rebuild_us"] =
-            std::max(2.0 * keys * side.rank() * g.head_dim / compute,
-                     keys * side.rank() * page::DTypeBytes(g.dtype) / read);
+            std::max(in_registers, keys * side.rank() * page::DTypeBytes(g.dtype) / read);
         limits["transfer"] = std::max(limits["transfer"], row.extra["limit_rebuild_us"]);
       }
     }
@@ -254,11 +265,12 @@ class DecodeBench {
   std::vector<std::unique_ptr<DecodeSide>> sides_;
 };
 
-// At commas that are not inside parentheses.
+// At commas that are not inside parentheses. Without white space, which no policy needs.
 std::vector<std::string> SplitPolicies(const std::string& text) {
   std::vector<std::string> policies(1);
   int depth = 0;
   for (const char c : text) {
+    if (absl::ascii_isspace(static_cast<unsigned char>(c))) continue;
     depth += c == '(' ? 1 : c == ')' ? -1 : 0;
     if (c == ',' && depth == 0) {
       policies.emplace_back();
@@ -277,7 +289,7 @@ void SetPolicies(const std::string& text, DecodeOptions& decode) {
     if (!parsed.ok()) {
       throw CLI::ValidationError("--policies", std::string(parsed.status().message()));
     }
-    if (policy == kDense) {
+    if (parsed->kind == worker::PolicyKind::kFull) {
       throw CLI::ValidationError("--policies", "full is what the others are compared with");
     }
   }
@@ -294,13 +306,13 @@ keys, attend. Defaults are a layer of Llama-3.1-8B at 32k tokens. "full" attends
 the same worker on as many threads. Keys are made up, of low rank before RoPE; queries turn from
 step to step by an angle that is searched for each policy and batch, such that --hits of the pages
 of its budget were selected by the step before. No token is appended. Between two steps other memory
-is read, so that the layer is in no cache.
+is read, so that the layer is in no cache that the thread of the step uses.
 
 A policy without a budget, hot or rank has those of --budget-tokens, hot=1 (the hot set is what the
 last step selected) and --rank. "limit" is what a stage takes at least: its bytes at this run's
 speed of reading (a transfer: of memcpy), or its multiply-adds at the speed of fp32 in registers.
 Keys are rebuilt while their values come: "rebuild" is what is left of it then, and the limit of the
-transfer is the longer of both.
+transfer is the longer of both; of a rebuild in tiles (AMX) its bytes count alone.
   varve-bench decode
   varve-bench decode --batch 4 --hits 0.9 --policies 'shadowkv(outliers=0)' --json)");
   sub->add_option("--tokens", decode.tokens, "Tokens of each sequence (default 32768)")

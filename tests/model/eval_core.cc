@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <span>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -69,9 +70,16 @@ class SetRunner {
       backends.push_back(backend.get());
       owned.push_back(std::move(backend));
     }
+    for (const EvalRow& row : std::span(rows_).subspan(first, count)) {
+      if (options_.generated_tokens + row.policy.page_tokens <= item.prompt.size()) continue;
+      return absl::InvalidArgumentError(absl::StrCat(
+          "generated tokens are ", options_.generated_tokens, ", allowed with a prompt of ",
+          item.prompt.size(), " tokens and policy ", row.policy.name, ": up to ",
+          item.prompt.size() - std::min<size_t>(row.policy.page_tokens, item.prompt.size()),
+          ", a page less"));
+    }
     const PrefillOptions prefill{.chunk_tokens = options_.chunk_tokens, .logits_from = ~0u};
-    const size_t prefilled =
-        item.prompt.size() - std::min<size_t>(options_.generated_tokens, item.prompt.size() - 1);
+    const size_t prefilled = item.prompt.size() - options_.generated_tokens;
     VARVE_RETURN_IF_ERROR(
         Prefill(model_, absl::MakeConstSpan(item.prompt).first(prefilled), prefill, backends)
             .status());

@@ -73,7 +73,10 @@ class WorkerBackend final : public KvBackend {
     stats.pages_evicted = counted.evicted_pages;
     stats.pages_ahead = counted.prefetch_used_pages;
     stats.pages_wasted = counted.prefetch_wasted_pages;
-    stats.bytes_wasted = counted.prefetch_wasted_pages * worker_.options().geometry.page_bytes();
+    // Of low-rank keys the values alone; the few pages that come whole are counted so too.
+    const page::Geometry& geometry = worker_.options().geometry;
+    stats.bytes_wasted = counted.prefetch_wasted_pages *
+                         (policy_.low_rank() ? geometry.part_bytes() : geometry.page_bytes());
     stats.heads_kept = counted.kept_heads;
     stats.heads_corrected = counted.corrected_heads + counted.late_heads;
     stats.mass_bound_sum = counted.mass_bound_sum;

@@ -17,12 +17,4 @@ LowRankBytes LowRankMemory(const LowRankShape& shape, uint64_t tokens) {
   return bytes;
 }
 
-size_t StoredValueBytes(const LowRankShape& shape, uint64_t tokens) {
-  return FullBytes(shape, tokens) / 2;
-}
-
-size_t FullBytes(const LowRankShape& shape, uint64_t tokens) {
-  return 2 * tokens * shape.num_kv_heads * shape.head_dim * DTypeBytes(shape.dtype);
-}
-
 }  // namespace varve::page

@@ -44,9 +44,5 @@ struct LowRankBytes {
 // tokens: all of the context. The landmark rows of outliers are counted too, as what is not yet an
 // outlier needs one.
 LowRankBytes LowRankMemory(const LowRankShape& shape, uint64_t tokens);
-// What the store keeps for it: the values of all tokens.
-size_t StoredValueBytes(const LowRankShape& shape, uint64_t tokens);
-// K and V of all tokens, what a layer takes without all this.
-size_t FullBytes(const LowRankShape& shape, uint64_t tokens);
 
 }  // namespace varve::page

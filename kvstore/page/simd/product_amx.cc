@@ -17,7 +17,6 @@
 namespace varve::page {
 namespace {
 
-#define VARVE_FN [[gnu::always_inline]] VARVE_TARGET_AMX inline
 #define VARVE_KERNEL VARVE_TARGET_AMX
 
 // TDPBF16PS adds the product of a tile of 16 rows x 32 elements and one of 32 elements x 16 columns

@@ -200,16 +200,19 @@ TEST_P(LowRank, MemoryIsWhatTheFormulaSays) {
 // pinned.
 TEST_P(LowRank, ShortPrompts) {
   const auto made = Make(Turned());
-  for (const std::string kind : {"shadowkv(rank=64,", "arkvale("}) {
-    for (const uint32_t tokens : {5u, 9u}) {
-      SCOPED_TRACE(absl::StrCat(kind, tokens));
-      const std::string policy = kind + "budget=6p,merge=softmax_max,generated=paged)";
-      Feeder feeder(made->worker(), &text_);
-      ASSERT_OK(feeder.Prefill(policy, tokens));
-      for (uint32_t step = 0; step < 40; ++step) {
-        ASSERT_OK(feeder.Step(step));
-        if (kind != "arkvale(") continue;
-        ExpectNaive(text_, feeder, policy, page::DigestKind::kMinMax, tokens, step, 1e-4);
+  const std::string rest = "merge=softmax_max,generated=paged";
+  for (const std::string kind : {"shadowkv(rank=64,outliers=0,", "arkvale("}) {
+    for (const std::string budget : {"budget=6p,", "budget=2p,min=1,sinks=0,window=0,"}) {
+      for (const uint32_t tokens : {5u, 9u}) {
+        SCOPED_TRACE(absl::StrCat(kind, budget, tokens));
+        Feeder feeder(made->worker(), &text_);
+        ASSERT_OK(feeder.Prefill(absl::StrCat(kind, budget, rest, ")"), tokens));
+        EXPECT_EQ(feeder.Info().budget_pages, budget[7] - '0') << "not that of so short a prompt";
+        for (uint32_t step = 0; step < 70; ++step) {
+          ASSERT_OK(feeder.Step(step));
+          ExpectNaive(text_, feeder, absl::StrCat("arkvale(", budget, rest, ")"),
+                      page::DigestKind::kMinMax, tokens, step, 1e-4);
+        }
       }
     }
   }

@@ -223,6 +223,8 @@ static const char* FillContext(varve_client* client, varve_memory* memory, uint3
         VARVE_INVALID_ARGUMENT);
   CHECK(strstr(varve_last_error(), "dtype") != NULL);
   geometry.dtype = VARVE_F32;
+  CHECK(varve_context_open(client, "c-ctx", &geometry, (varve_digest)(256 + VARVE_DIGEST_MEAN),
+                           &info) == VARVE_INVALID_ARGUMENT);
   geometry.rope = &rope;
   rope.struct_size = sizeof rope;
   rope.theta = 10000;
@@ -335,6 +337,12 @@ static const char* Recall(varve_client* client) {
     heads[h].num_outliers = 1;
     heads[h].values_end = BLOCKS;
   }
+  query.rerank = (varve_rerank)257; /* one that there is, were it cut to 8 bits */
+  CHECK(varve_recall(client, &query, &result) == VARVE_INVALID_ARGUMENT);
+  query.rerank = VARVE_RERANK_NONE;
+  query.merge = (varve_merge)258;
+  CHECK(varve_recall(client, &query, &result) == VARVE_INVALID_ARGUMENT);
+  query.merge = VARVE_MERGE_SOFTMAX_MEAN;
   CHECK(varve_recall(client, &query, &result) == VARVE_OK);
   for (size_t h = 0; h < KV_HEADS; ++h) {
     const varve_recalled_page* pages;

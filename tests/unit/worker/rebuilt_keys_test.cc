@@ -12,6 +12,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
+using worker::RecallPath;
+
 worker::WorkerOptions Turned() {
   worker::WorkerOptions options;
   options.geometry = {2, 2, 4, 32, 8, page::DType::kF32};
@@ -20,14 +22,18 @@ worker::WorkerOptions Turned() {
   return options;
 }
 
+class FailedStep : public ::testing::TestWithParam<RecallPath> {};
+
 // Pages that came for a step that failed are what they would be: their keys too.
-TEST(RebuiltKeys, WhatCameForAFailedStepIsWhole) {
+TEST_P(FailedStep, WhatCameForItIsWhole) {
   const RandomText text(Turned().geometry, 18, 300);
   FakeClient clients[2];
   std::unique_ptr<worker::Worker> workers[2];
   std::vector<Feeder> feeders;
   for (int i = 0; i < 2; ++i) {
-    auto made = worker::Worker::Create(Turned(), &clients[i]);
+    worker::WorkerOptions options = Turned();
+    options.recall_path = GetParam();
+    auto made = worker::Worker::Create(options, &clients[i]);
     ASSERT_OK(made.status());
     workers[i] = *std::move(made);
     feeders.emplace_back(workers[i].get(), &text);
@@ -51,6 +57,12 @@ TEST(RebuiltKeys, WhatCameForAFailedStepIsWhole) {
   EXPECT_GT(failed, 5);
   EXPECT_GT(whole, 5);
 }
+
+INSTANTIATE_TEST_SUITE_P(Paths, FailedStep,
+                         ::testing::Values(RecallPath::kWorker, RecallPath::kStore),
+                         [](const auto& info) {
+                           return info.param == RecallPath::kStore ? "Store" : "Worker";
+                         });
 
 TEST(RebuiltKeys, AreAStageOfTheirOwn) {
   worker::WorkerOptions options = Turned();

@@ -4,6 +4,7 @@
 #include <cassert>
 #include <cmath>
 #include <iterator>
+#include <limits>
 #include <unordered_set>
 
 #include "absl/strings/str_cat.h"
@@ -15,6 +16,15 @@ namespace {
 // first, oldest first.
 float UnscoredRank(uint32_t page) {
   return 50 * HotSet::kNeverScored + 1e24f * static_cast<float>(page);
+}
+
+// Of what was never scored, or was lost, there is nothing to keep. Without branches, for all pages
+// of a layer at once.
+float Smoothed(float rank, float score, float kept) {
+  const float smoothed = kept * rank + (1 - kept) * score;
+  const bool keep = (kept > 0) & (std::fabs(score) <= std::numeric_limits<float>::max()) &
+                    (rank > HotSet::kNeverScored);
+  return keep ? smoothed : score;
 }
 
 }  // namespace
@@ -75,16 +85,16 @@ uint32_t HotSet::CountMissing(std::span<const uint32_t> selected) const {
 }
 
 void HotSet::NoteScores(std::span<const float> scores, double smoothing) {
-  for (uint32_t page = 0; page < scores.size(); ++page) NoteScore(page, scores[page], smoothing);
+  GrowTo(static_cast<uint32_t>(scores.size()));
+  const auto kept = static_cast<float>(smoothing);
+  for (size_t page = 0; page < scores.size(); ++page) {
+    rank_[page] = Smoothed(rank_[page], scores[page], kept);
+  }
 }
 
 void HotSet::NoteScore(uint32_t page, float score, double smoothing) {
   GrowTo(page + 1);
-  float& rank = rank_[page];
-  const float kept = static_cast<float>(smoothing);
-  // Of what was never scored, or was lost, there is nothing to keep.
-  rank = kept > 0 && std::isfinite(score) && rank > kNeverScored ? kept * rank + (1 - kept) * score
-                                                                 : score;
+  rank_[page] = Smoothed(rank_[page], score, static_cast<float>(smoothing));
 }
 
 void HotSet::Touch(std::span<const uint32_t> selected, float rank) {

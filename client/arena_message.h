@@ -4,16 +4,14 @@
 #include <memory>
 
 #include "google/protobuf/arena.h"
+#include "kvstore/base/message_arena.h"
 
 namespace varve::client {
 
 // Its arena lives as long as it does.
 template <typename Message>
 std::shared_ptr<Message> MakeArenaMessage() {
-  google::protobuf::ArenaOptions options;
-  options.start_block_size = 1 << 10;
-  options.max_block_size = 64 << 10;
-  auto arena = std::make_shared<google::protobuf::Arena>(options);
+  auto arena = std::make_shared<google::protobuf::Arena>(base::MessageArena());
   auto* message = google::protobuf::Arena::CreateMessage<Message>(arena.get());
   return {std::move(arena), message};
 }

@@ -89,9 +89,8 @@ class DecodeBench {
   // The budget, a hot set of what the step before selected, and the rank, where a policy does not
   // say.
   std::string WithDefaults(std::string policy) const {
-    const absl::StatusOr<worker::Policy> parsed = worker::ParsePolicy(policy);
-    if (!parsed.ok() || parsed->kind == worker::PolicyKind::kFull) return policy;
-    const uint32_t page_tokens = parsed->low_rank() ? options_.chunk_tokens : options_.page_tokens;
+    const worker::Policy parsed = *worker::ParsePolicy(policy);  // as SetPolicies has
+    const uint32_t page_tokens = parsed.low_rank() ? options_.chunk_tokens : options_.page_tokens;
     std::vector<std::string> given;
     const size_t open = policy.find('(');
     if (open != std::string::npos) {
@@ -106,8 +105,8 @@ class DecodeBench {
       given.push_back(name + "=" + value);
     };
     add("budget", absl::StrCat(options_.budget_tokens / page_tokens, "p"));
-    if (parsed->recalls()) add("hot", "1");
-    if (parsed->low_rank()) add("rank", absl::StrCat(options_.rank));
+    if (parsed.recalls()) add("hot", "1");
+    if (parsed.low_rank()) add("rank", absl::StrCat(options_.rank));
     return absl::StrCat(policy, "(", absl::StrJoin(given, ","), ")");
   }
 

@@ -4,6 +4,7 @@
 #include <grpcpp/support/message_allocator.h>
 
 #include "google/protobuf/arena.h"
+#include "kvstore/base/message_arena.h"
 
 namespace varve::server {
 
@@ -17,19 +18,13 @@ class ArenaMessages final : public grpc::MessageAllocator<Request, Reply> {
   // Of one call; gRPC releases it.
   class Call final : public grpc::MessageHolder<Request, Reply> {
    public:
-    Call() : arena_(Options()) {
+    Call() : arena_(base::MessageArena()) {
       this->set_request(google::protobuf::Arena::CreateMessage<Request>(&arena_));
       this->set_response(google::protobuf::Arena::CreateMessage<Reply>(&arena_));
     }
     void Release() override { delete this; }
 
    private:
-    static google::protobuf::ArenaOptions Options() {
-      google::protobuf::ArenaOptions options;
-      options.start_block_size = 1 << 10;
-      options.max_block_size = 64 << 10;
-      return options;
-    }
     google::protobuf::Arena arena_;
   };
 };

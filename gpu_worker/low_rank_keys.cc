@@ -122,13 +122,13 @@ void LowRankKeys::StartAgain() {
   for (std::vector<float>& cosines : cosines_) cosines.clear();
 }
 
-absl::Status LowRankKeys::Fit(uint32_t outlier_pages) {
+absl::Status LowRankKeys::Fit(uint32_t outlier_pages, const page::SymmetricSolver& solver) {
   if (!gram_.has_value()) return absl::FailedPreconditionError("low-rank keys: no keys were added");
   Segment segment;
   const std::vector<double> gram = gram_->Matrix();
   if (const auto wrong =
           page::MakeSubspace(gram, gram_->tokens(), geometry_.num_kv_heads, geometry_.head_dim,
-                             rule_, geometry_.dtype, segment.subspace)) {
+                             rule_, geometry_.dtype, segment.subspace, solver)) {
     return absl::InvalidArgumentError(absl::StrCat("low-rank keys: ", *wrong));
   }
   segments_.assign(1, std::move(segment));
@@ -194,10 +194,10 @@ void LowRankKeys::AdoptRefit() {
   refit_.reset();
 }
 
-absl::StatusOr<double> Refit::Run() {
+absl::StatusOr<double> Refit::Run(const page::SymmetricSolver& solver) {
   page::AddKept(from_, tokens_, gram_);
   const auto wrong = page::MakeSubspace(gram_, 2 * tokens_, from_.num_kv_heads, from_.head_dim,
-                                        rule_, from_.dtype, made_);
+                                        rule_, from_.dtype, made_, solver);
   gram_ = {};
   // What the old one had dropped of its tokens is not in the matrix.
   const double dropped =

@@ -57,7 +57,7 @@ class Refit {
 
   // Once. Of these tokens and as many of those that `from` is of. Answers what share of their
   // energy the new subspace drops, or why there is none.
-  absl::StatusOr<double> Run();
+  absl::StatusOr<double> Run(const page::SymmetricSolver& solver);
   bool done() const { return done_.load(std::memory_order_acquire); }
   // Held until it is done.
   size_t bytes() const { return bytes_; }
@@ -98,7 +98,7 @@ class LowRankKeys {
   // As if nothing had been added or fitted.
   void StartAgain();
   // Makes the subspace of what was added, and chooses so many outliers of each KV head among it.
-  absl::Status Fit(uint32_t outlier_pages);
+  absl::Status Fit(uint32_t outlier_pages, const page::SymmetricSolver& solver);
   bool fitted() const { return !segments_.empty(); }
 
   // Keys of the next block, as in Add, after Fit. REQUIRES: CanProject.

@@ -44,6 +44,7 @@ struct Services {
   base::Executor* prefetcher = nullptr;  // threads that wait for prefetches
   base::Executor* fitter = nullptr;      // threads that make subspaces
   uint32_t fit_threads = 1;              // with the caller
+  page::SymmetricSolver solver;          // of Gram matrices
   std::shared_ptr<RopePositions> rope;   // null where the geometry states no RoPE parameters
 };
 

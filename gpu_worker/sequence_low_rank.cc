@@ -158,7 +158,7 @@ absl::Status Sequence::FitLayer(uint32_t layer, uint32_t outliers) {
   VARVE_RETURN_IF_ERROR(ForEachPage(
       layer, keys.added(), prompt_pages_,
       [&](uint32_t /*page*/, const auto& of_page) { return TrueUnless(keys.Add(of_page)); }));
-  VARVE_RETURN_IF_ERROR(keys.Fit(outliers));
+  VARVE_RETURN_IF_ERROR(keys.Fit(outliers, services_->solver));
   NoteSubspace(keys, absl::Now() - begin, services_->metrics->subspaces_prompt);
   return absl::OkStatus();
 }
@@ -191,10 +191,10 @@ void Sequence::NoteSubspace(const LowRankKeys& keys, absl::Duration took,
 void Sequence::RefreshSubspace(uint32_t layer) {
   const std::shared_ptr<Refit> refit = low_rank_[layer]->TakeRefit();
   if (refit == nullptr) return;
-  const auto run = [refit, metrics = services_->metrics] {
+  const auto run = [refit, solver = services_->solver, metrics = services_->metrics] {
     if (refit.use_count() == 1) return;  // nobody waits any more
     const absl::Time begin = absl::Now();
-    const absl::StatusOr<double> discarded = refit->Run();
+    const absl::StatusOr<double> discarded = refit->Run(solver);
     if (!discarded.ok()) {
       base::LogWarning("later keys keep the subspace that they lie outside of: ",
                        discarded.status().ToString());

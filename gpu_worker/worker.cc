@@ -478,8 +478,16 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Create(const WorkerOptions& opti
   }
   VARVE_ASSIGN_OR_RETURN(std::unique_ptr<PagePool> pool,
                          HostPagePool::Create(options.geometry, std::move(memory), kMinPoolPages));
+  std::shared_ptr<Eigensolver> solver = options.eigensolver;
+  if (solver == nullptr) {
+    VARVE_ASSIGN_OR_RETURN(solver, Eigensolver::Create(EigensolverChoice::kAuto, options.metrics));
+  }
   return std::make_unique<LinkedWorker>(
-      Services{.options = options, .client = client, .rope = RopePositions::Of(options.geometry)},
+      Services{.options = options,
+               .client = client,
+               .solver = [solver](auto matrix, auto width,
+                                  auto& out) { return solver->Decompose(matrix, width, out); },
+               .rope = RopePositions::Of(options.geometry)},
       std::move(pool));
 }
 

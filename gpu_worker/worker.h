@@ -35,6 +35,7 @@
 #include "absl/types/span.h"
 #include "client/client.h"
 #include "gpu_worker/contexts_in_use.h"
+#include "gpu_worker/eigensolver.h"
 #include "gpu_worker/policy.h"
 #include "gpu_worker/sequence_memory.h"
 #include "kvstore/base/metrics.h"
@@ -75,6 +76,9 @@ struct WorkerOptions {
   // mass (it recalls every page: for evaluation). 0: never.
   uint32_t mass_sample_every = 0;
   base::Metrics* metrics = nullptr;  // may be null
+  // Makes the subspaces of low-rank keys. Workers of one process should share it. Null: one that
+  // takes a CUDA device when there is one.
+  std::shared_ptr<Eigensolver> eigensolver;
   // Not null. All workers of one client share it.
   std::shared_ptr<ContextsInUse> contexts = std::make_shared<ContextsInUse>();
 };

@@ -50,6 +50,7 @@ WorkerConfig DefaultWorkerConfig() {
   config.set_step_deadline_ms(10000);
   config.set_shared_memory_dir("/dev/shm");
   config.set_drain_ms(10000);
+  config.set_eigensolver("auto");
   return config;
 }
 
@@ -76,6 +77,7 @@ absl::Status ValidateWorkerConfig(const WorkerConfig& config) {
   for (const page::DigestKindInfo& kind : page::DigestKinds()) digests.emplace_back(kind.name);
   checks.OneOf("digest", config.digest(), digests);
   checks.OneOf("recall_path", config.recall_path(), {"worker", "store"});
+  checks.OneOf("eigensolver", config.eigensolver(), {"auto", "cpu", "cuda"});
   checks.Range("attend_threads", config.attend_threads(), 0u, kMaxAttendThreads);
   checks.Millis("step_deadline_ms", config.step_deadline_ms(), 1, 600000);
   if (!IsWritableDirectory(config.shared_memory_dir())) {

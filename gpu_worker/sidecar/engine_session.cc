@@ -39,7 +39,7 @@ absl::Status FillOptions(const v1::EngineRequest& request, const v1::WorkerConfi
 
 absl::StatusOr<std::unique_ptr<EngineSession>> EngineSession::Create(
     const v1::EngineRequest& request, const v1::WorkerConfig& config, uint64_t pool_bytes,
-    client::Client* client, std::shared_ptr<ContextsInUse> contexts, base::Metrics* metrics) {
+    client::Client* client, WorkerOptions options) {
   if (request.engine_name().size() > kMaxNameBytes) {
     return absl::InvalidArgumentError(absl::StrCat("engine_name has ", request.engine_name().size(),
                                                    " bytes, allowed: at most ", kMaxNameBytes));
@@ -50,9 +50,6 @@ absl::StatusOr<std::unique_ptr<EngineSession>> EngineSession::Create(
     return absl::InvalidArgumentError(
         absl::StrCat("tensor_bytes is ", tensor_bytes, ", allowed: at most ", kMaxTensorBytes));
   }
-  WorkerOptions options;
-  options.metrics = metrics;
-  options.contexts = std::move(contexts);
   VARVE_RETURN_IF_ERROR(FillOptions(request, config, &options));
   std::unique_ptr<EngineSession> session(new EngineSession());
   session->id_ = base::RandomBytes(16);
@@ -176,7 +173,7 @@ absl::StatusOr<std::shared_ptr<EngineSession>> EngineTable::Attach(
     }
     pool_in_use_ += pool_bytes;
   }
-  auto session = EngineSession::Create(request, config_, pool_bytes, client, contexts_, metrics_);
+  auto session = EngineSession::Create(request, config_, pool_bytes, client, common_);
   if (!session.ok()) {
     base::MutexLock lock(mutex_);
     pool_in_use_ -= pool_bytes;

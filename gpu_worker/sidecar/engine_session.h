@@ -29,10 +29,13 @@ namespace varve::worker {
 
 class EngineSession {
  public:
-  // pool_bytes: what this engine may have. contexts: those of all engines. metrics may be null.
-  static absl::StatusOr<std::unique_ptr<EngineSession>> Create(
-      const v1::EngineRequest& request, const v1::WorkerConfig& config, uint64_t pool_bytes,
-      client::Client* client, std::shared_ptr<ContextsInUse> contexts, base::Metrics* metrics);
+  // pool_bytes: what this engine may have. options: what all engines have in common, which request
+  // and config complete.
+  static absl::StatusOr<std::unique_ptr<EngineSession>> Create(const v1::EngineRequest& request,
+                                                               const v1::WorkerConfig& config,
+                                                               uint64_t pool_bytes,
+                                                               client::Client* client,
+                                                               WorkerOptions options);
 
   const std::string& id() const { return id_; }
   const std::string& name() const { return name_; }
@@ -60,8 +63,10 @@ class EngineSession {
 // holds its engine's memory: it lets go before it calls Detach.
 class EngineTable {
  public:
-  EngineTable(const v1::WorkerConfig& config, base::Metrics* metrics)
-      : config_(config), metrics_(metrics) {}
+  // metrics may be null.
+  EngineTable(const v1::WorkerConfig& config, base::Metrics* metrics,
+              std::shared_ptr<Eigensolver> eigensolver)
+      : config_(config), common_{.metrics = metrics, .eigensolver = std::move(eigensolver)} {}
 
   // Engines may attach from now on. client outlives the table.
   void Open(client::Client* client);
@@ -87,8 +92,7 @@ class EngineTable {
   };
 
   const v1::WorkerConfig config_;
-  base::Metrics* const metrics_;
-  const std::shared_ptr<ContextsInUse> contexts_ = std::make_shared<ContextsInUse>();
+  const WorkerOptions common_;
   mutable base::Mutex mutex_;
   client::Client* client_ ABSL_GUARDED_BY(mutex_) = nullptr;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;

@@ -141,11 +141,15 @@ absl::StatusOr<std::unique_ptr<WorkerServer>> WorkerServer::Start(
     const varve::v1::WorkerConfig& config) {
   auto impl = std::make_unique<Impl>();
   impl->config = config;
+  VARVE_ASSIGN_OR_RETURN(const EigensolverChoice choice,
+                         ParseEigensolverChoice(config.eigensolver()));
+  VARVE_ASSIGN_OR_RETURN(std::shared_ptr<Eigensolver> eigensolver,
+                         Eigensolver::Create(choice, &impl->registry));
   impl->metrics = std::make_unique<WorkerMetrics>(&impl->registry);
   prometheus::Gauge& up =
       impl->registry.Gauge("varve_worker_store_up", "1 while the store answers, else 0");
   VARVE_ASSIGN_OR_RETURN(impl->watch, StoreWatch::Start(config.store(), &up));
-  impl->engines = std::make_unique<EngineTable>(config, &impl->registry);
+  impl->engines = std::make_unique<EngineTable>(config, &impl->registry, std::move(eigensolver));
   impl->service = std::make_unique<WorkerService>(impl->engines.get(), impl->watch.get(),
                                                   config.store(), &impl->registry);
   const absl::Status serving = impl->ServeGrpc();

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "kvstore/base/cuda_status.h"
 #include "kvstore/base/status.h"
 #include "kvstore/base/units.h"
 #include "kvstore/tier/device_memory.h"
@@ -12,28 +13,7 @@
 namespace varve::tier {
 namespace {
 
-absl::StatusCode CodeOf(cudaError_t error) {
-  switch (error) {
-    case cudaErrorMemoryAllocation:
-      return absl::StatusCode::kResourceExhausted;
-    case cudaErrorInsufficientDriver:
-    case cudaErrorNoDevice:
-    case cudaErrorInitializationError:
-    case cudaErrorDevicesUnavailable:
-    case cudaErrorSystemDriverMismatch:
-    case cudaErrorSystemNotReady:
-      return absl::StatusCode::kUnavailable;
-    default:
-      return absl::StatusCode::kInternal;
-  }
-}
-
-absl::Status ToStatus(cudaError_t error, const char* call) {
-  if (error == cudaSuccess) return absl::OkStatus();
-  cudaGetLastError();  // or a later call of someone else would report it
-  return absl::Status(CodeOf(error), absl::StrCat(call, ": ", cudaGetErrorName(error), " (",
-                                                  cudaGetErrorString(error), ")"));
-}
+using base::CudaStatus;
 
 class CudaMemory final : public DeviceMemory {
  public:
@@ -50,16 +30,16 @@ class CudaMemory final : public DeviceMemory {
   // Once, before anything else, on a thread that has set the device.
   absl::Status Reserve(uint64_t bytes) {
     void* data = nullptr;
-    VARVE_RETURN_IF_ERROR(ToStatus(cudaMalloc(&data, bytes), "cudaMalloc"));
+    VARVE_RETURN_IF_ERROR(CudaStatus(cudaMalloc(&data, bytes), "cudaMalloc"));
     memory_ = {static_cast<std::byte*>(data), bytes};
     // Copies wait for no one else's work on the default stream.
-    VARVE_RETURN_IF_ERROR(ToStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
-                                   "cudaStreamCreateWithFlags"));
+    VARVE_RETURN_IF_ERROR(CudaStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
+                                     "cudaStreamCreateWithFlags"));
     // Waiting takes no core.
     constexpr unsigned kFlags = cudaEventDisableTiming | cudaEventBlockingSync;
     for (cudaEvent_t& event : events_) {
       VARVE_RETURN_IF_ERROR(
-          ToStatus(cudaEventCreateWithFlags(&event, kFlags), "cudaEventCreateWithFlags"));
+          CudaStatus(cudaEventCreateWithFlags(&event, kFlags), "cudaEventCreateWithFlags"));
     }
     return absl::OkStatus();
   }
@@ -72,15 +52,16 @@ class CudaMemory final : public DeviceMemory {
     return Start(to.data(), memory_.data() + offset, to.size(), cudaMemcpyDeviceToHost);
   }
   absl::Status WaitForOldest() override {
-    return ToStatus(cudaEventSynchronize(events_[waited_++ % kMaxCopies]), "cudaEventSynchronize");
+    return CudaStatus(cudaEventSynchronize(events_[waited_++ % kMaxCopies]),
+                      "cudaEventSynchronize");
   }
 
  private:
   absl::Status Start(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
-    VARVE_RETURN_IF_ERROR(ToStatus(cudaSetDevice(device_), "cudaSetDevice"));
+    VARVE_RETURN_IF_ERROR(CudaStatus(cudaSetDevice(device_), "cudaSetDevice"));
     if (bytes > 0) {
       VARVE_RETURN_IF_ERROR(
-          ToStatus(cudaMemcpyAsync(to, from, bytes, kind, stream_), "cudaMemcpyAsync"));
+          CudaStatus(cudaMemcpyAsync(to, from, bytes, kind, stream_), "cudaMemcpyAsync"));
     }
     const cudaError_t recorded = cudaEventRecord(events_[started_ % kMaxCopies], stream_);
     if (recorded == cudaSuccess) {
@@ -88,7 +69,7 @@ class CudaMemory final : public DeviceMemory {
     } else {
       cudaStreamSynchronize(stream_);  // nothing else says when this copy has ended
     }
-    return ToStatus(recorded, "cudaEventRecord");
+    return CudaStatus(recorded, "cudaEventRecord");
   }
 
   const int device_;
@@ -101,18 +82,18 @@ class CudaMemory final : public DeviceMemory {
 
 absl::Status SetDevice(int device) {
   int devices = 0;
-  VARVE_RETURN_IF_ERROR(ToStatus(cudaGetDeviceCount(&devices), "cudaGetDeviceCount"));
+  VARVE_RETURN_IF_ERROR(CudaStatus(cudaGetDeviceCount(&devices), "cudaGetDeviceCount"));
   if (devices == 0) return absl::UnavailableError("there is no CUDA device");
   if (device < 0 || device >= devices) {
     return absl::InvalidArgumentError(
         absl::StrCat("device is ", device, ", allowed: 0..", devices - 1));
   }
-  return ToStatus(cudaSetDevice(device), "cudaSetDevice");
+  return CudaStatus(cudaSetDevice(device), "cudaSetDevice");
 }
 
 absl::Status CheckMemoryFor(uint64_t bytes, int device) {
   size_t free = 0, total = 0;
-  VARVE_RETURN_IF_ERROR(ToStatus(cudaMemGetInfo(&free, &total), "cudaMemGetInfo"));
+  VARVE_RETURN_IF_ERROR(CudaStatus(cudaMemGetInfo(&free, &total), "cudaMemGetInfo"));
   if (bytes <= free) return absl::OkStatus();
   return absl::ResourceExhaustedError(
       absl::StrCat(base::FormatBytes(bytes), " do not fit: ", base::FormatBytes(free), " of ",

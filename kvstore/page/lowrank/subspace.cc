@@ -5,7 +5,6 @@
 #include <cstdio>
 
 #include "kvstore/page/lowrank/gram.h"
-#include "kvstore/page/lowrank/symmetric_eigen.h"
 
 namespace varve::page {
 namespace {
@@ -53,11 +52,12 @@ uint32_t RankByRule(const std::vector<double>& values, double total, const RankR
 
 std::optional<std::string> MakeSubspace(std::span<const double> gram, uint64_t tokens,
                                         uint32_t num_kv_heads, uint32_t head_dim,
-                                        const RankRule& rule, DType dtype, Subspace& out) {
+                                        const RankRule& rule, DType dtype, Subspace& out,
+                                        const SymmetricSolver& solver) {
   if (auto wrong = Wrong(gram, tokens, num_kv_heads, head_dim, rule)) return wrong;
   const uint32_t width = num_kv_heads * head_dim;
   SymmetricEigen eigen;
-  if (!DecomposeSymmetric(gram, width, eigen)) {
+  if (!solver(gram, width, eigen)) {
     return std::string("the eigenvalues of the Gram matrix do not converge");
   }
   // A sum of squares has no negative eigenvalue; rounding can make one.

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "kvstore/page/lowrank/matrix_view.h"
+#include "kvstore/page/lowrank/symmetric_eigen.h"
 
 namespace varve::page {
 
@@ -48,10 +49,10 @@ struct Subspace {
 // they do not span is filled up with further orthonormal vectors of no energy. What is wrong and
 // what is allowed, with out untouched, when there are no tokens, rank or energy are outside their
 // range, or the matrix is not finite or of another size.
-[[nodiscard]] std::optional<std::string> MakeSubspace(std::span<const double> gram, uint64_t tokens,
-                                                      uint32_t num_kv_heads, uint32_t head_dim,
-                                                      const RankRule& rule, DType dtype,
-                                                      Subspace& out);
+[[nodiscard]] std::optional<std::string> MakeSubspace(
+    std::span<const double> gram, uint64_t tokens, uint32_t num_kv_heads, uint32_t head_dim,
+    const RankRule& rule, DType dtype, Subspace& out,
+    const SymmetricSolver& solver = DecomposeSymmetric);
 
 // Adds what the subspace keeps of its tokens to the Gram matrix of others, [width][width], as if
 // they had been so many: B^T diag(eigenvalues) B * tokens / subspace.tokens. The subspace of the

@@ -3,32 +3,34 @@
 
 #define EIGEN_MPL2_ONLY
 #include <Eigen/Eigenvalues>
+#include <algorithm>
 #include <cmath>
 
 namespace varve::page {
+
+void ArrangeEigen(std::span<const double> values, std::span<const double> vectors,
+                  SymmetricEigen& out) {
+  const size_t width = values.size();
+  out.values.assign(values.rbegin(), values.rend());
+  out.vectors.resize(width * width);
+  for (size_t j = 0; j < width; ++j) {
+    const std::span<const double> from = vectors.subspan((width - 1 - j) * width, width);
+    const double greatest = *std::max_element(
+        from.begin(), from.end(), [](double a, double b) { return std::abs(a) < std::abs(b); });
+    const double sign = greatest < 0 ? -1 : 1;
+    std::transform(from.begin(), from.end(), out.vectors.begin() + j * width,
+                   [sign](double v) { return sign * v; });
+  }
+}
 
 bool DecomposeSymmetric(std::span<const double> matrix, uint32_t width, SymmetricEigen& out) {
   // Symmetric, so it does not matter that Eigen reads columns first.
   const Eigen::Map<const Eigen::MatrixXd> view(matrix.data(), width, width);
   const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(view);
   if (solver.info() != Eigen::Success) return false;
-  out.values.resize(width);
-  out.vectors.resize(size_t{width} * width);
-  for (uint32_t j = 0; j < width; ++j) {
-    const uint32_t column = width - 1 - j;  // the solver's order is ascending
-    out.values[j] = solver.eigenvalues()[column];
-    uint32_t greatest = 0;
-    for (uint32_t i = 1; i < width; ++i) {
-      if (std::abs(solver.eigenvectors()(i, column)) >
-          std::abs(solver.eigenvectors()(greatest, column))) {
-        greatest = i;
-      }
-    }
-    const double sign = solver.eigenvectors()(greatest, column) < 0 ? -1 : 1;
-    for (uint32_t i = 0; i < width; ++i) {
-      out.vectors[size_t{j} * width + i] = sign * solver.eigenvectors()(i, column);
-    }
-  }
+  // Ascending; a vector is a column, and columns lie one after the other.
+  ArrangeEigen({solver.eigenvalues().data(), width},
+               {solver.eigenvectors().data(), size_t{width} * width}, out);
   return true;
 }
 

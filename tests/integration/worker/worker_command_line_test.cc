@@ -39,7 +39,7 @@ TEST(WorkerCommandLine, HelpNamesEverySetting) {
   for (const char* setting :
        {"listen", "http_listen", "store", "key_namespace", "pool_bytes", "digest", "recall_path",
         "step_deadline_ms", "shared_memory_dir", "drain_ms", "transport.lanes", "mass_sample_every",
-        "attend_threads"}) {
+        "attend_threads", "eigensolver"}) {
     EXPECT_THAT(run.output, HasSubstr(setting));
   }
   EXPECT_EQ(run.output.find("segment_bytes"), std::string::npos);  // the store's alone
@@ -63,7 +63,7 @@ TEST(WorkerCommandLine, EveryProblemIsListed) {
   const Outcome run = Worker(
       "--digest=median --recall_path=both --pool_bytes=1KiB --listen=nowhere --store=x "
       "--shared_memory_dir=/no/such --transport.lanes=pigeon --log_level=loud "
-      "--step_deadline_ms=0s --attend_threads=999 "
+      "--step_deadline_ms=0s --attend_threads=999 --eigensolver=gpu "
       "--http_listen=here");
   EXPECT_EQ(run.exit, 2);
   for (const char* field :
@@ -72,7 +72,7 @@ TEST(WorkerCommandLine, EveryProblemIsListed) {
         "log_level: 'loud'", "step_deadline_ms: 0", "attend_threads: 999", "http_listen: 'here'",
         "one of minmax, box_mean, mean, sphere, sign1, sign2, sign4, minmax_sign1, minmax_sign2, "
         "minmax_sign4",
-        "one of worker, store"}) {
+        "one of worker, store", "eigensolver: 'gpu'", "one of auto, cpu, cuda"}) {
     EXPECT_THAT(run.output, HasSubstr(field));
   }
   EXPECT_THAT(Worker("--pool_bytes=64TiB").output,
@@ -83,6 +83,15 @@ TEST(WorkerCommandLine, EveryProblemIsListed) {
   EXPECT_THAT(Worker("--transport.lanes= --print-config").output, HasSubstr("at least one of shm"));
   EXPECT_THAT(Worker("--transport.lanes=shm,shm --print-config").output, HasSubstr("each once"));
   EXPECT_THAT(Worker("--config").output, HasSubstr("--config needs a file"));
+}
+
+// Where nothing can, it ends before it asks for a store.
+TEST(WorkerCommandLine, AnEigensolverThatIsNotThereIsRefused) {
+  const Outcome run =
+      Worker("--eigensolver=cuda --listen=127.0.0.1:0 --http_listen= --store=127.0.0.1:1",
+             "CUDA_VISIBLE_DEVICES=");
+  EXPECT_EQ(run.exit, 1) << run.output;
+  EXPECT_THAT(run.output, HasSubstr("eigensolver cuda: "));
 }
 
 }  // namespace

@@ -59,7 +59,7 @@ class Planted {
   // Added, fitted and projected.
   void Fill(LowRankKeys& keys, uint32_t outliers = 0) const {
     for (uint32_t p = 0; p < kPages; ++p) ASSERT_OK(keys.Add(Page(p)));
-    ASSERT_OK(keys.Fit(outliers));
+    ASSERT_OK(keys.Fit(outliers, page::DecomposeSymmetric));
     for (uint32_t p = 0; p < kPages; ++p) ASSERT_OK(keys.Project(Page(p)));
   }
   // The sum of the squares of what rebuilt keys are off by.
@@ -162,7 +162,7 @@ bool RunRefit(LowRankKeys& keys) {
   const std::shared_ptr<Refit> refit = keys.TakeRefit();
   if (refit == nullptr) return false;
   EXPECT_FALSE(keys.CanProject());
-  EXPECT_TRUE(refit->Run().ok());
+  EXPECT_TRUE(refit->Run(page::DecomposeSymmetric).ok());
   EXPECT_TRUE(keys.CanProject());
   return true;
 }
@@ -218,7 +218,7 @@ TEST(LowRankKeys, WhatIsRebuiltIsFinite) {
     heads.push_back(reinterpret_cast<const std::byte*>(&page[size_t{h} * kTokens * kDim]));
   }
   for (uint32_t p = 0; p < kPages; ++p) ASSERT_OK(keys.Add(heads));
-  ASSERT_OK(keys.Fit(0));
+  ASSERT_OK(keys.Fit(0, page::DecomposeSymmetric));
   std::vector<uint16_t> rebuilt(kTokens * kDim);
   RebuildScratch scratch;
   for (uint32_t p = 0; p < kPages; ++p) {

@@ -78,6 +78,7 @@ absl::Status ValidateWorkerConfig(const WorkerConfig& config) {
   checks.OneOf("digest", config.digest(), digests);
   checks.OneOf("recall_path", config.recall_path(), {"worker", "store"});
   checks.OneOf("eigensolver", config.eigensolver(), {"auto", "cpu", "cuda"});
+  checks.Range("prefetch_layers", config.prefetch_layers(), 0u, 65536u);
   checks.Range("attend_threads", config.attend_threads(), 0u, kMaxAttendThreads);
   checks.Millis("step_deadline_ms", config.step_deadline_ms(), 1, 600000);
   if (!IsWritableDirectory(config.shared_memory_dir())) {

@@ -32,6 +32,7 @@ absl::Status FillOptions(const v1::EngineRequest& request, const v1::WorkerConfi
   options->step_deadline = absl::Milliseconds(config.step_deadline_ms());
   options->transfer_deadline = absl::Milliseconds(config.transport().transfer_deadline_ms());
   options->attend_threads = config.attend_threads();
+  options->prefetch_layers = config.prefetch_layers();
   return absl::OkStatus();
 }
 

@@ -39,7 +39,7 @@ TEST(WorkerCommandLine, HelpNamesEverySetting) {
   for (const char* setting :
        {"listen", "http_listen", "store", "key_namespace", "pool_bytes", "digest", "recall_path",
         "step_deadline_ms", "shared_memory_dir", "drain_ms", "transport.lanes", "mass_sample_every",
-        "attend_threads", "eigensolver"}) {
+        "attend_threads", "eigensolver", "prefetch_layers"}) {
     EXPECT_THAT(run.output, HasSubstr(setting));
   }
   EXPECT_EQ(run.output.find("segment_bytes"), std::string::npos);  // the store's alone
@@ -63,7 +63,7 @@ TEST(WorkerCommandLine, EveryProblemIsListed) {
   const Outcome run = Worker(
       "--digest=median --recall_path=both --pool_bytes=1KiB --listen=nowhere --store=x "
       "--shared_memory_dir=/no/such --transport.lanes=pigeon --log_level=loud "
-      "--step_deadline_ms=0s --attend_threads=999 --eigensolver=gpu "
+      "--step_deadline_ms=0s --attend_threads=999 --eigensolver=gpu --prefetch_layers=65537 "
       "--http_listen=here");
   EXPECT_EQ(run.exit, 2);
   for (const char* field :
@@ -72,7 +72,8 @@ TEST(WorkerCommandLine, EveryProblemIsListed) {
         "log_level: 'loud'", "step_deadline_ms: 0", "attend_threads: 999", "http_listen: 'here'",
         "one of minmax, box_mean, mean, sphere, sign1, sign2, sign4, minmax_sign1, minmax_sign2, "
         "minmax_sign4",
-        "one of worker, store", "eigensolver: 'gpu'", "one of auto, cpu, cuda"}) {
+        "one of worker, store", "eigensolver: 'gpu'", "prefetch_layers: 65537",
+        "one of auto, cpu, cuda"}) {
     EXPECT_THAT(run.output, HasSubstr(field));
   }
   EXPECT_THAT(Worker("--pool_bytes=64TiB").output,
